@@ -1,0 +1,77 @@
+// fwdgrad_kernels._C: pointers and sizes in, nothing else. The callers check every argument.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+#include "include/fwdgrad/draws.h"
+
+namespace py = pybind11;
+using fwdgrad::Law;
+using fwdgrad::Spec;
+using fwdgrad::cpu::Type;
+
+namespace {
+
+// NoiseSpec.encoded, field for field; the seed's 64 bits come as a signed number.
+using Encoded = std::array<int64_t, 11>;
+
+Spec decode(const Encoded& e) {
+  return {e[0], e[1], e[2], static_cast<Law>(e[3]), e[4], e[5],
+          e[6], e[7], e[8] != 0, e[9] != 0, static_cast<uint64_t>(e[10])};
+}
+
+void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, double scale, int type,
+             const Encoded& spec, int64_t first, int64_t count, double low, double high,
+             int threads) {
+  py::gil_scoped_release release;
+  fwdgrad::cpu::perturb(pointer(out), pointer(x), pointer(scale_map), scale,
+                        static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first),
+                        count, low, high, threads);
+}
+
+void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type,
+                const Encoded& spec, int64_t first, int64_t count, int threads) {
+  py::gil_scoped_release release;
+  fwdgrad::cpu::accumulate(pointer(total), pointer(square), pointer(weights),
+                           static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first),
+                           count, threads);
+}
+
+// out: int64 (count, 2, 2), start and stop of the trailing two axes.
+void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count) {
+  auto* to = static_cast<int64_t*>(pointer(out));
+  const Spec decoded = decode(spec);
+  for (int64_t i = 0; i < count; ++i, to += 4) {
+    const auto p = fwdgrad::placement_of(decoded, static_cast<uint64_t>(first + i));
+    to[0] = p.y0;
+    to[1] = p.y1;
+    to[2] = p.x0;
+    to[3] = p.x1;
+  }
+}
+
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  const auto w = fwdgrad::philox4x32_10({counter[0], counter[1], counter[2], counter[3]},
+                                        {key[0], key[1]});
+  return {w.w0, w.w1, w.w2, w.w3};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.def("perturb", &perturb);
+  m.def("accumulate", &accumulate);
+  m.def("blocks", &blocks);
+  m.def("philox", &philox);
+  m.def("simd_level", &fwdgrad::cpu::simd_level);
+#ifdef _OPENMP
+  m.attr("openmp") = true;
+#else
+  m.attr("openmp") = false;
+#endif
+}

@@ -1,0 +1,30 @@
+// Runs of unit draws into a small buffer that stays in the first-level cache.
+#pragma once
+
+#include "../include/fwdgrad/draws.h"
+
+namespace fwdgrad::cpu {
+
+constexpr int kRun = 1024;            // draws asked for at once, at most
+constexpr int kRunCapacity = 1088;    // what a run may write: whole chunks of groups
+constexpr int kGroupsPerChunk = 8;    // groups made together
+
+// Which draws: those of one copy, as noise or as the score of the noise.
+struct Source {
+  Law law;
+  bool score;
+  Key key;
+  uint64_t copy;
+  HadamardRow hadamard;  // for Law::kHadamard
+
+  Source(const Spec& spec, uint64_t hadamard_mask, uint64_t copy, bool score)
+      : law(spec.law), score(score), key(Key::of(spec.seed)), copy(copy), hadamard{0, 0} {
+    if (law == Law::kHadamard) hadamard = hadamard_row(copy, hadamard_mask, key);
+  }
+};
+
+// Writes draws first .. first + count - 1 (count <= kRun) somewhere into buffer, which has
+// room for kRunCapacity, and returns where the first one is.
+const float* fill(const Source& source, int64_t first, int count, float* buffer);
+
+}  // namespace fwdgrad::cpu

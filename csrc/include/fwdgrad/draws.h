@@ -1,0 +1,117 @@
+// Where the draws of a copy live: which element takes which draw, which block is noisy, how
+// the grid of cells is shifted, and the signs of the two laws that have only signs.
+#pragma once
+
+#include "spec.h"
+
+namespace fwdgrad {
+
+// The number of cells that can touch an axis, whatever the shift; a bilinear field has the
+// centres of one more on the low side and one more on the high side.
+FWDGRAD_HD int64_t grid_length(int64_t length, int64_t cell, bool bilinear) {
+  if (cell == 1) return length;
+  if (!bilinear) return (length + cell - 2) / cell + 1;
+  return (2 * (length + cell - 2) + 1 + cell) / (2 * cell) + 2;
+}
+
+// A position between two grid lines: low + fraction, with fraction in [0, 1).
+struct GridPosition {
+  int64_t low;
+  float fraction;
+};
+
+// Nearest: the cell that element `index` falls in, fraction 0. Bilinear: how far it lies from
+// one cell centre to the next, where line 0 is the centre of the cell before the first.
+FWDGRAD_HD GridPosition grid_position(int64_t index, int64_t shift, int64_t cell, bool bilinear) {
+  if (cell == 1) return {index, 0.0f};
+  if (!bilinear) return {(index + shift) / cell, 0.0f};
+  const int64_t twice = 2 * (index + shift) + 1 + cell;
+  const int64_t low = twice / (2 * cell);
+  return {low, static_cast<float>(twice - low * 2 * cell) / static_cast<float>(2 * cell)};
+}
+
+struct Grid {
+  int64_t planes, rows, columns;
+
+  FWDGRAD_HD static Grid of(const Spec& spec) {
+    return {spec.shared ? 1 : spec.leading,
+            grid_length(spec.height, spec.cell_height, spec.bilinear),
+            grid_length(spec.width, spec.cell_width, spec.bilinear)};
+  }
+  FWDGRAD_HD int64_t draws() const { return planes * rows * columns; }
+};
+
+// One copy's block [y0, y1) x [x0, x1), cut at the border, and the shift of its grid.
+struct Placement {
+  int64_t y0, y1, x0, x1;
+  int64_t shift_y, shift_x;
+};
+
+// Uniform over 0 .. range - 1: the high half of word x range.
+FWDGRAD_HD int64_t place(uint32_t word, int64_t range) {
+  return static_cast<int64_t>(static_cast<uint64_t>(word) * static_cast<uint64_t>(range) >> 32);
+}
+
+// The smallest power of two not below the number of draws, less one.
+FWDGRAD_HD uint64_t hadamard_mask(int64_t draws) {
+  uint64_t mask = 0;
+  while (mask + 1 < static_cast<uint64_t>(draws)) mask = mask * 2 + 1;
+  return mask;
+}
+
+FWDGRAD_HD void place_axis(uint32_t word, int64_t length, int64_t block, int64_t* start,
+                           int64_t* stop) {
+  const int64_t from = block == length ? 0 : place(word, length + block - 1) - (block - 1);
+  *start = from < 0 ? 0 : from;
+  *stop = from + block > length ? length : from + block;
+}
+
+FWDGRAD_HD Placement placement_of(const Spec& spec, uint64_t copy) {
+  const Key key = Key::of(spec.seed);
+  const Words words = words_of(0, kPlacement, copy, key);
+  Words shifts = words;
+  if (spec.law == Law::kHadamard && spec.has_cells())  // a group of copies shares its grid
+    shifts = words_of(0, kPlacement, copy / (hadamard_mask(Grid::of(spec).draws()) + 1), key);
+  Placement placement;
+  place_axis(words.w0, spec.height, spec.block_height, &placement.y0, &placement.y1);
+  place_axis(words.w1, spec.width, spec.block_width, &placement.x0, &placement.x1);
+  placement.shift_y = place(shifts.w2, spec.cell_height);
+  placement.shift_x = place(shifts.w3, spec.cell_width);
+  return placement;
+}
+
+// A copy's place in the Hadamard order: row r' of the matrix, and the group of copies that
+// shares random signs.
+struct HadamardRow {
+  uint32_t row;
+  uint64_t group;
+};
+
+FWDGRAD_HD HadamardRow hadamard_row(uint64_t copy, uint64_t mask, Key key) {
+  const uint64_t group = copy / (mask + 1);
+  const Words order = words_of(0, kHadamardOrder, group, key);
+  const uint64_t row = (order.w0 | 1u) * (copy & mask) + order.w1;
+  return {static_cast<uint32_t>(row & mask), group};
+}
+
+FWDGRAD_HD uint32_t parity(uint32_t bits) {
+  bits ^= bits >> 16;
+  bits ^= bits >> 8;
+  bits ^= bits >> 4;
+  return 0x6996u >> (bits & 15u) & 1u;
+}
+
+// The 32 Hadamard signs of draws 32 `index` onwards, as bits that are set for -1: bit b is
+// the parity of row & (32 index + b), which is that of the low five bits flipped or not by
+// that of the rest.
+FWDGRAD_HD uint32_t hadamard_word(uint32_t row, uint32_t index) {
+  uint32_t low = 0;
+  low ^= (row & 1u) ? 0xAAAAAAAAu : 0u;
+  low ^= (row & 2u) ? 0xCCCCCCCCu : 0u;
+  low ^= (row & 4u) ? 0xF0F0F0F0u : 0u;
+  low ^= (row & 8u) ? 0xFF00FF00u : 0u;
+  low ^= (row & 16u) ? 0xFFFF0000u : 0u;
+  return low ^ (0u - parity(row & index << 5));
+}
+
+}  // namespace fwdgrad

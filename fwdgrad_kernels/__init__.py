@@ -1,0 +1,29 @@
+"""Noise that is never stored: perturb an input and sum likelihood-ratio scores, by seed.
+
+>>> import torch
+>>> from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+>>> x, g = torch.zeros(8), torch.arange(8.0)
+>>> spec = NoiseSpec(x.shape, "normal", scale=0.1, seed=3)
+>>> total = torch.zeros(8)
+>>> for first in range(0, 20_000, 1000):
+...     scores = perturb(x, spec, first, 1000) @ g  # the model: forward calls alone
+...     _ = accumulate_(total, scores, spec, first)
+>>> error = (spec.gradient(total, 20_000) - g).abs().max()
+>>> bool(error < 0.5)
+True
+"""
+
+from fwdgrad_kernels.ops import BACKENDS, accumulate_, backend_for, blocks, noise, perturb
+from fwdgrad_kernels.spec import FIELDS, LAWS, NoiseSpec
+
+__all__ = [
+    "BACKENDS",
+    "FIELDS",
+    "LAWS",
+    "NoiseSpec",
+    "accumulate_",
+    "backend_for",
+    "blocks",
+    "noise",
+    "perturb",
+]

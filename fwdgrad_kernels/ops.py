@@ -1,0 +1,359 @@
+"""The public ops: schema, argument checks, choice of backend.
+
+The two that do the work are registered with torch as ``fwdgrad_kernels::perturb_`` and
+``fwdgrad_kernels::accumulate_``, with fakes, so ``torch.compile`` sees them. They are defined
+through ``torch.library.Library``: ``torch.library.custom_op`` costs over 10 us a call.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+from torch import Tensor
+
+from fwdgrad_kernels import native, reference
+from fwdgrad_kernels.spec import NoiseSpec, _integer
+
+BACKENDS = ("auto", "cpu", "reference")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+_library = torch.library.Library("fwdgrad_kernels", "DEF")
+_library.define(
+    "perturb_(Tensor(a!) out, Tensor x, Tensor? scale_map, float scale, int[] spec, int first, "
+    "float low, float high) -> ()"
+)
+_library.define(
+    "accumulate_(Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, int first) "
+    "-> ()"
+)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _perturb_cpu(out: Tensor, x: Tensor, scale_map: Tensor | None, scale: float,
+                 spec: list[int], first: int, low: float, high: float) -> None:  # fmt: skip
+    assert native.module is not None
+    native.module.perturb(
+        _address(out), _address(x), _address(scale_map), scale, DTYPES.index(x.dtype), spec,
+        first, out.shape[0], low, high, torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _accumulate_cpu(total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int],
+                    first: int) -> None:  # fmt: skip
+    assert native.module is not None
+    native.module.accumulate(
+        _address(total), _address(square), _address(weights), DTYPES.index(total.dtype), spec,
+        first, len(weights), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+_library.impl("perturb_", _perturb_cpu, "CPU")
+_library.impl("accumulate_", _accumulate_cpu, "CPU")
+
+
+@torch.library.register_fake("fwdgrad_kernels::perturb_")
+def _perturb_fake(out: Tensor, x: Tensor, scale_map: Tensor | None, scale: float,
+                  spec: list[int], first: int, low: float, high: float) -> None:  # fmt: skip
+    return None
+
+
+@torch.library.register_fake("fwdgrad_kernels::accumulate_")
+def _accumulate_fake(total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int],
+                     first: int) -> None:  # fmt: skip
+    return None
+
+
+def backend_for(device: torch.device, backend: str = "auto") -> str:
+    """The backend that an op on ``device`` uses, ``"cpu"`` or ``"reference"``.
+
+    Args:
+        device: where the tensors are.
+        backend: ``"auto"`` takes ``FWDGRAD_BACKEND`` from the environment where it is set, else
+            the fastest that there is.
+
+    Raises:
+        ValueError: no such backend, or not for this device.
+        RuntimeError: the backend is not built, saying why.
+
+    Example:
+        >>> import torch
+        >>> backend_for(torch.device("cpu"), "reference")
+        'reference'
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "auto":
+        backend = os.environ.get("FWDGRAD_BACKEND", "auto")
+        if backend not in BACKENDS:
+            raise ValueError(
+                f"FWDGRAD_BACKEND must be one of {', '.join(BACKENDS)}, got {backend!r}"
+            )
+    if backend == "auto":
+        return "cpu" if device.type == "cpu" and native.module is not None else "reference"
+    if backend == "cpu":
+        if device.type != "cpu":
+            raise ValueError(f"backend 'cpu' needs tensors on the CPU, got device {device}")
+        if native.module is None:
+            raise RuntimeError(f"backend 'cpu' is not available: {native.missing}")
+    return backend
+
+
+def _check_copies(first: int, count: int) -> None:
+    _integer("first", first, 0, 2**63 - 1)
+    _integer("count", count, 0, 2**63 - 1 - first)
+
+
+def _check_floating(name: str, tensor: object) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
+        )
+    return tensor
+
+
+def _check_destination(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    if tensor.dtype != like.dtype:
+        raise TypeError(f"{name} must have dtype {like.dtype}, got {tensor.dtype}")
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, got {tensor.device}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors can share memory: their storages are one and their ranges meet."""
+    if not a.numel() or not b.numel() or torch.compiler.is_compiling():
+        return False
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+
+    def span(t: Tensor) -> tuple[int, int]:
+        last = sum((n - 1) * abs(s) for n, s in zip(t.shape, t.stride(), strict=True))
+        return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
+
+    (a0, a1), (b0, b1) = span(a), span(b)
+    return a0 < b1 and b0 < a1
+
+
+def perturb(
+    x: Tensor,
+    spec: NoiseSpec,
+    first: int,
+    count: int,
+    sign: int = 1,
+    clip: tuple[float, float] | None = None,
+    out: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Noisy copies first .. first + count - 1 of an input: x + sign * scale * J_i * xi_i.
+
+    Args:
+        x: the input, of the spec's shape; float32, float64, float16 or bfloat16.
+        spec: what noise the copies get.
+        first: the number of the first copy, counted over the whole run.
+        count: how many copies.
+        sign: 1, or -1 for the antithetic copies.
+        clip: clamp the copies' values to (low, high).
+        out: where to write, (count, *shape) of x's dtype and device, contiguous.
+        backend: see ``backend_for``.
+
+    Returns:
+        The copies, (count, *shape); ``out`` where it was given.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(4)
+        >>> perturb(x, NoiseSpec((4,), "rademacher", scale=0.5, seed=1), first=0, count=2).abs()
+        tensor([[0.5000, 0.5000, 0.5000, 0.5000],
+                [0.5000, 0.5000, 0.5000, 0.5000]])
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*,
+    algorithm 1, lines 1 to 3, and equation 6.
+    """
+    _check_floating("x", x)
+    if tuple(x.shape) != spec.shape:
+        raise ValueError(f"x must have the spec's shape {spec.shape}, got {tuple(x.shape)}")
+    _check_copies(first, count)
+    if isinstance(sign, bool) or sign not in (1, -1):
+        raise ValueError(f"sign must be 1 or -1, got {sign!r}")
+    low, high = (-math.inf, math.inf) if clip is None else (float(clip[0]), float(clip[1]))
+    if not low <= high:
+        raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
+    x = x.detach().contiguous()
+    if out is None:
+        out = x.new_empty((count, *spec.shape))
+    else:
+        _check_destination("out", out, (count, *spec.shape), x)
+        if _overlap(out, x):
+            raise ValueError("out must not share memory with x")
+    scale_map = None
+    if isinstance(spec.scale, Tensor):
+        if spec.scale.device != x.device:
+            raise ValueError(
+                f"scale must be on x's device {x.device}, got {spec.scale.device}; "
+                "make the spec with scale.to(x.device)"
+            )
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        scale_map = spec.scale.to(wide).contiguous()
+    scale = float(sign) if isinstance(spec.scale, Tensor) else sign * spec.scale
+    if not out.numel():
+        return out
+    if backend_for(x.device, backend) == "reference":
+        return out.copy_(reference.perturb(x, spec, first, count, sign, low, high))
+    torch.ops.fwdgrad_kernels.perturb_(
+        out, x, scale_map, scale, list(spec.encoded), first, low, high
+    )
+    return out
+
+
+def accumulate_(
+    total: Tensor,
+    weights: Tensor,
+    spec: NoiseSpec,
+    first: int,
+    square: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Adds sum_i weights[i] * J_i * s1(xi_i) to total: the likelihood-ratio sum, in unit scores.
+
+    Each element adds its copies in ascending order, so the sum has the same bits however the
+    copies are split over calls. ``spec.gradient(total, count)`` makes the gradient of it.
+
+    Args:
+        total: the sum so far, of the spec's shape, float32 or float64, contiguous.
+        weights: (count,), the score of each copy; floating, on total's device.
+        spec: what noise the copies had.
+        first: the number of the first copy.
+        square: like total; takes the squares of the terms, for standard errors.
+        backend: see ``backend_for``.
+
+    Returns:
+        total.
+
+    Raises:
+        TypeError, ValueError: naming the argument; a law without a score.
+
+    Example:
+        >>> import torch
+        >>> spec = NoiseSpec((4,), "hadamard", scale=1.0, seed=1)  # 4 orthogonal directions
+        >>> g = torch.tensor([1.0, -2.0, 3.0, 0.5])
+        >>> scores = perturb(torch.zeros(4), spec, 0, 4) @ g
+        >>> spec.gradient(accumulate_(torch.zeros(4), scores, spec, 0), 4)
+        tensor([ 1.0000, -2.0000,  3.0000,  0.5000])
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*,
+    algorithm 1, lines 5 and 6, and equation 6.
+    """
+    if not spec.has_score:
+        raise ValueError(
+            f"law {spec.law!r} has no score: its density has no slope inside its support, so "
+            "there is no likelihood-ratio gradient; use normal, cauchy, hyperbolic, logistic, "
+            "rademacher or hadamard"
+        )
+    _check_floating("total", total)
+    if total.dtype not in DTYPES[:2]:
+        raise TypeError(f"total must be float32 or float64, got {total.dtype}")
+    _check_destination("total", total, spec.shape, total)
+    _check_floating("weights", weights)
+    if weights.dim() != 1:
+        raise ValueError(
+            f"weights must have one axis, one weight per copy, got {tuple(weights.shape)}"
+        )
+    if weights.device != total.device:
+        raise ValueError(f"weights must be on {total.device}, got {weights.device}")
+    _check_copies(first, weights.shape[0])
+    if square is not None:
+        _check_floating("square", square)
+        _check_destination("square", square, spec.shape, total)
+        if _overlap(square, total):
+            raise ValueError("square must not share memory with total")
+    for name, other in (("total", total), ("square", square)):
+        if other is not None and _overlap(other, weights):
+            raise ValueError(f"{name} must not share memory with weights")
+    weights = weights.detach().to(total.dtype).contiguous()
+    if not total.numel() or not weights.numel():
+        return total
+    if backend_for(total.device, backend) == "reference":
+        reference.accumulate_(total, weights, spec, first, square)
+    else:
+        torch.ops.fwdgrad_kernels.accumulate_(total, square, weights, list(spec.encoded), first)
+    return total
+
+
+def noise(
+    spec: NoiseSpec,
+    first: int,
+    count: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """What ``perturb`` adds to an input: scale * J_i * xi_i, for inspection.
+
+    Args:
+        spec: what noise.
+        first: the number of the first copy.
+        count: how many copies.
+        dtype: of the result.
+        device: of the result; that of the spec's scale map where None, else the CPU.
+        backend: see ``backend_for``.
+
+    Returns:
+        (count, *shape).
+
+    Example:
+        >>> noise(NoiseSpec((2, 3), "hadamard", seed=1), first=0, count=8).shape
+        torch.Size([8, 2, 3])
+    """
+    if device is None and isinstance(spec.scale, Tensor):
+        device = spec.scale.device
+    zero = torch.zeros(spec.shape, dtype=dtype, device=device)
+    return perturb(zero, spec, first, count, backend=backend)
+
+
+def blocks(
+    spec: NoiseSpec,
+    first: int,
+    count: int,
+    *,
+    device: torch.device | str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Where each copy's block starts and stops over the trailing axes, for inspection.
+
+    Args:
+        spec: what noise.
+        first: the number of the first copy.
+        count: how many copies.
+        device: of the result.
+        backend: see ``backend_for``.
+
+    Returns:
+        int64 (count, axes, 2) for the trailing ``axes`` = min(2, len(shape)) axes: [start, stop),
+        cut at the border.
+
+    Example:
+        >>> blocks(NoiseSpec((3, 8, 8), block=(8, 2), seed=1), first=0, count=1).tolist()
+        [[[0, 8], [0, 2]]]
+    """
+    _check_copies(first, count)
+    where = torch.device("cpu" if device is None else device)
+    if backend_for(where, backend) == "reference":
+        bounds = reference.blocks(spec, first, count, where)
+    else:
+        assert native.module is not None
+        bounds = torch.empty((count, 2, 2), dtype=torch.int64)
+        native.module.blocks(bounds.data_ptr(), list(spec.encoded), first, count)
+    return bounds[:, -min(2, len(spec.shape)) :]

@@ -1,0 +1,206 @@
+"""Every op in plain PyTorch: the definition that the other backends are held to.
+
+Written to be read. It stores what the kernels never store, and works in float64, so it is slow
+and large; it runs on any device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fwdgrad_kernels.spec import NoiseSpec
+
+INPUT_NOISE, PLACEMENT, PATH_POSITION, HADAMARD_ORDER, HADAMARD_SIGNS = 0, 1, 2, 3, 4
+
+_LOW32 = 0xFFFFFFFF
+
+
+def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Philox4x32-10: four counter words to four random words, as int64 in 0 .. 2^32 - 1.
+
+    Source: Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = _multiply(0xD2511F53, c0)
+        high1, low1 = _multiply(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & _LOW32, (k1 + 0xBB67AE85) & _LOW32
+    return c0, c1, c2, c3
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a 32 x 32 bit product, by 16-bit halves that int64 can hold."""
+    low = a * (b & 0xFFFF)
+    high = a * (b >> 16) + (low >> 16)
+    return high >> 16, (high & 0xFFFF) << 16 | low & 0xFFFF
+
+
+def words(group: Tensor, stream: int, copies: Tensor, seed: int) -> Tensor:
+    """The four words of each group of draws of each copy: (copies, groups, 4)."""
+    group, copies = torch.broadcast_tensors(group[None, :], copies[:, None])
+    counter = (group, torch.full_like(group, stream), copies & _LOW32, copies >> 32 & _LOW32)
+    return torch.stack(philox(counter, (seed & _LOW32, seed >> 32)), dim=-1)
+
+
+def _copies(first: int, count: int, device: torch.device | str | None) -> Tensor:
+    return torch.arange(count, dtype=torch.int64, device=device) + first
+
+
+def _sign_draws(spec: NoiseSpec, stream: int, copies: Tensor) -> Tensor:
+    """Draw k is bit k % 32 of word k // 32 % 4 of group k // 128, set for +1."""
+    groups = torch.arange(-(-spec.draws // 128), device=copies.device)
+    w = words(groups, stream, copies, spec.seed).flatten(1)
+    bits = w[:, :, None] >> torch.arange(32, device=copies.device) & 1
+    return (2.0 * bits.double() - 1.0).flatten(1)[:, : spec.draws]
+
+
+def _hadamard_draws(spec: NoiseSpec, copies: Tensor) -> Tensor:
+    """Rows of a Hadamard matrix in random order, each column with a random sign."""
+    order = copies // spec.group
+    w = words(torch.zeros(1, dtype=torch.int64, device=copies.device), HADAMARD_ORDER, order,
+              spec.seed)[:, 0]  # fmt: skip
+    row = ((w[:, 0] | 1) * (copies % spec.group) + w[:, 1]) % spec.group
+    parity = row[:, None] & torch.arange(spec.draws, device=copies.device)
+    for shift in (32, 16, 8, 4, 2, 1):
+        parity = parity ^ parity >> shift
+    return (1.0 - 2.0 * (parity & 1).double()) * _sign_draws(spec, HADAMARD_SIGNS, order)
+
+
+def draws(spec: NoiseSpec, first: int, count: int, *, score: bool = False,
+          device: torch.device | str | None = None) -> Tensor:  # fmt: skip
+    """The unit draws xi of each copy, or their scores s1(xi) = -d/dxi ln mu(xi): (count, K).
+
+    Scores come from xi as the table of laws states them, in float64.
+    """
+    copies = _copies(first, count, device)
+    if spec.law == "rademacher":
+        return _sign_draws(spec, INPUT_NOISE, copies)
+    if spec.law == "hadamard":
+        return _hadamard_draws(spec, copies)
+    groups = torch.arange(-(-spec.draws // 4), device=device)
+    w = words(groups, INPUT_NOISE, copies, spec.seed)
+    u = ((w >> 9).double() + 0.5) * 2.0**-23
+    if spec.law == "normal":
+        r = (-2.0 * u[..., 0::2].log()).sqrt()
+        turn = 2.0 * math.pi * u[..., 1::2]
+        xi = torch.stack((r * turn.cos(), r * turn.sin()), dim=-1)
+    elif spec.law == "cauchy":
+        xi = (math.pi * (u - 0.5)).tan()
+        xi = 2.0 * xi / (1.0 + xi * xi) if score else xi
+    elif spec.law == "hyperbolic":
+        xi = (2.0 * u - 1.0).atanh()
+        xi = 2.0 * xi.tanh() if score else xi
+    elif spec.law == "logistic":
+        xi = -(1.0 / u - 1.0).log()
+        xi = (xi / 2.0).tanh() if score else xi
+    else:
+        xi = 2.0 * u - 1.0
+    return xi.flatten(1)[:, : spec.draws]
+
+
+def _place(word: Tensor, range_: int) -> Tensor:
+    """Uniform over 0 .. range - 1: the high half of word x range."""
+    return _multiply(range_, word)[0] if range_ < 2**32 else word * range_ >> 32
+
+
+def _placement_words(spec: NoiseSpec, copies: Tensor) -> Tensor:
+    zero = torch.zeros(1, dtype=torch.int64, device=copies.device)
+    return words(zero, PLACEMENT, copies, spec.seed)[:, 0]
+
+
+def blocks(spec: NoiseSpec, first: int, count: int,
+           device: torch.device | str | None = None) -> Tensor:  # fmt: skip
+    """Start and stop of each copy's block over the trailing two axes: int64 (count, 2, 2)."""
+    w = _placement_words(spec, _copies(first, count, device))
+    axes = []
+    for axis, (extent, length) in enumerate(zip(spec.extents, spec.planes[1:], strict=True)):
+        start = torch.zeros_like(w[:, axis])
+        if extent < length:
+            start = _place(w[:, axis], length + extent - 1) - (extent - 1)
+        axes.append(torch.stack((start.clamp(min=0), (start + extent).clamp(max=length)), dim=-1))
+    return torch.stack(axes, dim=1)
+
+
+def masks(spec: NoiseSpec, first: int, count: int,
+          device: torch.device | str | None = None) -> Tensor:  # fmt: skip
+    """J_i, true where a copy's block covers: bool (count, height, width)."""
+    bounds = blocks(spec, first, count, device)
+    covered = []
+    for axis, length in enumerate(spec.planes[1:]):
+        index = torch.arange(length, device=device)
+        start, stop = bounds[:, axis, :1], bounds[:, axis, 1:]
+        covered.append((index >= start) & (index < stop))
+    return covered[0][:, :, None] & covered[1][:, None, :]
+
+
+def _grid_positions(spec: NoiseSpec, axis: int, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each element of an axis, the grid line below it and the fraction of the way to the next.
+
+    Nearest: line = the cell, fraction 0. Bilinear: lines are centres of cells, and line 0 is
+    that of the cell before the first.
+    """
+    cell = spec.cells[axis]
+    index = torch.arange(spec.planes[1 + axis], device=shift.device).expand(len(shift), -1)
+    if cell == 1:
+        return index, torch.zeros_like(index, dtype=torch.float64)
+    if not spec.is_bilinear:
+        return (index + shift[:, None]) // cell, torch.zeros_like(index, dtype=torch.float64)
+    twice = 2 * (index + shift[:, None]) + 1 + cell
+    return twice // (2 * cell), (twice % (2 * cell)).double() / (2 * cell)
+
+
+def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
+    """Values on the grids of copies first onwards, (count, K), to elements: (count, *shape).
+
+    Linear in values. This is Phi in the text on fields: each element takes its cell's value, or
+    interpolates between the four centres around it.
+    """
+    count = len(values)
+    copies = _copies(first, count, values.device)
+    # A group of Hadamard copies shares its grid, or its directions would not be orthogonal.
+    w = _placement_words(spec, copies // spec.group)
+    grid = values.reshape(count, *spec.grid)
+    for axis in (0, 1):
+        line, fraction = _grid_positions(spec, axis, _place(w[:, 2 + axis], spec.cells[axis]))
+        shape = [count, 1, 1, 1]
+        shape[2 + axis] = -1
+        index = line.reshape(shape).expand(
+            *(-1 if a == 2 + axis else n for a, n in enumerate(grid.shape))
+        )
+        low = grid.gather(2 + axis, index)
+        if fraction.any():
+            high = grid.gather(2 + axis, (index + 1).clamp(max=grid.shape[2 + axis] - 1))
+            low = low + fraction.reshape(shape).to(values) * (high - low)
+        grid = low
+    return grid.expand(count, *spec.planes).reshape(count, *spec.shape)
+
+
+def unit(spec: NoiseSpec, first: int, count: int, *, score: bool = False,
+         device: torch.device | str | None = None) -> Tensor:  # fmt: skip
+    """J_i xi_i, or J_i s1(xi_i), in float64: (count, *shape)."""
+    field = spread(spec, draws(spec, first, count, score=score, device=device), first)
+    mask = masks(spec, first, count, device)
+    return (field.reshape(count, *spec.planes) * mask[:, None]).reshape(count, *spec.shape)
+
+
+def perturb(x: Tensor, spec: NoiseSpec, first: int, count: int, sign: int,
+            low: float, high: float) -> Tensor:  # fmt: skip
+    """clamp(x + sign scale J_i xi_i, low, high) in x's dtype, rounded once: (count, *shape)."""
+    scale = spec.scale.double() if isinstance(spec.scale, Tensor) else spec.scale
+    noise = sign * scale * unit(spec, first, count, device=x.device)
+    return (x.double() + noise).clamp(low, high).to(x.dtype)
+
+
+def accumulate_(total: Tensor, weights: Tensor, spec: NoiseSpec, first: int,
+                square: Tensor | None) -> None:  # fmt: skip
+    """Adds sum_i weights[i] J_i s1(xi_i) to total, copy by copy, and the squares to square."""
+    scores = unit(spec, first, len(weights), score=True, device=total.device).to(total.dtype)
+    for weight, score in zip(weights, scores, strict=True):
+        total += weight * score
+        if square is not None:
+            square += (weight * score) ** 2

@@ -1,0 +1,271 @@
+"""NoiseSpec: everything that defines the draws of a run, as one frozen value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
+FIELDS = ("nearest", "bilinear")
+
+_SIGNS = ("rademacher", "hadamard")
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in {low} .. {high}, got {value}")
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSpec:
+    """What noise every copy of an input gets: a pure function of this value and the copy's number.
+
+    Copy ``i`` of an input ``x`` is ``x + J_i * scale * xi_i``: ``xi_i`` is noise of unit scale
+    and ``J_i`` the mask of a random block. Element ``k`` of ``xi_i`` depends on ``seed``, ``i``
+    and ``k`` alone (Philox4x32-10), so nothing is ever stored.
+
+    Args:
+        shape: the input's shape, with any number of axes: images (C, H, W), text embeddings
+            (T, E), vectors (N,).
+        law: one of ``LAWS``. ``uniform`` has no score, so no likelihood-ratio gradient.
+        scale: the noise's scale, in the input's units: a number >= 0, or a finite floating tensor
+            of the input's shape, signed where it is a direction. Elements of scale 0 are frozen:
+            they get no noise, and their gradient is 0.
+        block: extents of the noisy block over the trailing axes (at most two); one integer means
+            the same extent on each of them. All leading axes are covered. None covers everything.
+            The start is uniform over all positions that touch the input, and the block is cut at
+            the border, so every element is covered with the same probability ``coverage``.
+        cell: draws live on a grid of ``cell`` x ``cell`` cells over the trailing two axes, which
+            every copy shifts at random. At most the longer of these axes; an axis of length 1 is
+            not divided.
+        field: ``"nearest"`` gives a cell one value, ``"bilinear"`` interpolates between the
+            centres of cells.
+        shared: all leading axes (channels) take the same draws.
+        seed: 0 .. 2^64 - 1.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what would do.
+
+    Example:
+        >>> spec = NoiseSpec((3, 224, 224), "normal", scale=0.1, block=103, seed=7)
+        >>> round(spec.coverage, 3)
+        0.1
+
+    Source: blocks are those of *Is forward gradient an effective tool for explaining black-box
+    models?*, section 3.3, equation 6.
+    """
+
+    shape: tuple[int, ...]
+    law: str = "normal"
+    scale: float | Tensor = 1.0
+    block: tuple[int, ...] | int | None = None
+    cell: int = 1
+    field: str = "nearest"
+    shared: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Normalises the arguments and checks each."""
+        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
+        shape = tuple(_integer("shape", int(n), 0, 2**62) for n in shape)
+        if not shape:
+            raise ValueError("shape must have at least one axis, got ()")
+        object.__setattr__(self, "shape", shape)
+        if self.law not in LAWS:
+            raise ValueError(f"law must be one of {', '.join(LAWS)}, got {self.law!r}")
+        if self.field not in FIELDS:
+            raise ValueError(f"field must be one of {', '.join(FIELDS)}, got {self.field!r}")
+        if not isinstance(self.shared, bool):
+            raise TypeError(f"shared must be True or False, got {self.shared!r}")
+        _integer("cell", self.cell, 1, max(*shape[-2:], 1))
+        _integer("seed", self.seed, 0, 2**64 - 1)
+        self._check_scale()
+        self._check_block()
+        limit = {"rademacher": 2**39, "hadamard": 2**32}.get(self.law, 2**34)
+        if self.draws > limit:
+            raise ValueError(
+                f"shape {shape} needs {self.draws} draws of law {self.law!r}, more than the "
+                f"{limit} that a counter holds; use larger cells or share the leading axes"
+            )
+
+    def _check_scale(self) -> None:
+        scale = self.scale
+        if isinstance(scale, Tensor):
+            if not scale.is_floating_point():
+                raise TypeError(f"scale must be a floating tensor or a number, got {scale.dtype}")
+            if tuple(scale.shape) != self.shape:
+                raise ValueError(
+                    f"scale must be a number or have the input's shape {self.shape}, "
+                    f"got shape {tuple(scale.shape)}"
+                )
+            finite = torch.isfinite(scale)
+            if not bool(finite.all()):
+                index = int((~finite).flatten().nonzero()[0])
+                value = scale.flatten()[index].item()
+                raise ValueError(f"scale must be finite, got {value} at element {index}")
+            object.__setattr__(self, "scale", scale.detach())
+            return
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+            raise TypeError(f"scale must be a number or a tensor, got {scale!r}")
+        if not (math.isfinite(scale) and scale >= 0):
+            raise ValueError(f"scale must be a finite number >= 0, got {scale}")
+        object.__setattr__(self, "scale", float(scale))
+
+    def _check_block(self) -> None:
+        if self.block is None:
+            return
+        trailing = self.shape[-2:]
+        block = (
+            (self.block,) * len(trailing) if isinstance(self.block, int) else tuple(self.block)
+        )
+        if not 1 <= len(block) <= len(trailing):
+            raise ValueError(
+                f"block must have 1 to {len(trailing)} extents for an input of shape "
+                f"{self.shape}, got {self.block!r}"
+            )
+        for extent, length in zip(block, trailing[-len(block) :], strict=True):
+            _integer("block", extent, 1, 2**62)
+            if extent > length:
+                raise ValueError(
+                    f"block must fit into the trailing axes {trailing} of the input, "
+                    f"got {self.block!r}"
+                )
+        object.__setattr__(self, "block", (*trailing[: len(trailing) - len(block)], *block))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal where the draws and the scale are equal."""
+        if not isinstance(other, NoiseSpec):
+            return NotImplemented
+        mine, others = self.scale, other.scale
+        if isinstance(mine, Tensor) and isinstance(others, Tensor):
+            same = mine.dtype == others.dtype and torch.equal(mine, others.to(mine.device))
+        else:
+            same = not isinstance(mine, Tensor) and not isinstance(others, Tensor)
+            same = same and mine == others
+        return same and self.encoded == other.encoded and self.shape == other.shape
+
+    def __hash__(self) -> int:
+        """Of the draws alone."""
+        return hash((self.shape, self.encoded))
+
+    @cached_property
+    def planes(self) -> tuple[int, int, int]:
+        """The shape as (leading, height, width); a vector has leading = height = 1."""
+        height = self.shape[-2] if len(self.shape) > 1 else 1
+        return math.prod(self.shape[:-2]), height, self.shape[-1]
+
+    @cached_property
+    def extents(self) -> tuple[int, int]:
+        """The block's height and width; an axis that is covered whole has its own length."""
+        if self.block is None:
+            return self.planes[1], self.planes[2]
+        assert isinstance(self.block, tuple)
+        return (1, self.block[0]) if len(self.shape) == 1 else (self.block[0], self.block[1])
+
+    @cached_property
+    def cells(self) -> tuple[int, int]:
+        """A cell's height and width: 1 on an axis of length 1."""
+        _, height, width = self.planes
+        return (self.cell if height > 1 else 1, self.cell if width > 1 else 1)
+
+    @property
+    def is_bilinear(self) -> bool:
+        """Whether the field interpolates: never where a cell is one element."""
+        return self.field == "bilinear" and max(self.cells) > 1
+
+    @cached_property
+    def grid(self) -> tuple[int, int, int]:
+        """The shape of a copy's draws: planes, rows and columns of the grid of cells."""
+
+        def lines(length: int, cell: int) -> int:
+            if cell == 1 or length == 0:
+                return length
+            if not self.is_bilinear:
+                return (length + cell - 2) // cell + 1
+            return (2 * (length + cell - 2) + 1 + cell) // (2 * cell) + 2
+
+        leading, height, width = self.planes
+        rows, columns = lines(height, self.cells[0]), lines(width, self.cells[1])
+        return (min(leading, 1) if self.shared else leading), rows, columns
+
+    @property
+    def draws(self) -> int:
+        """K, how many independent draws a copy has."""
+        return math.prod(self.grid)
+
+    @property
+    def numel(self) -> int:
+        """How many elements the input has."""
+        return math.prod(self.shape)
+
+    @property
+    def group(self) -> int:
+        """How many consecutive copies depend on one another: M for hadamard, else 1."""
+        return 1 << max(self.draws - 1, 0).bit_length() if self.law == "hadamard" else 1
+
+    @cached_property
+    def coverage(self) -> float:
+        """q, the probability that an element is covered by a copy's block."""
+        axes = zip(self.extents, self.planes[1:], strict=True)
+        return math.prod(1.0 if b == n else b / (n + b - 1) for b, n in axes)
+
+    @cached_property
+    def encoded(self) -> tuple[int, ...]:
+        """What defines the draws, as the integers that cross to the kernels."""
+        seed = self.seed - 2**64 if self.seed >= 2**63 else self.seed
+        return (
+            *self.planes,
+            LAWS.index(self.law),
+            *self.extents,
+            *self.cells,
+            int(self.is_bilinear),
+            int(self.shared),
+            seed,
+        )
+
+    @property
+    def has_score(self) -> bool:
+        """Whether the law has a likelihood-ratio gradient: all but ``uniform``."""
+        return self.law != "uniform"
+
+    def gradient(self, total: Tensor, count: int, out: Tensor | None = None) -> Tensor:
+        """The gradient that a sum of weighted unit scores estimates: total / (count q scale).
+
+        Args:
+            total: what ``accumulate_`` summed, of the input's shape.
+            count: how many copies it summed, >= 1.
+            out: where to write, may be ``total`` itself.
+
+        Returns:
+            The gradient, of total's shape and dtype; 0 where the scale is 0.
+
+        Example:
+            >>> import torch
+            >>> spec = NoiseSpec((2,), scale=torch.tensor([0.5, 0.0]))
+            >>> spec.gradient(torch.tensor([3.0, 1.0]), count=2)
+            tensor([3., 0.])
+
+        Source: *Is forward gradient an effective tool for explaining black-box models?*,
+        equations 2 and 6, with s(z) = s1(xi) / scale.
+        """
+        if tuple(total.shape) != self.shape:
+            raise ValueError(
+                f"total must have the spec's shape {self.shape}, got {tuple(total.shape)}"
+            )
+        _integer("count", count, 1, 2**63 - 1)
+        if isinstance(self.scale, Tensor):
+            scale = self.scale.to(total)
+            frozen = scale == 0
+            gradient = torch.div(total, scale, out=out).div_(count * self.coverage)
+            return gradient.masked_fill_(frozen, 0)
+        factor = 1 / (count * self.coverage * self.scale) if self.scale else 0.0
+        if not factor:
+            return torch.zeros_like(total) if out is None else out.zero_()
+        return torch.mul(total, factor, out=out)
