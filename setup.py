@@ -44,9 +44,7 @@ setup(
             "fwdgrad_kernels._C",
             SOURCES,
             include_dirs=[pybind11.get_include()],
-            depends=sorted(
-                os.path.relpath(path, ROOT) for path in (ROOT / "csrc").rglob("*.h")
-            ),
+            depends=sorted(os.path.relpath(path, ROOT) for path in (ROOT / "csrc").rglob("*.h")),
             language="c++",
         )
     ],

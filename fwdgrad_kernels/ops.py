@@ -25,8 +25,7 @@ _library.define(
     "float low, float high) -> ()"
 )
 _library.define(
-    "accumulate_(Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, int first) "
-    "-> ()"
+    "accumulate_(Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, int first) -> ()"
 )
 
 
@@ -34,22 +33,46 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _perturb_cpu(out: Tensor, x: Tensor, scale_map: Tensor | None, scale: float,
-                 spec: list[int], first: int, low: float, high: float) -> None:  # fmt: skip
+def _perturb_cpu(
+    out: Tensor,
+    x: Tensor,
+    scale_map: Tensor | None,
+    scale: float,
+    spec: list[int],
+    first: int,
+    low: float,
+    high: float,
+) -> None:
     assert native.module is not None
     native.module.perturb(
-        _address(out), _address(x), _address(scale_map), scale, DTYPES.index(x.dtype), spec,
-        first, out.shape[0], low, high, torch.get_num_threads(),
-    )  # fmt: skip
+        _address(out),
+        _address(x),
+        _address(scale_map),
+        scale,
+        DTYPES.index(x.dtype),
+        spec,
+        first,
+        out.shape[0],
+        low,
+        high,
+        torch.get_num_threads(),
+    )
 
 
-def _accumulate_cpu(total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int],
-                    first: int) -> None:  # fmt: skip
+def _accumulate_cpu(
+    total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int], first: int
+) -> None:
     assert native.module is not None
     native.module.accumulate(
-        _address(total), _address(square), _address(weights), DTYPES.index(total.dtype), spec,
-        first, len(weights), torch.get_num_threads(),
-    )  # fmt: skip
+        _address(total),
+        _address(square),
+        _address(weights),
+        DTYPES.index(total.dtype),
+        spec,
+        first,
+        len(weights),
+        torch.get_num_threads(),
+    )
 
 
 _library.impl("perturb_", _perturb_cpu, "CPU")
@@ -57,14 +80,23 @@ _library.impl("accumulate_", _accumulate_cpu, "CPU")
 
 
 @torch.library.register_fake("fwdgrad_kernels::perturb_")
-def _perturb_fake(out: Tensor, x: Tensor, scale_map: Tensor | None, scale: float,
-                  spec: list[int], first: int, low: float, high: float) -> None:  # fmt: skip
+def _perturb_fake(
+    out: Tensor,
+    x: Tensor,
+    scale_map: Tensor | None,
+    scale: float,
+    spec: list[int],
+    first: int,
+    low: float,
+    high: float,
+) -> None:
     return None
 
 
 @torch.library.register_fake("fwdgrad_kernels::accumulate_")
-def _accumulate_fake(total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int],
-                     first: int) -> None:  # fmt: skip
+def _accumulate_fake(
+    total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int], first: int
+) -> None:
     return None
 
 
@@ -112,9 +144,7 @@ def _check_floating(name: str, tensor: object) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in DTYPES:
-        raise TypeError(
-            f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
-        )
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
     return tensor
 
 

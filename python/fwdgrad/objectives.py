@@ -1,0 +1,166 @@
+"""From a model's output to one score per copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwdgrad.errors import ModelError
+
+Objective = str | Callable[[Any], Tensor]
+
+_NAMED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "logit": lambda outputs, target: outputs[:, target],
+    "probability": lambda outputs, target: outputs.softmax(1)[:, target],
+    "log-probability": lambda outputs, target: outputs.log_softmax(1)[:, target],
+    "cross-entropy": lambda outputs, target: -outputs.log_softmax(1)[:, target],
+}
+OBJECTIVES = tuple(_NAMED)
+
+
+def objective_name(objective: Objective) -> str:
+    """How an objective is written down in an explanation.
+
+    >>> objective_name("logit")
+    'logit'
+    """
+    if isinstance(objective, str):
+        return objective
+    return str(getattr(objective, "__qualname__", type(objective).__qualname__))
+
+
+def check_objective(objective: Objective) -> None:
+    """Raises where an objective is neither a known name nor callable.
+
+    >>> check_objective("accuracy")
+    Traceback (most recent call last):
+    ValueError: objective must be one of logit, probability, log-probability, cross-entropy, or a \
+callable from the model's output to one score per copy, got 'accuracy'
+    """
+    if not callable(objective) and objective not in _NAMED:
+        raise ValueError(
+            f"objective must be one of {', '.join(OBJECTIVES)}, or a callable from the model's "
+            f"output to one score per copy, got {objective!r}"
+        )
+
+
+def _as_tensor(outputs: Any) -> Tensor:
+    if isinstance(outputs, Tensor):
+        return outputs
+    try:
+        return torch.as_tensor(outputs)
+    except (TypeError, ValueError, RuntimeError):
+        raise ModelError(
+            f"the model must return a tensor or an array, got {type(outputs).__name__}; "
+            "give an objective that makes one score per copy of it"
+        ) from None
+
+
+def resolve_target(target: int | str | None, outputs: Any, objective: Objective) -> int | None:
+    """The class to explain, from the output at the clean input.
+
+    Args:
+        target: a class, ``"auto"`` for the one of the largest output, or None where the model
+            returns one number per copy.
+        outputs: the model's output for a batch of one.
+        objective: where it is a callable, there is no class.
+
+    Returns:
+        The class, or None where the output is the score itself.
+
+    Raises:
+        ValueError: a target outside the classes, or one where there are none.
+
+    Example:
+        >>> resolve_target("auto", torch.tensor([[0.1, 0.7, 0.2]]), "logit")
+        1
+    """
+    if callable(objective):
+        if target not in ("auto", None):
+            raise ValueError(
+                f"target must be left out where objective is a callable, got {target!r}"
+            )
+        return None
+    if isinstance(target, bool) or not (target is None or isinstance(target, (int, str))):
+        raise TypeError(f"target must be a class number, 'auto' or None, got {target!r}")
+    if isinstance(target, str) and target != "auto":
+        raise ValueError(f"target must be a class number, 'auto' or None, got {target!r}")
+    outputs = _as_tensor(outputs)
+    classes = outputs.shape[1] if outputs.dim() == 2 else 1
+    if outputs.dim() > 2:
+        raise ModelError(
+            f"the model must return (batch, classes) or (batch,), got shape "
+            f"{tuple(outputs.shape)}; give an objective that makes one score per copy of it"
+        )
+    if classes == 1:
+        if target in ("auto", None, 0):
+            return None
+        raise ValueError(f"target must be 0: the model returns one number per copy, got {target}")
+    if target is None:
+        raise ValueError(f"target must be given: the model returns {classes} classes")
+    if target == "auto":
+        return int(outputs[0].argmax())
+    assert isinstance(target, int)
+    if not 0 <= target < classes:
+        raise ValueError(f"target must lie in 0 .. {classes - 1}, got {target}")
+    return target
+
+
+def scores_of(outputs: Any, objective: Objective, target: int | None, batch: int) -> Tensor:
+    """One score per copy.
+
+    Args:
+        outputs: what the model returned for ``batch`` copies: (batch, classes) or (batch,), or
+            anything that a callable objective takes.
+        objective: see ``OBJECTIVES``.
+        target: the class; None where the output is the score itself.
+        batch: how many copies there were.
+
+    Returns:
+        (batch,), floating; half precision comes back as float32.
+
+    Raises:
+        ModelError: the output has another batch, or carries a gradient graph.
+
+    Example:
+        >>> scores_of(torch.tensor([[0.0, 0.0]]), "probability", 1, batch=1)
+        tensor([0.5000])
+    """
+    if callable(objective):
+        scores, source = objective(outputs), "objective"
+    else:
+        scores, source = _as_tensor(outputs), "model"
+    if not isinstance(scores, Tensor):
+        scores = _as_tensor(scores)
+    if scores.requires_grad:
+        raise ModelError(
+            f"the {source} returned a tensor with a gradient graph, though it is called under "
+            "torch.no_grad(); remove enable_grad from it, or return output.detach()"
+        )
+    if scores.dim() == 0 or scores.shape[0] != batch:
+        raise ModelError(
+            f"the {source} returned shape {tuple(scores.shape)} for a batch of {batch}; the first "
+            "axis must be the batch"
+        )
+    if scores.is_complex():
+        raise ModelError(f"the {source} must return real numbers, got {scores.dtype}")
+    if scores.dtype not in (torch.float32, torch.float64):
+        scores = scores.float()
+    if source == "objective":
+        if scores.dim() != 1:
+            raise ModelError(
+                f"the objective must return one score per copy, ({batch},), got "
+                f"{tuple(scores.shape)}"
+            )
+        return scores
+    if target is None:
+        if scores.numel() != batch:
+            raise ModelError(
+                f"the model must return one number per copy, got {tuple(scores.shape)}"
+            )
+        return scores.reshape(batch)
+    assert isinstance(objective, str)
+    return _NAMED[objective](scores, target)

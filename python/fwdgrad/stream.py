@@ -1,0 +1,379 @@
+"""The loop: micro-batches, memory budget, progress, checkpoint.
+
+A run is its scores. The kernels make any copy's noise again from its number, so all that a run
+has to keep of a forward call is one number per copy; the map is summed from the scores at the
+end. So a checkpoint is small, a resumed run has the same bits, and the copies' buffer is gone
+before the sums exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+from tqdm import tqdm
+
+from fwdgrad.errors import CheckpointError, ModelError
+
+Progress = bool | Callable[[int, int], None]
+
+DEFAULT_BATCH = 32
+LARGEST_BATCH = 1024  # what a memory budget may grow a micro-batch to
+SAVE_EVERY_SECONDS = 5.0
+
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}
+_UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+
+
+def parse_memory(memory: int | str) -> int:
+    """Bytes from a number or a text with a unit.
+
+    Example:
+        >>> parse_memory("1.5GiB")
+        1610612736
+        >>> parse_memory("lots")
+        Traceback (most recent call last):
+        ValueError: memory must be bytes or a text such as '1GiB' or '500MB', got 'lots'
+    """
+    value: float
+    if isinstance(memory, str):
+        text = memory.strip().replace(" ", "")
+        number = text.rstrip("BKMGTi")
+        try:
+            value = float(number) * _UNITS[text[len(number) :]]
+        except (ValueError, KeyError):
+            raise ValueError(
+                f"memory must be bytes or a text such as '1GiB' or '500MB', got {memory!r}"
+            ) from None
+    elif isinstance(memory, int) and not isinstance(memory, bool):
+        value = memory
+    else:
+        raise TypeError(f"memory must be bytes or a text such as '1GiB', got {memory!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"memory must be positive, got {memory!r}")
+    return int(value)
+
+
+# ---- files ---------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: what was there before stays if anything fails."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+class Checkpoint:
+    """The scores of a run so far, in a file that knows which run it is of.
+
+    Args:
+        path: the file.
+        identity: what defines the run, as JSON; a file with another identity is refused.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
+        """Nothing is read or written yet."""
+        self.path = Path(path)
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self._saved_at = time.monotonic()
+        self._warned = False
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(
+                f"checkpoint: the folder {self.path.parent} does not exist; make it first"
+            )
+
+    def load(self, scores: Tensor) -> tuple[int, int | None]:
+        """Fills in the scores that the file has: how many copies, and the micro-batch's size."""
+        if not self.path.exists():
+            return 0, None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                header = json.loads((file.metadata() or {})["fwdgrad.checkpoint"])
+                stored = file.get_tensor("scores")
+            identity, done, batch = header["identity"], int(header["done"]), header["batch"]
+            whole = stored.shape == (done, scores.shape[1]) and done <= len(scores)
+            if identity == self.identity and not whole:
+                raise ValueError("its scores have the wrong shape")
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"checkpoint {self.path} is damaged or no checkpoint ({error}); nothing was read "
+                "from it. Delete it to start afresh, or give another path"
+            ) from None
+        differing = [
+            f"{name} was {identity.get(name)!r}, is {self.identity.get(name)!r}"
+            for name in sorted(identity.keys() | self.identity.keys())
+            if not _same(identity.get(name), self.identity.get(name))
+        ]
+        if differing:
+            raise CheckpointError(
+                f"checkpoint {self.path} is of another run: {'; '.join(differing)}. Delete it to "
+                "start afresh, or give another path"
+            )
+        scores[:done] = stored
+        return done, batch
+
+    def save(self, scores: Tensor, done: int, batch: int) -> None:
+        """Writes the scores of the first ``done`` copies; warns where that fails."""
+        self._saved_at = time.monotonic()
+        header = {"identity": self.identity, "done": done, "batch": batch}
+        content = save_safetensors(
+            {"scores": scores[:done].clone()}, {"fwdgrad.checkpoint": json.dumps(header)}
+        )
+        try:
+            write_atomically(self.path, content)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"checkpoint {self.path} cannot be written ({error}); the run goes on, and "
+                    "the last one that was written is still there",
+                    stacklevel=2,
+                )
+
+    def save_if_due(self, scores: Tensor, done: int, batch: int) -> None:
+        """Writes every few seconds."""
+        if time.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS:
+            self.save(scores, done, batch)
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, float) and isinstance(b, float):  # a score that a machine computed
+        return abs(a - b) <= 1e-3 * max(abs(a), abs(b), 1e-3)
+    return a == b
+
+
+# ---- memory --------------------------------------------------------------------------------
+
+
+class _Meter:
+    """The most memory in use since ``reset``, above what was in use when it was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.reset()
+        self.base = self._now()
+
+    def reset(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            # Sets the kernel's high-water mark of this process to what it uses now.
+            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+                file.write("5")
+
+    def _now(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        return _status("VmRSS")
+
+    def peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self.base
+        return _status("VmHWM") - self.base
+
+
+def _status(field: str) -> int:
+    """A size of this process in bytes; 0 where the system does not tell."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+class BatchSize:
+    """How many copies a forward call takes.
+
+    A given size is kept. A memory budget starts with one copy and doubles while the peak that
+    was measured, the model's own use included, says that twice as many would fit. Running out of
+    memory halves either. The result does not depend on any of it.
+    """
+
+    def __init__(
+        self,
+        batch_size: int | None,
+        memory: int | None,
+        copy_bytes: int,
+        fixed_bytes: int,
+        sums_bytes: int,
+        device: torch.device,
+    ) -> None:
+        """Beside ``fixed_bytes`` there are first copies, then the sums that follow them."""
+        self.growing = batch_size is None and memory is not None
+        self.budget = 0
+        if batch_size is not None:
+            self.size = batch_size
+        elif memory is not None:
+            self.budget = memory - fixed_bytes
+            least = fixed_bytes + max(copy_bytes, sums_bytes)
+            if memory < least:
+                raise ValueError(
+                    f"memory must hold the input and its sums: at least {least} bytes, got {memory}"
+                )
+            self.size = 1
+            self._copy_bytes = copy_bytes
+            self._meter = _Meter(device)
+        else:  # as many as a gigabyte of copies holds, at most the default
+            self.size = max(1, min(DEFAULT_BATCH, 2**30 // max(copy_bytes, 1)))
+
+    def after(self, taken: int) -> None:
+        """Grows after a micro-batch that took ``taken`` copies at once."""
+        if not self.growing or taken < self.size:
+            return
+        # What nobody can measure counts as nothing; the copies themselves always count.
+        each = max(self._meter.peak() / taken, self._copy_bytes)
+        fits = int(0.9 * self.budget / each)
+        self.size = min(max(min(2 * self.size, fits), self.size), LARGEST_BATCH)
+        self.growing = fits > self.size and self.size < LARGEST_BATCH
+        self._meter.reset()
+
+    def halve(self, error: BaseException) -> None:
+        """After the model ran out of memory."""
+        if self.size == 1:
+            raise ModelError(
+                "the model runs out of memory on a single copy; use a smaller input or model"
+            ) from error
+        self.size //= 2
+        self.growing = False
+
+
+# ---- the loop ------------------------------------------------------------------------------
+
+
+def _free_cached(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def collect_scores(
+    score: Callable[[int, int, int], Tensor],
+    release: Callable[[], None],
+    *,
+    copies: int,
+    signs: int,
+    batch: BatchSize,
+    checkpoint: Checkpoint | None,
+    progress: Progress,
+    device: torch.device,
+) -> Tensor:
+    """Every copy's score, micro-batch after micro-batch.
+
+    Args:
+        score: ``score(first, count, batch)`` calls the model for copies first onwards, at most
+            ``batch`` at once, and returns (count, signs).
+        release: frees the buffer of copies.
+        copies: how many copies there are.
+        signs: forward calls per copy: 2 for antithetic pairs.
+        batch: how many copies a forward call takes.
+        checkpoint: where to go on from and to write to.
+        progress: True for a bar on standard error, or a callable of (calls done, all).
+        device: where the model's input is.
+
+    Returns:
+        float64 (copies, signs) on the CPU.
+
+    Raises:
+        ModelError: a score is not finite; what came before is in the checkpoint.
+    """
+    scores = torch.full((copies, signs), torch.nan, dtype=torch.float64)
+    done, resumed = checkpoint.load(scores) if checkpoint else (0, None)
+    if resumed is not None:
+        batch.size, batch.growing = resumed, False
+    bar = tqdm(
+        total=copies * signs,
+        initial=done * signs,
+        unit="call",
+        disable=progress is not True,
+        smoothing=0.1,
+    )
+    try:
+        while done < copies:
+            count = min(max(1, batch.size // signs), copies - done)
+            new = None
+            try:
+                new = score(done, count, batch.size)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                batch.halve(error)
+            if new is None:  # out of the except block, where the traceback holds no tensors
+                release()
+                _free_cached(device)
+                continue
+            _check_finite(new, done, checkpoint)
+            scores[done : done + count] = new
+            done += count
+            before = batch.size
+            batch.after(min(count * signs, batch.size))
+            if batch.size != before:
+                release()
+            bar.update(count * signs)
+            if callable(progress):
+                progress(done * signs, copies * signs)
+            if checkpoint:
+                checkpoint.save_if_due(scores, done, batch.size)
+    except BaseException:  # Ctrl-C too: nothing that was computed is lost
+        if checkpoint and done:
+            checkpoint.save(scores, done, batch.size)
+        raise
+    finally:
+        bar.close()
+        release()
+    if checkpoint:
+        checkpoint.save(scores, done, batch.size)
+    return scores
+
+
+def _check_finite(new: Tensor, first: int, checkpoint: Checkpoint | None) -> None:
+    bad = (~torch.isfinite(new)).any(1).nonzero()[:, 0].tolist()
+    if not bad:
+        return
+    numbers = ", ".join(str(first + i) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
+    value = new[bad[0]][~torch.isfinite(new[bad[0]])][0].item()
+    kept = (
+        f"the scores of copies 0 .. {first - 1} are kept in {checkpoint.path}"
+        if checkpoint and first
+        else "nothing was kept: give checkpoint= to keep the scores before it"
+        if first
+        else "there was none before it"
+    )
+    raise ModelError(
+        f"the score is {value} for {len(bad)} of {len(new)} copies of a micro-batch (copies "
+        f"{numbers}); {kept}. Copies are reproducible: fwdgrad_kernels.perturb makes them again"
+    )
