@@ -19,8 +19,8 @@ namespace {
 using Encoded = std::array<int64_t, 11>;
 
 Spec decode(const Encoded& e) {
-  return {e[0], e[1], e[2], static_cast<Law>(e[3]), e[4], e[5],
-          e[6], e[7], e[8] != 0, e[9] != 0, static_cast<uint64_t>(e[10])};
+  return {e[0], e[1],      e[2],      static_cast<Law>(e[3]),      e[4], e[5], e[6],
+          e[7], e[8] != 0, e[9] != 0, static_cast<uint64_t>(e[10])};
 }
 
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
@@ -30,12 +30,12 @@ void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, double scale, int 
              int threads) {
   py::gil_scoped_release release;
   fwdgrad::cpu::perturb(pointer(out), pointer(x), pointer(scale_map), scale,
-                        static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first),
-                        count, low, high, threads);
+                        static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first), count,
+                        low, high, threads);
 }
 
-void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type,
-                const Encoded& spec, int64_t first, int64_t count, int threads) {
+void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type, const Encoded& spec,
+                int64_t first, int64_t count, int threads) {
   py::gil_scoped_release release;
   fwdgrad::cpu::accumulate(pointer(total), pointer(square), pointer(weights),
                            static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first),
@@ -56,8 +56,8 @@ void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count) {
 }
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  const auto w = fwdgrad::philox4x32_10({counter[0], counter[1], counter[2], counter[3]},
-                                        {key[0], key[1]});
+  const auto w =
+      fwdgrad::philox4x32_10({counter[0], counter[1], counter[2], counter[3]}, {key[0], key[1]});
   return {w.w0, w.w1, w.w2, w.w3};
 }
 

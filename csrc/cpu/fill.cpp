@@ -52,14 +52,14 @@ FWDGRAD_SIMD void normal(const WordBuffer& words, int groups, float* __restrict 
 }
 
 // A macro because GCC makes no clones of a template's instances.
-#define FWDGRAD_FILL(name, function)                                                     \
-  FWDGRAD_SIMD void name(const WordBuffer& words, int groups, float* __restrict out) {   \
-    for (int64_t i = 0; i < groups; ++i) {                                                   \
-      out[4 * i] = function(words.w[0][i]);                                              \
-      out[4 * i + 1] = function(words.w[1][i]);                                          \
-      out[4 * i + 2] = function(words.w[2][i]);                                          \
-      out[4 * i + 3] = function(words.w[3][i]);                                          \
-    }                                                                                    \
+#define FWDGRAD_FILL(name, function)                                                   \
+  FWDGRAD_SIMD void name(const WordBuffer& words, int groups, float* __restrict out) { \
+    for (int64_t i = 0; i < groups; ++i) {                                             \
+      out[4 * i] = function(words.w[0][i]);                                            \
+      out[4 * i + 1] = function(words.w[1][i]);                                        \
+      out[4 * i + 2] = function(words.w[2][i]);                                        \
+      out[4 * i + 3] = function(words.w[3][i]);                                        \
+    }                                                                                  \
   }
 FWDGRAD_FILL(cauchy_noise, unit_noise<Law::kCauchy>)
 FWDGRAD_FILL(cauchy_scores, unit_score<Law::kCauchy>)
@@ -120,8 +120,7 @@ const float* fill(const Source& source, int64_t first, int count, float* buffer)
   for (int i = 0; i < needed; ++i) {
     const int64_t at = index + i - group * 4;
     run[i] = words.w[at & 3][at >> 2];
-    if (hadamard)
-      run[i] ^= hadamard_word(source.hadamard.row, static_cast<uint32_t>(index + i));
+    if (hadamard) run[i] ^= hadamard_word(source.hadamard.row, static_cast<uint32_t>(index + i));
   }
   signs(run, needed, buffer);
   return buffer + offset;

@@ -5,9 +5,9 @@
 
 namespace fwdgrad::cpu {
 
-constexpr int kRun = 1024;            // draws asked for at once, at most
-constexpr int kRunCapacity = 1088;    // what a run may write: whole chunks of groups
-constexpr int kGroupsPerChunk = 8;    // groups made together
+constexpr int kRun = 1024;          // draws asked for at once, at most
+constexpr int kRunCapacity = 1088;  // what a run may write: whole chunks of groups
+constexpr int kGroupsPerChunk = 8;  // groups made together
 
 // Which draws: those of one copy, as noise or as the score of the noise.
 struct Source {

@@ -45,22 +45,22 @@ FWDGRAD_HD C clamp(C x, C low, C high) {
 
 // ---- the inner loops: macros because GCC makes no clones of a template's instances -------
 
-#define FWDGRAD_ADD_NOISE(T)                                                                 \
-  FWDGRAD_SIMD void add_noise(const T* __restrict x, const Compute<T>::type* __restrict map, \
-                              Compute<T>::type scale, const float* __restrict noise,         \
-                              Compute<T>::type low, Compute<T>::type high, int64_t count,    \
-                              T* __restrict out) {                                           \
-    using C = Compute<T>::type;                                                              \
-    if (map)                                                                                 \
-      for (int64_t k = 0; k < count; ++k)                                                    \
-        store(clamp(load(x[k]) + scale * map[k] * C(noise[k]), low, high), out + k);         \
-    else                                                                                     \
-      for (int64_t k = 0; k < count; ++k)                                                    \
-        store(clamp(load(x[k]) + scale * C(noise[k]), low, high), out + k);                  \
-  }                                                                                          \
-  FWDGRAD_SIMD void clamp_only(const T* __restrict x, Compute<T>::type low,                  \
-                               Compute<T>::type high, int64_t count, T* __restrict out) {    \
-    for (int64_t k = 0; k < count; ++k) store(clamp(load(x[k]), low, high), out + k);        \
+#define FWDGRAD_ADD_NOISE(T)                                                                       \
+  FWDGRAD_SIMD void add_noise(const T* __restrict x, const Compute<T>::type* __restrict map,       \
+                              Compute<T>::type scale, const float* __restrict noise,               \
+                              Compute<T>::type low, Compute<T>::type high, int64_t count,          \
+                              T* __restrict out) {                                                 \
+    using C = Compute<T>::type;                                                                    \
+    if (map)                                                                                       \
+      for (int64_t k = 0; k < count; ++k)                                                          \
+        store(clamp(load(x[k]) + scale * map[k] * C(noise[k]), low, high), out + k);               \
+    else                                                                                           \
+      for (int64_t k = 0; k < count; ++k)                                                          \
+        store(clamp(load(x[k]) + scale * C(noise[k]), low, high), out + k);                        \
+  }                                                                                                \
+  FWDGRAD_SIMD void clamp_only(const T* __restrict x, Compute<T>::type low, Compute<T>::type high, \
+                               int64_t count, T* __restrict out) {                                 \
+    for (int64_t k = 0; k < count; ++k) store(clamp(load(x[k]), low, high), out + k);              \
   }
 FWDGRAD_ADD_NOISE(float)
 FWDGRAD_ADD_NOISE(double)
@@ -68,17 +68,17 @@ FWDGRAD_ADD_NOISE(Half)
 FWDGRAD_ADD_NOISE(BFloat16)
 #undef FWDGRAD_ADD_NOISE
 
-#define FWDGRAD_ADD_TERMS(T)                                                                \
-  FWDGRAD_SIMD void add_terms(T weight, const float* __restrict score, int64_t count,       \
-                              T* __restrict total, T* __restrict square) {                  \
-    if (square)                                                                             \
-      for (int64_t k = 0; k < count; ++k) {                                                 \
-        const T term = weight * T(score[k]);                                                \
-        total[k] += term;                                                                   \
-        square[k] += term * term;                                                           \
-      }                                                                                     \
-    else                                                                                    \
-      for (int64_t k = 0; k < count; ++k) total[k] += weight * T(score[k]);                 \
+#define FWDGRAD_ADD_TERMS(T)                                                          \
+  FWDGRAD_SIMD void add_terms(T weight, const float* __restrict score, int64_t count, \
+                              T* __restrict total, T* __restrict square) {            \
+    if (square)                                                                       \
+      for (int64_t k = 0; k < count; ++k) {                                           \
+        const T term = weight * T(score[k]);                                          \
+        total[k] += term;                                                             \
+        square[k] += term * term;                                                     \
+      }                                                                               \
+    else                                                                              \
+      for (int64_t k = 0; k < count; ++k) total[k] += weight * T(score[k]);           \
   }
 FWDGRAD_ADD_TERMS(float)
 FWDGRAD_ADD_TERMS(double)
@@ -133,7 +133,9 @@ struct Plan {
   const RowPositions across;
 
   explicit Plan(const Spec& spec)
-      : spec(spec), grid(Grid::of(spec)), hadamard_mask(fwdgrad::hadamard_mask(grid.draws())),
+      : spec(spec),
+        grid(Grid::of(spec)),
+        hadamard_mask(fwdgrad::hadamard_mask(grid.draws())),
         across(spec) {}
 };
 
@@ -141,8 +143,7 @@ struct Plan {
 class Field {
  public:
   Field(const Plan& plan, uint64_t copy, const Placement& placement, bool score)
-      : plan_(plan), placement_(placement),
-        source_(plan.spec, plan.hadamard_mask, copy, score) {}
+      : plan_(plan), placement_(placement), source_(plan.spec, plan.hadamard_mask, copy, score) {}
 
   // Elements first .. first + count - 1 (count <= kRun). Where draws are not elementwise the
   // run must lie in one row.
@@ -211,8 +212,7 @@ class Field {
 
 // Calls body(first, count) for the runs of elements of [begin, end) that the block covers.
 template <typename Body>
-void for_each_run(const Spec& spec, const Placement& block, int64_t begin, int64_t end,
-                  Body body) {
+void for_each_run(const Spec& spec, const Placement& block, int64_t begin, int64_t end, Body body) {
   const int64_t plane = spec.height * spec.width;
   const bool whole_rows = block.x0 == 0 && block.x1 == spec.width && spec.is_elementwise();
   const bool whole = whole_rows && block.y0 == 0 && block.y1 == spec.height;
@@ -259,8 +259,8 @@ void perturb_typed(T* out, const T* x, const typename Compute<T>::type* map, dou
     const int64_t end = std::min(begin + kTile, numel);
     const Placement& block = placements[i];
     T* const copy = out + i * numel;
-    const bool whole = block.y0 == 0 && block.y1 == spec.height && block.x0 == 0 &&
-                       block.x1 == spec.width;
+    const bool whole =
+        block.y0 == 0 && block.y1 == spec.height && block.x0 == 0 && block.x1 == spec.width;
     if (!whole) {
       if (clips)
         clamp_only(x + begin, C(low), C(high), end - begin, copy + begin);
@@ -307,9 +307,8 @@ void perturb(void* out, const void* x, const void* scale_map, double scale, Type
   const auto run = [&](auto* typed) {
     using T = std::remove_pointer_t<decltype(typed)>;
     using C = typename Compute<T>::type;
-    perturb_typed(static_cast<T*>(out), static_cast<const T*>(x),
-                  static_cast<const C*>(scale_map), scale, spec, first, count, low, high,
-                  threads);
+    perturb_typed(static_cast<T*>(out), static_cast<const T*>(x), static_cast<const C*>(scale_map),
+                  scale, spec, first, count, low, high, threads);
   };
   switch (type) {
     case Type::kFloat32:

@@ -6,9 +6,9 @@
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
     __GNUC__ >= 12 && !defined(FWDGRAD_NO_SIMD_CLONES)
 #define FWDGRAD_HAS_SIMD_CLONES 1
-#define FWDGRAD_SIMD                                                                       \
-  __attribute__((noinline, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "arch=x86-64-v2", \
-                                         "default")))
+#define FWDGRAD_SIMD       \
+  __attribute__((noinline, \
+                 target_clones("arch=x86-64-v4", "arch=x86-64-v3", "arch=x86-64-v2", "default")))
 #else
 #define FWDGRAD_HAS_SIMD_CLONES 0
 #define FWDGRAD_SIMD

@@ -172,25 +172,18 @@ def _same(a: object, b: object) -> bool:
 
 
 class _Meter:
-    """The most memory in use since ``reset``, above what was in use when it was made."""
+    """The most memory in use since it was made, above what was in use then."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.reset()
-        self.base = self._now()
-
-    def reset(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            # Sets the kernel's high-water mark of this process to what it uses now.
-            with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-                file.write("5")
-
-    def _now(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        return _status("VmRSS")
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.base = torch.cuda.memory_allocated(device)
+            return
+        # Sets the kernel's high-water mark of this process to what it uses now.
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        self.base = _status("VmRSS")
 
     def peak(self) -> int:
         if self.device.type == "cuda":
@@ -260,7 +253,6 @@ class BatchSize:
         fits = int(0.9 * self.budget / each)
         self.size = min(max(min(2 * self.size, fits), self.size), LARGEST_BATCH)
         self.growing = fits > self.size and self.size < LARGEST_BATCH
-        self._meter.reset()
 
     def halve(self, error: BaseException) -> None:
         """After the model ran out of memory."""

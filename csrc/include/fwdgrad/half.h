@@ -23,8 +23,8 @@ FWDGRAD_HD float to_float(Half x) {
   const uint32_t sign = (x.bits & 0x8000u) << 16;
   // Multiplying by 2^112 moves the exponent's bias and makes subnormal numbers normal.
   const float finite = bit_cast<float>(magnitude) * bit_cast<float>(239u << 23);
-  const uint32_t bits = magnitude >= (31u << 23) ? magnitude | 0x7f800000u
-                                                 : bit_cast<uint32_t>(finite);
+  const uint32_t bits =
+      magnitude >= (31u << 23) ? magnitude | 0x7f800000u : bit_cast<uint32_t>(finite);
   return bit_cast<float>(bits | sign);
 }
 

@@ -34,9 +34,7 @@ FWDGRAD_HD int32_t uniform24(uint32_t word) { return static_cast<int32_t>(word >
 constexpr float kUnit24 = 5.9604644775390625e-8f;  // 2^-24
 constexpr float kTurn24 = 3.7450702e-7f;           // 2 pi 2^-24
 
-FWDGRAD_HD float uniform01(uint32_t word) {
-  return static_cast<float>(uniform24(word)) * kUnit24;
-}
+FWDGRAD_HD float uniform01(uint32_t word) { return static_cast<float>(uniform24(word)) * kUnit24; }
 
 // 2u - 1 in (-1, 1), exact.
 FWDGRAD_HD float uniform11(uint32_t word) {

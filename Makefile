@@ -1,0 +1,38 @@
+# Everything runs in .venv, which the first target makes. PYTHON chooses the interpreter for it.
+PYTHON ?= python3
+BIN := .venv/bin
+BUILT := .venv/.built
+CSRC := $(shell find csrc -type f)
+
+.PHONY: demo test check format bench clean
+
+demo: $(BUILT)
+	@mkdir -p demo
+	@$(BIN)/python -c "from skimage import data, io; io.imsave('demo/chelsea.png', data.chelsea())"
+	$(BIN)/fwdgrad explain demo/chelsea.png --model efficientnet-lite0 --output demo
+
+test: $(BUILT)
+	$(BIN)/python -m pytest
+
+check: $(BUILT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+
+format: $(BUILT)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CSRC)
+
+bench: $(BUILT)
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -p no:cacheprovider
+
+$(BUILT): pyproject.toml setup.py constraints.txt $(CSRC)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build demo *.egg-info fwdgrad_kernels/_C*

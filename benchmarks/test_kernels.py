@@ -1,0 +1,144 @@
+"""How much faster are the fused kernels than what a person writes in PyTorch?
+
+One micro-batch of 64 copies of a 3x224x224 float32 input: perturb, then sum the weighted scores.
+The model's own time is left out. Naive is the textbook way, streamed in the same micro-batches.
+"""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+import pytest
+import torch
+from torch import Tensor
+
+from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+
+SHAPE, COPIES, SIGMA, SIDE = (3, 224, 224), 64, 0.1, 103  # q = (103 / 326)^2 = 0.0998
+ELEMENTS = COPIES * 3 * 224 * 224
+
+X = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
+A = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+class Naive:
+    """What a person writes: all noise and masks of a micro-batch as tensors."""
+
+    def __init__(self, law: str, block: int | None) -> None:
+        self.law, self.block = law, block
+
+    def perturb(self) -> Tensor:
+        if self.law == "normal":
+            z = torch.randn(COPIES, *SHAPE)
+        else:
+            z = torch.empty(COPIES, *SHAPE).bernoulli_(0.5) * 2 - 1
+        if self.block is not None:
+            mask = torch.zeros(COPIES, 1, *SHAPE[1:])
+            corners = torch.randint(1 - self.block, SHAPE[1], (COPIES, 2)).tolist()
+            for i, (y, x) in enumerate(corners):
+                rows = slice(max(y, 0), y + self.block)
+                mask[i, :, rows, max(x, 0) : x + self.block] = 1
+            z = mask * z
+        self.z = z
+        return X + SIGMA * z
+
+    def accumulate(self, total: Tensor, weights: Tensor) -> None:
+        total += (weights[:, None, None, None] * self.z).sum(0)
+
+
+class Fused:
+    """The same by two ops and a seed."""
+
+    def __init__(self, law: str, block: int | None) -> None:
+        self.spec = NoiseSpec(SHAPE, law, SIGMA, block, seed=1)
+        self.buffer = torch.empty(COPIES, *SHAPE)
+        self.first = 0
+
+    def perturb(self) -> Tensor:
+        return perturb(X, self.spec, self.first, COPIES, out=self.buffer)
+
+    def accumulate(self, total: Tensor, weights: Tensor) -> None:
+        accumulate_(total, weights, self.spec, self.first)
+        self.first += COPIES
+
+
+def estimate(side: Naive | Fused, coverage: float, batches: int = 16) -> tuple[float, float]:
+    """The gradient of a linear score: its part along the truth, and the size of the rest."""
+    total = torch.zeros(SHAPE)
+    for _ in range(batches):
+        copies = side.perturb()
+        side.accumulate(total, ((copies - X) * A).sum((1, 2, 3)))
+    gradient = total / (batches * COPIES * coverage * SIGMA)
+    along = float((gradient * A).sum() / A.square().sum())
+    return along, float((gradient - along * A).std())
+
+
+@pytest.mark.parametrize(
+    ("law", "block", "goal"), [("normal", SIDE, 20), ("normal", None, 4), ("rademacher", None, 10)]
+)
+def test_fused_against_naive(law, block, goal, compare, table):
+    coverage = NoiseSpec(SHAPE, block=block).coverage
+    torch.manual_seed(0)
+    sides = Fused(law, block), Naive(law, block)
+    # Both estimate the same gradient (along = 1) with the same noise.
+    (ours, noise), (theirs, other_noise) = (estimate(side, coverage) for side in sides)
+    assert abs(ours - 1) < 0.1
+    assert abs(theirs - 1) < 0.1
+    assert abs(noise / other_noise - 1) < 0.1
+    total, weights = torch.zeros(SHAPE), torch.randn(COPIES)
+
+    def step(side: Naive | Fused) -> None:
+        side.perturb()
+        side.accumulate(total, weights)
+
+    fused, naive = compare(*(lambda side=side: step(side) for side in sides))
+    table.add(
+        "Perturb and accumulate, 64 copies of 3x224x224, float32",
+        "noise|naive PyTorch, ms|fused, ms|ratio|goal",
+        f"{law}, {'no blocks' if block is None else f'blocks, q = {coverage:.3f}'}",
+        f"{naive * 1e3:.1f}",
+        f"{fused * 1e3:.2f}",
+        f"{naive / fused:.1f}x",
+        f"{goal}x",
+    )
+
+
+def test_floors(compare, table):
+    """What no implementation can be below: writing the copies, and drawing."""
+    buffer = torch.empty(COPIES, *SHAPE)
+    total, weights = torch.zeros(SHAPE), torch.randn(COPIES)
+    normal = NoiseSpec(SHAPE, "normal", SIGMA, seed=1)
+    copying, perturbing = compare(
+        lambda: buffer.copy_(X.expand_as(buffer)), lambda: perturb(X, normal, 0, COPIES, out=buffer)
+    )
+    heading, columns = "Floors and single ops, the same input", "what|ms|ns per element"
+
+    def row(what: str, seconds: float, elements: int = ELEMENTS) -> None:
+        cells = f"{seconds * 1e3:.2f}", f"{seconds * 1e9 / elements:.3f}"
+        table.add(heading, columns, what, *cells)
+
+    def timed(call) -> float:
+        times = []
+        for _ in range(15):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return median(times)
+
+    row("floor: copy x into the batch (38.5 MB written)", copying)
+    row("perturb, normal", perturbing)
+    row("accumulate, normal", timed(lambda: accumulate_(total, weights, normal, 0)))
+    for law in ("cauchy", "hyperbolic", "logistic", "rademacher", "hadamard"):
+        spec = NoiseSpec(SHAPE, law, SIGMA, seed=1)
+        row(f"perturb, {law}", timed(lambda spec=spec: perturb(X, spec, 0, COPIES, out=buffer)))
+        row(
+            f"accumulate, {law}",
+            timed(lambda spec=spec: accumulate_(total, weights, spec, 0)),
+        )
+    # The score of the logistic law is its uniform number: all but all of its time is Philox.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    words = timed(lambda: accumulate_(total, weights, NoiseSpec(SHAPE, "logistic", seed=1), 0))
+    torch.set_num_threads(threads)
+    row("bound on a Philox4x32-10 block (4 words), one thread", words, ELEMENTS // 4)

@@ -1,0 +1,53 @@
+"""Does memory grow with the number of copies, and how large an input fits into a gigabyte?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("memory.py")
+
+
+def run(**arguments: object) -> dict[str, float]:
+    words = [w for k, v in arguments.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=True
+    )
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def test_memory_does_not_grow_with_copies(benchmark, table):
+    few = run(side=224, queries=256, batch_size=64)
+    many = benchmark.pedantic(
+        lambda: run(side=224, queries=8192, batch_size=64), rounds=1, iterations=1
+    )
+    ratio = many["peak"] / few["peak"]
+    # Both found the same gradient, so both did the work.
+    assert abs(few["gradient"] - 1) < 0.5
+    assert abs(many["gradient"] - 1) < 0.1
+    heading = "Peak memory above the imported packages, 3x224x224, micro-batch 64"
+    columns = "copies, each in a process of its own|peak, MiB|over 256 copies|goal"
+    table.add(heading, columns, "256", f"{few['peak'] / 2**20:.1f}", "1", "")
+    table.add(
+        heading, columns, "8,192", f"{many['peak'] / 2**20:.1f}", f"{ratio:.3f}", "at most 1.02"
+    )
+
+
+def test_large_input_in_a_gigabyte(benchmark, table):
+    result = benchmark.pedantic(
+        lambda: run(side=4096, queries=1024, memory="1GiB"), rounds=1, iterations=1
+    )
+    assert abs(result["gradient"] - 1) < 0.5
+    naive = 2 * 1024 * result["input"]
+    table.add(
+        'Input 3x4096x4096, 1,024 copies, `memory="1GiB"`, a linear model without weights',
+        "input, MiB|peak, MiB, the input included|goal|naive: copies and noise, GiB|seconds",
+        f"{result['input'] / 2**20:.0f}",
+        f"{result['peak'] / 2**20:.0f}",
+        "at most 1024",
+        f"{naive / 2**30:.0f}",
+        f"{result['seconds']:.0f}",
+    )

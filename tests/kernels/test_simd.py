@@ -1,0 +1,104 @@
+"""Every SIMD level computes the same noise: the CPU sources built for one level at a time.
+
+The module itself runs the best level of this processor; the others would go untested here.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from fwdgrad_kernels import LAWS, NoiseSpec, accumulate_, native, perturb
+
+CSRC = Path(__file__).parents[2] / "csrc"
+LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+WRAPPER = """
+#include "cpu/kernels.h"
+using namespace fwdgrad;
+static Spec decode(const int64_t* e) {
+  return {e[0], e[1], e[2], Law(e[3]), e[4], e[5], e[6], e[7], e[8] != 0, e[9] != 0,
+          static_cast<uint64_t>(e[10])};
+}
+extern "C" void perturb(void* out, const void* x, double scale, int type, const int64_t* spec,
+                        int64_t count) {
+  cpu::perturb(out, x, nullptr, scale, cpu::Type(type), decode(spec), 3, count, -1e30, 1e30, 1);
+}
+extern "C" void accumulate(void* total, void* square, const void* weights, const int64_t* spec,
+                           int64_t count) {
+  cpu::accumulate(total, square, weights, cpu::Type::kFloat32, decode(spec), 3, count, 1);
+}
+"""
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64" or shutil.which("g++") is None or native.module is None,
+    reason="needs g++ for x86-64 and the built module",
+)
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def library(request, tmp_path_factory):
+    if native.module.simd_level() < request.param:
+        pytest.skip(f"this processor has {native.module.simd_level()}")
+    folder = tmp_path_factory.mktemp("simd")
+    (folder / "wrapper.cpp").write_text(WRAPPER)
+    sources = [folder / "wrapper.cpp", CSRC / "cpu/fill.cpp", CSRC / "cpu/kernels.cpp"]
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fwrapv",
+        "-fPIC",
+        "-shared",
+    ]
+    flags += ["-DFWDGRAD_NO_SIMD_CLONES", f"-march={request.param}", f"-I{CSRC}"]
+    built = folder / "library.so"
+    subprocess.run([os.environ.get("CXX", "g++"), *flags, *sources, "-o", built], check=True)
+    return ctypes.CDLL(str(built))
+
+
+def address(tensor):
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(
+    "options", [{}, {"block": (5, 30)}, {"cell": 6, "field": "bilinear"}], ids=str
+)
+def test_levels_agree(library, law, options):
+    spec = NoiseSpec((2, 11, 67), law, scale=1.0, seed=2**63 + 5, **options)
+    encoded = (ctypes.c_int64 * 11)(*spec.encoded)
+    x, weights = torch.zeros(spec.shape), torch.linspace(-1, 1, 9)
+    out = torch.full((9, *spec.shape), torch.nan)
+    library.perturb(address(out), address(x), ctypes.c_double(1.0), 0, encoded, ctypes.c_int64(9))
+    expected = perturb(x, spec, 3, 9)
+    if law in ("rademacher", "hadamard", "uniform") and not options.get("cell"):
+        assert torch.equal(out, expected)
+    largest = expected.abs().max() if options.get("cell") else expected.abs()
+    assert ((out - expected).abs() <= 2e-6 * (1 + largest)).all()
+    if not spec.has_score:
+        return
+    sums = [torch.zeros(2, *spec.shape) for _ in range(2)]
+    library.accumulate(
+        address(sums[0][0]), address(sums[0][1]), address(weights), encoded, ctypes.c_int64(9)
+    )
+    accumulate_(sums[1][0], weights, spec, 3, square=sums[1][1])
+    torch.testing.assert_close(*sums, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_rounds_the_same_on_every_level(library, dtype):
+    spec = NoiseSpec((5000,), "rademacher", scale=0.0, seed=1)
+    x = torch.randn(5000, generator=torch.Generator().manual_seed(0)).mul(100).to(dtype)
+    out = torch.empty((1, 5000), dtype=dtype)
+    kind = 2 if dtype == torch.float16 else 3
+    encoded = (ctypes.c_int64 * 11)(*spec.encoded)
+    library.perturb(
+        address(out), address(x), ctypes.c_double(0.0), kind, encoded, ctypes.c_int64(1)
+    )
+    assert torch.equal(out[0], x)
