@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad_kernels import native, reference
-from fwdgrad_kernels.spec import NoiseSpec, _integer
+from fwdgrad_kernels.spec import NoiseSpec, check_integer
 
 BACKENDS = ("auto", "cpu", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -119,6 +119,8 @@ def backend_for(device: torch.device, backend: str = "auto") -> str:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "auto" and device.type == "meta":  # shapes alone: the op's fake serves
+        return "cpu"
     if backend == "auto":
         backend = os.environ.get("FWDGRAD_BACKEND", "auto")
         if backend not in BACKENDS:
@@ -135,9 +137,21 @@ def backend_for(device: torch.device, backend: str = "auto") -> str:
     return backend
 
 
-def _check_copies(first: int, count: int) -> None:
-    _integer("first", first, 0, 2**63 - 1)
-    _integer("count", count, 0, 2**63 - 1 - first)
+def _check_copies(first: int, count: int) -> tuple[int, int]:
+    first = check_integer("first", first, 0, 2**63 - 1)
+    return first, check_integer("count", count, 0, 2**63 - 1 - first)
+
+
+def check_clip(clip: object) -> tuple[float, float]:
+    """The bounds of a clip, infinite where it is None."""
+    if clip is None:
+        return -math.inf, math.inf
+    if not isinstance(clip, (tuple, list)) or len(clip) != 2:
+        raise TypeError(f"clip must be (low, high), got {clip!r}")
+    low, high = float(clip[0]), float(clip[1])
+    if not low <= high:
+        raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
+    return low, high
 
 
 def _check_floating(name: str, tensor: object) -> Tensor:
@@ -155,15 +169,17 @@ def _check_destination(name: str, tensor: Tensor, shape: tuple[int, ...], like: 
         raise TypeError(f"{name} must have dtype {like.dtype}, got {tensor.dtype}")
     if tensor.device != like.device:
         raise ValueError(f"{name} must be on {like.device}, got {tensor.device}")
+    if tensor.requires_grad:
+        raise ValueError(f"{name} must not require a gradient: it is written in place")
     if not tensor.is_contiguous():
         raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors can share memory: their storages are one and their ranges meet."""
+    """Whether two tensors can share memory: their ranges of addresses meet."""
     if not a.numel() or not b.numel() or torch.compiler.is_compiling():
         return False
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    if a.untyped_storage().device.type == "meta":  # fake tensors, too, have no address
         return False
 
     def span(t: Tensor) -> tuple[int, int]:
@@ -213,12 +229,11 @@ def perturb(
     _check_floating("x", x)
     if tuple(x.shape) != spec.shape:
         raise ValueError(f"x must have the spec's shape {spec.shape}, got {tuple(x.shape)}")
-    _check_copies(first, count)
+    first, count = _check_copies(first, count)
     if isinstance(sign, bool) or sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, got {sign!r}")
-    low, high = (-math.inf, math.inf) if clip is None else (float(clip[0]), float(clip[1]))
-    if not low <= high:
-        raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
+    low, high = check_clip(clip)
+    backend = backend_for(x.device, backend)
     x = x.detach().contiguous()
     if out is None:
         out = x.new_empty((count, *spec.shape))
@@ -235,10 +250,12 @@ def perturb(
             )
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         scale_map = spec.scale.to(wide).contiguous()
+        if _overlap(out, spec.scale):
+            raise ValueError("out must not share memory with the spec's scale")
     scale = float(sign) if isinstance(spec.scale, Tensor) else sign * spec.scale
     if not out.numel():
         return out
-    if backend_for(x.device, backend) == "reference":
+    if backend == "reference":
         return out.copy_(reference.perturb(x, spec, first, count, sign, low, high))
     torch.ops.fwdgrad_kernels.perturb_(
         out, x, scale_map, scale, list(spec.encoded), first, low, high
@@ -302,7 +319,8 @@ def accumulate_(
         )
     if weights.device != total.device:
         raise ValueError(f"weights must be on {total.device}, got {weights.device}")
-    _check_copies(first, weights.shape[0])
+    first, _ = _check_copies(first, weights.shape[0])
+    backend = backend_for(total.device, backend)
     if square is not None:
         _check_floating("square", square)
         _check_destination("square", square, spec.shape, total)
@@ -314,7 +332,7 @@ def accumulate_(
     weights = weights.detach().to(total.dtype).contiguous()
     if not total.numel() or not weights.numel():
         return total
-    if backend_for(total.device, backend) == "reference":
+    if backend == "reference":
         reference.accumulate_(total, weights, spec, first, square)
     else:
         torch.ops.fwdgrad_kernels.accumulate_(total, square, weights, list(spec.encoded), first)
@@ -347,6 +365,8 @@ def noise(
         >>> noise(NoiseSpec((2, 3), "hadamard", seed=1), first=0, count=8).shape
         torch.Size([8, 2, 3])
     """
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
     if device is None and isinstance(spec.scale, Tensor):
         device = spec.scale.device
     zero = torch.zeros(spec.shape, dtype=dtype, device=device)
@@ -378,8 +398,10 @@ def blocks(
         >>> blocks(NoiseSpec((3, 8, 8), block=(8, 2), seed=1), first=0, count=1).tolist()
         [[[0, 8], [0, 2]]]
     """
-    _check_copies(first, count)
+    first, count = _check_copies(first, count)
     where = torch.device("cpu" if device is None else device)
+    if where.type == "meta":
+        return torch.empty((count, min(2, len(spec.shape)), 2), dtype=torch.int64, device=where)
     if backend_for(where, backend) == "reference":
         bounds = reference.blocks(spec, first, count, where)
     else:

@@ -112,7 +112,7 @@ def draws(
 
 def _place(word: Tensor, range_: int) -> Tensor:
     """Uniform over 0 .. range - 1: the high half of word x range."""
-    return _multiply(range_, word)[0] if range_ < 2**32 else word * range_ >> 32
+    return _multiply(range_, word)[0]
 
 
 def _placement_words(spec: NoiseSpec, copies: Tensor) -> Tensor:

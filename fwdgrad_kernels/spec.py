@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
 FIELDS = ("nearest", "bilinear")
 
-_SIGNS = ("rademacher", "hadamard")
 
-
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """A whole number in low .. high, of Python's or NumPy's kinds, as an int."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie in {low} .. {high}, got {value}")
-    return value
+    number = value if isinstance(value, int) else int(value)  # torch.compile's stay symbolic
+    if number < low and high is None:
+        raise ValueError(f"{name} must be at least {low}, got {number}")
+    if high is not None and not low <= number <= high:
+        raise ValueError(f"{name} must lie in {low} .. {high}, got {number}")
+    return number
 
 
-@dataclass(frozen=True, eq=False)
+def _integers(name: str, value: Any, low: int, high: int) -> tuple[int, ...]:
+    if isinstance(value, (int, np.integer)):
+        value = (value,)
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be an integer or a tuple of them, got {value!r}")
+    return tuple(check_integer(name, number, low, high) for number in value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class NoiseSpec:
     """What noise every copy of an input gets: a pure function of this value and the copy's number.
 
@@ -37,7 +48,7 @@ class NoiseSpec:
         law: one of ``LAWS``. ``uniform`` has no score, so no likelihood-ratio gradient.
         scale: the noise's scale, in the input's units: a number >= 0, or a finite floating tensor
             of the input's shape, signed where it is a direction. Elements of scale 0 are frozen:
-            they get no noise, and their gradient is 0.
+            they get no noise, and their gradient is 0. A tensor is kept, not copied: leave it be.
         block: extents of the noisy block over the trailing axes (at most two); one integer means
             the same extent on each of them. All leading axes are covered. None covers everything.
             The start is uniform over all positions that touch the input, and the block is cut at
@@ -70,11 +81,12 @@ class NoiseSpec:
     field: str = "nearest"
     shared: bool = False
     seed: int = 0
+    encoded: tuple[int, ...] = dataclasses.field(init=False, repr=False)
+    """What defines the draws, as the integers that cross to the kernels."""
 
     def __post_init__(self) -> None:
         """Normalises the arguments and checks each."""
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
-        shape = tuple(_integer("shape", int(n), 0, 2**62) for n in shape)
+        shape = _integers("shape", self.shape, 0, 2**62)
         if not shape:
             raise ValueError("shape must have at least one axis, got ()")
         object.__setattr__(self, "shape", shape)
@@ -84,8 +96,9 @@ class NoiseSpec:
             raise ValueError(f"field must be one of {', '.join(FIELDS)}, got {self.field!r}")
         if not isinstance(self.shared, bool):
             raise TypeError(f"shared must be True or False, got {self.shared!r}")
-        _integer("cell", self.cell, 1, max(*shape[-2:], 1))
-        _integer("seed", self.seed, 0, 2**64 - 1)
+        largest = min(max(*shape[-2:], 1), 2**31)
+        object.__setattr__(self, "cell", check_integer("cell", self.cell, 1, largest))
+        object.__setattr__(self, "seed", check_integer("seed", self.seed, 0, 2**64 - 1))
         self._check_scale()
         self._check_block()
         limit = {"rademacher": 2**39, "hadamard": 2**32}.get(self.law, 2**34)
@@ -94,6 +107,16 @@ class NoiseSpec:
                 f"shape {shape} needs {self.draws} draws of law {self.law!r}, more than the "
                 f"{limit} that a counter holds; use larger cells or share the leading axes"
             )
+        encoded = (
+            *self.planes,
+            LAWS.index(self.law),
+            *self.extents,
+            *self.cells,
+            int(self.is_bilinear),
+            int(self.shared),
+            self.seed - 2**64 if self.seed >= 2**63 else self.seed,
+        )
+        object.__setattr__(self, "encoded", encoded)
 
     def _check_scale(self) -> None:
         scale = self.scale
@@ -122,18 +145,24 @@ class NoiseSpec:
         if self.block is None:
             return
         trailing = self.shape[-2:]
-        block = (self.block,) * len(trailing) if isinstance(self.block, int) else tuple(self.block)
+        block = _integers("block", self.block, 1, 2**62)
+        if isinstance(self.block, (int, np.integer)):
+            block *= len(trailing)
         if not 1 <= len(block) <= len(trailing):
             raise ValueError(
                 f"block must have 1 to {len(trailing)} extents for an input of shape "
                 f"{self.shape}, got {self.block!r}"
             )
         for extent, length in zip(block, trailing[-len(block) :], strict=True):
-            _integer("block", extent, 1, 2**62)
             if extent > length:
                 raise ValueError(
                     f"block must fit into the trailing axes {trailing} of the input, "
                     f"got {self.block!r}"
+                )
+            if extent < length and length + extent - 1 > 2**32:
+                raise ValueError(
+                    "block must leave at most 2^32 places for its start, got extent "
+                    f"{extent} on an axis of length {length}"
                 )
         object.__setattr__(self, "block", (*trailing[: len(trailing) - len(block)], *block))
 
@@ -153,13 +182,13 @@ class NoiseSpec:
         """Of the draws alone."""
         return hash((self.shape, self.encoded))
 
-    @cached_property
+    @property
     def planes(self) -> tuple[int, int, int]:
         """The shape as (leading, height, width); a vector has leading = height = 1."""
         height = self.shape[-2] if len(self.shape) > 1 else 1
         return math.prod(self.shape[:-2]), height, self.shape[-1]
 
-    @cached_property
+    @property
     def extents(self) -> tuple[int, int]:
         """The block's height and width; an axis that is covered whole has its own length."""
         if self.block is None:
@@ -167,7 +196,7 @@ class NoiseSpec:
         assert isinstance(self.block, tuple)
         return (1, self.block[0]) if len(self.shape) == 1 else (self.block[0], self.block[1])
 
-    @cached_property
+    @property
     def cells(self) -> tuple[int, int]:
         """A cell's height and width: 1 on an axis of length 1."""
         _, height, width = self.planes
@@ -178,7 +207,7 @@ class NoiseSpec:
         """Whether the field interpolates: never where a cell is one element."""
         return self.field == "bilinear" and max(self.cells) > 1
 
-    @cached_property
+    @property
     def grid(self) -> tuple[int, int, int]:
         """The shape of a copy's draws: planes, rows and columns of the grid of cells."""
 
@@ -187,7 +216,7 @@ class NoiseSpec:
                 return length
             if not self.is_bilinear:
                 return (length + cell - 2) // cell + 1
-            return (2 * (length + cell - 2) + 1 + cell) // (2 * cell) + 2
+            return (2 * (length + cell - 2) + 3 * cell) // (2 * cell) + 1
 
         leading, height, width = self.planes
         rows, columns = lines(height, self.cells[0]), lines(width, self.cells[1])
@@ -208,25 +237,13 @@ class NoiseSpec:
         """How many consecutive copies depend on one another: M for hadamard, else 1."""
         return 1 << max(self.draws - 1, 0).bit_length() if self.law == "hadamard" else 1
 
-    @cached_property
+    @property
     def coverage(self) -> float:
         """q, the probability that an element is covered by a copy's block."""
-        axes = zip(self.extents, self.planes[1:], strict=True)
-        return math.prod(1.0 if b == n else b / (n + b - 1) for b, n in axes)
-
-    @cached_property
-    def encoded(self) -> tuple[int, ...]:
-        """What defines the draws, as the integers that cross to the kernels."""
-        seed = self.seed - 2**64 if self.seed >= 2**63 else self.seed
-        return (
-            *self.planes,
-            LAWS.index(self.law),
-            *self.extents,
-            *self.cells,
-            int(self.is_bilinear),
-            int(self.shared),
-            seed,
-        )
+        (height, width), (_, rows, columns) = self.extents, self.planes
+        down = 1.0 if height == rows else height / (rows + height - 1)
+        across = 1.0 if width == columns else width / (columns + width - 1)
+        return down * across
 
     @property
     def has_score(self) -> bool:
@@ -257,7 +274,9 @@ class NoiseSpec:
             raise ValueError(
                 f"total must have the spec's shape {self.shape}, got {tuple(total.shape)}"
             )
-        _integer("count", count, 1, 2**63 - 1)
+        check_integer("count", count, 1, 2**63 - 1)
+        if out is not None and out.shape != total.shape:
+            raise ValueError(f"out must have shape {self.shape}, got {tuple(out.shape)}")
         if isinstance(self.scale, Tensor):
             scale = self.scale.to(total)
             frozen = scale == 0

@@ -15,6 +15,13 @@ namespace {
 // that an element is always computed by the same instructions: its bits depend on nothing else.
 constexpr int64_t kTile = 2 * kRun;
 
+// Waking a thread costs about as much as it does in this many elements.
+constexpr int64_t kElementsPerThread = 16384;
+
+int useful_threads(int threads, int64_t count, int64_t numel) {
+  return static_cast<int>(std::min<int64_t>(threads, 1 + count * numel / kElementsPerThread));
+}
+
 // ---- element types ---------------------------------------------------------------------
 
 template <typename T>
@@ -304,6 +311,7 @@ void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, u
 void perturb(void* out, const void* x, const void* scale_map, double scale, Type type,
              const Spec& spec, uint64_t first, int64_t count, double low, double high,
              int threads) {
+  threads = useful_threads(threads, count, spec.numel());
   const auto run = [&](auto* typed) {
     using T = std::remove_pointer_t<decltype(typed)>;
     using C = typename Compute<T>::type;
@@ -324,6 +332,7 @@ void perturb(void* out, const void* x, const void* scale_map, double scale, Type
 
 void accumulate(void* total, void* square, const void* weights, Type type, const Spec& spec,
                 uint64_t first, int64_t count, int threads) {
+  threads = useful_threads(threads, count, spec.numel());
   if (type == Type::kFloat64)
     accumulate_typed(static_cast<double*>(total), static_cast<double*>(square),
                      static_cast<const double*>(weights), spec, first, count, threads);

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 import fwdgrad
 import fwdgrad_kernels
-from fwdgrad.boxes.images import MODELS, load_classifier, load_photo
+from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier, load_photo
 from fwdgrad.explanation import Explanation
 from fwdgrad_kernels import native
 
 BASELINES = ("grey", "black", "white", "blur", "none")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fwdgrad: error: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fwdgrad",
         description="Explain a model's decision from forward calls alone.",
     )
@@ -194,6 +202,22 @@ def _peak_memory() -> str:
     return f"{peak * (1 if sys.platform == 'darwin' else 1024) / 2**20:.0f} MiB"
 
 
+def _target(arguments: argparse.Namespace, box: ImageClassifier) -> int | str:
+    text: str = arguments.target
+    if text == "auto":
+        return text
+    try:
+        target = int(text)
+    except ValueError:
+        return box.find(text)
+    if arguments.labels is not None and box.labels is not None and target >= len(box.labels):
+        raise ValueError(
+            f"labels {arguments.labels} names {len(box.labels)} classes; target {target} needs at "
+            f"least {target + 1}"
+        )
+    return target
+
+
 def _explain(arguments: argparse.Namespace) -> None:
     if arguments.threads is not None:
         if arguments.threads < 1:
@@ -203,9 +227,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--size must be at least 8 pixels, got {arguments.size}")
     box = load_classifier(arguments.model, arguments.size, arguments.labels)
     x = load_photo(arguments.photo, box.size)
-    target: int | str = arguments.target
-    if isinstance(target, str) and target != "auto":
-        target = int(target) if target.lstrip("-").isdigit() else box.find(target)
+    target = _target(arguments, box)
     options = _options(arguments, box.size, x)
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
@@ -232,6 +254,8 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def _advice(reliability: float) -> str:
+    if math.isnan(reliability):
+        return " (too few queries to compare two halves of the run)"
     if reliability >= 0.8:
         return " (other noise would give much the same map)"
     return " (much of the map is noise: ask for more --queries, a larger --cell or a --block)"

@@ -112,9 +112,9 @@ class Explanation:
                 if rest["settings"].get(name) is not None:
                     rest["settings"][name] = tuple(rest["settings"][name])
             return cls(**tensors, **rest)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no explanation, or damaged: {error}") from None
 
     def heatmap(self) -> Tensor:
@@ -160,9 +160,9 @@ class Explanation:
         shown = shown and bool(image.min() >= -0.001) and bool(image.max() <= 1.001)
         if shown:
             grey = image.mean(0).clamp(0, 1)
-            ax.imshow(grey, cmap="gray", vmin=0, vmax=1)
+            ax.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
         ax.imshow(
-            strength,
+            strength.numpy(),
             cmap="seismic",
             vmin=-1,
             vmax=1,

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +24,17 @@ from fwdgrad.objectives import (
     resolve_target,
     scores_of,
 )
-from fwdgrad.stream import BatchSize, Checkpoint, Progress, collect_scores, parse_memory
+from fwdgrad.stream import (
+    MODEL_SCORE,
+    BatchSize,
+    Checkpoint,
+    Progress,
+    collect_scores,
+    parse_memory,
+)
 from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+from fwdgrad_kernels.ops import check_clip
+from fwdgrad_kernels.spec import check_integer
 
 CONTROLS = (None, "clean", "leave-one-out")
 
@@ -112,7 +122,9 @@ class LikelihoodRatio:
         if not callable(forward):
             raise TypeError(f"model must be callable on a batch, got {type(forward).__name__}")
         check_objective(objective)
-        _check_count("queries", queries)
+        queries = check_integer("queries", queries, 1)
+        if not isinstance(antithetic, bool):
+            raise TypeError(f"antithetic must be True or False, got {antithetic!r}")
         if antithetic and queries % 2:
             raise ValueError(
                 f"queries must be even with antithetic pairs, got {queries}; ask for "
@@ -121,7 +133,7 @@ class LikelihoodRatio:
         if control not in CONTROLS:
             raise ValueError(f"control must be None, 'clean' or 'leave-one-out', got {control!r}")
         if batch_size is not None:
-            _check_count("batch_size", batch_size)
+            batch_size = check_integer("batch_size", batch_size, 1)
         if batch_size is not None and memory is not None:
             raise ValueError("batch_size and memory both set the micro-batch; give one of them")
         if law == "uniform":
@@ -140,10 +152,15 @@ class LikelihoodRatio:
                 value = sigma.flatten()[index].item()
                 raise ValueError(f"sigma must be >= 0 and finite, got {value} at element {index}")
         elif sigma is not None:
-            if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
-                raise TypeError(f"sigma must be a number or a tensor, got {sigma!r}")
+            sigma = _number("sigma", sigma)
             if not (math.isfinite(sigma) and sigma > 0):
                 raise ValueError(f"sigma must be positive and finite, got {sigma}")
+        if baseline is not None and not isinstance(baseline, Tensor):
+            baseline = _number("baseline", baseline)
+        if baseline is not None and not bool(torch.isfinite(torch.as_tensor(baseline)).all()):
+            bad_values = torch.as_tensor(baseline).flatten()
+            value = bad_values[~torch.isfinite(bad_values)][0].item()
+            raise ValueError(f"baseline must be finite, got {value}")
         self.forward = forward
         self.objective = objective
         self.queries = queries
@@ -159,7 +176,7 @@ class LikelihoodRatio:
         }
         self.antithetic = antithetic
         self.control = control
-        self.clip = clip
+        self.clip = None if clip is None else check_clip(clip)
         self.batch_size = batch_size
         self.memory = None if memory is None else parse_memory(memory)
         self.backend = backend
@@ -182,7 +199,8 @@ class LikelihoodRatio:
         if inputs.dim() < 2:
             raise ValueError(f"inputs must have a batch axis, got shape {tuple(inputs.shape)}")
         if isinstance(target, Tensor):
-            target = target.tolist()
+            values: Any = target.tolist()
+            target = values[0] if isinstance(values, list) and len(values) == 1 else values
         if isinstance(target, (list, tuple)):
             targets: list[Any] = list(target)
             if len(targets) != len(inputs):
@@ -238,9 +256,12 @@ class LikelihoodRatio:
                 "model.eval() first",
                 stacklevel=2,
             )
+        if not (isinstance(progress, bool) or callable(progress)):
+            raise TypeError(f"progress must be True, False or a callable, got {progress!r}")
         outputs = self._clean_outputs(x)
-        chosen = resolve_target(target, outputs, self.objective)
-        clean = float(scores_of(outputs, self.objective, chosen, 1)[0])
+        chosen = resolve_target(target, outputs, self.objective, batch=1)
+        with torch.no_grad():
+            clean = float(scores_of(outputs, self.objective, chosen, 1)[0])
         if not math.isfinite(clean):
             raise ModelError(f"the score at the input itself is {clean}")
         del outputs
@@ -264,8 +285,11 @@ class LikelihoodRatio:
             target=chosen,
             score=clean,
             objective=objective_name(self.objective),
-            settings=settings,
-            input=x,
+            settings={
+                name: value.clone() if isinstance(value, Tensor) else value
+                for name, value in settings.items()
+            },
+            input=x.clone(),  # the caller's tensor may change
             seconds=time.perf_counter() - started,
             provenance={
                 "fwdgrad": _version(),
@@ -328,8 +352,6 @@ class LikelihoodRatio:
                 f"baseline must be a number or have x's shape {tuple(x.shape)}, got "
                 f"{tuple(baseline.shape)}"
             )
-        if not bool(torch.isfinite(baseline).all()):
-            raise ValueError("baseline must be finite")
         return wide - baseline
 
     def _strength(self) -> float:
@@ -343,8 +365,7 @@ class LikelihoodRatio:
             "queries": self.queries,
             "sigma": sigma,
             "baseline": self.baseline,
-            **self.noise,
-            "block": spec.block,
+            **{name: getattr(spec, name) for name in self.noise},
             "antithetic": self.antithetic,
             "control": self.control,
             "clip": self.clip,
@@ -365,7 +386,7 @@ class LikelihoodRatio:
             "dtype": str(x.dtype),
             "target": target,
             "objective": objective_name(self.objective),
-            "score at the input": clean,
+            MODEL_SCORE: clean,
             **{name: plain(value) for name, value in settings.items() if name != "control"},
         }
 
@@ -383,7 +404,8 @@ class LikelihoodRatio:
 
     def _batch_size(self, x: Tensor, spec: NoiseSpec) -> BatchSize:
         fixed = x.nbytes + (spec.scale.nbytes if isinstance(spec.scale, Tensor) else 0)
-        sums = (2 if spec.group == 1 else 3) * x.numel() * _sum_dtype(x).itemsize
+        # Two sums, or three, and the copy of the input that the explanation keeps.
+        sums = (2 if spec.group == 1 else 3) * x.numel() * _sum_dtype(x).itemsize + x.nbytes
         return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
 
     def _scorer(
@@ -412,7 +434,9 @@ class LikelihoodRatio:
                 with torch.no_grad():
                     outputs = self.forward(copies(first, signs_, count))
                     scores = scores_of(outputs, self.objective, target, rows)
-                columns.append(scores.to("cpu", torch.float64).view(len(signs_), count))
+                # Copied: a model may return a view of its argument, or of a buffer of its own.
+                scores = scores.to("cpu", torch.float64, copy=True)
+                columns.append(scores.view(len(signs_), count))
             return torch.cat(columns).T
 
         def release() -> None:
@@ -446,45 +470,78 @@ class LikelihoodRatio:
     ) -> tuple[Tensor, Tensor, float]:
         """Attribution, its standard error and its reliability."""
         dtype = _sum_dtype(x)
-        total = torch.zeros(spec.shape, dtype=dtype, device=x.device)
-        square = torch.zeros_like(total)
+        mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
+        spread = torch.zeros_like(mean)
         weights = self._weights(scores, spec, clean).to(x.device, dtype)
         n = len(weights)
         half = n // 2 // spec.group * spec.group
-        stride = -(-total.numel() // _RELIABILITY_ELEMENTS)
-        snapshot = total.flatten()[:0]
-        last = total  # what the last group added
-        size = 1 if spec.group > 1 else max(1, 2**26 // total.numel())  # Ctrl-C comes through
-        size *= spec.group
-        first = 0
-        while first < n:
-            if first == half:
-                snapshot = total.flatten()[::stride].clone()
-            stop = min(first + size, n, half if first < half else n)
-            chunk = weights[first:stop]
-            if spec.group == 1:
-                accumulate_(total, chunk, spec, first, square, backend=self.backend)
-            else:
-                last = torch.zeros_like(total) if first == 0 else last.zero_()
-                accumulate_(last, chunk, spec, first, backend=self.backend)
-                total += last
-                square.addcmul_(last, last)
-            first = stop
+        if spec.group == 1:
+            first_half = self._sum_copies_(mean, spread, weights, spec, half)
+        else:
+            first_half = self._sum_groups_(mean, spread, weights, spec, half)
         # The half-runs are compared in the units of the attribution.
         unit = spec
         if self.baseline is not None:
             unit = NoiseSpec(spec.shape, scale=self._strength(), **self.noise)
         frozen = self._frozen(spec)
-        reliability = _reliability(
-            snapshot, total.flatten()[::stride], half, n, unit, stride, frozen
-        )
-        _standard_error_(square, total, last if spec.group > 1 else None, n, spec.group)
-        attribution = unit.gradient(total, n, out=total)
-        error = unit.gradient(square, n, out=square).abs_()
+        reliability = _reliability(first_half, mean, half, n, unit, frozen)
+        attribution = unit.gradient(mean, 1, out=mean)
+        error = unit.gradient(spread, 1, out=spread).abs_()
         if frozen is not None:
             attribution.masked_fill_(frozen, 0)
             error.masked_fill_(frozen, 0)
         return attribution, error, reliability
+
+    def _sum_copies_(
+        self, mean: Tensor, spread: Tensor, weights: Tensor, spec: NoiseSpec, half: int
+    ) -> Tensor:
+        """Mean and its standard error over independent copies; returns a sample at half-time."""
+        n, first = len(weights), 0
+        first_half = mean.flatten()[:0]
+        size = max(1, 2**26 // mean.numel())  # copies between which Ctrl-C comes through
+        while first < n:
+            if first == half:
+                first_half = _sample(mean) / max(half, 1)
+            stop = min(first + size, half if first < half else n)
+            accumulate_(mean, weights[first:stop], spec, first, square=spread, backend=self.backend)
+            first = stop
+        mean.div_(n)
+        # sum (t - mean)^2 / (n (n - 1)), a slice at a time: a whole map of squares is too much.
+        for at in range(0, mean.numel(), _SLICE):
+            m, s = (a.view(-1)[at : at + _SLICE] for a in (mean, spread))
+            s.div_(n).addcmul_(m, m, value=-1).clamp_(min=0)
+        spread.div_(n - 1).sqrt_() if n > 1 else spread.fill_(torch.nan)
+        return first_half
+
+    def _sum_groups_(
+        self, mean: Tensor, spread: Tensor, weights: Tensor, spec: NoiseSpec, half: int
+    ) -> Tensor:
+        """The same over groups of Hadamard copies, which depend on one another within a group.
+
+        Groups differ by little, so their squared distances are updated about the running mean
+        (Welford, Technometrics 4(3), 1962): sum_g (n_g (m_g - mean))^2, where only the last group
+        may have fewer copies than the others. A single group leaves no way to tell: NaN.
+        """
+        n = len(weights)
+        first_half = mean.flatten()[:0]
+        group = torch.empty_like(mean)
+        for first in range(0, n, spec.group):
+            if first == half:
+                first_half = _sample(mean)
+            some = weights[first : first + spec.group]
+            accumulate_(group.zero_(), some, spec, first, backend=self.backend)
+            group.div_(len(some)).sub_(mean)
+            done = first + len(some)
+            before = first // spec.group
+            value = (spec.group * len(some) / done) ** 2 * before * (before + 1)
+            spread.addcmul_(group, group, value=value)
+            mean.add_(group, alpha=len(some) / done)
+        groups = -(-n // spec.group)
+        if groups > 1:
+            spread.mul_(groups / (groups - 1)).sqrt_().div_(n)
+        else:
+            spread.fill_(torch.nan)
+        return first_half
 
     def _frozen(self, spec: NoiseSpec) -> Tensor | None:
         """Where the attribution is 0 by definition: no noise, and no neighbour that moves too."""
@@ -495,11 +552,13 @@ class LikelihoodRatio:
         return spec.scale == 0
 
 
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(
+            f"{name} must be a number or a tensor, got {type(value).__name__} "
+            f"{' '.join(repr(value).split()):.60}"
+        )
+    return float(value)
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
@@ -518,52 +577,30 @@ def _digest(x: Tensor) -> str:
     return hashlib.sha256(raw.numpy().data).hexdigest()
 
 
-def _standard_error_(
-    square: Tensor, total: Tensor, last: Tensor | None, n: int, group: int
-) -> None:
-    """Turns the sum of squared terms into the standard error of the sum, in place.
-
-    The terms of a sum over independent copies are the copies; of Hadamard copies, whole groups,
-    of which the last may be smaller. NaN where there is only one.
-    """
-    groups = -(-n // group)
-    if groups < 2:
-        square.fill_(torch.nan)
-        return
-    smaller = group - (n - (groups - 1) * group)  # by how much the last group is
-    for at in range(0, square.numel(), _SLICE):
-        q, t = (a.view(-1)[at : at + _SLICE] for a in (square, total))
-        mean = t / n
-        # sum_g (T_g - n_g mean)^2, with n_g = group but for the last
-        weighted = group * t
-        sizes = group * n
-        if last is not None and smaller:
-            weighted -= smaller * last.view(-1)[at : at + _SLICE]
-            sizes = group * group * (groups - 1) + (group - smaller) ** 2
-        spread = q - 2 * mean * weighted + mean * mean * sizes
-        q.copy_(spread.clamp_(min=0).mul_(groups / (groups - 1)).sqrt_())
+def _sample(mean: Tensor) -> Tensor:
+    """All elements of a map, or a regular sample of a large one."""
+    stride = -(-mean.numel() // _RELIABILITY_ELEMENTS)
+    return mean.flatten()[::stride].clone()
 
 
 def _reliability(
-    first: Tensor,
-    both: Tensor,
-    half: int,
-    n: int,
-    spec: NoiseSpec,
-    stride: int,
-    frozen: Tensor | None,
+    first: Tensor, both: Tensor, half: int, n: int, spec: NoiseSpec, frozen: Tensor | None
 ) -> float:
     """Correlation of the maps of two half-runs, stepped up to the full run (Spearman-Brown)."""
     if not 0 < half < n:
         return math.nan
-    a, b = first.double() / half, (both - first).double() / (n - half)
+    one = first.double()
+    other = (_sample(both).double() * n - one * half) / (n - half)
     if isinstance(spec.scale, Tensor):
-        scale = spec.scale.flatten()[::stride].to(a)
-        a, b = a / scale, b / scale
+        scale = _sample(spec.scale).to(one)
+        one, other = one / scale, other / scale
     if frozen is not None:
-        kept = ~frozen.flatten()[::stride]
-        a, b = a[kept], b[kept]
+        kept = ~_sample(frozen)
+        one, other = one[kept], other[kept]
+    # By NumPy, whose sums do not depend on the number of threads.
+    a, b = one.cpu().numpy(), other.cpu().numpy()
     a, b = a - a.mean(), b - b.mean()
-    correlation = float((a @ b) / (a.norm() * b.norm()))
+    size = math.sqrt((a * a).sum() * (b * b).sum())
+    correlation = float((a * b).sum()) / size if size else math.nan
     # Stepping up is meant for correlations >= 0; a negative one is reported as it is.
     return 2 * correlation / (1 + correlation) if correlation > 0 else correlation

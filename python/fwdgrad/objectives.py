@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,26 +48,51 @@ callable from the model's output to one score per copy, got 'accuracy'
         )
 
 
-def _as_tensor(outputs: Any) -> Tensor:
+def _check_outputs(outputs: Any, batch: int | None, source: str = "model") -> Tensor:
+    """The output as a tensor that has the right batch, no graph and real numbers."""
     if isinstance(outputs, Tensor):
-        return outputs
-    try:
-        return torch.as_tensor(outputs)
-    except (TypeError, ValueError, RuntimeError):
+        tensor = outputs
+    else:
+        try:
+            tensor = torch.as_tensor(outputs)
+        except (TypeError, ValueError, RuntimeError):
+            raise ModelError(
+                f"the {source} must return a tensor or an array, got {type(outputs).__name__}; "
+                "give an objective that makes one score per copy of it"
+            ) from None
+    if tensor.requires_grad:
         raise ModelError(
-            f"the model must return a tensor or an array, got {type(outputs).__name__}; "
-            "give an objective that makes one score per copy of it"
-        ) from None
+            f"the {source} returned a tensor with a gradient graph, though it is called under "
+            "torch.no_grad(); remove enable_grad from it, or return output.detach()"
+        )
+    if batch is not None and (tensor.dim() == 0 or tensor.shape[0] != batch):
+        raise ModelError(
+            f"the {source} returned shape {tuple(tensor.shape)} for a batch of {batch}; the "
+            "first axis must be the batch"
+        )
+    if tensor.is_complex():
+        raise ModelError(f"the {source} must return real numbers, got {tensor.dtype}")
+    axes = 1 if source == "objective" else 2
+    if tensor.dim() > axes or not tensor.numel():
+        expected = "one score per copy," if source == "objective" else "(batch, classes) or"
+        hint = "; give an objective that makes one score per copy of it" if axes == 2 else ""
+        raise ModelError(
+            f"the {source} must return {expected} (batch,), got shape {tuple(tensor.shape)}{hint}"
+        )
+    return tensor
 
 
-def resolve_target(target: int | str | None, outputs: Any, objective: Objective) -> int | None:
+def resolve_target(
+    target: Any, outputs: Any, objective: Objective, batch: int | None = None
+) -> int | None:
     """The class to explain, from the output at the clean input.
 
     Args:
-        target: a class, ``"auto"`` for the one of the largest output, or None where the model
-            returns one number per copy.
-        outputs: the model's output for a batch of one.
+        target: a class (an int, or what ``argmax`` gives), ``"auto"`` for the one of the largest
+            output, or None where the model returns one number per copy.
+        outputs: the model's output at the clean input.
         objective: where it is a callable, there is no class.
+        batch: how many rows the output must have, where that is to be checked.
 
     Returns:
         The class, or None where the output is the score itself.
@@ -79,22 +105,22 @@ def resolve_target(target: int | str | None, outputs: Any, objective: Objective)
         1
     """
     if callable(objective):
-        if target not in ("auto", None):
+        if not (target is None or (isinstance(target, str) and target == "auto")):
             raise ValueError(
                 f"target must be left out where objective is a callable, got {target!r}"
             )
         return None
-    if isinstance(target, bool) or not (target is None or isinstance(target, (int, str))):
-        raise TypeError(f"target must be a class number, 'auto' or None, got {target!r}")
-    if isinstance(target, str) and target != "auto":
+    outputs = _check_outputs(outputs, batch)
+    if not (target is None or isinstance(target, str)):
+        value = target
+        if isinstance(target, (Tensor, np.ndarray)) and len(target.reshape(-1)) == 1:
+            value = target.item()
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"target must be a class number, 'auto' or None, got {target!r}")
+        target = int(value)
+    elif target not in ("auto", None):
         raise ValueError(f"target must be a class number, 'auto' or None, got {target!r}")
-    outputs = _as_tensor(outputs)
     classes = outputs.shape[1] if outputs.dim() == 2 else 1
-    if outputs.dim() > 2:
-        raise ModelError(
-            f"the model must return (batch, classes) or (batch,), got shape "
-            f"{tuple(outputs.shape)}; give an objective that makes one score per copy of it"
-        )
     if classes == 1:
         if target in ("auto", None, 0):
             return None
@@ -103,10 +129,9 @@ def resolve_target(target: int | str | None, outputs: Any, objective: Objective)
         raise ValueError(f"target must be given: the model returns {classes} classes")
     if target == "auto":
         return int(outputs[0].argmax())
-    assert isinstance(target, int)
     if not 0 <= target < classes:
         raise ValueError(f"target must lie in 0 .. {classes - 1}, got {target}")
-    return target
+    return int(target)
 
 
 def scores_of(outputs: Any, objective: Objective, target: int | None, batch: int) -> Tensor:
@@ -130,37 +155,21 @@ def scores_of(outputs: Any, objective: Objective, target: int | None, batch: int
         tensor([0.5000])
     """
     if callable(objective):
-        scores, source = objective(outputs), "objective"
-    else:
-        scores, source = _as_tensor(outputs), "model"
-    if not isinstance(scores, Tensor):
-        scores = _as_tensor(scores)
-    if scores.requires_grad:
-        raise ModelError(
-            f"the {source} returned a tensor with a gradient graph, though it is called under "
-            "torch.no_grad(); remove enable_grad from it, or return output.detach()"
-        )
-    if scores.dim() == 0 or scores.shape[0] != batch:
-        raise ModelError(
-            f"the {source} returned shape {tuple(scores.shape)} for a batch of {batch}; the first "
-            "axis must be the batch"
-        )
-    if scores.is_complex():
-        raise ModelError(f"the {source} must return real numbers, got {scores.dtype}")
-    if scores.dtype not in (torch.float32, torch.float64):
-        scores = scores.float()
-    if source == "objective":
-        if scores.dim() != 1:
-            raise ModelError(
-                f"the objective must return one score per copy, ({batch},), got "
-                f"{tuple(scores.shape)}"
-            )
-        return scores
+        return _floating(_check_outputs(objective(outputs), batch, "objective"))
+    scores = _floating(_check_outputs(outputs, batch))
     if target is None:
         if scores.numel() != batch:
             raise ModelError(
                 f"the model must return one number per copy, got {tuple(scores.shape)}"
             )
         return scores.reshape(batch)
-    assert isinstance(objective, str)
+    if scores.dim() != 2 or scores.shape[1] <= target:
+        raise ModelError(
+            f"the model returned {tuple(scores.shape)} for copies, which has no class {target}, "
+            "though its output at the input itself had"
+        )
     return _NAMED[objective](scores, target)
+
+
+def _floating(scores: Tensor) -> Tensor:
+    return scores if scores.dtype in (torch.float32, torch.float64) else scores.float()

@@ -29,6 +29,7 @@ from fwdgrad.errors import CheckpointError, ModelError
 
 Progress = bool | Callable[[int, int], None]
 
+MODEL_SCORE = "score at the input"  # stands for the model in the identity of a run
 DEFAULT_BATCH = 32
 LARGEST_BATCH = 1024  # what a memory budget may grow a micro-batch to
 SAVE_EVERY_SECONDS = 5.0
@@ -116,7 +117,9 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["fwdgrad.checkpoint"])
                 stored = file.get_tensor("scores")
-            identity, done, batch = header["identity"], int(header["done"]), header["batch"]
+            identity, done, batch = header["identity"], header["done"], header["batch"]
+            if not (isinstance(identity, dict) and isinstance(done, int) and batch >= 1):
+                raise ValueError("its header has the wrong types")
             whole = stored.shape == (done, scores.shape[1]) and done <= len(scores)
             if identity == self.identity and not whole:
                 raise ValueError("its scores have the wrong shape")
@@ -128,7 +131,7 @@ class Checkpoint:
         differing = [
             f"{name} was {identity.get(name)!r}, is {self.identity.get(name)!r}"
             for name in sorted(identity.keys() | self.identity.keys())
-            if not _same(identity.get(name), self.identity.get(name))
+            if not _same(name, identity.get(name), self.identity.get(name))
         ]
         if differing:
             raise CheckpointError(
@@ -162,9 +165,9 @@ class Checkpoint:
             self.save(scores, done, batch)
 
 
-def _same(a: object, b: object) -> bool:
-    if isinstance(a, float) and isinstance(b, float):  # a score that a machine computed
-        return abs(a - b) <= 1e-3 * max(abs(a), abs(b), 1e-3)
+def _same(name: str, a: object, b: object) -> bool:
+    if name == MODEL_SCORE and isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= 1e-3 * max(abs(a), abs(b), 1e-3)  # another machine may round it
     return a == b
 
 
@@ -227,6 +230,7 @@ class BatchSize:
         device: torch.device,
     ) -> None:
         """Beside ``fixed_bytes`` there are first copies, then the sums that follow them."""
+        self.is_given = batch_size is not None
         self.growing = batch_size is None and memory is not None
         self.budget = 0
         if batch_size is not None:
@@ -253,6 +257,14 @@ class BatchSize:
         fits = int(0.9 * self.budget / each)
         self.size = min(max(min(2 * self.size, fits), self.size), LARGEST_BATCH)
         self.growing = fits > self.size and self.size < LARGEST_BATCH
+
+    def resume(self, size: int) -> None:
+        """Takes over the size of the run that goes on, unless another is asked for."""
+        if self.is_given:
+            return
+        if self.growing:
+            size = min(size, max(1, int(0.9 * self.budget / self._copy_bytes)))
+        self.size, self.growing = size, False
 
     def halve(self, error: BaseException) -> None:
         """After the model ran out of memory."""
@@ -306,7 +318,7 @@ def collect_scores(
     scores = torch.full((copies, signs), torch.nan, dtype=torch.float64)
     done, resumed = checkpoint.load(scores) if checkpoint else (0, None)
     if resumed is not None:
-        batch.size, batch.growing = resumed, False
+        batch.resume(resumed)
     bar = tqdm(
         total=copies * signs,
         initial=done * signs,

@@ -7,11 +7,11 @@
 namespace fwdgrad {
 
 // The number of cells that can touch an axis, whatever the shift; a bilinear field has the
-// centres of one more on the low side and one more on the high side.
+// centres of cells, from one before the first to the last that an element can reach.
 FWDGRAD_HD int64_t grid_length(int64_t length, int64_t cell, bool bilinear) {
   if (cell == 1) return length;
   if (!bilinear) return (length + cell - 2) / cell + 1;
-  return (2 * (length + cell - 2) + 1 + cell) / (2 * cell) + 2;
+  return (2 * (length + cell - 2) + 3 * cell) / (2 * cell) + 1;
 }
 
 // A position between two grid lines: low + fraction, with fraction in [0, 1).

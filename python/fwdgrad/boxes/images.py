@@ -43,7 +43,7 @@ class ImageClassifier:
         """A class as a person would write it: number and first name."""
         if target is None:
             return "the model's output"
-        if self.labels is None:
+        if self.labels is None or target >= len(self.labels):
             return f"class {target}"
         return f"{self.labels[target].split(',')[0]} (class {target})"
 
@@ -103,42 +103,37 @@ def load_photo(path: str | os.PathLike[str], size: int) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"photo {path} does not exist" + (" as a file" * path.exists()))
     try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(_rgb(opened))
+        # From a file object: from a path Pillow maps an uncompressed TIFF into memory, and then
+        # gets a rotated one wrong.
+        with path.open("rb") as file, Image.open(file) as opened:
+            picture = _rgb(ImageOps.exif_transpose(opened))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"photo {path} cannot be read: {error}") from None
-    shorter = round(size / _CROP)
-    ratio = shorter / min(picture.size)
+    # Scaled by the box, so that a long strip is never scaled whole.
+    side = min(picture.size) * _CROP
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
     picture = picture.resize(
-        (max(size, round(picture.width * ratio)), max(size, round(picture.height * ratio))),
-        Image.Resampling.BICUBIC,
+        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
     )
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    picture = picture.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
     from PIL import Image
 
-    picture.load()
-    exif = picture.getexif()
     if picture.mode.startswith("I") or picture.mode == "F":  # Pillow itself would cut off at 255
         values = np.asarray(picture, dtype=np.float64)
         top = 65535.0 if values.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
         if picture.mode == "F" and values.max(initial=0) <= 1:
             top = 1.0
-        result = Image.fromarray(np.round(values.clip(0, top) * (255 / top)).astype(np.uint8))
-        result = result.convert("RGB")
-    elif "A" in picture.getbands() or "transparency" in picture.info:
+        levels = np.round(values.clip(0, top) * (255 / top)).astype(np.uint8)
+        return Image.fromarray(levels).convert("RGB")
+    if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         result = Image.new("RGBA", picture.size, "white")
         result.alpha_composite(picture)
-        result = result.convert("RGB")
-    else:
-        result = picture.convert("RGB")
-    result.getexif().update(exif)
-    return result
+        return result.convert("RGB")
+    return picture.convert("RGB")
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -193,7 +188,10 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
     """
     names = None
     if labels is not None:
-        names = tuple(labels.read_text(encoding="utf-8").splitlines())
+        try:
+            names = tuple(labels.read_text(encoding="utf-8").splitlines())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"labels {labels} is no text file: {error}") from None
     if name in MODELS:
         box = MODELS[name]()
         return ImageClassifier(box.name, box.forward, box.size, names or box.labels)

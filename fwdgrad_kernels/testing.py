@@ -1,0 +1,202 @@
+"""Parametrisations and tolerances, for our tests and other tools'.
+
+An integer of the noise contract is the same everywhere, so it is compared with ``==``. A float of
+it agrees with the reference to 2e-6 (1 + ``|xi|``) at unit scale; the two assertions here say what
+follows from that for noisy copies and for sums.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwdgrad_kernels import reference
+from fwdgrad_kernels.ops import accumulate_
+from fwdgrad_kernels.spec import LAWS, NoiseSpec
+
+TOLERANCE = 2e-6
+
+SCORED_LAWS = tuple(law for law in LAWS if law != "uniform")
+
+EXACT_LAWS = ("uniform", "rademacher", "hadamard")
+"""Laws whose draws are exact in float32, so that backends agree on every bit."""
+
+CASES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
+    # Vectors around the lengths at which the CPU kernels cut their work: 1024 and 2048.
+    ((1,), {}),
+    ((7,), {}),
+    ((1023,), {}),
+    ((1025,), {}),
+    ((2047,), {}),
+    ((2049,), {}),
+    ((2600,), {"block": 2200}),
+    ((2500,), {"cell": 3}),
+    ((2600,), {"block": 2200, "cell": 7, "field": "bilinear"}),
+    # Images of odd sizes; blocks of whole rows or columns; channels that share their draws.
+    ((3, 17, 19), {}),
+    ((3, 17, 19), {"shared": True}),
+    ((3, 17, 19), {"block": 5}),
+    ((3, 17, 19), {"block": (17, 4), "shared": True}),
+    ((3, 17, 19), {"block": (5, 19)}),
+    ((3, 17, 19), {"cell": 4}),
+    ((3, 17, 19), {"cell": 4, "field": "bilinear"}),
+    ((3, 17, 19), {"block": 6, "cell": 5, "field": "bilinear", "shared": True}),
+    ((2, 17, 19), {"block": (1, 19), "cell": 19, "shared": True}),
+    # More than three axes, and two.
+    ((2, 3, 5, 33), {"block": (2, 30), "cell": 2, "shared": True}),
+    ((37, 60), {"block": 9, "cell": 60, "field": "bilinear"}),
+    # Rows longer than a run, planes longer than a tile.
+    ((2, 3, 1100), {"cell": 2, "field": "bilinear"}),
+    ((1, 3, 1400), {"block": (2, 1200)}),
+    ((2, 40, 64), {"block": (7, 64)}),
+    # An axis of length 1 has no cells.
+    ((2, 9, 1), {"cell": 4, "field": "bilinear"}),
+    ((2, 1, 9), {"block": (1, 5), "cell": 4, "field": "bilinear"}),
+)
+"""Input shapes, each with the keyword arguments of a ``NoiseSpec``."""
+
+
+def case_id(value: object) -> str | None:
+    """A short name of an entry of ``CASES``, for ``pytest.mark.parametrize(ids=case_id)``.
+
+    Example:
+        >>> case_id(((3, 17), {"block": 5, "shared": True}))
+        '3x17-block5-shared'
+    """
+    if not isinstance(value, tuple) or len(value) != 2:
+        return None
+    shape, options = value
+    names = []
+    for name, option in options.items():
+        text = "x".join(map(str, option)) if isinstance(option, tuple) else str(option)
+        names.append(text if name == "field" else name if option is True else name + text)
+    return "-".join(["x".join(map(str, shape)), *names])
+
+
+def unit_scores(spec: NoiseSpec, first: int, count: int, *, backend: str = "auto") -> Tensor:
+    """J_i s1(xi_i) of each copy as ``accumulate_`` sums them: float32 (count, *shape).
+
+    Example:
+        >>> unit_scores(NoiseSpec((3,), "rademacher", seed=1), first=0, count=2).abs()
+        tensor([[1., 1., 1.],
+                [1., 1., 1.]])
+    """
+    scores = torch.zeros(count, *spec.shape)
+    for i in range(count):
+        accumulate_(scores[i], torch.ones(1), spec, first + i, backend=backend)
+    return scores
+
+
+def unit_error(
+    spec: NoiseSpec,
+    first: int,
+    count: int,
+    *,
+    score: bool = False,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The error that the contract allows each unit draw or score: float64 (count, *shape).
+
+    2e-6 (1 + ``|xi|``) where the block covers, else 0. A bilinear field rounds relative to the
+    largest of the draws that it interpolates, which with heavy tails is far from its own value.
+    """
+    size = reference.draws(spec, first, count, score=score, device=device).abs()
+    if spec.is_bilinear:  # the larger of each draw and its neighbours, before interpolation
+        kernel = tuple(3 if cell > 1 else 1 for cell in spec.cells)
+        padding = tuple(extent // 2 for extent in kernel)
+        grid = size.reshape(count, *spec.grid)
+        size = torch.nn.functional.max_pool2d(grid, kernel, 1, padding).flatten(1)
+    error = TOLERANCE * (1.0 + reference.spread(spec, size, first))
+    covered = reference.masks(spec, first, count, device)[:, None]
+    return (error.reshape(count, *spec.planes) * covered).reshape(count, *spec.shape)
+
+
+def _assert_within(name: str, actual: Tensor, expected: Tensor, bound: Tensor) -> None:
+    error = (actual.double() - expected).abs()
+    if bool((error <= bound).all()):  # not (error > bound).any(): NaN is an error
+        return
+    index = int((error / bound).nan_to_num(nan=torch.inf).argmax())
+    at = tuple(int(i) for i in torch.unravel_index(torch.tensor(index), actual.shape))
+    raise AssertionError(
+        f"{name} differs from the reference at {at}: {actual[at]:.9g}, not {expected[at]:.9g}, "
+        f"an error of {error[at]:.3g} where {bound[at]:.3g} is allowed"
+    )
+
+
+def assert_copies(
+    actual: Tensor,
+    x: Tensor,
+    spec: NoiseSpec,
+    first: int,
+    sign: int = 1,
+    clip: tuple[float, float] = (-torch.inf, torch.inf),
+) -> None:
+    """Asserts that noisy copies are the reference's, to ``TOLERANCE`` and one rounding to dtype.
+
+    Args:
+        actual: (count, *shape), what a backend made of x.
+        x: the input.
+        spec: what noise.
+        first: the number of the first copy.
+        sign: as for ``perturb``.
+        clip: as for ``perturb``.
+
+    Raises:
+        AssertionError: naming the worst element.
+
+    Example:
+        >>> from fwdgrad_kernels import perturb
+        >>> x, spec = torch.zeros(5), NoiseSpec((5,), "cauchy", scale=0.1)
+        >>> assert_copies(perturb(x, spec, 7, 20), x, spec, 7)
+    """
+    count, kind = len(actual), torch.finfo(actual.dtype)
+    assert actual.dtype == x.dtype, f"copies are {actual.dtype}, x is {x.dtype}"
+    expected = reference.perturb(x.double(), spec, first, count, sign, *clip)
+    scale = spec.scale.double().abs() if isinstance(spec.scale, Tensor) else spec.scale
+    rounding = kind.eps * expected.abs() + kind.smallest_normal * kind.eps
+    bound = scale * unit_error(spec, first, count, device=x.device) + rounding
+    # What overflows the dtype is compared as its largest number.
+    finite = (actual.double().clamp(kind.min, kind.max), expected.clamp(kind.min, kind.max))
+    _assert_within("perturb", *finite, bound)
+
+
+def assert_sums(
+    total: Tensor,
+    square: Tensor | None,
+    weights: Tensor,
+    spec: NoiseSpec,
+    first: int,
+    before: float = 0.0,
+) -> None:
+    """Asserts that ``accumulate_``'s sums are the reference's, to ``TOLERANCE`` a term.
+
+    Args:
+        total: what a backend summed.
+        square: the sum of squares, or None.
+        weights: (count,).
+        spec: what noise.
+        first: the number of the first copy.
+        before: what both sums held before.
+
+    Raises:
+        AssertionError: naming the worst element.
+
+    Example:
+        >>> spec, weights = NoiseSpec((5,), "logistic"), torch.ones(20)
+        >>> assert_sums(accumulate_(torch.zeros(5), weights, spec, 7), None, weights, spec, 7)
+    """
+    count = len(weights)
+    w = weights.double().reshape(-1, *[1] * len(spec.shape))
+    terms = w * reference.unit(spec, first, count, score=True, device=w.device)
+    error = w.abs() * unit_error(spec, first, count, score=True, device=w.device)
+    eps = torch.finfo(total.dtype).eps * (count + 1)
+
+    def check(name: str, actual: Tensor, terms: Tensor, error: Tensor) -> None:
+        rounding = eps * (abs(before) + terms.abs().sum(0))
+        _assert_within(name, actual, before + terms.sum(0), error.sum(0) + rounding)
+
+    check("total", total, terms, error)
+    if square is not None:
+        check("square", square, terms**2, (2 * terms.abs() + error) * error)

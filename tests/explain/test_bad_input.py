@@ -1,0 +1,270 @@
+"""Every wrong argument and every model of no use is refused by name, before queries are spent."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import fwdgrad
+from fwdgrad import CONTROLS, OBJECTIVES, LikelihoodRatio, ModelError
+from fwdgrad_kernels import LAWS
+
+from .models import SHAPE, Recorder, X, exact
+
+OPTIONS = {"target": 1, "queries": 64, "sigma": 0.3}
+
+
+def x_with(value, at=17):
+    x = X.clone()
+    x.view(-1)[at:] = value  # from this element on, to see that the first is named
+    return x
+
+
+def cases(*rows):
+    """Parametrises over (exception, change of the arguments, fragments of the message)."""
+    return pytest.mark.parametrize(
+        ("error", "change", "fragments"),
+        rows,
+        ids=[f"{'+'.join(row[1])} {row[2][-1]}"[:48] for row in rows],
+    )
+
+
+def refused(error, change, fragments):
+    """What the change is answered with, and how often the model was asked before."""
+    arguments = {"x": X, **OPTIONS, **change}
+    recorder = Recorder(arguments.pop("model", exact))
+    with pytest.raises(error) as caught:
+        fwdgrad.explain(recorder, arguments.pop("x"), **arguments)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return recorder
+
+
+@cases(
+    # The input.
+    (TypeError, {"x": X.numpy()}, ["x must be a tensor", "ndarray"]),
+    (TypeError, {"x": [1.0, 2.0]}, ["x must be a tensor", "list"]),
+    (TypeError, {"x": X.int()}, ["x must be float32", "torch.int32"]),
+    (TypeError, {"x": X > 0}, ["x must be float32", "torch.bool"]),
+    (TypeError, {"x": X + 1j}, ["x must be float32", "torch.complex64"]),
+    (ValueError, {"x": X[:0]}, ["x must have elements", "(0, 4, 6)"]),
+    (ValueError, {"x": torch.tensor(1.0)}, ["x must have", "()"]),
+    (ValueError, {"x": x_with(math.nan)}, ["x must be finite", "nan at element 17"]),
+    (ValueError, {"x": x_with(-math.inf)}, ["x must be finite", "-inf at element 17"]),
+    (ValueError, {"x": X * 0 + 2, "sigma": None}, ["sigma must be given", "constant"]),
+    # Queries.
+    (ValueError, {"queries": 0}, ["queries must be at least 1", "got 0"]),
+    (ValueError, {"queries": -2}, ["queries must be at least 1", "got -2"]),
+    (ValueError, {"queries": 63}, ["queries must be even", "63", "64", "antithetic=False"]),
+    (TypeError, {"queries": 64.0}, ["queries must be an integer", "64.0"]),
+    (TypeError, {"queries": True}, ["queries must be an integer", "True"]),
+    (TypeError, {"queries": "64"}, ["queries must be an integer", "'64'"]),
+    (TypeError, {"queries": None}, ["queries must be an integer", "None"]),
+    (TypeError, {"antithetic": "no"}, ["antithetic must be", "'no'"]),
+    (TypeError, {"query": 64}, ["query"]),
+    # Sigma and baseline.
+    (ValueError, {"sigma": -0.1}, ["sigma must be positive", "-0.1"]),
+    (ValueError, {"sigma": 0}, ["sigma must be positive", "got 0"]),
+    (ValueError, {"sigma": math.nan}, ["sigma must be positive and finite", "nan"]),
+    (ValueError, {"sigma": math.inf}, ["sigma must be positive and finite", "inf"]),
+    (TypeError, {"sigma": True}, ["sigma must be a number", "True"]),
+    (TypeError, {"sigma": "0.1"}, ["sigma must be a number", "'0.1'"]),
+    (TypeError, {"sigma": X.int()}, ["sigma must be a floating tensor", "torch.int32"]),
+    (ValueError, {"sigma": X.abs()[0]}, ["sigma", "(2, 4, 6)", "(4, 6)"]),
+    (ValueError, {"sigma": torch.tensor(0.3)}, ["sigma", "(2, 4, 6)", "()"]),
+    (ValueError, {"sigma": x_with(-0.5).abs() * x_with(-1.0, 20).sign()}, ["sigma", "element"]),
+    (ValueError, {"sigma": x_with(math.nan).abs()}, ["sigma", "nan at element 17"]),
+    (ValueError, {"sigma": x_with(math.inf).abs()}, ["sigma", "inf at element 17"]),
+    (ValueError, {"sigma": X * 0}, ["sigma must not be zero everywhere"]),
+    (TypeError, {"sigma": X.abs(), "baseline": 0.0}, ["sigma must be a number", "baseline"]),
+    (ValueError, {"baseline": X}, ["baseline must not", "zero everywhere"]),
+    (ValueError, {"baseline": X[0]}, ["baseline", "(2, 4, 6)", "(4, 6)"]),
+    (ValueError, {"baseline": math.nan}, ["baseline must be finite", "nan"]),
+    (ValueError, {"baseline": x_with(math.inf)}, ["baseline must be finite", "inf"]),
+    (TypeError, {"baseline": "grey"}, ["baseline must be", "'grey'"]),
+    # Neither can be written down by ``Explanation.save``.
+    (TypeError, {"baseline": X.numpy() + 1}, ["baseline must be", "array"]),
+    (TypeError, {"baseline": [[[0.0]]]}, ["baseline must be", "[[[0.0]]]"]),
+    # The noise.
+    (ValueError, {"law": "uniform"}, ["law", "uniform", "score", "normal", "hadamard"]),
+    (ValueError, {"law": "gauss"}, ["law", "gauss", "normal"]),
+    (ValueError, {"block": 5}, ["block", "(4, 6)", "5"]),
+    (ValueError, {"block": (4, 7)}, ["block", "(4, 6)", "(4, 7)"]),
+    (ValueError, {"block": 0}, ["block", "0"]),
+    (ValueError, {"block": (2, 2, 2)}, ["block", "(2, 2, 2)"]),
+    (TypeError, {"block": 2.5}, ["block", "2.5"]),
+    (ValueError, {"cell": 0}, ["cell", "0"]),
+    (ValueError, {"cell": 7}, ["cell", "1 .. 6", "7"]),
+    (ValueError, {"field": "cubic"}, ["field", "cubic", "bilinear"]),
+    (TypeError, {"shared": 1}, ["shared", "1"]),
+    (ValueError, {"seed": -1}, ["seed", "-1"]),
+    (ValueError, {"seed": 2**64}, ["seed", str(2**64)]),
+    (TypeError, {"seed": None}, ["seed", "None"]),
+    (ValueError, {"clip": (1, 0)}, ["clip must be (low, high)", "(1, 0)"]),
+    (ValueError, {"clip": (0, math.nan)}, ["clip must be (low, high)", "nan"]),
+    ((TypeError, ValueError), {"clip": (0,)}, ["clip must be (low, high)", "(0,)"]),
+    ((TypeError, ValueError), {"clip": (0, 1, 2)}, ["clip must be (low, high)", "(0, 1, 2)"]),
+    ((TypeError, ValueError), {"clip": 0.5}, ["clip must be (low, high)", "0.5"]),
+    ((TypeError, ValueError), {"clip": "ab"}, ["clip must be (low, high)", "'ab'"]),
+    # The run.
+    (ValueError, {"control": "mean"}, ["control", "'mean'", *CONTROLS[1:]]),
+    (ValueError, {"control": "leave-one-out", "queries": 2}, ["leave-one-out", "more than 2", "2"]),
+    (
+        ValueError,
+        {"control": "leave-one-out", "law": "hadamard", "queries": 64, "antithetic": False},
+        ["queries", "more than 64", "got 64"],
+    ),
+    (ValueError, {"objective": "accuracy"}, ["objective", "'accuracy'", *OBJECTIVES]),
+    (ValueError, {"objective": None}, ["objective", "None"]),
+    (ValueError, {"batch_size": 0}, ["batch_size must be at least 1", "0"]),
+    (TypeError, {"batch_size": 1.5}, ["batch_size must be an integer", "1.5"]),
+    (ValueError, {"batch_size": 4, "memory": "1GiB"}, ["batch_size", "memory", "one of them"]),
+    (ValueError, {"memory": "lots"}, ["memory", "'lots'", "1GiB"]),
+    (ValueError, {"memory": 0}, ["memory must be positive", "0"]),
+    (ValueError, {"backend": "gpu"}, ["backend", "'gpu'", "reference"]),
+    ((TypeError, ValueError), {"progress": "yes"}, ["progress must be", "'yes'"]),
+)
+def test_arguments(error, change, fragments):
+    assert refused(error, change, fragments).asked in ([], [1])
+
+
+@cases(
+    (ValueError, {"target": 3}, ["target must lie in 0 .. 2", "3"]),
+    (ValueError, {"target": -1}, ["target must lie in 0 .. 2", "-1"]),
+    ((TypeError, ValueError), {"target": "cat"}, ["target must be a class number", "'cat'"]),
+    (ValueError, {"target": None}, ["target must be given", "3 classes"]),
+    (TypeError, {"target": 1.0}, ["target must be a class number", "1.0"]),
+    (TypeError, {"target": True}, ["target must be a class number", "True"]),
+    (TypeError, {"target": [1]}, ["target must be a class number", "[1]"]),
+    (TypeError, {"target": np.array([0, 1])}, ["target must be a class number", "array([0, 1])"]),
+    (TypeError, {"target": torch.tensor([0, 1])}, ["target must be a class", "tensor([0, 1])"]),
+    (TypeError, {"target": torch.tensor(True)}, ["target must be a class", "tensor(True)"]),
+    (TypeError, {"target": torch.tensor(1.5)}, ["target must be a class", "tensor(1.5"]),
+    (ValueError, {"objective": exact}, ["target must be left out", "objective", "1"]),
+    (ValueError, {"model": lambda batch: exact(batch)[:, 1]}, ["target must be 0", "one", "1"]),
+)
+def test_targets(error, change, fragments):
+    assert refused(error, change, fragments).asked == [1]
+
+
+@pytest.mark.parametrize("model", [None, "resnet", torch.zeros(3)], ids=repr)
+def test_model_that_cannot_be_called(model):
+    with pytest.raises(TypeError, match=f"model must be callable.*{type(model).__name__}"):
+        fwdgrad.explain(model, X, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "target", "error", "message"),
+    [
+        ([X], 0, TypeError, "inputs must be a tensor, got list"),
+        (X[0, 0], 0, ValueError, r"inputs must have a batch axis, got shape \(6,\)"),
+        (torch.stack([X, X]), [0, 1, 2], ValueError, "target must be one class or 2.*got 3"),
+        (torch.stack([X, X]), [0, 3], ValueError, r"target must lie in 0 \.\. 2, got 3"),
+        (torch.stack([X, X]), torch.tensor([0.0, 1.0]), TypeError, "target must be .*got 0.0"),
+        (torch.stack([X, X]).int(), 0, TypeError, "must be float32.*torch.int32"),
+    ],
+)
+def test_attribute(inputs, target, error, message):
+    with pytest.raises(error, match=message):
+        LikelihoodRatio(exact, queries=8, sigma=0.3).attribute(inputs, target)
+
+
+# ---- models --------------------------------------------------------------------------------
+
+
+def graph(batch):
+    with torch.enable_grad():
+        weights = torch.ones(48, 3, requires_grad=True)
+        return batch.flatten(1).float() @ weights
+
+
+def fails(_):
+    raise KeyError("no such layer")
+
+
+USELESS = {
+    "graph": (graph, "gradient graph.*no_grad.*enable_grad.*detach"),
+    "scalar": (lambda batch: batch.sum(), r"shape \(\) for a batch of 1"),
+    "larger": (lambda batch: exact(batch.repeat(2, 1, 1, 1)), r"shape \(2, 3\) for a batch of 1"),
+    "empty": (lambda batch: exact(batch)[:0], r"shape \(0, 3\) for a batch of 1"),
+    "no classes": (lambda batch: exact(batch)[:, :0], r"shape \(1, 0\)|0 classes"),
+    "maps": (lambda batch: batch, r"\(batch, classes\) or \(batch,\), got shape \(1, 2, 4, 6\)"),
+    "sequence": (lambda batch: exact(batch)[:, None], r"got shape \(1, 1, 3\).*give an objective"),
+    "dict": (lambda batch: {"logits": exact(batch)}, "got dict; give an objective"),
+    "tuple": (lambda batch: (exact(batch), exact(batch)), "got tuple; give an objective"),
+    "text": (lambda batch: "a cat", "got str; give an objective"),
+    "nothing": (lambda batch: None, "got NoneType; give an objective"),
+    "complex": (lambda batch: exact(batch) + 1j, "real numbers, got torch.complex128"),
+    "nan": (lambda batch: exact(batch) * math.nan, "score at the input itself is nan"),
+    "infinite": (lambda batch: exact(batch).abs() / 0, "score at the input itself is inf"),
+    "error": (fails, r"failed on a batch of shape \(1, 2, 4, 6\): KeyError.*no such layer"),
+}
+
+
+@pytest.mark.parametrize("target", [1, "auto"])
+@pytest.mark.parametrize("kind", USELESS)
+def test_models_of_no_use(kind, target):
+    model, message = USELESS[kind]
+    recorder = Recorder(model)
+    with pytest.raises(ModelError, match=message) as caught:
+        fwdgrad.explain(recorder, X, **{**OPTIONS, "target": target})
+    assert recorder.asked == [1]
+    if kind == "error":
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda batch: exact(batch[:1]), r"the model returned shape \(1, 3\) for a batch of 16"),
+        (lambda batch: exact(batch).flatten(), r"the model returned shape \(48,\) for a batch of"),
+        (lambda batch: exact(batch).T, r"the model returned shape \(3, 16\) for a batch of 16"),
+        (lambda batch: exact(batch)[:, :1], "class|target|shape"),
+        (graph, "gradient graph"),
+        (lambda batch: None, "got NoneType"),
+    ],
+    ids=["one row", "flat", "transposed", "fewer classes", "graph", "nothing"],
+)
+def test_models_that_fail_on_a_batch(answer, message, tmp_path):
+    # The clean input's batch of one comes out well.
+    path = tmp_path / "run.safetensors"
+    recorder = Recorder(lambda batch: answer(batch) if len(recorder.asked) == 3 else exact(batch))
+    with pytest.raises(ModelError, match=message):
+        fwdgrad.explain(recorder, X, batch_size=16, checkpoint=path, **OPTIONS)
+    mended = Recorder()
+    fwdgrad.explain(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
+    assert mended.calls == 48
+
+
+def test_an_error_of_the_model_on_a_batch_keeps_its_kind_and_the_scores(tmp_path):
+    path = tmp_path / "run.safetensors"
+    recorder = Recorder(lambda batch: fails(batch) if len(recorder.asked) == 3 else exact(batch))
+    with pytest.raises((KeyError, ModelError), match="no such layer"):
+        fwdgrad.explain(recorder, X, batch_size=16, checkpoint=path, **OPTIONS)
+    mended = Recorder()
+    fwdgrad.explain(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
+    assert mended.calls == 48
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law != "uniform"])
+def test_what_is_right_is_not_refused(law):
+    result = fwdgrad.explain(
+        exact, X, **OPTIONS, law=law, block=(4, 6), cell=6, seed=2**64 - 1, clip=(-1, 1)
+    )
+    assert result.attribution.shape == SHAPE
+    assert result.attribution.isfinite().all()
+
+
+def test_leave_one_out_takes_the_fewest_queries_it_says():
+    for queries, options in ((4, {}), (66, {"law": "hadamard", "antithetic": False})):
+        with pytest.raises(ValueError, match="more than") as caught:
+            fwdgrad.explain(exact, X, target=1, queries=2, control="leave-one-out", **options)
+        least = int(re.search(r"more than (\d+)", str(caught.value)).group(1)) + 2
+        assert least == queries
+        result = fwdgrad.explain(
+            exact, X, target=1, queries=queries, control="leave-one-out", **options
+        )
+        assert np.isfinite(result.attribution.numpy()).all()

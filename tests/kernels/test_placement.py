@@ -1,0 +1,227 @@
+"""Where noise falls: blocks, cells, fields and shared draws. Bounds are in bounds.py."""
+
+import math
+
+import contract
+import pytest
+import torch
+from bounds import ERRORS, assert_uniform
+
+from fwdgrad_kernels import NoiseSpec, blocks, noise, perturb, reference
+
+BACKEND = pytest.mark.parametrize("backend", ["cpu", "reference"])
+
+
+def count_places(places, sizes):
+    """How often each combination of places occurs."""
+    index = torch.zeros_like(places[0])
+    for place, size in zip(places, sizes, strict=True):
+        assert bool((place >= 0).all() & (place < size).all())
+        index = index * size + place
+    return torch.bincount(index, minlength=math.prod(sizes)).double()
+
+
+# ---- blocks ------------------------------------------------------------------------------
+
+
+@BACKEND
+@pytest.mark.parametrize(
+    ("shape", "block"),
+    [
+        ((6, 9), (4, 3)),
+        ((3, 224, 200), (103, 1)),
+        ((9,), 4),
+        ((2, 7, 7), 7),
+        ((2**31 + 1,), 2**31),  # 2^32 places, the most that 32 random bits can tell apart
+    ],
+    ids=str,
+)
+def test_blocks_follow_the_contract(shape, block, backend):
+    seed = 2**64 - 3
+    spec = NoiseSpec(shape, block=block, seed=seed)
+    for copy in (0, 1, 2, 3, 2**32 + 1, 2**63 - 2):
+        expected = []
+        words = contract.words(0, 1, copy, seed)
+        for word, extent, length in zip(words, spec.extents, spec.planes[1:], strict=False):
+            start = 0
+            if extent < length:
+                start = contract.place(word, length + extent - 1) - (extent - 1)
+            expected.append([max(start, 0), min(start + extent, length)])
+        got = blocks(spec, copy, 1, backend=backend)[0].tolist()
+        assert got == expected[-len(shape[-2:]) :]
+
+
+def test_starts_are_uniform_and_axes_independent():
+    copies, length, block = 50_000, torch.tensor([6, 9]), torch.tensor([4, 3])
+    start, stop = blocks(NoiseSpec((2, 6, 9), block=(4, 3), seed=1), 0, copies).unbind(-1)
+    # A block that is cut at the low border is known by where it stops.
+    place = torch.where(start > 0, start, stop - block) + block - 1
+    assert bool((stop == (place + 1).clamp(max=length)).all())
+    assert_uniform(count_places(place.unbind(1), (9, 11)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "block", "coverage"),
+    [
+        ((2, 6, 9), (4, 3), 4 / 9 * 3 / 11),
+        ((2, 6, 9), (6, 3), 3 / 11),
+        ((2, 6, 9), 1, 1 / 54),
+        ((11,), 5, 1 / 3),
+        ((7, 11), (11,), 1.0),
+        ((7, 11), None, 1.0),
+    ],
+    ids=str,
+)
+def test_every_element_is_covered_with_probability_q(shape, block, coverage):
+    copies = 20_000
+    spec = NoiseSpec(shape, "rademacher", block=block, seed=2)
+    assert spec.coverage == pytest.approx(coverage, rel=1e-15)
+    hits = (noise(spec, 0, copies) != 0).sum(0)
+    error = math.sqrt(copies * coverage * (1 - coverage))
+    assert bool(((hits - copies * coverage).abs() <= ERRORS * error).all())  # the corners too
+    if len(shape) == 3:  # the block covers all leading axes
+        assert torch.equal(hits[0], hits[1])
+
+
+@BACKEND
+def test_outside_the_block_x_keeps_its_bits(backend):
+    spec = NoiseSpec((2, 30, 41), "normal", 3.0, block=(11, 13), seed=3)
+    x = torch.randn(2, 30, 41, generator=torch.Generator().manual_seed(0))
+    x[:, ::7, ::5] = torch.tensor([math.nan, math.inf])[:, None, None]
+    changed = 0
+    for copy, bounds in enumerate(blocks(spec, 0, 20, backend=backend).tolist()):
+        (y0, y1), (x0, x1) = bounds
+        outside = torch.ones(2, 30, 41, dtype=torch.bool)
+        outside[:, y0:y1, x0:x1] = False
+        got = perturb(x, spec, copy, 1, backend=backend)[0]
+        assert torch.equal(got[outside].view(torch.int32), x[outside].view(torch.int32))
+        changed += int((got[~outside] != x[~outside]).sum())
+    assert changed > 1000
+
+
+# ---- cells -------------------------------------------------------------------------------
+
+
+def shift_of(line, cell):
+    """The grid's shift along an axis, from where the field first changes: (copies, length)."""
+    first_change = (line[:, 1:] != line[:, :-1]).double().argmax(1) + 1
+    return -first_change % cell
+
+
+def nearest(shape, cell, copies, first=0, seed=4):
+    # Uniform draws: two cells of one copy share a value once in 2^23.
+    spec = NoiseSpec(shape, "uniform", cell=cell, seed=seed)
+    return noise(spec, first, copies, dtype=torch.float64)
+
+
+def test_grid_shifts_are_uniform():
+    cell = 5
+    field = nearest((11, 11), cell, 20_000)
+    shifts = shift_of(field[:, :, 0], cell), shift_of(field[:, 0, :], cell)
+    assert_uniform(count_places(shifts, (cell, cell)))
+
+
+@pytest.mark.parametrize("cell", [2, 3, 7, 12])
+def test_nearest_field_is_constant_in_each_cell(cell):
+    height, width, first, seed = 12, 23, 2**32 + 5, 2**63 + 1
+    for copy, field in enumerate(nearest((2, height, width), cell, 20, first, seed), first):
+        _, _, word_y, word_x = contract.words(0, 1, copy, seed)
+        rows = (torch.arange(height) + contract.place(word_y, cell)) // cell
+        columns = (torch.arange(width) + contract.place(word_x, cell)) // cell
+        cells = torch.stack(torch.meshgrid(torch.arange(2), rows, columns, indexing="ij"))
+        cells = (cells * torch.tensor([10_000, 100, 1])[:, None, None, None]).sum(0)
+        # One value per cell and one cell per value.
+        pairs = torch.stack((cells.double().flatten(), field.flatten()), 1).unique(dim=0)
+        assert len(pairs) == len(cells.unique()) == len(field.unique())
+
+
+@BACKEND
+@pytest.mark.parametrize("field", ["nearest", "bilinear"])
+@pytest.mark.parametrize(
+    ("shape", "cell"), [((2, 12, 23), 4), ((9, 13), 5), ((2, 20), 12), ((1, 9), 3)], ids=str
+)
+def test_fields_follow_the_contract(shape, cell, field, backend):
+    seed = 2**63 + 1
+    spec = NoiseSpec(shape, "uniform", cell=cell, field=field, seed=seed)
+    # Draw k of a field is draw k of a vector: the grid of cells is stored row by row.
+    vector = NoiseSpec((spec.draws,), "uniform", seed=seed)
+    for copy in (0, 7, 2**32 + 5):
+        draws = noise(vector, copy, 1, dtype=torch.float64, backend=backend).reshape(spec.grid)
+        for axis, word in enumerate(contract.words(0, 1, copy, seed)[2:], 1):
+            length = spec.planes[axis]
+            if length == 1:
+                continue
+            at = torch.arange(length).double() + contract.place(word, cell)
+            if field == "nearest":
+                weights = torch.eye(spec.grid[axis])[(at // cell).long()].double()
+            else:  # a tent around the centre of each cell, of which number 0 lies before the first
+                centres = cell * (torch.arange(spec.grid[axis]) - 0.5)
+                weights = (1 - (at[:, None] + 0.5 - centres).abs() / cell).clamp(min=0)
+            draws = (draws.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+        got = noise(spec, copy, 1, dtype=torch.float64, backend=backend)[0]
+        torch.testing.assert_close(got, draws.reshape(shape), rtol=0, atol=1e-6)
+
+
+def interpolation(shape, cell, first, seed=5):
+    """Phi, the reference's linear map from a copy's draws to its elements: (elements, draws)."""
+    spec = NoiseSpec(shape, cell=cell, field="bilinear", seed=seed)
+    units = torch.eye(spec.draws, dtype=torch.float64)
+    columns = [reference.spread(spec, unit[None], first).flatten() for unit in units]
+    return torch.stack(columns, 1)
+
+
+SMOOTH = pytest.mark.parametrize(
+    ("shape", "cell"),
+    [((2, 9, 11), 4), ((9, 11), 5), ((13,), 3), ((1, 9), 2), ((9, 1), 4), ((2, 8), 8)],
+    ids=str,
+)
+
+
+@SMOOTH
+def test_bilinear_field_is_a_convex_combination_of_neighbours(shape, cell):
+    axes = sum(length > 1 for length in shape[-2:])
+    for first in range(12):
+        phi = interpolation(shape, cell, first)
+        assert bool((phi >= 0).all())
+        torch.testing.assert_close(phi.sum(1), torch.ones(len(phi)).double(), rtol=1e-15, atol=0)
+        assert int((phi > 0).sum(1).max()) <= 2**axes
+
+
+@SMOOTH
+@BACKEND
+def test_bilinear_field_is_straight_between_centres(shape, cell, backend):
+    spec = NoiseSpec(shape, "uniform", cell=cell, field="bilinear", seed=5)
+    field = noise(spec, 0, 40, backend=backend)
+    assert float(field.abs().max()) <= 1 + 1e-6
+    for axis in range(-min(2, len(shape)), 0):
+        if shape[axis] < 3:
+            continue
+        lines = field.movedim(axis, -1).reshape(40, -1, shape[axis])
+        bends = (lines.diff(n=2).abs() > 1e-5).any(1)  # of each copy, where along this axis
+        # Centres lie `cell` apart; one between two elements bends the line at both of them.
+        for bend in bends:
+            assert len((bend.nonzero() % cell).unique()) <= 2
+        assert bool(bends.any())
+        assert cell == 2 or not bool(bends.all())
+
+
+@pytest.mark.parametrize("cell", [3, 5])
+def test_bilinear_field_takes_its_draws_at_centres(cell):
+    # The field is extreme only at centres, so with signs it reaches -1 and 1 there: odd cells
+    # have a centre element.
+    spec = NoiseSpec((40, 40), "rademacher", cell=cell, field="bilinear", seed=6)
+    field = noise(spec, 0, 10)
+    full = field.abs() == 1
+    assert bool(full.flatten(1).any(1).all())
+    assert float(full.double().mean()) < 0.5
+
+
+@BACKEND
+@pytest.mark.parametrize("options", [{}, {"cell": 3}, {"cell": 3, "field": "bilinear"}], ids=str)
+def test_shared_channels_take_the_draws_of_one(options, backend):
+    spec = NoiseSpec((2, 3, 10, 13), "normal", shared=True, seed=7, **options)
+    one = noise(NoiseSpec((10, 13), "normal", seed=7, **options), 4, 6, backend=backend)
+    shared = noise(spec, 4, 6, backend=backend)
+    assert torch.equal(shared, one[:, None, None].expand(6, 2, 3, 10, 13))
+    apart = noise(NoiseSpec((2, 3, 10, 13), "normal", seed=7, **options), 4, 6, backend=backend)
+    assert not torch.equal(apart[:, 0, 0], apart[:, 1, 2])

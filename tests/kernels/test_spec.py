@@ -1,0 +1,165 @@
+"""NoiseSpec as a value, and what it derives: draws, coverage, gradient."""
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from fwdgrad_kernels import LAWS, NoiseSpec
+
+FIELDS = {
+    "shape": (3, 8, 9),
+    "law": "logistic",
+    "scale": 0.25,
+    "block": (4, 5),
+    "cell": 2,
+    "field": "bilinear",
+    "shared": True,
+    "seed": 2**64 - 1,
+}
+OTHER = {
+    "shape": (3, 9, 8),
+    "law": "normal",
+    "scale": 0.5,
+    "block": (5, 4),
+    "cell": 3,
+    "field": "nearest",
+    "shared": False,
+    "seed": 2**63 - 1,
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_each_field_makes_a_difference(name):
+    spec = NoiseSpec(**FIELDS)
+    other = dataclasses.replace(spec, **{name: OTHER[name]})
+    assert spec != other
+    assert other == NoiseSpec(**{**FIELDS, name: OTHER[name]})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(spec, name, OTHER[name])
+
+
+@pytest.mark.parametrize("duplicate", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
+@pytest.mark.parametrize(
+    "scale", [0.25, torch.arange(216.0).reshape(3, 8, 9) - 7], ids=["number", "map"]
+)
+def test_value(duplicate, scale):
+    spec = NoiseSpec(**{**FIELDS, "scale": scale})
+    spec.coverage, spec.encoded  # noqa: B018  (the copy is of a spec that was used)
+    again = duplicate(spec)
+    assert again == spec
+    assert hash(again) == hash(spec)
+    assert {spec: 1}[again] == 1
+    assert spec != "a spec"
+
+
+def test_scales_are_compared_by_value_and_kind():
+    ones = torch.ones(4)
+    assert NoiseSpec((4,), scale=ones) == NoiseSpec((4,), scale=torch.ones(4))
+    assert NoiseSpec((4,), scale=ones) != NoiseSpec((4,), scale=2 * ones)
+    assert NoiseSpec((4,), scale=ones) != NoiseSpec((4,), scale=ones.double())
+    assert NoiseSpec((4,), scale=ones) != NoiseSpec((4,), scale=1.0)
+    assert not NoiseSpec((4,), scale=ones.clone().requires_grad_()).scale.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ({"block": 5}, {"block": (5, 5)}),
+        ({"block": (5,)}, {"block": (8, 5)}),
+        ({"shape": [3, 8, 9]}, {"shape": torch.Size([3, 8, 9])}),
+        ({"scale": 1}, {"scale": 1.0}),
+    ],
+    ids=str,
+)
+def test_ways_to_write_one_spec(a, b):
+    one, other = (NoiseSpec(**{"shape": (3, 8, 9), **kwargs}) for kwargs in (a, b))
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+def test_a_vector_is_a_shape_of_one_axis():
+    assert NoiseSpec(9) == NoiseSpec((9,))
+    assert NoiseSpec((9,), block=4) == NoiseSpec((9,), block=(4,))
+    assert NoiseSpec((9,)) != NoiseSpec((1, 9))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "draws"),
+    [
+        ((3, 8, 9), {}, 216),
+        ((3, 8, 9), {"shared": True}, 72),
+        # The cells that can touch 8 and 9 elements, whatever the shift: 3 and 3, or 4 and 4.
+        ((3, 8, 9), {"cell": 4}, 3 * 3 * 3),
+        ((3, 8, 9), {"cell": 3, "shared": True}, 4 * 4),
+        # A bilinear field has a centre before the first and one after the last.
+        ((8, 10), {"cell": 3, "field": "bilinear"}, 5 * 6),
+        ((8, 9), {"cell": 1, "field": "bilinear"}, 72),
+        ((1, 9), {"cell": 9}, 2),
+    ],
+    ids=str,
+)
+def test_number_of_draws(shape, options, draws):
+    spec = NoiseSpec(shape, **options)
+    assert spec.draws == draws
+    assert spec.group == 1
+    assert NoiseSpec(shape, "hadamard", **options).group == 1 << (draws - 1).bit_length()
+
+
+@pytest.mark.parametrize(
+    ("shape", "block", "coverage"),
+    [
+        ((3, 224, 224), 103, (103 / 326) ** 2),
+        ((3, 224, 224), (224, 103), 103 / 326),
+        ((3, 224, 224), None, 1.0),
+        ((10, 6), (6,), 1.0),
+        ((6,), 2, 2 / 7),
+    ],
+    ids=str,
+)
+def test_coverage(shape, block, coverage):
+    assert NoiseSpec(shape, block=block).coverage == pytest.approx(coverage, rel=1e-15)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_only_uniform_has_no_score(law):
+    assert NoiseSpec((2,), law).has_score == (law != "uniform")
+
+
+# ---- gradient(): total / (count q scale) -------------------------------------------------
+
+TOTAL = [1.0, -2.0, 3.0, 0.5]
+GRADIENTS = pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        (0.5, [1.0, -2.0, 3.0, 0.5]),  # count q scale = 5 x 2/5 x 1/2
+        (2.0, [0.25, -0.5, 0.75, 0.125]),
+        (0.0, [0.0, 0.0, 0.0, 0.0]),
+        (torch.tensor([0.5, -0.5, 0.0, 0.25]), [1.0, 2.0, 0.0, 1.0]),
+    ],
+    ids=str,
+)
+
+
+@GRADIENTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("where", ["new", "out", "total"])
+def test_gradient(scale, expected, dtype, where):
+    spec = NoiseSpec((4,), scale=scale, block=2)
+    total = torch.tensor(TOTAL, dtype=dtype)
+    out = {"new": None, "out": torch.full_like(total, torch.nan), "total": total}[where]
+    got = spec.gradient(total, 5, out)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=dtype), rtol=1e-6, atol=0)
+    if where == "new":
+        assert total.tolist() == TOTAL
+    else:
+        assert got is out
+
+
+@pytest.mark.parametrize("scale", [0.0, torch.zeros(2), torch.tensor([0.0, -0.0])], ids=str)
+def test_gradient_of_frozen_elements_is_zero_whatever_was_summed(scale):
+    total = torch.tensor([torch.nan, torch.inf])
+    assert NoiseSpec((2,), scale=scale).gradient(total, 3).tolist() == [0.0, 0.0]
