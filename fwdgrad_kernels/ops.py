@@ -146,9 +146,10 @@ def check_clip(clip: object) -> tuple[float, float]:
     """The bounds of a clip, infinite where it is None."""
     if clip is None:
         return -math.inf, math.inf
-    if not isinstance(clip, (tuple, list)) or len(clip) != 2:
-        raise TypeError(f"clip must be (low, high), got {clip!r}")
-    low, high = float(clip[0]), float(clip[1])
+    try:
+        low, high = (float(bound) for bound in clip)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise TypeError(f"clip must be (low, high), got {clip!r}") from None
     if not low <= high:
         raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
     return low, high

@@ -18,6 +18,7 @@ from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier, load_
 from fwdgrad.explanation import Explanation
 from fwdgrad_kernels import native
 
+_TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 BASELINES = ("grey", "black", "white", "blur", "none")
 
 
@@ -296,7 +297,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split())
+        if not text or not isinstance(error, _TELLING):  # a KeyError's text is only the key
+            text = f"{type(error).__name__}: {text}"
         print(f"fwdgrad: error: {text}", file=sys.stderr)
         return 1
     finally:

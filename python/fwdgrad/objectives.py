@@ -122,6 +122,11 @@ def resolve_target(
         raise ValueError(f"target must be a class number, 'auto' or None, got {target!r}")
     classes = outputs.shape[1] if outputs.dim() == 2 else 1
     if classes == 1:
+        if objective != "logit":
+            raise ValueError(
+                "objective must be 'logit' where the model returns one number per copy (it is that "
+                f"number) or a callable, got {objective!r}"
+            )
         if target in ("auto", None, 0):
             return None
         raise ValueError(f"target must be 0: the model returns one number per copy, got {target}")

@@ -123,6 +123,8 @@ class Checkpoint:
             whole = stored.shape == (done, scores.shape[1]) and done <= len(scores)
             if identity == self.identity and not whole:
                 raise ValueError("its scores have the wrong shape")
+            if not bool(torch.isfinite(stored).all()):
+                raise ValueError("its scores are not finite")
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"checkpoint {self.path} is damaged or no checkpoint ({error}); nothing was read "
@@ -259,12 +261,9 @@ class BatchSize:
         self.growing = fits > self.size and self.size < LARGEST_BATCH
 
     def resume(self, size: int) -> None:
-        """Takes over the size of the run that goes on, unless another is asked for."""
-        if self.is_given:
-            return
-        if self.growing:
-            size = min(size, max(1, int(0.9 * self.budget / self._copy_bytes)))
-        self.size, self.growing = size, False
+        """Takes over the size of the run that goes on, where nothing else is asked for."""
+        if not (self.is_given or self.budget):
+            self.size = size
 
     def halve(self, error: BaseException) -> None:
         """After the model ran out of memory."""

@@ -109,6 +109,8 @@ def refused(error, change, fragments):
     ((TypeError, ValueError), {"clip": (0, 1, 2)}, ["clip must be (low, high)", "(0, 1, 2)"]),
     ((TypeError, ValueError), {"clip": 0.5}, ["clip must be (low, high)", "0.5"]),
     ((TypeError, ValueError), {"clip": "ab"}, ["clip must be (low, high)", "'ab'"]),
+    ((TypeError, ValueError), {"clip": ("a", 1)}, ["clip must be (low, high)", "('a', 1)"]),
+    ((TypeError, ValueError), {"clip": (None, 1)}, ["clip must be (low, high)", "(None, 1)"]),
     # The run.
     (ValueError, {"control": "mean"}, ["control", "'mean'", *CONTROLS[1:]]),
     (ValueError, {"control": "leave-one-out", "queries": 2}, ["leave-one-out", "more than 2", "2"]),

@@ -376,6 +376,25 @@ def test_a_warning_is_one_line_too(folder, capsys, monkeypatch):
     assert re.fullmatch(r"fwdgrad: warning: checkpoint [^\n]+ cannot be written [^\n]+\n", err)
 
 
+def test_a_disk_that_fills_up_at_the_end_loses_nothing(folder, capsys, monkeypatch):
+    fsync, writes = os.fsync, []
+
+    def full_after_the_checkpoint(handle):
+        writes.append(handle)
+        if len(writes) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", full_after_the_checkpoint)
+        status, _ = explain()
+    refused(capsys, status, "No space left")
+    assert copies_asked() == 128
+    assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
+    assert explain()[0] == 0
+    assert copies_asked() == 0
+
+
 # ---- interrupted ---------------------------------------------------------------------------
 
 

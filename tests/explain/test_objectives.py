@@ -138,3 +138,9 @@ def test_a_callable_that_returns_something_else(objective, message):
     with pytest.raises(ModelError, match=message):
         explain(model, target=None, objective=objective)
     assert model.asked == [1]  # said at the clean input, before the queries are spent
+
+
+def test_a_single_number_is_no_probability():
+    # Whether it is a logit, a probability or a regression's value only the model's author knows.
+    with pytest.raises(ValueError, match=r"objective must be 'logit'.*one number.*'probability'"):
+        explain(model=lambda batch: batch.flatten(1).sum(1), objective="probability", target=None)

@@ -171,6 +171,15 @@ def test_resume_keeps_to_the_batch_that_is_asked_for(checkpoint, smaller):
     assert max(rest.asked) <= 9
 
 
+def test_resume_with_a_budget_grows_again(checkpoint):
+    # A run that was killed in its first seconds, or by a want of memory that is over.
+    whole = stopped_after(1, checkpoint, batch_size=2)
+    rest = Recorder()
+    assert_same_bits(explain(rest, checkpoint=checkpoint, memory="1GiB"), whole)
+    assert rest.calls == 58
+    assert max(rest.asked) > 2
+
+
 def test_checkpoint_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     explain(checkpoint="run.safetensors")
@@ -311,14 +320,25 @@ def test_a_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("done", 31), ("done", 99), ("done", -1), ("done", "x"), ("identity", []), ("batch", "x")],
+    [
+        ("done", 31),
+        ("done", 99),
+        ("done", -1),
+        ("done", "x"),
+        ("identity", []),
+        ("batch", "x"),
+        ("scores", math.nan),
+    ],
 )
-def test_a_header_that_does_not_fit_is_refused(checkpoint, field, value):
+def test_a_content_that_does_not_fit_is_refused(checkpoint, field, value):
     explain(checkpoint=checkpoint)
     with safe_open(checkpoint, "pt") as file:
         header = json.loads(file.metadata()["fwdgrad.checkpoint"])
         scores = file.get_tensor("scores")
-    header[field] = value
+    if field == "scores":
+        scores[7] = value  # which a run never writes
+    else:
+        header[field] = value
     save_file({"scores": scores}, checkpoint, {"fwdgrad.checkpoint": json.dumps(header)})
     refuse_file(checkpoint)
 

@@ -122,10 +122,12 @@ def _rgb(picture: Image.Image) -> Image.Image:
     from PIL import Image
 
     if picture.mode.startswith("I") or picture.mode == "F":  # Pillow itself would cut off at 255
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
-        if picture.mode == "F" and values.max(initial=0) <= 1:
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+        largest = values.max(initial=0)
+        if picture.mode == "F" and largest < 2:  # fractions, perhaps a little over
             top = 1.0
+        else:
+            top = 65535.0 if largest > 255 or picture.mode.startswith("I;16") else 255.0
         levels = np.round(values.clip(0, top) * (255 / top)).astype(np.uint8)
         return Image.fromarray(levels).convert("RGB")
     if "A" in picture.getbands() or "transparency" in picture.info:
