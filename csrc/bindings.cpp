@@ -26,12 +26,12 @@ Spec decode(const Encoded& e) {
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, double scale, int type,
-             const Encoded& spec, int64_t first, int64_t count, double low, double high,
+             const Encoded& spec, int64_t first, int64_t count, bool pairs, double low, double high,
              int threads) {
   py::gil_scoped_release release;
   fwdgrad::cpu::perturb(pointer(out), pointer(x), pointer(scale_map), scale,
                         static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first), count,
-                        low, high, threads);
+                        pairs, low, high, threads);
 }
 
 void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type, const Encoded& spec,

@@ -22,7 +22,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _library = torch.library.Library("fwdgrad_kernels", "DEF")
 _library.define(
     "perturb_(Tensor(a!) out, Tensor x, Tensor? scale_map, float scale, int[] spec, int first, "
-    "float low, float high) -> ()"
+    "bool pairs, float low, float high) -> ()"
 )
 _library.define(
     "accumulate_(Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, int first) -> ()"
@@ -40,6 +40,7 @@ def _perturb_cpu(
     scale: float,
     spec: list[int],
     first: int,
+    pairs: bool,
     low: float,
     high: float,
 ) -> None:
@@ -52,7 +53,8 @@ def _perturb_cpu(
         DTYPES.index(x.dtype),
         spec,
         first,
-        out.shape[0],
+        out.shape[0] // (2 if pairs else 1),
+        pairs,
         low,
         high,
         torch.get_num_threads(),
@@ -87,6 +89,7 @@ def _perturb_fake(
     scale: float,
     spec: list[int],
     first: int,
+    pairs: bool,
     low: float,
     high: float,
 ) -> None:
@@ -200,6 +203,7 @@ def perturb(
     clip: tuple[float, float] | None = None,
     out: Tensor | None = None,
     *,
+    pairs: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """Noisy copies first .. first + count - 1 of an input: x + sign * scale * J_i * xi_i.
@@ -211,11 +215,13 @@ def perturb(
         count: how many copies.
         sign: 1, or -1 for the antithetic copies.
         clip: clamp the copies' values to (low, high).
-        out: where to write, (count, *shape) of x's dtype and device, contiguous.
+        out: where to write, of the result's shape and x's dtype and device, contiguous.
+        pairs: each copy with both signs of its noise, which is drawn once.
         backend: see ``backend_for``.
 
     Returns:
-        The copies, (count, *shape); ``out`` where it was given.
+        The copies, (count, *shape); with pairs (2 count, *shape), first all with ``sign``, then
+        all with the other. ``out`` where it was given.
 
     Example:
         >>> import torch
@@ -233,13 +239,16 @@ def perturb(
     first, count = _check_copies(first, count)
     if isinstance(sign, bool) or sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, got {sign!r}")
+    if not isinstance(pairs, bool):
+        raise TypeError(f"pairs must be True or False, got {pairs!r}")
     low, high = check_clip(clip)
     backend = backend_for(x.device, backend)
     x = x.detach().contiguous()
+    rows = 2 * count if pairs else count
     if out is None:
-        out = x.new_empty((count, *spec.shape))
+        out = x.new_empty((rows, *spec.shape))
     else:
-        _check_destination("out", out, (count, *spec.shape), x)
+        _check_destination("out", out, (rows, *spec.shape), x)
         if _overlap(out, x):
             raise ValueError("out must not share memory with x")
     scale_map = None
@@ -257,9 +266,12 @@ def perturb(
     if not out.numel():
         return out
     if backend == "reference":
-        return out.copy_(reference.perturb(x, spec, first, count, sign, low, high))
+        for i in range(2 if pairs else 1):
+            copies = reference.perturb(x, spec, first, count, sign * (-1) ** i, low, high)
+            out[i * count : (i + 1) * count] = copies
+        return out
     torch.ops.fwdgrad_kernels.perturb_(
-        out, x, scale_map, scale, list(spec.encoded), first, low, high
+        out, x, scale_map, scale, list(spec.encoded), first, pairs, low, high
     )
     return out
 

@@ -252,8 +252,8 @@ std::vector<Placement> placements_of(const Spec& spec, uint64_t first, int64_t c
 
 template <typename T>
 void perturb_typed(T* out, const T* x, const typename Compute<T>::type* map, double scale,
-                   const Spec& spec, uint64_t first, int64_t count, double low, double high,
-                   int threads) {
+                   const Spec& spec, uint64_t first, int64_t count, bool pairs, double low,
+                   double high, int threads) {
   using C = typename Compute<T>::type;
   const Plan plan(spec);
   const std::vector<Placement> placements = placements_of(spec, first, count);
@@ -266,18 +266,23 @@ void perturb_typed(T* out, const T* x, const typename Compute<T>::type* map, dou
     const int64_t end = std::min(begin + kTile, numel);
     const Placement& block = placements[i];
     T* const copy = out + i * numel;
+    T* const opposite = pairs ? out + (count + i) * numel : nullptr;
     const bool whole =
         block.y0 == 0 && block.y1 == spec.height && block.x0 == 0 && block.x1 == spec.width;
-    if (!whole) {
+    for (T* to : {copy, opposite}) {
+      if (whole || !to) continue;
       if (clips)
-        clamp_only(x + begin, C(low), C(high), end - begin, copy + begin);
+        clamp_only(x + begin, C(low), C(high), end - begin, to + begin);
       else
-        std::memcpy(copy + begin, x + begin, sizeof(T) * (end - begin));
+        std::memcpy(to + begin, x + begin, sizeof(T) * (end - begin));
     }
     Field field(plan, first + static_cast<uint64_t>(i), block, false);
     for_each_run(spec, block, begin, end, [&](int64_t from, int length) {
-      add_noise(x + from, map ? map + from : nullptr, C(scale), field.run(from, length), C(low),
-                C(high), length, copy + from);
+      const float* noise = field.run(from, length);
+      const C* const scales = map ? map + from : nullptr;
+      add_noise(x + from, scales, C(scale), noise, C(low), C(high), length, copy + from);
+      if (opposite)
+        add_noise(x + from, scales, C(-scale), noise, C(low), C(high), length, opposite + from);
     });
   }
 }
@@ -309,14 +314,14 @@ void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, u
 }  // namespace
 
 void perturb(void* out, const void* x, const void* scale_map, double scale, Type type,
-             const Spec& spec, uint64_t first, int64_t count, double low, double high,
+             const Spec& spec, uint64_t first, int64_t count, bool pairs, double low, double high,
              int threads) {
   threads = useful_threads(threads, count, spec.numel());
   const auto run = [&](auto* typed) {
     using T = std::remove_pointer_t<decltype(typed)>;
     using C = typename Compute<T>::type;
     perturb_typed(static_cast<T*>(out), static_cast<const T*>(x), static_cast<const C*>(scale_map),
-                  scale, spec, first, count, low, high, threads);
+                  scale, spec, first, count, pairs, low, high, threads);
   };
   switch (type) {
     case Type::kFloat32:

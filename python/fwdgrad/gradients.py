@@ -414,30 +414,30 @@ class LikelihoodRatio:
         """What ``collect_scores`` calls: scores of copies, and how to free their buffer."""
         buffer: Tensor | None = None
 
-        def copies(first: int, signs_: tuple[int, ...], count: int) -> Tensor:
+        def copies(first: int, count: int, sign: int, pairs: bool) -> Tensor:
             nonlocal buffer
-            rows = len(signs_) * count
+            rows = 2 * count if pairs else count
             if buffer is None or len(buffer) < rows:
                 buffer = None  # free the old one first
                 buffer = x.new_empty((rows, *x.shape))
-            for i, sign in enumerate(signs_):
-                out = buffer[i * count : (i + 1) * count]
-                perturb(x, spec, first, count, sign, self.clip, out, backend=self.backend)
-            return buffer[:rows]
+            return perturb(
+                x, spec, first, count, sign, self.clip, buffer[:rows], pairs=pairs,
+                backend=self.backend,
+            )  # fmt: skip
+
+        def call(batch: Tensor) -> Tensor:
+            with torch.no_grad():
+                scores = scores_of(self.forward(batch), self.objective, target, len(batch))
+            # Copied: a model may return a view of its argument, or of a buffer of its own.
+            return scores.to("cpu", torch.float64, copy=True)
 
         def score(first: int, count: int, batch: int) -> Tensor:
-            # Both signs in one call where they fit, else one after the other.
-            passes = ((1, -1),) if signs == 2 and signs * count <= batch else ((1,), (-1,))
-            columns = []
-            for signs_ in passes[: signs if passes != ((1, -1),) else 1]:
-                rows = len(signs_) * count
-                with torch.no_grad():
-                    outputs = self.forward(copies(first, signs_, count))
-                    scores = scores_of(outputs, self.objective, target, rows)
-                # Copied: a model may return a view of its argument, or of a buffer of its own.
-                scores = scores.to("cpu", torch.float64, copy=True)
-                columns.append(scores.view(len(signs_), count))
-            return torch.cat(columns).T
+            if signs == 1:
+                return call(copies(first, count, 1, False))[:, None]
+            if 2 * count <= batch:
+                return call(copies(first, count, 1, True)).view(2, count).T
+            both = [call(copies(first, count, sign, False)) for sign in (1, -1)]
+            return torch.stack(both, dim=1)
 
         def release() -> None:
             nonlocal buffer

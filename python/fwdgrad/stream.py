@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
 import tempfile
 import time
@@ -30,7 +31,8 @@ from fwdgrad.errors import CheckpointError, ModelError
 Progress = bool | Callable[[int, int], None]
 
 MODEL_SCORE = "score at the input"  # stands for the model in the identity of a run
-DEFAULT_BATCH = 32
+DEFAULT_BATCH = {"cpu": 256, "cuda": 64}  # copies at most, where nothing is asked for ...
+DEFAULT_BYTES = {"cpu": 2**22, "cuda": 2**30}  # ... and bytes of copies; see CONTRIBUTING
 LARGEST_BATCH = 1024  # what a memory budget may grow a micro-batch to
 SAVE_EVERY_SECONDS = 5.0
 
@@ -247,8 +249,9 @@ class BatchSize:
             self.size = 1
             self._copy_bytes = copy_bytes
             self._meter = _Meter(device)
-        else:  # as many as a gigabyte of copies holds, at most the default
-            self.size = max(1, min(DEFAULT_BATCH, 2**30 // max(copy_bytes, 1)))
+        else:
+            kind = "cpu" if device.type == "cpu" else "cuda"
+            self.size = max(2, min(DEFAULT_BATCH[kind], DEFAULT_BYTES[kind] // copy_bytes))
 
     def after(self, taken: int) -> None:
         """Grows after a micro-batch that took ``taken`` copies at once."""
@@ -364,8 +367,10 @@ def collect_scores(
 
 
 def _check_finite(new: Tensor, first: int, checkpoint: Checkpoint | None) -> None:
+    if math.isfinite(float(new.sum())):
+        return
     bad = (~torch.isfinite(new)).any(1).nonzero()[:, 0].tolist()
-    if not bad:
+    if not bad:  # only their sum is too large
         return
     numbers = ", ".join(str(first + i) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
     value = new[bad[0]][~torch.isfinite(new[bad[0]])][0].item()

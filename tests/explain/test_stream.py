@@ -93,7 +93,7 @@ def test_same_bits_for_every_batch_size(model, options, antithetic):
         asked = Recorder(model)
         assert_same_bits(explain(asked, batch_size=batch_size, **options), whole)
         assert asked.calls == 134
-        assert max(asked.asked) <= (batch_size or stream.DEFAULT_BATCH)
+        assert max(asked.asked) <= (batch_size or stream.DEFAULT_BATCH["cpu"])
 
 
 def test_same_bits_on_one_thread_and_on_two():

@@ -89,3 +89,17 @@ def test_a_row_does_not_depend_on_its_buffer():
         perturb(moved, spec, FIRST, 4, out=out)
         expected = out.clone() if expected is None else expected
         assert same(out.contiguous(), expected)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("options", [{}, {"block": 9}, {"cell": 3, "field": "bilinear"}], ids=str)
+def test_pairs_are_the_copies_of_both_signs(backend, options):
+    x = torch.linspace(-1, 1, 2 * 30 * 41).reshape(2, 30, 41)
+    spec = NoiseSpec(x.shape, "normal", torch.rand(2, 30, 41), seed=3, **options)
+    out = torch.full((10, *x.shape), torch.nan)
+    perturb(x, spec, 7, 5, clip=(-0.9, 0.8), out=out, pairs=True, backend=backend)
+    for sign, half in ((1, out[:5]), (-1, out[5:])):
+        one = perturb(x, spec, 7, 5, sign, clip=(-0.9, 0.8), backend=backend)
+        assert torch.equal(half, one)
+    flipped = perturb(x, spec, 7, 5, -1, clip=(-0.9, 0.8), pairs=True, backend=backend)
+    assert torch.equal(flipped, out.roll(5, 0))

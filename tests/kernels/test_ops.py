@@ -33,7 +33,7 @@ def test_opcheck_perturb(mapped):
     spec = spec_of(mapped, block=3)
     scale_map, scale = (spec.scale, 1.0) if mapped else (None, spec.scale)
     arguments = (torch.empty(4, *SHAPE), random(*SHAPE), scale_map, scale)
-    more = (list(spec.encoded), 3, -1.0, 1.0)
+    more = (list(spec.encoded), 3, mapped, -1.0, 1.0)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.perturb_.default, (*arguments, *more))
 
 

@@ -26,7 +26,8 @@ static Spec decode(const int64_t* e) {
 }
 extern "C" void perturb(void* out, const void* x, double scale, int type, const int64_t* spec,
                         int64_t count) {
-  cpu::perturb(out, x, nullptr, scale, cpu::Type(type), decode(spec), 3, count, -1e30, 1e30, 1);
+  cpu::perturb(out, x, nullptr, scale, cpu::Type(type), decode(spec), 3, count, false, -1e30, 1e30,
+               1);
 }
 extern "C" void accumulate(void* total, void* square, const void* weights, const int64_t* spec,
                            int64_t count) {
