@@ -13,6 +13,7 @@ import gc
 import json
 import math
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -326,7 +327,7 @@ def collect_scores(
         initial=done * signs,
         unit="call",
         disable=progress is not True,
-        smoothing=0.1,
+        mininterval=0.1 if sys.stderr.isatty() else 5.0,
     )
     try:
         while done < copies:
