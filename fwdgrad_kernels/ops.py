@@ -1,8 +1,8 @@
 """The public ops: schema, argument checks, choice of backend.
 
-The two that do the work are registered with torch as ``fwdgrad_kernels::perturb_`` and
-``fwdgrad_kernels::accumulate_``, with fakes, so ``torch.compile`` sees them. They are defined
-through ``torch.library.Library``: ``torch.library.custom_op`` costs over 10 us a call.
+They are registered with torch as ``fwdgrad_kernels::perturb_``, ``accumulate_`` and ``blocks_``,
+with fakes, so ``torch.compile`` sees them (``noise`` perturbs a zero). They are defined through
+``torch.library.Library``: ``torch.library.custom_op`` costs over 10 us a call.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _library.define(
 _library.define(
     "accumulate_(Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, int first) -> ()"
 )
+_library.define("blocks_(Tensor(a!) out, int[] spec, int first) -> ()")
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -77,30 +78,22 @@ def _accumulate_cpu(
     )
 
 
+def _blocks_cpu(out: Tensor, spec: list[int], first: int) -> None:
+    assert native.module is not None
+    native.module.blocks(_address(out), spec, first, len(out))
+
+
+_library.impl("blocks_", _blocks_cpu, "CPU")
 _library.impl("perturb_", _perturb_cpu, "CPU")
 _library.impl("accumulate_", _accumulate_cpu, "CPU")
 
 
-@torch.library.register_fake("fwdgrad_kernels::perturb_")
-def _perturb_fake(
-    out: Tensor,
-    x: Tensor,
-    scale_map: Tensor | None,
-    scale: float,
-    spec: list[int],
-    first: int,
-    pairs: bool,
-    low: float,
-    high: float,
-) -> None:
-    return None
+def _fake(*_: object) -> None:
+    """What an op does to tensors without values: nothing, for it only writes into its arguments."""
 
 
-@torch.library.register_fake("fwdgrad_kernels::accumulate_")
-def _accumulate_fake(
-    total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int], first: int
-) -> None:
-    return None
+for _name in ("perturb_", "accumulate_", "blocks_"):
+    torch.library.register_fake(f"fwdgrad_kernels::{_name}", _fake)
 
 
 def backend_for(device: torch.device, backend: str = "auto") -> str:
@@ -413,12 +406,9 @@ def blocks(
     """
     first, count = _check_copies(first, count)
     where = torch.device("cpu" if device is None else device)
-    if where.type == "meta":
-        return torch.empty((count, min(2, len(spec.shape)), 2), dtype=torch.int64, device=where)
     if backend_for(where, backend) == "reference":
         bounds = reference.blocks(spec, first, count, where)
     else:
-        assert native.module is not None
-        bounds = torch.empty((count, 2, 2), dtype=torch.int64)
-        native.module.blocks(bounds.data_ptr(), list(spec.encoded), first, count)
+        bounds = torch.empty((count, 2, 2), dtype=torch.int64, device=where)
+        torch.ops.fwdgrad_kernels.blocks_(bounds, list(spec.encoded), first)
     return bounds[:, -min(2, len(spec.shape)) :]

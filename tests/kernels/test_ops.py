@@ -44,12 +44,17 @@ def test_opcheck_accumulate(squared):
     torch.library.opcheck(torch.ops.fwdgrad_kernels.accumulate_.default, arguments)
 
 
+def test_opcheck_blocks():
+    arguments = (torch.empty(4, 2, 2, dtype=torch.int64), list(spec_of(block=3).encoded), 3)
+    torch.library.opcheck(torch.ops.fwdgrad_kernels.blocks_.default, arguments)
+
+
 @pytest.mark.parametrize("mapped", [False, True], ids=["number", "map"])
 def test_compiled_without_a_graph_break(mapped):
     def step(x, total, square, spec, first, count):
         copies = perturb(x, spec, first, count, clip=(-1, 1))
         accumulate_(total, copies.sum((1, 2, 3)), spec, first, square)
-        return copies, spec.gradient(total, first + count)
+        return copies, spec.gradient(total, first + count), blocks(spec, first, count)
 
     torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
