@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fwdgrad_kernels import native, reference
+from fwdgrad_kernels import gpu, native, reference
 from fwdgrad_kernels.spec import NoiseSpec, check_integer
 
-BACKENDS = ("auto", "cpu", "reference")
+BACKENDS = ("auto", "cpu", "triton", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 _library = torch.library.Library("fwdgrad_kernels", "DEF")
@@ -83,9 +84,35 @@ def _blocks_cpu(out: Tensor, spec: list[int], first: int) -> None:
     native.module.blocks(_address(out), spec, first, len(out))
 
 
-_library.impl("blocks_", _blocks_cpu, "CPU")
-_library.impl("perturb_", _perturb_cpu, "CPU")
-_library.impl("accumulate_", _accumulate_cpu, "CPU")
+def _perturb_gpu(*arguments: Any) -> None:
+    with torch.cuda.device(arguments[0].device):  # Triton launches on the current device
+        gpu.launch().perturb_(*arguments)
+
+
+def _accumulate_gpu(*arguments: Any) -> None:
+    with torch.cuda.device(arguments[0].device):
+        gpu.launch().accumulate_(*arguments)
+
+
+def _blocks_gpu(*arguments: Any) -> None:
+    with torch.cuda.device(arguments[0].device):
+        gpu.launch().blocks_(*arguments)
+
+
+for _name, _cpu, _gpu in (
+    ("perturb_", _perturb_cpu, _perturb_gpu),
+    ("accumulate_", _accumulate_cpu, _accumulate_gpu),
+    ("blocks_", _blocks_cpu, _blocks_gpu),
+):
+    _library.impl(_name, _cpu, "CPU")
+    _library.impl(_name, _gpu, "CUDA")  # HIP devices, too, have this key
+
+
+def _op(name: str, backend: str, device: torch.device) -> Any:
+    """The registered op, or Triton's launch itself where the interpreter stands in for a GPU."""
+    if backend == "triton" and device.type == "cpu":
+        return getattr(gpu.launch(), name)
+    return getattr(torch.ops.fwdgrad_kernels, name)
 
 
 def _fake(*_: object) -> None:
@@ -97,7 +124,7 @@ for _name in ("perturb_", "accumulate_", "blocks_"):
 
 
 def backend_for(device: torch.device, backend: str = "auto") -> str:
-    """The backend that an op on ``device`` uses, ``"cpu"`` or ``"reference"``.
+    """The backend that an op on ``device`` uses: ``"cpu"``, ``"triton"`` or ``"reference"``.
 
     Args:
         device: where the tensors are.
@@ -124,12 +151,19 @@ def backend_for(device: torch.device, backend: str = "auto") -> str:
                 f"FWDGRAD_BACKEND must be one of {', '.join(BACKENDS)}, got {backend!r}"
             )
     if backend == "auto":
-        return "cpu" if device.type == "cpu" and native.module is not None else "reference"
+        if device.type == "cpu":
+            return "cpu" if native.module is not None else "reference"
+        return "triton" if device.type == "cuda" and not gpu.missing() else "reference"
     if backend == "cpu":
         if device.type != "cpu":
             raise ValueError(f"backend 'cpu' needs tensors on the CPU, got device {device}")
         if native.module is None:
             raise RuntimeError(f"backend 'cpu' is not available: {native.missing}")
+    if backend == "triton":
+        if gpu.missing():
+            raise RuntimeError(f"backend 'triton' is not available: {gpu.missing()}")
+        if device.type != "cuda" and not (device.type == "cpu" and gpu.interpreted()):
+            raise ValueError(f"backend 'triton' needs tensors on a GPU, got device {device}")
     return backend
 
 
@@ -263,7 +297,7 @@ def perturb(
             copies = reference.perturb(x, spec, first, count, sign * (-1) ** i, low, high)
             out[i * count : (i + 1) * count] = copies
         return out
-    torch.ops.fwdgrad_kernels.perturb_(
+    _op("perturb_", backend, x.device)(
         out, x, scale_map, scale, list(spec.encoded), first, pairs, low, high
     )
     return out
@@ -341,7 +375,8 @@ def accumulate_(
     if backend == "reference":
         reference.accumulate_(total, weights, spec, first, square)
     else:
-        torch.ops.fwdgrad_kernels.accumulate_(total, square, weights, list(spec.encoded), first)
+        op = _op("accumulate_", backend, total.device)
+        op(total, square, weights, list(spec.encoded), first)
     return total
 
 
@@ -406,9 +441,10 @@ def blocks(
     """
     first, count = _check_copies(first, count)
     where = torch.device("cpu" if device is None else device)
-    if backend_for(where, backend) == "reference":
+    backend = backend_for(where, backend)
+    if backend == "reference":
         bounds = reference.blocks(spec, first, count, where)
     else:
         bounds = torch.empty((count, 2, 2), dtype=torch.int64, device=where)
-        torch.ops.fwdgrad_kernels.blocks_(bounds, list(spec.encoded), first)
+        _op("blocks_", backend, where)(bounds, list(spec.encoded), first)
     return bounds[:, -min(2, len(spec.shape)) :]

@@ -16,7 +16,7 @@ import fwdgrad
 import fwdgrad_kernels
 from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier, load_photo
 from fwdgrad.explanation import Explanation
-from fwdgrad_kernels import native
+from fwdgrad_kernels import gpu, native
 
 _TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 BASELINES = ("grey", "black", "white", "blur", "none")
@@ -151,9 +151,17 @@ def _info() -> None:
     else:
         threads = "OpenMP" if native.module.openmp else "built without OpenMP: one thread"
         print(f"cpu         ready: {native.module.simd_level()}, {threads}")
+    if gpu.missing():
+        print(f"triton      missing: {gpu.missing()}")
+    else:
+        import triton
+
+        where = torch.cuda.get_device_name() if torch.cuda.is_available() else "interpreter"
+        print(f"triton      ready: Triton {triton.__version__}, {where}")
     print("reference   ready: plain PyTorch, any device, slow")
-    chosen = fwdgrad_kernels.backend_for(torch.device("cpu"))
-    print(f"in use      {chosen} for tensors on the CPU, reference elsewhere")
+    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    used = (f"{fwdgrad_kernels.backend_for(torch.device(d))} on {d}" for d in devices)
+    print(f"in use      {', '.join(used)}; reference elsewhere")
     print(f"threads     {torch.get_num_threads()}")
 
 

@@ -135,7 +135,7 @@ def touching(*names):
         (ValueError, ["out", "contiguous"], {"out": torch.zeros(1, 2, 6).expand(3, 2, 6)}),
         (ValueError, ["out", "share memory", "x"], touching("x", "out")),
         (ValueError, ["scale", "cpu", "meta"], {"scale_on": META}),
-        (ValueError, ["backend", "auto, cpu, reference", "'gpu'"], {"backend": "gpu"}),
+        (ValueError, ["backend", "auto, cpu, triton, reference", "'gpu'"], {"backend": "gpu"}),
     ]
 )  # fmt: skip
 def test_perturb(error, fragments, change):
@@ -254,7 +254,9 @@ def test_backend(monkeypatch):
     refused(ValueError, ["backend", "'cuda'"], backend_for, cpu, "cuda")
     refused(ValueError, ["'cpu'", "device meta"], backend_for, META, "cpu")
     monkeypatch.setenv("FWDGRAD_BACKEND", "fast")
-    refused(ValueError, ["FWDGRAD_BACKEND", "'fast'", "auto, cpu, reference"], backend_for, cpu)
+    refused(
+        ValueError, ["FWDGRAD_BACKEND", "'fast'", "auto, cpu, triton, reference"], backend_for, cpu
+    )
     refused(ValueError, ["FWDGRAD_BACKEND", "'fast'"], noise, NoiseSpec(SHAPE), 0, 3)
     assert backend_for(cpu, "reference") == "reference"
 
