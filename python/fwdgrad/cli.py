@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,12 +54,22 @@ def _parser() -> argparse.ArgumentParser:
         default="efficientnet-lite0",
         metavar="MODEL",
         help=f"{', '.join(MODELS)}, or package.module:callable from (batch, 3, size, size), RGB in "
-        "[0, 1], to (batch, classes)",
+        "[0, 1], to logits (batch, classes)",
     )
-    add("--size", type=int, default=224, help="of the pictures that an own callable takes")
+    add(
+        "--size",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="of the pictures that an own callable takes (default: 224)",
+    )
     add("--labels", type=Path, help="text file of class names, one a line")
     add("--target", default="auto", help="class number, class name, or auto: the predicted class")
-    add("--objective", default="probability", choices=fwdgrad.OBJECTIVES)
+    add(
+        "--objective",
+        default="probability",
+        choices=fwdgrad.OBJECTIVES,
+        help="what is explained; all but logit take the softmax of the model's output",
+    )
     add("--queries", type=int, default=1024, help="forward calls on noisy copies")
     add(
         "--plain",
@@ -126,7 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=None, help="copies per forward call")
     add("--memory", default=None, help="budget such as 1GiB, instead of --batch-size")
     add("--threads", type=int, default=None, help="of torch and of the kernels")
-    add("--output", type=Path, default=Path("explanation"), help="folder for the files")
+    add(
+        "--output",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="folder for the files (default: the photo's name and -explanation)",
+    )
     add(
         "--checkpoint",
         type=Path,
@@ -232,42 +249,70 @@ def _explain(arguments: argparse.Namespace) -> None:
         if arguments.threads < 1:
             raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
-    if arguments.size < 8:
-        raise ValueError(f"--size must be at least 8 pixels, got {arguments.size}")
-    box = load_classifier(arguments.model, arguments.size, arguments.labels)
+    size: int = vars(arguments).get("size", 224)
+    if size < 8:
+        raise ValueError(f"--size must be at least 8 pixels, got {size}")
+    if "size" in arguments and arguments.model in MODELS:
+        raise ValueError(
+            f"--size is for a callable of your own; {arguments.model} has its own size"
+        )
+    box = load_classifier(arguments.model, size, arguments.labels)
     x = load_photo(arguments.photo, box.size)
     target = _target(arguments, box)
     options = _options(arguments, box.size, x)
-    output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoint = Path(options.pop("checkpoint", output / "checkpoint.safetensors"))
-    result = fwdgrad.explain(
-        box.forward,
-        x,
-        target=target,
-        checkpoint=checkpoint,
-        progress=not arguments.no_progress,
-        **options,
-    )
+    output: Path = vars(arguments).get("output", Path(f"{arguments.photo.stem}-explanation"))
+    own_checkpoint = options.pop("checkpoint", None)
+    checkpoint = Path(own_checkpoint or output / "checkpoint.safetensors")
+    is_new = not output.exists()
+    try:  # before the run rather than after it
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output {output} cannot be written to: {error.strerror}") from None
+    try:
+        result = fwdgrad.explain(
+            box.forward,
+            x,
+            target=target,
+            checkpoint=checkpoint,
+            progress=not arguments.no_progress,
+            **options,
+        )
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # which it is where there is a checkpoint in it
+                output.rmdir()
+        raise
     saved, picture = output / "explanation.safetensors", output / "heatmap.png"
     result.save(saved)
-    _draw(result, picture, f"{box.label(result.target)}: {result.objective} {result.score:.3g}")
-    checkpoint.unlink(missing_ok=True)
+    title = (
+        f"{box.label(result.target)}: {result.objective} {result.score:.3g}\n"
+        f"red speaks for it, blue against; reliability {result.reliability:.2f}"
+    )
+    _draw(result, picture, title)
+    if own_checkpoint is None:
+        checkpoint.unlink(missing_ok=True)
     print(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
     print(f"queries      {result.queries} on noisy copies and 1 on the photo itself")
-    print(f"reliability  {result.reliability:.3f}" + _advice(result.reliability))
+    print(f"reliability  {result.reliability:.3f} ({_advice(result)})")
     print(f"seconds      {result.seconds:.1f}")
     print(f"peak memory  {_peak_memory()}, the model's and Python's own included")
     print(f"heatmap      {picture}")
     print(f"attribution  {saved} (with its standard error)")
 
 
-def _advice(reliability: float) -> str:
-    if math.isnan(reliability):
-        return " (too few queries to compare two halves of the run)"
-    if reliability >= 0.8:
-        return " (other noise would give much the same map)"
-    return " (much of the map is noise: ask for more --queries, a larger --cell or a --block)"
+def _advice(result: Explanation) -> str:
+    if math.isnan(result.reliability):
+        kept = ("law", "block", "cell", "field", "shared")
+        spec = fwdgrad_kernels.NoiseSpec(
+            tuple(result.input.shape), **{name: result.settings[name] for name in kept}
+        )
+        least = 2 * spec.group * (2 if result.settings["antithetic"] else 1)
+        return f"no two halves of the run to compare: that takes --queries {least} or more"
+    if result.reliability >= 0.8:
+        return "other noise would give much the same map"
+    return "much of the map is noise: ask for more --queries, a larger --cell or a --block"
 
 
 def _draw(result: Explanation, path: Path, title: str) -> None:
@@ -278,7 +323,7 @@ def _draw(result: Explanation, path: Path, title: str) -> None:
 
     from fwdgrad.stream import write_atomically
 
-    figure = Figure(figsize=(8, 4.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     photo, heat = figure.subplots(1, 2)
     photo.imshow(result.input.permute(1, 2, 0).clamp(0, 1).numpy())
@@ -299,6 +344,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         _info() if arguments.command == "info" else _explain(arguments)
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
     except KeyboardInterrupt:
         print("fwdgrad: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

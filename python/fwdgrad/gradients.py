@@ -68,7 +68,8 @@ class LikelihoodRatio:
             is the score's derivative along that direction, not per unit of the input: how much
             the score rises as an element, or the cell that it shares, moves away from the
             baseline.
-        law, block, cell, field, shared: the noise, see ``fwdgrad_kernels.NoiseSpec``. With cells
+        law, block, cell, field, shared: the noise, see ``fwdgrad_kernels.NoiseSpec``. The Cauchy
+            law's heavy tails need a bounded score, such as a probability. With cells
             or shared draws, an element's attribution is the weighted sum of the gradient over the
             elements that move with it.
         antithetic: ask each copy with both signs of its noise: half the variance or less where
@@ -250,7 +251,14 @@ class LikelihoodRatio:
                 f"queries must give leave-one-out at least two independent groups, that is more "
                 f"than {signs * spec.group}, got {self.queries}; or use control='clean'"
             )
-        if isinstance(self.forward, torch.nn.Module) and self.forward.training:
+        model = self.forward
+        training = isinstance(model, torch.nn.Module) and model.training
+        if isinstance(model, torch.nn.Module) and _has_running_statistics(model):
+            raise ValueError(
+                "model must be in evaluation mode: it is in training mode and every call would "
+                "change its batch normalisation; call model.eval() first"
+            )
+        if training:
             warnings.warn(
                 "the model is in training mode: its scores may be random or change it; call "
                 "model.eval() first",
@@ -259,9 +267,19 @@ class LikelihoodRatio:
         if not (isinstance(progress, bool) or callable(progress)):
             raise TypeError(f"progress must be True, False or a callable, got {progress!r}")
         outputs = self._clean_outputs(x)
-        chosen = resolve_target(target, outputs, self.objective, batch=1)
-        with torch.no_grad():
-            clean = float(scores_of(outputs, self.objective, chosen, 1)[0])
+        try:
+            chosen = resolve_target(target, outputs, self.objective, batch=1)
+            with torch.no_grad():
+                clean = float(scores_of(outputs, self.objective, chosen, 1)[0])
+        except ModelError as reason:
+            if x.dim() > 1 and x.shape[0] == 1:
+                raise ModelError(
+                    f"{reason}. x has shape {tuple(x.shape)}: if its first axis is a batch axis, "
+                    "give x[0]"
+                ) from None
+            raise
+        if self.objective in ("probability", "log-probability", "cross-entropy"):
+            _warn_of_probabilities(outputs, self.objective)
         if not math.isfinite(clean):
             raise ModelError(f"the score at the input itself is {clean}")
         del outputs
@@ -305,7 +323,9 @@ class LikelihoodRatio:
 
     def _check_input(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+            raise TypeError(
+                f"x must be a tensor, got {type(x).__name__}; make one with torch.as_tensor"
+            )
         if x.dtype not in fwdgrad_kernels.ops.DTYPES:
             raise TypeError(
                 f"x must be float32, float64, float16 or bfloat16, got {x.dtype}; convert it, "
@@ -399,7 +419,8 @@ class LikelihoodRatio:
         except Exception as error:
             raise ModelError(
                 f"the model failed on a batch of shape {(1, *x.shape)}: "
-                f"{type(error).__name__}: {error} (x is one input, without a batch axis)"
+                f"{type(error).__name__}: {error} (x is one input, without a batch axis, and the "
+                f"batch has its dtype, {x.dtype})"
             ) from error
 
     def _batch_size(self, x: Tensor, spec: NoiseSpec) -> BatchSize:
@@ -550,6 +571,21 @@ class LikelihoodRatio:
         if self.baseline is not None and spec.grid != spec.planes:
             return None
         return spec.scale == 0
+
+
+def _has_running_statistics(model: torch.nn.Module) -> bool:
+    kind = torch.nn.modules.batchnorm._NormBase
+    return any(isinstance(m, kind) and m.training for m in model.modules())
+
+
+def _warn_of_probabilities(outputs: Any, objective: Objective) -> None:
+    values = torch.as_tensor(outputs).double()
+    if values.min() >= 0 and bool((values.sum(1) - 1).abs().max() < 1e-3):
+        warnings.warn(
+            f"the model's output looks like probabilities already, and objective {objective!r} "
+            "takes the softmax of it; objective='logit' explains the output as it is",
+            stacklevel=3,
+        )
 
 
 def _number(name: str, value: Any) -> float:

@@ -58,7 +58,8 @@ def _check_outputs(outputs: Any, batch: int | None, source: str = "model") -> Te
         except (TypeError, ValueError, RuntimeError):
             raise ModelError(
                 f"the {source} must return a tensor or an array, got {type(outputs).__name__}; "
-                "give an objective that makes one score per copy of it"
+                "give an objective that makes one score per copy of it, or wrap the model, e.g. "
+                "lambda batch: model(batch)[0]"
             ) from None
     if tensor.requires_grad:
         raise ModelError(

@@ -77,7 +77,10 @@ def parse_memory(memory: int | str) -> int:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all: what was there before stays if anything fails."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:  # of the file that was asked for, not of its stand-in
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -87,9 +90,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
@@ -106,7 +111,7 @@ class Checkpoint:
         self.path = Path(path)
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
         self._saved_at = time.monotonic()
-        self._warned = False
+        self._warned = self._written = False
         if not self.path.parent.is_dir():
             raise FileNotFoundError(
                 f"checkpoint: the folder {self.path.parent} does not exist; make it first"
@@ -131,12 +136,18 @@ class Checkpoint:
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"checkpoint {self.path} is damaged or no checkpoint ({error}); nothing was read "
-                "from it. Delete it to start afresh, or give another path"
+                "from it. Give another path, or delete it if it is an old checkpoint"
             ) from None
-        differing = [
-            f"{name} was {identity.get(name)!r}, is {self.identity.get(name)!r}"
-            for name in sorted(identity.keys() | self.identity.keys())
+        names = {
+            name
+            for name in identity.keys() | self.identity.keys()
             if not _same(name, identity.get(name), self.identity.get(name))
+        }
+        if len(names) > 1:  # another input or target has another score, too
+            names.discard(MODEL_SCORE)
+        differing = [
+            f"{name} was {_shown(identity.get(name))}, is {_shown(self.identity.get(name))}"
+            for name in sorted(names)
         ]
         if differing:
             raise CheckpointError(
@@ -155,12 +166,14 @@ class Checkpoint:
         )
         try:
             write_atomically(self.path, content)
+            self._written = True
         except OSError as error:
             if not self._warned:
                 self._warned = True
+                kept = "; the last one that was written is still there" if self._written else ""
                 warnings.warn(
-                    f"checkpoint {self.path} cannot be written ({error}); the run goes on, and "
-                    "the last one that was written is still there",
+                    f"checkpoint {self.path} cannot be written ({error.strerror}); the run goes "
+                    f"on{kept}",
                     stacklevel=2,
                 )
 
@@ -168,6 +181,12 @@ class Checkpoint:
         """Writes every few seconds."""
         if time.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS:
             self.save(scores, done, batch)
+
+
+def _shown(value: object) -> str:
+    """A value of an identity; of a tensor's digest only the start."""
+    is_digest = isinstance(value, str) and len(value) == 64
+    return f"one of digest {value[:8]}" if is_digest else repr(value)  # type: ignore[index]
 
 
 def _same(name: str, a: object, b: object) -> bool:

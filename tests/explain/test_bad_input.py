@@ -270,3 +270,30 @@ def test_leave_one_out_takes_the_fewest_queries_it_says():
             exact, X, target=1, queries=queries, control="leave-one-out", **options
         )
         assert np.isfinite(result.attribution.numpy()).all()
+
+
+def test_batch_normalisation_is_not_changed_behind_the_users_back():
+    norm = torch.nn.BatchNorm2d(3)
+    pool = torch.nn.AdaptiveAvgPool2d(1)
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), norm, pool, torch.nn.Flatten())
+    before = norm.running_mean.clone()
+    with pytest.raises(ValueError, match=r"model must be in evaluation mode.*model\.eval\(\)"):
+        fwdgrad.explain(model, X, **OPTIONS)
+    assert torch.equal(norm.running_mean, before)
+    # A frozen layer within a model in training mode does no such harm.
+    norm.eval()
+    with pytest.warns(UserWarning, match="training mode"):
+        fwdgrad.explain(model, X, **OPTIONS)
+
+
+def test_a_softmax_of_probabilities_is_warned_of():
+    def model(batch):
+        return exact(batch).softmax(1)
+
+    with pytest.warns(UserWarning, match="looks like probabilities already.*objective='logit'"):
+        fwdgrad.explain(model, X, **{**OPTIONS, "objective": "probability"})
+
+
+def test_a_batch_axis_left_on_the_input_is_guessed():
+    with pytest.raises(ModelError, match=r"x has shape \(1, 2, 4, 6\).*batch axis, give x\[0\]"):
+        fwdgrad.explain(lambda batch: batch.mean((2, 3, 4))[:, :, None], X[None], **OPTIONS)

@@ -152,7 +152,7 @@ def test_a_bar_by_default(folder, capsys):
     line = ["explain", "photo.png", "--model", "box:corner", "--size", "16", "--queries", "64"]
     assert cli.main(line) == 0
     assert "100%" in capsys.readouterr().err
-    assert Path("explanation/heatmap.png").exists()
+    assert Path("photo-explanation/heatmap.png").exists()
 
 
 def test_a_module_is_put_into_evaluation_mode(folder):
@@ -518,3 +518,20 @@ def test_the_cat(tmp_path, capsys):
     assert result.attribution.shape == (3, 224, 224)
     assert result.attribution.isfinite().all()
     assert result.attribution.std() > 0
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="needs a folder that nobody can write to"
+)
+def test_an_unwritable_folder_is_refused_before_the_run(folder, capsys):
+    status = cli.main(
+        ["explain", "photo.png", "--model", "box:fails", "--size", "16", "--output", "/proc/self"]
+    )  # the model would fail when called
+    refused(capsys, status, "--output /proc/self cannot be written to")
+
+
+def test_how_many_queries_make_two_halves_is_said(folder, capsys):
+    assert np.isnan(explain(queries=128)[1].reliability)
+    least = int(re.search(r"--queries (\d+) or more", capsys.readouterr().out)[1])
+    assert not np.isnan(explain(queries=least)[1].reliability)
+    assert np.isnan(explain(queries=least - 2)[1].reliability)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import io
 import os
@@ -72,6 +73,10 @@ class ImageClassifier:
             for i, parts in enumerate(names)
             if any(wanted in part for part in parts)
         ][:5]
+        if not close:
+            known = {part: i for i, parts in enumerate(names) for part in parts}
+            near = difflib.get_close_matches(wanted, known, n=3)
+            close = [f"{name} ({known[name]})" for name in near]
         hint = f"; perhaps {', '.join(close)}" if close else ""
         raise ValueError(f"target {name!r} is no class of {self.name}{hint}")
 
@@ -192,6 +197,8 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
     if labels is not None:
         try:
             names = tuple(labels.read_text(encoding="utf-8").splitlines())
+        except OSError as error:
+            raise ValueError(f"labels {labels} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise ValueError(f"labels {labels} is no text file: {error}") from None
     if name in MODELS:
