@@ -251,38 +251,10 @@ class LikelihoodRatio:
                 f"queries must give leave-one-out at least two independent groups, that is more "
                 f"than {signs * spec.group}, got {self.queries}; or use control='clean'"
             )
-        model = self.forward
-        training = isinstance(model, torch.nn.Module) and model.training
-        if isinstance(model, torch.nn.Module) and _has_running_statistics(model):
-            raise ValueError(
-                "model must be in evaluation mode: it is in training mode and every call would "
-                "change its batch normalisation; call model.eval() first"
-            )
-        if training:
-            warnings.warn(
-                "the model is in training mode: its scores may be random or change it; call "
-                "model.eval() first",
-                stacklevel=2,
-            )
         if not (isinstance(progress, bool) or callable(progress)):
             raise TypeError(f"progress must be True, False or a callable, got {progress!r}")
-        outputs = self._clean_outputs(x)
-        try:
-            chosen = resolve_target(target, outputs, self.objective, batch=1)
-            with torch.no_grad():
-                clean = float(scores_of(outputs, self.objective, chosen, 1)[0])
-        except ModelError as reason:
-            if x.dim() > 1 and x.shape[0] == 1:
-                raise ModelError(
-                    f"{reason}. x has shape {tuple(x.shape)}: if its first axis is a batch axis, "
-                    "give x[0]"
-                ) from None
-            raise
-        if self.objective in ("probability", "log-probability", "cross-entropy"):
-            _warn_of_probabilities(outputs, self.objective)
-        if not math.isfinite(clean):
-            raise ModelError(f"the score at the input itself is {clean}")
-        del outputs
+        self._check_mode()
+        chosen, clean = self._ask_at_input(x, target)
         settings = self._settings(spec)
         identity = self._identity(x, spec, settings, chosen, clean)
         scores = collect_scores(
@@ -412,16 +384,48 @@ class LikelihoodRatio:
 
     # ---- forward calls ---------------------------------------------------------------------
 
-    def _clean_outputs(self, x: Tensor) -> Any:
-        try:
-            with torch.no_grad():
-                return self.forward(x[None].clone())
-        except Exception as error:
-            raise ModelError(
-                f"the model failed on a batch of shape {(1, *x.shape)}: "
-                f"{type(error).__name__}: {error} (x is one input, without a batch axis, and the "
-                f"batch has its dtype, {x.dtype})"
-            ) from error
+    def _check_mode(self) -> None:
+        model = self.forward
+        if not isinstance(model, torch.nn.Module):
+            return
+        if _has_running_statistics(model):
+            raise ValueError(
+                "model must be in evaluation mode: it is in training mode and every call would "
+                "change its batch normalisation; call model.eval() first"
+            )
+        if model.training:
+            warnings.warn(
+                "the model is in training mode: its scores may be random or change it; call "
+                "model.eval() first",
+                stacklevel=3,
+            )
+
+    def _ask_at_input(self, x: Tensor, target: Any) -> tuple[int | None, float]:
+        """The class that is meant, and the score at the input itself."""
+        with torch.no_grad():
+            try:
+                outputs = self.forward(x[None].clone())
+            except Exception as error:
+                raise ModelError(
+                    f"the model failed on a batch of shape {(1, *x.shape)}: "
+                    f"{type(error).__name__}: {error} (x is one input, without a batch axis, and "
+                    f"the batch has its dtype, {x.dtype})"
+                ) from error
+            try:
+                chosen = resolve_target(target, outputs, self.objective, batch=1)
+                clean = float(scores_of(outputs, self.objective, chosen, 1)[0])
+            except ModelError as reason:
+                if x.dim() > 1 and x.shape[0] == 1:
+                    raise ModelError(
+                        f"{reason}. x has shape {tuple(x.shape)}: if its first axis is a batch "
+                        "axis, give x[0]"
+                    ) from None
+                raise
+        if self.objective in ("probability", "log-probability", "cross-entropy"):
+            _warn_of_probabilities(outputs, self.objective)
+        if not math.isfinite(clean):
+            raise ModelError(f"the score at the input itself is {clean}")
+        return chosen, clean
 
     def _batch_size(self, x: Tensor, spec: NoiseSpec) -> BatchSize:
         fixed = x.nbytes + (spec.scale.nbytes if isinstance(spec.scale, Tensor) else 0)
