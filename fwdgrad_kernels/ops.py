@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -84,28 +85,26 @@ def _blocks_cpu(out: Tensor, spec: list[int], first: int) -> None:
     native.module.blocks(_address(out), spec, first, len(out))
 
 
-def _perturb_gpu(*arguments: Any) -> None:
-    with torch.cuda.device(arguments[0].device):  # Triton launches on the current device
-        gpu.launch().perturb_(*arguments)
+def _on_gpu(name: str) -> Callable[..., None]:
+    def run(*arguments: Any) -> None:
+        with torch.cuda.device(arguments[0].device):  # Triton launches on the current device
+            getattr(gpu.launch(), name)(*arguments)
+
+    return run
 
 
-def _accumulate_gpu(*arguments: Any) -> None:
-    with torch.cuda.device(arguments[0].device):
-        gpu.launch().accumulate_(*arguments)
+def _fake(*_: object) -> None:
+    """What an op does to tensors without values: nothing, for it only writes into its arguments."""
 
 
-def _blocks_gpu(*arguments: Any) -> None:
-    with torch.cuda.device(arguments[0].device):
-        gpu.launch().blocks_(*arguments)
-
-
-for _name, _cpu, _gpu in (
-    ("perturb_", _perturb_cpu, _perturb_gpu),
-    ("accumulate_", _accumulate_cpu, _accumulate_gpu),
-    ("blocks_", _blocks_cpu, _blocks_gpu),
+for _name, _cpu in (
+    ("perturb_", _perturb_cpu),
+    ("accumulate_", _accumulate_cpu),
+    ("blocks_", _blocks_cpu),
 ):
     _library.impl(_name, _cpu, "CPU")
-    _library.impl(_name, _gpu, "CUDA")  # HIP devices, too, have this key
+    _library.impl(_name, _on_gpu(_name), "CUDA")  # HIP devices, too, have this key
+    torch.library.register_fake(f"fwdgrad_kernels::{_name}", _fake)
 
 
 def _op(name: str, backend: str, device: torch.device) -> Any:
@@ -113,14 +112,6 @@ def _op(name: str, backend: str, device: torch.device) -> Any:
     if backend == "triton" and device.type == "cpu":
         return getattr(gpu.launch(), name)
     return getattr(torch.ops.fwdgrad_kernels, name)
-
-
-def _fake(*_: object) -> None:
-    """What an op does to tensors without values: nothing, for it only writes into its arguments."""
-
-
-for _name in ("perturb_", "accumulate_", "blocks_"):
-    torch.library.register_fake(f"fwdgrad_kernels::{_name}", _fake)
 
 
 def backend_for(device: torch.device, backend: str = "auto") -> str:

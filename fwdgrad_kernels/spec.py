@@ -34,6 +34,23 @@ def _integers(name: str, value: Any, low: int, high: int) -> tuple[int, ...]:
     return tuple(check_integer(name, number, low, high) for number in value)
 
 
+def first_outside(tensor: Tensor, good: Tensor) -> tuple[int, float] | None:
+    """The number and value of the first element that is not good; None where all are."""
+    if bool(good.all()):
+        return None
+    index = int((~good).flatten().nonzero()[0])
+    return index, tensor.flatten()[index].item()
+
+
+def grid_lines(length: int, cell: int, bilinear: bool) -> int:
+    """How many lines of draws an axis has: the twin of grid_length in draws.h."""
+    if cell == 1 or length == 0:
+        return length
+    if not bilinear:
+        return (length + cell - 2) // cell + 1
+    return (2 * (length + cell - 2) + 3 * cell) // (2 * cell) + 1
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoiseSpec:
     """What noise every copy of an input gets: a pure function of this value and the copy's number.
@@ -128,11 +145,9 @@ class NoiseSpec:
                     f"scale must be a number or have the input's shape {self.shape}, "
                     f"got shape {tuple(scale.shape)}"
                 )
-            finite = torch.isfinite(scale)
-            if not bool(finite.all()):
-                index = int((~finite).flatten().nonzero()[0])
-                value = scale.flatten()[index].item()
-                raise ValueError(f"scale must be finite, got {value} at element {index}")
+            bad = first_outside(scale, torch.isfinite(scale))
+            if bad is not None:
+                raise ValueError(f"scale must be finite, got {bad[1]} at element {bad[0]}")
             object.__setattr__(self, "scale", scale.detach())
             return
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
@@ -210,16 +225,9 @@ class NoiseSpec:
     @property
     def grid(self) -> tuple[int, int, int]:
         """The shape of a copy's draws: planes, rows and columns of the grid of cells."""
-
-        def lines(length: int, cell: int) -> int:
-            if cell == 1 or length == 0:
-                return length
-            if not self.is_bilinear:
-                return (length + cell - 2) // cell + 1
-            return (2 * (length + cell - 2) + 3 * cell) // (2 * cell) + 1
-
         leading, height, width = self.planes
-        rows, columns = lines(height, self.cells[0]), lines(width, self.cells[1])
+        rows = grid_lines(height, self.cells[0], self.is_bilinear)
+        columns = grid_lines(width, self.cells[1], self.is_bilinear)
         return (min(leading, 1) if self.shared else leading), rows, columns
 
     @property

@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from fwdgrad_kernels.spec import grid_lines
 from fwdgrad_kernels.triton.accumulate import accumulate_kernel
 from fwdgrad_kernels.triton.draws import PLACEMENT_COLUMNS, placements_kernel
 from fwdgrad_kernels.triton.perturb import perturb_kernel
@@ -55,16 +56,13 @@ class Geometry(NamedTuple):
             self.shared and self.leading > 1
         )
 
-    def lines(self, length: int, cell: int) -> int:
-        """How many grid lines an axis has."""
-        if cell == 1 or not self.bilinear:
-            return length if cell == 1 else (length + cell - 2) // cell + 1
-        return (2 * (length + cell - 2) + 3 * cell) // (2 * cell) + 1
-
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the grid of draws."""
-        return self.lines(self.height, self.cell_height), self.lines(self.width, self.cell_width)
+        return (
+            grid_lines(self.height, self.cell_height, bool(self.bilinear)),
+            grid_lines(self.width, self.cell_width, bool(self.bilinear)),
+        )
 
     @property
     def mask(self) -> int:

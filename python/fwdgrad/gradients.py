@@ -34,7 +34,7 @@ from fwdgrad.stream import (
 )
 from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
 from fwdgrad_kernels.ops import check_clip
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad_kernels.spec import check_integer, first_outside
 
 CONTROLS = (None, "clean", "leave-one-out")
 
@@ -147,21 +147,20 @@ class LikelihoodRatio:
                 raise TypeError("sigma must be a number where a baseline is given, got a tensor")
             if not sigma.is_floating_point():
                 raise TypeError(f"sigma must be a floating tensor, got {sigma.dtype}")
-            bad = ~(torch.isfinite(sigma) & (sigma >= 0))
-            if bool(bad.any()):
-                index = int(bad.flatten().nonzero()[0])
-                value = sigma.flatten()[index].item()
-                raise ValueError(f"sigma must be >= 0 and finite, got {value} at element {index}")
+            bad = first_outside(sigma, torch.isfinite(sigma) & (sigma >= 0))
+            if bad is not None:
+                raise ValueError(f"sigma must be >= 0 and finite, got {bad[1]} at element {bad[0]}")
         elif sigma is not None:
             sigma = _number("sigma", sigma)
             if not (math.isfinite(sigma) and sigma > 0):
                 raise ValueError(f"sigma must be positive and finite, got {sigma}")
         if baseline is not None and not isinstance(baseline, Tensor):
             baseline = _number("baseline", baseline)
-        if baseline is not None and not bool(torch.isfinite(torch.as_tensor(baseline)).all()):
-            bad_values = torch.as_tensor(baseline).flatten()
-            value = bad_values[~torch.isfinite(bad_values)][0].item()
-            raise ValueError(f"baseline must be finite, got {value}")
+        if baseline is not None:
+            values = torch.as_tensor(baseline)
+            bad = first_outside(values, torch.isfinite(values))
+            if bad is not None:
+                raise ValueError(f"baseline must be finite, got {bad[1]}")
         self.forward = forward
         self.objective = objective
         self.queries = queries
@@ -306,11 +305,9 @@ class LikelihoodRatio:
         if x.dim() == 0 or not x.numel():
             raise ValueError(f"x must have elements, got shape {tuple(x.shape)}")
         x = x.detach().contiguous()
-        finite = torch.isfinite(x)
-        if not bool(finite.all()):
-            index = int((~finite).flatten().nonzero()[0])
-            value = x.flatten()[index].item()
-            raise ValueError(f"x must be finite, got {value} at element {index}")
+        bad = first_outside(x, torch.isfinite(x))
+        if bad is not None:
+            raise ValueError(f"x must be finite, got {bad[1]} at element {bad[0]}")
         return x
 
     def _spec(self, x: Tensor) -> NoiseSpec:
