@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUILT := .venv/.built
 CSRC := $(shell find csrc -type f)
+export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
 .PHONY: demo test check format bench clean
 

@@ -2,36 +2,27 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
-
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
+#include "encoded.h"
 #include "include/fwdgrad/draws.h"
 
 namespace py = pybind11;
-using fwdgrad::Law;
-using fwdgrad::Spec;
-using fwdgrad::cpu::Type;
+using fwdgrad::decode;
+using fwdgrad::Encoded;
+using fwdgrad::pointer;
+using fwdgrad::Type;
 
 namespace {
 
-// NoiseSpec.encoded, field for field; the seed's 64 bits come as a signed number.
-using Encoded = std::array<int64_t, 11>;
-
-Spec decode(const Encoded& e) {
-  return {e[0], e[1],      e[2],      static_cast<Law>(e[3]),      e[4], e[5], e[6],
-          e[7], e[8] != 0, e[9] != 0, static_cast<uint64_t>(e[10])};
-}
-
-void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
-
 void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, double scale, int type,
-             const Encoded& spec, int64_t first, int64_t count, bool pairs, double low, double high,
-             int threads) {
+             const Encoded& spec, int64_t first, int64_t held, int64_t count, bool pairs,
+             double low, double high, int64_t interleaved, int threads) {
   py::gil_scoped_release release;
-  fwdgrad::cpu::perturb(pointer(out), pointer(x), pointer(scale_map), scale,
-                        static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first), count,
-                        pairs, low, high, threads);
+  fwdgrad::cpu::perturb(
+      {pointer(out), pointer(x), pointer(scale_map), scale, low, high, decode(spec),
+       static_cast<uint64_t>(first), held, count, pairs, interleaved, threads},
+      static_cast<Type>(type));
 }
 
 void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type, const Encoded& spec,
@@ -45,7 +36,7 @@ void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type, 
 // out: int64 (count, 2, 2), start and stop of the trailing two axes.
 void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count) {
   auto* to = static_cast<int64_t*>(pointer(out));
-  const Spec decoded = decode(spec);
+  const fwdgrad::Spec decoded = decode(spec);
   for (int64_t i = 0; i < count; ++i, to += 4) {
     const auto p = fwdgrad::placement_of(decoded, static_cast<uint64_t>(first + i));
     to[0] = p.y0;

@@ -1,4 +1,4 @@
-"""Finds and loads the compiled module, or says plainly why it is not there."""
+"""The CPU backend: finds and calls the compiled module, or says plainly why it is not there."""
 
 from __future__ import annotations
 
@@ -6,15 +6,89 @@ from types import ModuleType
 
 # torch comes first: both use OpenMP, and torch's copy of its runtime must be the one loaded, or
 # two pools of threads would compete for the cores.
-import torch  # noqa: F401
+import torch
+from torch import Tensor
+
+from fwdgrad_kernels.layout import interleaved
+from fwdgrad_kernels.spec import DTYPES
 
 module: ModuleType | None
-missing: str
+_absent = ""
 
 try:
     from fwdgrad_kernels import _C  # type: ignore[attr-defined]
 
-    module, missing = _C, ""
+    module = _C
 except ImportError as error:
     module = None
-    missing = f"the compiled module does not load ({error}); build it with: pip install -e ."
+    _absent = f"the compiled module does not load ({error}); build it with: pip install -e ."
+
+
+def missing(device: torch.device | None = None) -> str:
+    """Why the backend cannot be used; empty where it can."""
+    return "" if module is not None else _absent
+
+
+def serves(device: torch.device) -> bool:
+    """Whether tensors there are the backend's."""
+    return device.type == "cpu"
+
+
+def address(tensor: Tensor | None) -> int:
+    """Of the first element, for the compiled modules."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def perturb_(
+    out: Tensor,
+    x: Tensor,
+    scale_map: Tensor | None,
+    scale: float,
+    spec: list[int],
+    first: int,
+    held: int | None,
+    pairs: bool,
+    low: float,
+    high: float,
+) -> None:
+    """The op of that name."""
+    assert module is not None
+    module.perturb(
+        address(out),
+        address(x),
+        address(scale_map),
+        scale,
+        DTYPES.index(x.dtype),
+        spec,
+        first,
+        -1 if held is None else held,
+        out.shape[0] // (2 if pairs else 1),
+        pairs,
+        low,
+        high,
+        interleaved(out),
+        torch.get_num_threads(),
+    )
+
+
+def accumulate_(
+    total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int], first: int
+) -> None:
+    """The op of that name."""
+    assert module is not None
+    module.accumulate(
+        address(total),
+        address(square),
+        address(weights),
+        DTYPES.index(total.dtype),
+        spec,
+        first,
+        len(weights),
+        torch.get_num_threads(),
+    )
+
+
+def blocks_(out: Tensor, spec: list[int], first: int) -> None:
+    """The op of that name: int64 (count, 2, 2)."""
+    assert module is not None
+    module.blocks(address(out), spec, first, len(out))

@@ -15,80 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad_kernels import gpu, native, reference
-from fwdgrad_kernels.spec import NoiseSpec, check_integer
+from fwdgrad_kernels import cuda, native, reference, triton
+from fwdgrad_kernels.layout import interleaved, is_channels_last, to_channels_last
+from fwdgrad_kernels.spec import DTYPES, NoiseSpec, check_integer
 
-BACKENDS = ("auto", "cpu", "triton", "reference")
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_COMPILED = {"cpu": native, "cuda": cuda, "triton": triton}
+BACKENDS = ("auto", *_COMPILED, "reference")
 
 _library = torch.library.Library("fwdgrad_kernels", "DEF")
 _library.define(
-    "perturb_(Tensor(a!) out, Tensor x, Tensor? scale_map, float scale, int[] spec, int first, "
-    "bool pairs, float low, float high) -> ()"
+    "perturb_(str backend, Tensor(a!) out, Tensor x, Tensor? scale_map, float scale, int[] spec, "
+    "int first, int? held, bool pairs, float low, float high) -> ()"
 )
 _library.define(
-    "accumulate_(Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, int first) -> ()"
+    "accumulate_(str backend, Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, "
+    "int first) -> ()"
 )
-_library.define("blocks_(Tensor(a!) out, int[] spec, int first) -> ()")
+_library.define("blocks_(str backend, Tensor(a!) out, int[] spec, int first) -> ()")
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _perturb_cpu(
-    out: Tensor,
-    x: Tensor,
-    scale_map: Tensor | None,
-    scale: float,
-    spec: list[int],
-    first: int,
-    pairs: bool,
-    low: float,
-    high: float,
-) -> None:
-    assert native.module is not None
-    native.module.perturb(
-        _address(out),
-        _address(x),
-        _address(scale_map),
-        scale,
-        DTYPES.index(x.dtype),
-        spec,
-        first,
-        out.shape[0] // (2 if pairs else 1),
-        pairs,
-        low,
-        high,
-        torch.get_num_threads(),
-    )
-
-
-def _accumulate_cpu(
-    total: Tensor, square: Tensor | None, weights: Tensor, spec: list[int], first: int
-) -> None:
-    assert native.module is not None
-    native.module.accumulate(
-        _address(total),
-        _address(square),
-        _address(weights),
-        DTYPES.index(total.dtype),
-        spec,
-        first,
-        len(weights),
-        torch.get_num_threads(),
-    )
-
-
-def _blocks_cpu(out: Tensor, spec: list[int], first: int) -> None:
-    assert native.module is not None
-    native.module.blocks(_address(out), spec, first, len(out))
-
-
-def _on_gpu(name: str) -> Callable[..., None]:
-    def run(*arguments: Any) -> None:
-        with torch.cuda.device(arguments[0].device):  # Triton launches on the current device
-            getattr(gpu.launch(), name)(*arguments)
+def _implementation(name: str) -> Callable[..., None]:
+    def run(backend: str, *arguments: Any) -> None:
+        getattr(_COMPILED[backend], name)(*arguments)
 
     return run
 
@@ -97,34 +45,26 @@ def _fake(*_: object) -> None:
     """What an op does to tensors without values: nothing, for it only writes into its arguments."""
 
 
-for _name, _cpu in (
-    ("perturb_", _perturb_cpu),
-    ("accumulate_", _accumulate_cpu),
-    ("blocks_", _blocks_cpu),
-):
-    _library.impl(_name, _cpu, "CPU")
-    _library.impl(_name, _on_gpu(_name), "CUDA")  # HIP devices, too, have this key
+for _name in ("perturb_", "accumulate_", "blocks_"):
+    _library.impl(_name, _implementation(_name), "CPU")
+    _library.impl(_name, _implementation(_name), "CUDA")  # HIP devices, too, have this key
     torch.library.register_fake(f"fwdgrad_kernels::{_name}", _fake)
+_ops: Any = torch.ops.fwdgrad_kernels
 
 
-def _op(name: str, backend: str, device: torch.device) -> Any:
-    """The registered op, or Triton's launch itself where the interpreter stands in for a GPU."""
-    if backend == "triton" and device.type == "cpu":
-        return getattr(gpu.launch(), name)
-    return getattr(torch.ops.fwdgrad_kernels, name)
-
-
+@torch.compiler.assume_constant_result
 def backend_for(device: torch.device, backend: str = "auto") -> str:
-    """The backend that an op on ``device`` uses: ``"cpu"``, ``"triton"`` or ``"reference"``.
+    """The backend that an op on ``device`` uses.
 
     Args:
         device: where the tensors are.
-        backend: ``"auto"`` takes ``FWDGRAD_BACKEND`` from the environment where it is set, else
-            the fastest that there is.
+        backend: ``"cpu"``, ``"cuda"`` (CUDA C++), ``"triton"``, ``"reference"`` (plain PyTorch), or
+            ``"auto"``: what the environment's ``FWDGRAD_BACKEND`` names, else the first of these
+            that the device has.
 
     Raises:
         ValueError: no such backend, or not for this device.
-        RuntimeError: the backend is not built, saying why.
+        RuntimeError: the backend is not built or cannot be used, saying why.
 
     Example:
         >>> import torch
@@ -143,18 +83,25 @@ def backend_for(device: torch.device, backend: str = "auto") -> str:
             )
     if backend == "auto":
         if device.type == "cpu":
-            return "cpu" if native.module is not None else "reference"
-        return "triton" if device.type == "cuda" and not gpu.missing() else "reference"
-    if backend == "cpu":
-        if device.type != "cpu":
-            raise ValueError(f"backend 'cpu' needs tensors on the CPU, got device {device}")
-        if native.module is None:
-            raise RuntimeError(f"backend 'cpu' is not available: {native.missing}")
-    if backend == "triton":
-        if gpu.missing():
-            raise RuntimeError(f"backend 'triton' is not available: {gpu.missing()}")
-        if device.type != "cuda" and not (device.type == "cpu" and gpu.interpreted()):
-            raise ValueError(f"backend 'triton' needs tensors on a GPU, got device {device}")
+            return "reference" if native.missing() else "cpu"
+        if device.type != "cuda":
+            return "reference"
+        for name in ("cuda", "triton"):
+            if not _COMPILED[name].missing(device):
+                return name
+        raise RuntimeError(
+            f"no backend is available for {device}: cuda: {cuda.missing(device)}; triton: "
+            f"{triton.missing()}. backend='reference' works anywhere, slowly and with the noise in "
+            "memory"
+        )
+    if backend != "reference":
+        module = _COMPILED[backend]
+        why = module.missing(device if device.type == "cuda" else None)
+        if why and not (device.type == "cuda" and backend == "cpu"):
+            raise RuntimeError(f"backend {backend!r} is not available: {why}")
+        if not module.serves(device):
+            wanted = "on the CPU" if backend == "cpu" else "on a GPU"
+            raise ValueError(f"backend {backend!r} needs tensors {wanted}, got device {device}")
     return backend
 
 
@@ -184,7 +131,9 @@ def _check_floating(name: str, tensor: object) -> Tensor:
     return tensor
 
 
-def _check_destination(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+def _check_destination(
+    name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor, channels_last: bool = False
+) -> None:
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
     if tensor.dtype != like.dtype:
@@ -193,8 +142,9 @@ def _check_destination(name: str, tensor: Tensor, shape: tuple[int, ...], like: 
         raise ValueError(f"{name} must be on {like.device}, got {tensor.device}")
     if tensor.requires_grad:
         raise ValueError(f"{name} must not require a gradient: it is written in place")
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
+    if not (tensor.is_contiguous() or (channels_last and is_channels_last(tensor))):
+        also = " or in channels_last format" if channels_last else ""
+        raise ValueError(f"{name} must be contiguous{also}, got strides {tensor.stride()}")
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
@@ -222,6 +172,7 @@ def perturb(
     out: Tensor | None = None,
     *,
     pairs: bool = False,
+    held: int | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Noisy copies first .. first + count - 1 of an input: x + sign * scale * J_i * xi_i.
@@ -233,13 +184,17 @@ def perturb(
         count: how many copies.
         sign: 1, or -1 for the antithetic copies.
         clip: clamp the copies' values to (low, high).
-        out: where to write, of the result's shape and x's dtype and device, contiguous.
+        out: where to write, of the result's shape and x's dtype and device; contiguous, or in
+            channels_last format. Draws follow the logical index in either.
         pairs: each copy with both signs of its noise, which is drawn once.
+        held: the number of the first copy that ``out`` still holds from such a call, with all
+            other arguments the same. Then only their blocks are restored and the new ones
+            written: with blocks that cover little, most of the memory is left alone.
         backend: see ``backend_for``.
 
     Returns:
         The copies, (count, *shape); with pairs (2 count, *shape), first all with ``sign``, then
-        all with the other. ``out`` where it was given.
+        all with the other. ``out`` where it was given; else in x's memory format.
 
     Example:
         >>> import torch
@@ -261,14 +216,23 @@ def perturb(
         raise TypeError(f"pairs must be True or False, got {pairs!r}")
     low, high = check_clip(clip)
     backend = backend_for(x.device, backend)
-    x = x.detach().contiguous()
     rows = 2 * count if pairs else count
+    x = x.detach()
     if out is None:
-        out = x.new_empty((rows, *spec.shape))
+        if held is not None:
+            raise ValueError("held says what out holds, so it needs out")
+        last = x.dim() == 3 and is_channels_last(x)
+        format = torch.channels_last if last else torch.contiguous_format
+        size = (rows, *spec.shape)
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=format)
     else:
-        _check_destination("out", out, (rows, *spec.shape), x)
+        _check_destination("out", out, (rows, *spec.shape), x, channels_last=x.dim() == 3)
         if _overlap(out, x):
             raise ValueError("out must not share memory with x")
+    if held is not None:
+        held = check_integer("held", held, 0, 2**63 - 1 - count)
+    lay = to_channels_last if interleaved(out) > 1 else torch.Tensor.contiguous
+    x = lay(x)
     scale_map = None
     if isinstance(spec.scale, Tensor):
         if spec.scale.device != x.device:
@@ -277,7 +241,7 @@ def perturb(
                 "make the spec with scale.to(x.device)"
             )
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        scale_map = spec.scale.to(wide).contiguous()
+        scale_map = lay(spec.scale.to(wide))
         if _overlap(out, spec.scale):
             raise ValueError("out must not share memory with the spec's scale")
     scale = float(sign) if isinstance(spec.scale, Tensor) else sign * spec.scale
@@ -288,8 +252,8 @@ def perturb(
             copies = reference.perturb(x, spec, first, count, sign * (-1) ** i, low, high)
             out[i * count : (i + 1) * count] = copies
         return out
-    _op("perturb_", backend, x.device)(
-        out, x, scale_map, scale, list(spec.encoded), first, pairs, low, high
+    _ops.perturb_(
+        backend, out, x, scale_map, scale, list(spec.encoded), first, held, pairs, low, high
     )
     return out
 
@@ -366,8 +330,7 @@ def accumulate_(
     if backend == "reference":
         reference.accumulate_(total, weights, spec, first, square)
     else:
-        op = _op("accumulate_", backend, total.device)
-        op(total, square, weights, list(spec.encoded), first)
+        _ops.accumulate_(backend, total, square, weights, list(spec.encoded), first)
     return total
 
 
@@ -437,5 +400,5 @@ def blocks(
         bounds = reference.blocks(spec, first, count, where)
     else:
         bounds = torch.empty((count, 2, 2), dtype=torch.int64, device=where)
-        _op("blocks_", backend, where)(bounds, list(spec.encoded), first)
+        _ops.blocks_(backend, bounds, list(spec.encoded), first)
     return bounds[:, -min(2, len(spec.shape)) :]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
 FIELDS = ("nearest", "bilinear")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of copies, as in csrc
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:

@@ -4,7 +4,6 @@
 #include <limits>
 #include <vector>
 
-#include "../include/fwdgrad/half.h"
 #include "fill.h"
 #include "simd.h"
 
@@ -22,34 +21,6 @@ int useful_threads(int threads, int64_t count, int64_t numel) {
   return static_cast<int>(std::min<int64_t>(threads, 1 + count * numel / kElementsPerThread));
 }
 
-// ---- element types ---------------------------------------------------------------------
-
-template <typename T>
-struct Compute {
-  using type = float;
-};
-template <>
-struct Compute<double> {
-  using type = double;
-};
-
-FWDGRAD_HD float load(float x) { return x; }
-FWDGRAD_HD double load(double x) { return x; }
-FWDGRAD_HD float load(Half x) { return to_float(x); }
-FWDGRAD_HD float load(BFloat16 x) { return to_float(x); }
-
-FWDGRAD_HD void store(float x, float* to) { *to = x; }
-FWDGRAD_HD void store(double x, double* to) { *to = x; }
-FWDGRAD_HD void store(float x, Half* to) { *to = to_half(x); }
-FWDGRAD_HD void store(float x, BFloat16* to) { *to = to_bfloat16(x); }
-
-// Keeps NaN.
-template <typename C>
-FWDGRAD_HD C clamp(C x, C low, C high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
-
 // ---- the inner loops: macros because GCC makes no clones of a template's instances -------
 
 #define FWDGRAD_ADD_NOISE(T)                                                                       \
@@ -64,6 +35,16 @@ FWDGRAD_HD C clamp(C x, C low, C high) {
     else                                                                                           \
       for (int64_t k = 0; k < count; ++k)                                                          \
         store(clamp(load(x[k]) + scale * C(noise[k]), low, high), out + k);                        \
+  }                                                                                                \
+  FWDGRAD_SIMD void add_noise_apart(const T* __restrict x, const Compute<T>::type* __restrict map, \
+                                    Compute<T>::type scale, const float* __restrict noise,         \
+                                    Compute<T>::type low, Compute<T>::type high, int64_t count,    \
+                                    int64_t stride, T* __restrict out) {                           \
+    using C = Compute<T>::type;                                                                    \
+    for (int64_t k = 0; k < count; ++k) {                                                          \
+      const C step = scale * (map ? map[k * stride] : C(1)) * C(noise[k]);                         \
+      store(clamp(load(x[k * stride]) + step, low, high), out + k * stride);                       \
+    }                                                                                              \
   }                                                                                                \
   FWDGRAD_SIMD void clamp_only(const T* __restrict x, Compute<T>::type low, Compute<T>::type high, \
                                int64_t count, T* __restrict out) {                                 \
@@ -125,9 +106,9 @@ struct RowPositions {
     low.resize(length);
     fraction.resize(length);
     for (int64_t t = 0; t < length; ++t) {
-      const GridPosition at = grid_position(t, 0, spec.cell_width, spec.bilinear);
+      const GridPosition at = GridPosition::of(t, 0, spec.cell_width, spec.bilinear);
       low[t] = static_cast<int32_t>(at.low);
-      fraction[t] = at.fraction;
+      fraction[t] = at.fraction();
     }
   }
 };
@@ -160,15 +141,15 @@ class Field {
     const int64_t row = first / spec.width, x = first - row * spec.width;
     const int64_t plane = spec.shared ? 0 : row / spec.height;
     const GridPosition y =
-        grid_position(row % spec.height, placement_.shift_y, spec.cell_height, spec.bilinear);
+        GridPosition::of(row % spec.height, placement_.shift_y, spec.cell_height, spec.bilinear);
     const int64_t grid_row = (plane * plan_.grid.rows + y.low) * plan_.grid.columns;
-    if (spec.cell_width == 1) return cells(grid_row + x, count, y.fraction);
+    if (spec.cell_width == 1) return cells(grid_row + x, count, y.fraction());
 
     const int64_t t = x + placement_.shift_x, whole = t / spec.cell_width;
     const int32_t* low = plan_.across.low.data() + (t - whole * spec.cell_width);
     const float* fraction = plan_.across.fraction.data() + (t - whole * spec.cell_width);
     const int columns = low[count - 1] - low[0] + (spec.bilinear ? 2 : 1);
-    const float* from = cells(grid_row + whole + low[0], columns, y.fraction) - low[0];
+    const float* from = cells(grid_row + whole + low[0], columns, y.fraction()) - low[0];
     if (spec.bilinear)
       blend_cells(from, low, fraction, count, values_);
     else
@@ -217,11 +198,13 @@ class Field {
   alignas(64) float values_[kRun];
 };
 
-// Calls body(first, count) for the runs of elements of [begin, end) that the block covers.
+// Calls body(first, count) for the runs of elements of [begin, end) that the block covers; by_rows
+// ends a run where its row ends.
 template <typename Body>
-void for_each_run(const Spec& spec, const Placement& block, int64_t begin, int64_t end, Body body) {
+void for_each_run(const Spec& spec, const Placement& block, int64_t begin, int64_t end,
+                  bool by_rows, Body body) {
   const int64_t plane = spec.height * spec.width;
-  const bool whole_rows = block.x0 == 0 && block.x1 == spec.width && spec.is_elementwise();
+  const bool whole_rows = block.x0 == 0 && block.x1 == spec.width && !by_rows;
   const bool whole = whole_rows && block.y0 == 0 && block.y1 == spec.height;
   // A stretch is what the block covers without a gap: all, a plane's rows, or one row.
   const int64_t stretch = whole ? spec.numel() : whole_rows ? plane : spec.width;
@@ -250,40 +233,66 @@ std::vector<Placement> placements_of(const Spec& spec, uint64_t first, int64_t c
   return placements;
 }
 
+bool covers_all(const Spec& spec, const Placement& block) {
+  return block.y0 == 0 && block.y1 == spec.height && block.x0 == 0 && block.x1 == spec.width;
+}
+
 template <typename T>
-void perturb_typed(T* out, const T* x, const typename Compute<T>::type* map, double scale,
-                   const Spec& spec, uint64_t first, int64_t count, bool pairs, double low,
-                   double high, int threads) {
+void perturb_typed(const Perturb& call) {
   using C = typename Compute<T>::type;
+  const Spec& spec = call.spec;
   const Plan plan(spec);
-  const std::vector<Placement> placements = placements_of(spec, first, count);
-  const int64_t numel = spec.numel(), tiles = (numel + kTile - 1) / kTile;
-  const bool clips = low > -std::numeric_limits<double>::infinity() ||
-                     high < std::numeric_limits<double>::infinity();
+  const std::vector<Placement> placements = placements_of(spec, call.first, call.count);
+  const std::vector<Placement> held =
+      call.held < 0 ? std::vector<Placement>()
+                    : placements_of(spec, static_cast<uint64_t>(call.held), call.count);
+  // Memory is a line of positions: elements, or pixels that hold a value of every plane.
+  const int64_t apart = call.interleaved, numel = spec.numel(), line = numel / apart;
+  const bool by_rows = !spec.is_elementwise();
+  Spec positions = spec;
+  if (apart > 1) positions.leading = 1;
+  const int64_t tiles = (line + kTile - 1) / kTile;
+  const C low = C(call.low), high = C(call.high);
+  const bool clips = call.low > -std::numeric_limits<double>::infinity() ||
+                     call.high < std::numeric_limits<double>::infinity();
+  const auto* const x = static_cast<const T*>(call.x);
+  const auto* const map = static_cast<const C*>(call.scale_map);
+  const int threads = useful_threads(call.threads, call.count, numel);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t work = 0; work < count * tiles; ++work) {
+  for (int64_t work = 0; work < call.count * tiles; ++work) {
     const int64_t i = work / tiles, begin = work % tiles * kTile;
-    const int64_t end = std::min(begin + kTile, numel);
+    const int64_t end = std::min(begin + kTile, line);
     const Placement& block = placements[i];
-    T* const copy = out + i * numel;
-    T* const opposite = pairs ? out + (count + i) * numel : nullptr;
-    const bool whole =
-        block.y0 == 0 && block.y1 == spec.height && block.x0 == 0 && block.x1 == spec.width;
-    for (T* to : {copy, opposite}) {
-      if (whole || !to) continue;
-      if (clips)
-        clamp_only(x + begin, C(low), C(high), end - begin, to + begin);
-      else
-        std::memcpy(to + begin, x + begin, sizeof(T) * (end - begin));
-    }
-    Field field(plan, first + static_cast<uint64_t>(i), block, false);
-    for_each_run(spec, block, begin, end, [&](int64_t from, int length) {
-      const float* noise = field.run(from, length);
-      const C* const scales = map ? map + from : nullptr;
-      add_noise(x + from, scales, C(scale), noise, C(low), C(high), length, copy + from);
-      if (opposite)
-        add_noise(x + from, scales, C(-scale), noise, C(low), C(high), length, opposite + from);
-    });
+    T* const copy = static_cast<T*>(call.out) + i * numel;
+    T* const opposite = call.pairs ? copy + call.count * numel : nullptr;
+    const auto restore = [&](int64_t from, int64_t length) {
+      for (T* to : {copy, opposite}) {
+        if (!to) continue;
+        if (clips)
+          clamp_only(x + from * apart, low, high, length * apart, to + from * apart);
+        else
+          std::memcpy(to + from * apart, x + from * apart, sizeof(T) * length * apart);
+      }
+    };
+    if (call.held >= 0)
+      for_each_run(positions, held[i], begin, end, false, restore);
+    else if (!covers_all(spec, block))
+      restore(begin, end - begin);
+    Field field(plan, call.first + static_cast<uint64_t>(i), block, false);
+    for (int64_t plane = 0; plane < apart; ++plane)
+      for_each_run(positions, block, begin, end, by_rows, [&](int64_t from, int length) {
+        const float* noise = field.run(plane * line + from, length);
+        const int64_t at = from * apart + plane;
+        for (T* to : {copy, opposite}) {
+          if (!to) continue;
+          const C scale = C(to == copy ? call.scale : -call.scale);
+          if (apart == 1)
+            add_noise(x + at, map ? map + at : nullptr, scale, noise, low, high, length, to + at);
+          else
+            add_noise_apart(x + at, map ? map + at : nullptr, scale, noise, low, high, length,
+                            apart, to + at);
+        }
+      });
   }
 }
 
@@ -302,10 +311,11 @@ void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, u
       const int64_t begin = tile * kTile, end = std::min(begin + kTile, numel);
       for (int64_t i = 0; i < some; ++i) {
         Field field(plan, start + static_cast<uint64_t>(i), placements[i], true);
-        for_each_run(spec, placements[i], begin, end, [&](int64_t from, int length) {
-          add_terms(weights[base + i], field.run(from, length), length, total + from,
-                    square ? square + from : nullptr);
-        });
+        for_each_run(spec, placements[i], begin, end, !spec.is_elementwise(),
+                     [&](int64_t from, int length) {
+                       add_terms(weights[base + i], field.run(from, length), length, total + from,
+                                 square ? square + from : nullptr);
+                     });
       }
     }
   }
@@ -313,25 +323,16 @@ void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, u
 
 }  // namespace
 
-void perturb(void* out, const void* x, const void* scale_map, double scale, Type type,
-             const Spec& spec, uint64_t first, int64_t count, bool pairs, double low, double high,
-             int threads) {
-  threads = useful_threads(threads, count, spec.numel());
-  const auto run = [&](auto* typed) {
-    using T = std::remove_pointer_t<decltype(typed)>;
-    using C = typename Compute<T>::type;
-    perturb_typed(static_cast<T*>(out), static_cast<const T*>(x), static_cast<const C*>(scale_map),
-                  scale, spec, first, count, pairs, low, high, threads);
-  };
+void perturb(const Perturb& call, Type type) {
   switch (type) {
     case Type::kFloat32:
-      return run(static_cast<float*>(nullptr));
+      return perturb_typed<float>(call);
     case Type::kFloat64:
-      return run(static_cast<double*>(nullptr));
+      return perturb_typed<double>(call);
     case Type::kFloat16:
-      return run(static_cast<Half*>(nullptr));
+      return perturb_typed<Half>(call);
     case Type::kBFloat16:
-      return run(static_cast<BFloat16*>(nullptr));
+      return perturb_typed<BFloat16>(call);
   }
 }
 

@@ -1,18 +1,29 @@
-// The two ops on raw memory. Every pointer is to contiguous memory; nothing is checked here.
+// The two ops on raw memory. Every pointer is to dense memory; nothing is checked here.
 #pragma once
 
+#include "../include/fwdgrad/elements.h"
 #include "../include/fwdgrad/spec.h"
 
 namespace fwdgrad::cpu {
 
-enum class Type : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
-
 // out[i] = clamp(x + scale * J_i xi_i, low, high) for copies first .. first + count - 1 and, with
-// pairs, out[count + i] = clamp(x - scale * J_i xi_i, low, high). scale_map is null or has x's
-// elements, in float64 where type is, else in float32; it multiplies scale.
-void perturb(void* out, const void* x, const void* scale_map, double scale, Type type,
-             const Spec& spec, uint64_t first, int64_t count, bool pairs, double low, double high,
-             int threads);
+// pairs, out[count + i] = clamp(x - scale * J_i xi_i, low, high).
+struct Perturb {
+  void* out;
+  const void* x;
+  const void* scale_map;  // null, or of x's layout: float64 where type is, else float32
+  double scale, low, high;
+  Spec spec;
+  uint64_t first;
+  int64_t held;  // -1, or the first of the copies that out holds: all else in out is x already
+  int64_t count;
+  bool pairs;
+  // 1: memory has the order of the elements. Else the number of planes, and a pixel's values lie
+  // side by side in out, x and scale_map (channels last).
+  int64_t interleaved;
+  int threads;
+};
+void perturb(const Perturb& call, Type type);
 
 // total += sum_i weights[i] J_i s1(xi_i) and, unless null, square += the sum of the squares of
 // the terms; each element adds its copies in ascending order. All are of one type, float32 or

@@ -3,52 +3,43 @@
 import triton
 import triton.language as tl
 
-from fwdgrad_kernels.triton.draws import aligned_tile, covered, field_tile, may_cover
+from fwdgrad_kernels.triton.tiles import tile_draws, tile_elements, tile_reached
 
 
 @triton.jit
 def accumulate_kernel(
-    total, square, weights, placements, first, k0, k1, count, numel,
-    height, width, cell_height, cell_width, rows, columns,
-    LAW: tl.constexpr, BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr,
-    CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr, BILINEAR: tl.constexpr, SHARED: tl.constexpr,
-    SQUARED: tl.constexpr, PLACED: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
+    total, square, weights, placements, first, k0, k1, count, numel, across, view_rows,
+    view_columns, height, width, cell_height, cell_width, grid_rows, grid_columns, shared,
+    LAW: tl.constexpr, SQUARED: tl.constexpr, BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr,
+    CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr, BILINEAR: tl.constexpr, FLAT: tl.constexpr,
+    UNIT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """One program: a tile of elements, which adds its copies in ascending order."""
     tile = tl.program_id(0).to(tl.int64)
     first, numel = tl.cast(first, tl.int64), tl.cast(numel, tl.int64)
     k0, k1 = tl.cast(k0, tl.uint32), tl.cast(k1, tl.uint32)
-    index = tile * TILE + tl.arange(0, TILE)
-    inside = index < numel
-    wide = total.dtype.element_ty
+    start, index, row, column, inside = tile_elements(
+        tile, across, view_rows, view_columns, width, FLAT, UNIT, TILE_ROWS, TILE
+    )
     sums = tl.load(total + index, inside, other=0.0)
     squares = sums
     if SQUARED:
         squares = tl.load(square + index, inside, other=0.0)
     for i in range(count):
-        placement = placements
-        number = first + i
-        row = number * 0
-        if PLACED:
-            placement = placements + tl.cast(i, tl.int64) * 8
-            row = tl.load(placement + 6)
-            number = tl.load(placement + 7)
+        copy = tl.cast(i, tl.int64)
+        placement = placements + copy * 8
         reached = True
         if BLOCKED:
-            reached = may_cover(
-                tile * TILE, tl.minimum((tile + 1) * TILE, numel), placement, height, width
+            reached = tile_reached(
+                tile, across, view_columns, placement, height, width, numel, FLAT, TILE_ROWS, TILE
             )
         if reached:
-            if ELEMENTWISE:
-                score = aligned_tile(tile, number, row, k0, k1, LAW, True, GROUPS)
-            else:
-                score = field_tile(
-                    index, placement, number, row, k0, k1, height, width, cell_height,
-                    cell_width, rows, columns, LAW, True, CELLS_Y, CELLS_X, BILINEAR, SHARED,
-                )  # fmt: skip
-            term = tl.load(weights + i) * score.to(wide)
-            if BLOCKED:
-                term = tl.where(covered(index, placement, height, width), term, 0.0)
+            score = tile_draws(
+                start, index, row, column, placement, first + copy, k0, k1, height, width,
+                cell_height, cell_width, grid_rows, grid_columns, shared, LAW, True, BLOCKED,
+                ELEMENTWISE, CELLS_Y, CELLS_X, BILINEAR, TILE,
+            )  # fmt: skip
+            term = tl.load(weights + i) * score.to(total.dtype.element_ty)
             sums += term
             if SQUARED:
                 squares += term * term

@@ -95,25 +95,34 @@ def four_to_one(a, b, c, d):
 
 
 @triton.jit
-def aligned_tile(
-    tile, copy, row, k0, k1, LAW: tl.constexpr, SCORE: tl.constexpr, GROUPS: tl.constexpr
+def sign_word(word, copy, row, k0, k1, LAW: tl.constexpr):
+    """The 32 signs of a word as bits, set for +1; of hadamard, those of its random signs."""
+    group = (word // 4).to(tl.uint32)
+    if LAW == HADAMARD:
+        w0, w1, w2, w3 = words_of(group, HADAMARD_SIGNS, copy, k0, k1)
+    else:
+        w0, w1, w2, w3 = words_of(group, INPUT_NOISE, copy, k0, k1)
+    which = word % 4
+    return tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
+
+
+@triton.jit
+def aligned_draws(
+    start, index, copy, row, k0, k1, LAW: tl.constexpr, SCORE: tl.constexpr, TILE: tl.constexpr
 ):
-    """Draws of GROUPS whole groups from group tile x GROUPS on: one Philox call for each group."""
-    group = (tile.to(tl.int64) * GROUPS + tl.arange(0, GROUPS)).to(tl.uint32)
+    """Draws of whole units from element `start` of each on: a Philox call for a unit.
+
+    A unit is a group of four of a real-valued law, or a word of 32 signs.
+    """
     if LAW == RADEMACHER or LAW == HADAMARD:  # noqa: SIM109
-        if LAW == HADAMARD:
-            w0, w1, w2, w3 = words_of(group, HADAMARD_SIGNS, copy, k0, k1)
-        else:
-            w0, w1, w2, w3 = words_of(group, INPUT_NOISE, copy, k0, k1)
-        words = four_to_one(w0, w1, w2, w3)
+        words = sign_word(start // 32, copy, row, k0, k1, LAW)
         bits = (words[:, None] >> tl.arange(0, 32).to(tl.uint32)[None, :]) & 1
-        bits = tl.reshape(bits, (GROUPS * 128,))
+        bits = tl.reshape(bits, (TILE,))
         if LAW == HADAMARD:
-            index = tile.to(tl.int64) * (GROUPS * 128) + tl.arange(0, GROUPS * 128)
             bits = bits ^ parity((index & row).to(tl.uint32))
         values = tl.where(bits != 0, 1.0, -1.0)
     else:
-        w0, w1, w2, w3 = words_of(group, INPUT_NOISE, copy, k0, k1)
+        w0, w1, w2, w3 = words_of((start // 4).to(tl.uint32), INPUT_NOISE, copy, k0, k1)
         a, b, c, d = four_words(w0, w1, w2, w3, LAW, SCORE)
         values = four_to_one(a, b, c, d)
     return values
@@ -123,12 +132,7 @@ def aligned_tile(
 def draw_at(index, copy, row, k0, k1, LAW: tl.constexpr, SCORE: tl.constexpr):
     """Any draws of a copy: a Philox call for each."""
     if LAW == RADEMACHER or LAW == HADAMARD:  # noqa: SIM109
-        if LAW == HADAMARD:
-            w0, w1, w2, w3 = words_of((index // 128).to(tl.uint32), HADAMARD_SIGNS, copy, k0, k1)
-        else:
-            w0, w1, w2, w3 = words_of((index // 128).to(tl.uint32), INPUT_NOISE, copy, k0, k1)
-        which = (index // 32) % 4
-        word = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
+        word = sign_word(index // 32, copy, row, k0, k1, LAW)
         bits = (word >> (index % 32).to(tl.uint32)) & 1
         if LAW == HADAMARD:
             bits = bits ^ parity((index & row).to(tl.uint32))
@@ -163,16 +167,13 @@ def grid_position(index, shift, cell, CELLS: tl.constexpr, BILINEAR: tl.constexp
 
 
 @triton.jit
-def field_tile(
-    index, placement, copy, row, k0, k1, height, width, cell_height, cell_width, rows, columns,
+def field_draws(
+    plane, y, x, placement, copy, row, k0, k1, cell_height, cell_width, rows, columns, shared,
     LAW: tl.constexpr, SCORE: tl.constexpr, CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr,
-    BILINEAR: tl.constexpr, SHARED: tl.constexpr,
+    BILINEAR: tl.constexpr,
 ):  # fmt: skip
     """The field of a copy, or of its scores, at elements that share draws."""
-    y, x = (index // width) % height, index % width
-    plane = index // (width * height)
-    if SHARED:
-        plane = plane * 0
+    plane = tl.where(shared != 0, plane * 0, plane)
     line, down = grid_position(y, tl.load(placement + 4), cell_height, CELLS_Y, BILINEAR)
     column, across = grid_position(x, tl.load(placement + 5), cell_width, CELLS_X, BILINEAR)
     at = (plane * rows + line) * columns + column
@@ -189,22 +190,3 @@ def field_tile(
                 right = right + down * (low - right)
             value = value + across * (right - value)
     return value
-
-
-@triton.jit
-def covered(index, placement, height, width):
-    """Which elements a copy's block covers."""
-    y, x = (index // width) % height, index % width
-    y0, y1 = tl.load(placement), tl.load(placement + 1)
-    x0, x1 = tl.load(placement + 2), tl.load(placement + 3)
-    return (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
-
-
-@triton.jit
-def may_cover(begin, end, placement, height, width):
-    """Whether the block reaches the rows that elements begin .. end - 1 lie in (a scalar)."""
-    first_row, last_row = begin // width, (end - 1) // width
-    one_plane = (first_row // height) == (last_row // height)
-    y0, y1 = tl.load(placement), tl.load(placement + 1)
-    beside = ((last_row % height) < y0) | ((first_row % height) >= y1)
-    return ~(one_plane & beside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import math
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import fwdgrad
 import fwdgrad_kernels
 from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier, load_photo
 from fwdgrad.explanation import Explanation
-from fwdgrad_kernels import gpu, native
+from fwdgrad_kernels import cuda, native, triton
 
 _TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 BASELINES = ("grey", "black", "white", "blur", "none")
@@ -163,18 +164,24 @@ def _info() -> None:
 
     print(f"fwdgrad     {fwdgrad.__version__}")
     print(f"torch       {torch.__version__}, Python {platform.python_version()}")
-    if native.module is None:
-        print(f"cpu         missing: {native.missing}")
+    on_gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    if native.missing():
+        print(f"cpu         missing: {native.missing()}")
     else:
+        assert native.module is not None
         threads = "OpenMP" if native.module.openmp else "built without OpenMP: one thread"
         print(f"cpu         ready: {native.module.simd_level()}, {threads}")
-    if gpu.missing():
-        print(f"triton      missing: {gpu.missing()}")
+    if cuda.module is not None:
+        built = f"built for {cuda.module.architectures}"
+        why = cuda.missing()
+        print(f"cuda        {f'{built}, missing: {why}' if why else f'ready: {built}; {on_gpu}'}")
     else:
-        import triton
-
-        where = torch.cuda.get_device_name() if torch.cuda.is_available() else "interpreter"
-        print(f"triton      ready: Triton {triton.__version__}, {where}")
+        print(f"cuda        missing: {cuda.missing()}")
+    if triton.missing():
+        print(f"triton      missing: {triton.missing()}")
+    else:
+        version = importlib.metadata.version("triton")
+        print(f"triton      ready: Triton {version}, {on_gpu or 'interpreter'}")
     print("reference   ready: plain PyTorch, any device, slow")
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     used = (f"{fwdgrad_kernels.backend_for(torch.device(d))} on {d}" for d in devices)

@@ -33,8 +33,9 @@ from fwdgrad.stream import (
     parse_memory,
 )
 from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+from fwdgrad_kernels.layout import is_channels_last
 from fwdgrad_kernels.ops import check_clip
-from fwdgrad_kernels.spec import check_integer, first_outside
+from fwdgrad_kernels.spec import DTYPES, check_integer, first_outside
 
 CONTROLS = (None, "clean", "leave-one-out")
 
@@ -278,7 +279,7 @@ class LikelihoodRatio:
                 name: value.clone() if isinstance(value, Tensor) else value
                 for name, value in settings.items()
             },
-            input=x.clone(),  # the caller's tensor may change
+            input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
             seconds=time.perf_counter() - started,
             provenance={
                 "fwdgrad": _version(),
@@ -297,14 +298,16 @@ class LikelihoodRatio:
             raise TypeError(
                 f"x must be a tensor, got {type(x).__name__}; make one with torch.as_tensor"
             )
-        if x.dtype not in fwdgrad_kernels.ops.DTYPES:
+        if x.dtype not in DTYPES:
             raise TypeError(
                 f"x must be float32, float64, float16 or bfloat16, got {x.dtype}; convert it, "
                 "e.g. x.float()"
             )
         if x.dim() == 0 or not x.numel():
             raise ValueError(f"x must have elements, got shape {tuple(x.shape)}")
-        x = x.detach().contiguous()
+        x = x.detach()
+        if not (x.dim() == 3 and is_channels_last(x)):  # copies come in x's memory format
+            x = x.contiguous()
         bad = first_outside(x, torch.isfinite(x))
         if bad is not None:
             raise ValueError(f"x must be finite, got {bad[1]} at element {bad[0]}")
@@ -441,7 +444,13 @@ class LikelihoodRatio:
             rows = 2 * count if pairs else count
             if buffer is None or len(buffer) < rows:
                 buffer = None  # free the old one first
-                buffer = x.new_empty((rows, *x.shape))
+                last = x.dim() == 3 and is_channels_last(x)
+                buffer = torch.empty(
+                    (rows, *x.shape),
+                    dtype=x.dtype,
+                    device=x.device,
+                    memory_format=torch.channels_last if last else torch.contiguous_format,
+                )
             return perturb(
                 x, spec, first, count, sign, self.clip, buffer[:rows], pairs=pairs,
                 backend=self.backend,

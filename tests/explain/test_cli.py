@@ -486,7 +486,7 @@ def test_info(capsys):
 
 def test_info_says_why_a_backend_is_missing(capsys, monkeypatch):
     monkeypatch.setattr(native, "module", None)
-    monkeypatch.setattr(native, "missing", "no compiler was found")
+    monkeypatch.setattr(native, "_absent", "no compiler was found")
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
     assert "missing: no compiler was found" in out

@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for a target that need not be there; a line of JSON for each.
 
-Run with TRITON_INTERPRET=0. What is compiled is each law plain and blockwise, and each kind of
-field once, for perturb and accumulate_.
+Run with TRITON_INTERPRET=0. Each law is compiled with each kind of layout, for perturb and
+accumulate_; and with the normal law each type, scale map and memory format with each layout.
 """
 
 import json
@@ -15,45 +15,50 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fwdgrad_kernels import LAWS
+from fwdgrad_kernels import LAWS, NoiseSpec
+from fwdgrad_kernels.layout import Geometry
 from fwdgrad_kernels.triton.accumulate import accumulate_kernel
 from fwdgrad_kernels.triton.draws import placements_kernel
+from fwdgrad_kernels.triton.launch import constants
 from fwdgrad_kernels.triton.perturb import perturb_kernel
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-POINTERS = ("out", "x", "scale_map", "total", "square", "weights")
-PLAIN = {
-    "BLOCKED": False,
-    "ELEMENTWISE": True,
-    "CELLS_Y": False,
-    "CELLS_X": False,
-    "BILINEAR": False,
-    "SHARED": False,
-    "PLACED": False,
+WIDE = ("first", "k0", "k1", "scale", "low", "high", "numel", "mask")
+SMOOTH = {"cell": 4, "field": "bilinear"}
+# All combinations of the constants that `constants` makes of a layout.
+LAYOUTS = {
+    "elements": ((3, 64, 64), {}),
+    "tiles of rows": ((3, 64, 64), {"block": 9}),
+    "rows of any length": ((3, 61, 63), {"block": 9}),
+    "shared": ((3, 64, 64), {"shared": True}),
+    "shared, blocks": ((3, 64, 64), {"shared": True, "block": 9}),
+    "cells": ((3, 64, 64), {"cell": 4}),
+    "cells, blocks": ((3, 64, 64), {"cell": 4, "block": 9}),
+    "smooth": ((3, 64, 64), {**SMOOTH}),
+    "smooth, blocks": ((3, 64, 64), {**SMOOTH, "block": 9}),
+    "cells along rows": ((64,), {"cell": 4}),
+    "cells along rows, blocks": ((64,), {"cell": 4, "block": 9}),
+    "smooth along rows": ((64,), {**SMOOTH}),
+    "smooth along rows, blocks": ((64,), {**SMOOTH, "block": 9}),
+    "cells along columns": ((64, 1), {"cell": 4}),
+    "cells along columns, blocks": ((64, 1), {"cell": 4, "block": (9, 1)}),
+    "smooth along columns": ((64, 1), {**SMOOTH}),
+    "smooth along columns, blocks": ((64, 1), {**SMOOTH, "block": (9, 1)}),
 }
-BLOCKS = {**PLAIN, "BLOCKED": True, "PLACED": True}
-CELLS = {**BLOCKS, "ELEMENTWISE": False, "CELLS_Y": True, "CELLS_X": True}
-FIELDS = [PLAIN, BLOCKS]
-MORE_FIELDS = [CELLS, {**CELLS, "BILINEAR": True, "SHARED": True}]
 
 
-def compiled(kernel, target, dtype, constants):
+def compiled(kernel, target, types, fixed):
     """Registers and spilled bytes of a kernel for NVIDIA; None for others."""
     signature = {}
     for name in kernel.arg_names:
-        kind = "i32"
-        if name in constants:
-            kind = "constexpr"
-        elif name in POINTERS:
-            kind = "*i64" if kernel is placements_kernel else f"*{dtype}"
-        elif name == "placements":
+        kind = "constexpr" if name in fixed else "i64" if name in WIDE else "i32"
+        if name in ("placements", "held"):
             kind = "*i64"
-        elif name in ("first", "k0", "k1", "scale", "low", "high", "numel", "mask"):
-            kind = "i64"
-        signature[name] = kind
-    where = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=where)
-    made = triton.compile(source, target=target)
+        signature[name] = types.get(name, kind)
+    where = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
+    made = triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=where), target=target
+    )
     if "cubin" not in made.asm:
         return None, None
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -66,29 +71,48 @@ def compiled(kernel, target, dtype, constants):
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
 
+def perturb_case(fixed, dtype, mapped, interleaved):
+    wide = "fp64" if dtype == "fp64" else "fp32"
+    types = {
+        "out": f"*{dtype}",
+        "x": f"*{dtype}",
+        "scale_map": f"*{wide}" if mapped else f"*{dtype}",
+    }
+    more = {"MAPPED": mapped, "INTERLEAVED": interleaved, "WIDE": dtype == "fp64"}
+    return perturb_kernel, types, {**fixed, **more}
+
+
+def accumulate_case(fixed, dtype, squared):
+    types = dict.fromkeys(("total", "square", "weights"), f"*{dtype}")
+    return accumulate_kernel, types, {**fixed, "SQUARED": squared}
+
+
 def cases():
-    for index, law in enumerate(LAWS):
-        groups = 8 if law in ("rademacher", "hadamard") else 256
-        sizes = {"LAW": index, "GROUPS": groups, "TILE": groups * (128 if groups == 8 else 4)}
-        for field in FIELDS + (MORE_FIELDS if law in ("normal", "hadamard") else []):
-            if not field["ELEMENTWISE"]:
-                sizes = {**sizes, "TILE": 256}
-            placed = {**field, "PLACED": field["PLACED"] or law == "hadamard"}
-            for dtype in ("fp32", "bf16") if law == "normal" else ("fp32",):
-                more = {"MAPPED": dtype == "bf16", "PAIRS": True, "CLIPS": True, "WIDE": False}
-                yield "perturb", perturb_kernel, dtype, {**sizes, **placed, **more}
+    for layout, (shape, options) in LAYOUTS.items():
+        for law in LAWS:
+            fixed = constants(Geometry(*NoiseSpec(shape, law, **options).encoded))
+            yield layout, perturb_case(fixed, "fp32", False, False)
             if law != "uniform":
-                yield "accumulate", accumulate_kernel, "fp32", {**sizes, **placed, "SQUARED": True}
-    yield "placements", placements_kernel, "", {"IS_HADAMARD": True, "COLUMNS": 8, "SIZE": 128}
+                yield layout, accumulate_case(fixed, "fp32", True)
+            if law != "normal":
+                continue
+            yield layout, perturb_case(fixed, "fp64", True, False)
+            yield layout, perturb_case(fixed, "bf16", False, True)
+            yield layout, perturb_case(fixed, "fp16", True, True)
+            yield layout, accumulate_case(fixed, "fp64", False)
+    for law in ("normal", "hadamard"):
+        fixed = {"IS_HADAMARD": law == "hadamard", "COLUMNS": 8, "SIZE": 128}
+        yield law, (placements_kernel, {"out": "*i64"}, fixed)
+    yield "blocks", (placements_kernel, {"out": "*i64"}, {**fixed, "COLUMNS": 4})
 
 
 def main():
     kind, arch = sys.argv[1].split(":")
     target = GPUTarget(kind, int(arch) if arch.isdigit() else arch, 32 if kind == "cuda" else 64)
-    for name, kernel, dtype, constants in cases():
-        registers, spills = compiled(kernel, target, dtype, constants)
-        about = {"kernel": name, "dtype": dtype, "registers": registers, "spills": spills}
-        print(json.dumps({**about, **constants}), flush=True)
+    for layout, (kernel, types, fixed) in cases():
+        registers, spills = compiled(kernel, target, types, fixed)
+        about = {"kernel": kernel.__name__, "layout": layout, "registers": registers}
+        print(json.dumps({**about, "spills": spills, **types, **fixed}), flush=True)
 
 
 if __name__ == "__main__":

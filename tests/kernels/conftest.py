@@ -1,3 +1,4 @@
+import gpu
 import pytest
 import torch
 
@@ -9,3 +10,15 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu(tmp_path_factory):
+    """The CUDA kernels as a module that runs on the CPU."""
+    return gpu.build_on_cpu(tmp_path_factory.mktemp("cuda_on_cpu"))
+
+
+@pytest.fixture(params=gpu.BACKENDS)
+def backend(request):
+    """Each backend for GPUs: on one, or on what stands in for it."""
+    return gpu.use(request.param, request)

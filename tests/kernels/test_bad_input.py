@@ -135,7 +135,7 @@ def touching(*names):
         (ValueError, ["out", "contiguous"], {"out": torch.zeros(1, 2, 6).expand(3, 2, 6)}),
         (ValueError, ["out", "share memory", "x"], touching("x", "out")),
         (ValueError, ["scale", "cpu", "meta"], {"scale_on": META}),
-        (ValueError, ["backend", "auto, cpu, triton, reference", "'gpu'"], {"backend": "gpu"}),
+        (ValueError, ["backend", "auto, cpu, cuda", "'gpu'"], {"backend": "gpu"}),
     ]
 )  # fmt: skip
 def test_perturb(error, fragments, change):
@@ -251,11 +251,14 @@ def test_noise_of_whole_numbers():
 
 def test_backend(monkeypatch):
     cpu = torch.device("cpu")
-    refused(ValueError, ["backend", "'cuda'"], backend_for, cpu, "cuda")
+    refused(ValueError, ["backend", "'gpu'"], backend_for, cpu, "gpu")
     refused(ValueError, ["'cpu'", "device meta"], backend_for, META, "cpu")
     monkeypatch.setenv("FWDGRAD_BACKEND", "fast")
     refused(
-        ValueError, ["FWDGRAD_BACKEND", "'fast'", "auto, cpu, triton, reference"], backend_for, cpu
+        ValueError,
+        ["FWDGRAD_BACKEND", "'fast'", "auto, cpu, cuda, triton, reference"],
+        backend_for,
+        cpu,
     )
     refused(ValueError, ["FWDGRAD_BACKEND", "'fast'"], noise, NoiseSpec(SHAPE), 0, 3)
     assert backend_for(cpu, "reference") == "reference"

@@ -32,20 +32,20 @@ def spec_of(mapped=False, **options):
 def test_opcheck_perturb(mapped):
     spec = spec_of(mapped, block=3)
     scale_map, scale = (spec.scale, 1.0) if mapped else (None, spec.scale)
-    arguments = (torch.empty(4, *SHAPE), random(*SHAPE), scale_map, scale)
-    more = (list(spec.encoded), 3, mapped, -1.0, 1.0)
+    arguments = ("cpu", torch.empty(4, *SHAPE), random(*SHAPE), scale_map, scale)
+    more = (list(spec.encoded), 3, None, mapped, -1.0, 1.0)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.perturb_.default, (*arguments, *more))
 
 
 @pytest.mark.parametrize("squared", [False, True], ids=["total", "square"])
 def test_opcheck_accumulate(squared):
     square = torch.zeros(SHAPE) if squared else None
-    arguments = (torch.zeros(SHAPE), square, random(4), list(spec_of(block=3).encoded), 3)
+    arguments = ("cpu", torch.zeros(SHAPE), square, random(4), list(spec_of(block=3).encoded), 3)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.accumulate_.default, arguments)
 
 
 def test_opcheck_blocks():
-    arguments = (torch.empty(4, 2, 2, dtype=torch.int64), list(spec_of(block=3).encoded), 3)
+    arguments = ("cpu", torch.empty(4, 2, 2, dtype=torch.int64), list(spec_of(block=3).encoded), 3)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.blocks_.default, arguments)
 
 
@@ -225,7 +225,7 @@ def test_without_the_compiled_module(monkeypatch):
 
     expected = results()
     monkeypatch.setattr(native, "module", None)
-    monkeypatch.setattr(native, "missing", "no compiler was found")
+    monkeypatch.setattr(native, "_absent", "no compiler was found")
     assert backend_for(CPU) == "reference"
     for got, wanted in zip(results(), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
@@ -241,7 +241,7 @@ def test_a_broken_module_is_explained():
     code = (
         "import sys; sys.modules['fwdgrad_kernels._C'] = None\n"
         "from fwdgrad_kernels import NoiseSpec, native, noise\n"
-        "print(native.module, '|', native.missing, '|', noise(NoiseSpec((2,)), 0, 3).shape)"
+        "print(native.module, '|', native.missing(), '|', noise(NoiseSpec((2,)), 0, 3).shape)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     module, missing, shape = run.stdout.split(" | ")

@@ -19,19 +19,21 @@ CSRC = Path(__file__).parents[2] / "csrc"
 LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 WRAPPER = """
 #include "cpu/kernels.h"
+#include "encoded.h"
 using namespace fwdgrad;
-static Spec decode(const int64_t* e) {
-  return {e[0], e[1], e[2], Law(e[3]), e[4], e[5], e[6], e[7], e[8] != 0, e[9] != 0,
-          static_cast<uint64_t>(e[10])};
+static Spec decoded(const int64_t* e) {
+  Encoded encoded;
+  for (int i = 0; i < 11; ++i) encoded[i] = e[i];
+  return decode(encoded);
 }
 extern "C" void perturb(void* out, const void* x, double scale, int type, const int64_t* spec,
                         int64_t count) {
-  cpu::perturb(out, x, nullptr, scale, cpu::Type(type), decode(spec), 3, count, false, -1e30, 1e30,
-               1);
+  cpu::perturb({out, x, nullptr, scale, -1e30, 1e30, decoded(spec), 3, -1, count, false, 1, 1},
+               Type(type));
 }
 extern "C" void accumulate(void* total, void* square, const void* weights, const int64_t* spec,
                            int64_t count) {
-  cpu::accumulate(total, square, weights, cpu::Type::kFloat32, decode(spec), 3, count, 1);
+  cpu::accumulate(total, square, weights, Type::kFloat32, decoded(spec), 3, count, 1);
 }
 """
 

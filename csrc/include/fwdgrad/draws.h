@@ -14,21 +14,25 @@ FWDGRAD_HD int64_t grid_length(int64_t length, int64_t cell, bool bilinear) {
   return (2 * (length + cell - 2) + 3 * cell) / (2 * cell) + 1;
 }
 
-// A position between two grid lines: low + fraction, with fraction in [0, 1).
+// Where an element of an axis lies on the grid: at line `low` or the fraction `rest` / `whole` of
+// the way to the next. Nearest: the cell that it falls in, fraction 0. Bilinear: line 0 is the
+// centre of the cell before the first.
 struct GridPosition {
-  int64_t low;
-  float fraction;
-};
+  int64_t low, rest, whole;
+  int step;  // what the next element adds to rest
+  bool between;
 
-// Nearest: the cell that element `index` falls in, fraction 0. Bilinear: how far it lies from
-// one cell centre to the next, where line 0 is the centre of the cell before the first.
-FWDGRAD_HD GridPosition grid_position(int64_t index, int64_t shift, int64_t cell, bool bilinear) {
-  if (cell == 1) return {index, 0.0f};
-  if (!bilinear) return {(index + shift) / cell, 0.0f};
-  const int64_t twice = 2 * (index + shift) + 1 + cell;
-  const int64_t low = twice / (2 * cell);
-  return {low, static_cast<float>(twice - low * 2 * cell) / static_cast<float>(2 * cell)};
-}
+  FWDGRAD_HD static GridPosition of(int64_t index, int64_t shift, int64_t cell, bool bilinear) {
+    if (cell == 1) return {index, 0, 1, 1, false};
+    const int64_t at = bilinear ? 2 * (index + shift) + 1 + cell : index + shift;
+    const int64_t whole = bilinear ? 2 * cell : cell;
+    const int64_t low = at / whole;
+    return {low, at - low * whole, whole, bilinear ? 2 : 1, bilinear};
+  }
+  FWDGRAD_HD float fraction() const {
+    return between ? static_cast<float>(rest) / static_cast<float>(whole) : 0.0f;
+  }
+};
 
 struct Grid {
   int64_t planes, rows, columns;
@@ -113,5 +117,22 @@ FWDGRAD_HD uint32_t hadamard_word(uint32_t row, uint32_t index) {
   low ^= (row & 16u) ? 0xFFFF0000u : 0u;
   return low ^ (0u - parity(row & index << 5));
 }
+
+// Everything that a copy's number decides: 64 bytes, a row of the table that the GPU kernels read.
+struct Placed {
+  Placement at;
+  uint64_t row;     // of the Hadamard matrix
+  uint64_t number;  // the copy, or its group where groups share their random signs
+
+  FWDGRAD_HD static Placed of(const Spec& spec, uint64_t copy, uint64_t mask) {
+    Placed placed{placement_of(spec, copy), 0, copy};
+    if (spec.law == Law::kHadamard) {
+      const HadamardRow order = hadamard_row(copy, mask, Key::of(spec.seed));
+      placed.row = order.row;
+      placed.number = order.group;
+    }
+    return placed;
+  }
+};
 
 }  // namespace fwdgrad

@@ -1,5 +1,5 @@
 // float16 and bfloat16 in integer arithmetic: rounds to nearest even, vectorises, and needs no
-// hardware type.
+// hardware type. A GPU has instructions that round in the same way.
 #pragma once
 
 #include "macros.h"
@@ -29,13 +29,24 @@ FWDGRAD_HD float to_float(Half x) {
 }
 
 FWDGRAD_HD BFloat16 to_bfloat16(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  BFloat16 y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+#else
   const uint32_t bits = bit_cast<uint32_t>(x);
   const uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1u);
   const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   return {static_cast<uint16_t>((nan ? bits | 0x400000u : rounded) >> 16)};
+#endif
 }
 
 FWDGRAD_HD Half to_half(float x) {
+#ifdef __CUDA_ARCH__
+  Half y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+#else
   const uint32_t bits = bit_cast<uint32_t>(x);
   const uint32_t sign = bits & 0x80000000u;
   const uint32_t magnitude = bits ^ sign;
@@ -46,6 +57,7 @@ FWDGRAD_HD Half to_half(float x) {
   half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // rounds past 65504
   half = magnitude > 0x7f800000u ? 0x7e00u : half;
   return {static_cast<uint16_t>(half | sign >> 16)};
+#endif
 }
 
 }  // namespace fwdgrad

@@ -41,6 +41,25 @@ FWDGRAD_HD float uniform11(uint32_t word) {
   return static_cast<float>(uniform24(word) - (1 << 23)) * (2 * kUnit24);
 }
 
+// On a GPU the hardware's square root and quotient: 2e-7 and 3e-7 relative error (CUDA C++
+// Programming Guide, mathematical functions) at a fraction of the exact ones' instructions. Both
+// arguments are far from the ends of float32's range.
+FWDGRAD_HD float square_root(float x) {
+#ifdef __CUDA_ARCH__
+  return x * rsqrtf(x);
+#else
+  return std::sqrt(x);
+#endif
+}
+
+FWDGRAD_HD float quotient(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
+
 // ln x for normal x > 0; relative error 2e-7, also next to 1.
 FWDGRAD_HD float log_positive(float x) {
   const int32_t bits = bit_cast<int32_t>(x);
@@ -87,7 +106,7 @@ FWDGRAD_HD Pair cos_sin_turn(int32_t turn24) {
 
 // Box-Muller: two words to two independent standard normal numbers.
 FWDGRAD_HD Pair normal_pair(uint32_t word_a, uint32_t word_b) {
-  const float r = std::sqrt(-2.0f * log_positive(uniform01(word_a)));
+  const float r = square_root(-2.0f * log_positive(uniform01(word_a)));
   const Pair turn = cos_sin_turn(uniform24(word_b));
   return {r * turn.a, r * turn.b};
 }
@@ -100,7 +119,7 @@ FWDGRAD_HD float cauchy(uint32_t word) {
   const bool steep = size > (1 << 22);
   const float x = static_cast<float>(steep ? (1 << 23) - size : size) * (0.5f * kTurn24);
   const float s = sin_octant(x), c = cos_octant(x);
-  const float t = (steep ? c : s) / (steep ? s : c);
+  const float t = quotient(steep ? c : s, steep ? s : c);
   return d < 0 ? -t : t;
 }
 
@@ -110,7 +129,7 @@ FWDGRAD_HD float cauchy_score(uint32_t word) { return -cos_sin_turn(uniform24(wo
 // ln(u / (1 - u)): both ends are exact.
 FWDGRAD_HD float logistic(uint32_t word) {
   const int32_t u = uniform24(word);
-  return log_positive(static_cast<float>(u) / static_cast<float>((1 << 24) - u));
+  return log_positive(quotient(static_cast<float>(u), static_cast<float>((1 << 24) - u)));
 }
 
 // One draw of a law that takes one word (not the normal law, nor the signs).

@@ -1,0 +1,73 @@
+// fwdgrad_kernels._cuda: pointers, sizes, a device and a stream in, nothing else. The callers check
+// every argument and hold every piece of memory.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../encoded.h"
+#include "kernels.h"
+#ifdef CUDA_ON_CPU
+#include <cuda_runtime.h>
+#endif
+
+namespace py = pybind11;
+namespace cuda = fwdgrad::cuda;
+using fwdgrad::decode;
+using fwdgrad::Encoded;
+using fwdgrad::Placed;
+using fwdgrad::pointer;
+using fwdgrad::Type;
+
+namespace {
+
+const Placed* table(uintptr_t address) { return reinterpret_cast<const Placed*>(address); }
+
+cuda::Where where(int device, uintptr_t stream) { return {device, pointer(stream)}; }
+
+void place(uintptr_t out, const Encoded& spec, int64_t first, int64_t count, int device,
+           uintptr_t stream) {
+  py::gil_scoped_release release;
+  cuda::place(reinterpret_cast<Placed*>(out), decode(spec), static_cast<uint64_t>(first), count,
+              where(device, stream));
+}
+
+void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count, int device,
+            uintptr_t stream) {
+  py::gil_scoped_release release;
+  cuda::blocks(reinterpret_cast<int64_t*>(out), decode(spec), static_cast<uint64_t>(first), count,
+               where(device, stream));
+}
+
+void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t placed, uintptr_t held,
+             double scale, int type, const Encoded& spec, int64_t first, int64_t count, bool pairs,
+             double low, double high, int64_t interleaved, int device, uintptr_t stream) {
+  py::gil_scoped_release release;
+  cuda::perturb({pointer(out), pointer(x), pointer(scale_map), table(placed), table(held), scale,
+                 low, high, decode(spec), static_cast<uint64_t>(first), count, pairs, interleaved},
+                static_cast<Type>(type), where(device, stream));
+}
+
+void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, uintptr_t placed, int type,
+                const Encoded& spec, int64_t first, int64_t count, int device, uintptr_t stream) {
+  py::gil_scoped_release release;
+  cuda::accumulate({pointer(total), pointer(square), pointer(weights), table(placed), decode(spec),
+                    static_cast<uint64_t>(first), count},
+                   static_cast<Type>(type), where(device, stream));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, m) {
+  m.def("place", &place);
+  m.def("blocks", &blocks);
+  m.def("perturb", &perturb);
+  m.def("accumulate", &accumulate);
+  m.attr("placed_bytes") = sizeof(Placed);
+  m.attr("architectures") = FWDGRAD_CUDA_ARCHITECTURES;
+#ifdef CUDA_ON_CPU
+  m.attr("on_cpu") = true;
+  m.def("run_blocks", &cuda_on_cpu::run_blocks);
+  m.def("fail_next_launch", &cuda_on_cpu::fail_next_launch);
+#else
+  m.attr("on_cpu") = false;
+#endif
+}

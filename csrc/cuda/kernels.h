@@ -1,0 +1,51 @@
+// The ops on a GPU's memory. Nothing is checked here but the launches, which throw what went wrong.
+// All run in stream order on the device and stream that are given, and wait for nothing.
+#pragma once
+
+#include "../include/fwdgrad/draws.h"
+#include "../include/fwdgrad/elements.h"
+
+namespace fwdgrad::cuda {
+
+struct Where {
+  int device;
+  void* stream;  // a cudaStream_t
+};
+
+// Placements of copies first .. first + count - 1: whole rows, or bounds [y0, y1, x0, x1] alone.
+void place(Placed* out, const Spec& spec, uint64_t first, int64_t count, Where where);
+void blocks(int64_t* out, const Spec& spec, uint64_t first, int64_t count, Where where);
+
+// out[i] = clamp(x + scale * J_i xi_i, low, high) for copies first .. first + count - 1 and, with
+// pairs, out[count + i] = clamp(x - scale * J_i xi_i, low, high).
+struct Perturb {
+  void* out;
+  const void* x;
+  const void* scale_map;  // null, or of x's layout: float64 where type is, else float32
+  const Placed* placed;   // null where no copy needs one
+  const Placed* held;     // null, or of the copies that out holds: all else in out is x already
+  double scale, low, high;
+  Spec spec;
+  uint64_t first;
+  int64_t count;
+  bool pairs;
+  // 1: memory has the order of the elements. Else the number of planes, and a pixel's values lie
+  // side by side in out and x (channels last).
+  int64_t interleaved;
+};
+void perturb(const Perturb& call, Type type, Where where);
+
+// total += sum_i weights[i] J_i s1(xi_i) and, unless null, square += the sum of the squares of
+// the terms; each element adds its copies in ascending order. All of one type, float32 or float64.
+struct Accumulate {
+  void* total;
+  void* square;
+  const void* weights;
+  const Placed* placed;
+  Spec spec;
+  uint64_t first;
+  int64_t count;
+};
+void accumulate(const Accumulate& call, Type type, Where where);
+
+}  // namespace fwdgrad::cuda

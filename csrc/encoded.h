@@ -1,0 +1,20 @@
+// NoiseSpec.encoded as it crosses from Python.
+#pragma once
+
+#include <array>
+
+#include "include/fwdgrad/spec.h"
+
+namespace fwdgrad {
+
+// Field for field; the seed's 64 bits come as a signed number.
+using Encoded = std::array<int64_t, 11>;
+
+inline Spec decode(const Encoded& e) {
+  return {e[0], e[1],      e[2],      static_cast<Law>(e[3]),      e[4], e[5], e[6],
+          e[7], e[8] != 0, e[9] != 0, static_cast<uint64_t>(e[10])};
+}
+
+inline void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+}  // namespace fwdgrad

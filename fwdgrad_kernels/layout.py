@@ -1,0 +1,86 @@
+"""What launches need to know of a spec and of where its elements lie."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fwdgrad_kernels.spec import LAWS, grid_lines
+
+_HADAMARD = LAWS.index("hadamard")
+
+
+class Geometry(NamedTuple):
+    """``NoiseSpec.encoded``, field for field."""
+
+    leading: int
+    height: int
+    width: int
+    law: int
+    block_height: int
+    block_width: int
+    cell_height: int
+    cell_width: int
+    bilinear: int
+    shared: int
+    seed: int
+
+    @property
+    def numel(self) -> int:
+        """How many elements the input has."""
+        return self.leading * self.height * self.width
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The seed's low and high words."""
+        return self.seed & 0xFFFFFFFF, self.seed >> 32 & 0xFFFFFFFF
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a copy's block can leave elements out."""
+        return (self.block_height, self.block_width) != (self.height, self.width)
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether draw k belongs to element k."""
+        return max(self.cell_height, self.cell_width) == 1 and not (
+            self.shared and self.leading > 1
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the grid of draws."""
+        return (
+            grid_lines(self.height, self.cell_height, bool(self.bilinear)),
+            grid_lines(self.width, self.cell_width, bool(self.bilinear)),
+        )
+
+    @property
+    def mask(self) -> int:
+        """Hadamard's M - 1."""
+        draws = (1 if self.shared else self.leading) * math.prod(self.grid)
+        return (1 << max(draws - 1, 0).bit_length()) - 1 if self.law == _HADAMARD else 0
+
+    @property
+    def placed(self) -> bool:
+        """Whether a copy's number decides more than its draws."""
+        return self.blocked or not self.elementwise or self.law == _HADAMARD
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the last three axes, (C, H, W), lie in memory as (H, W, C) and not as they are."""
+    if x.dim() < 3 or x.is_contiguous():
+        return False
+    return x.movedim(-3, -1).is_contiguous()
+
+
+def interleaved(out: Tensor) -> int:
+    """How many planes lie side by side in the copies ``out``: 1, or C where channels are last."""
+    return out.shape[1] if out.dim() == 4 and is_channels_last(out) else 1
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """(C, H, W), laid out as (H, W, C)."""
+    return x.permute(1, 2, 0).contiguous().permute(2, 0, 1)

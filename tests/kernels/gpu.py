@@ -1,0 +1,73 @@
+"""The GPU backends, where there is no GPU too: Triton's interpreter, and csrc/cuda built as C++."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from fwdgrad_kernels import cuda
+from fwdgrad_kernels.testing import CASES, case_id
+
+ROOT = Path(__file__).parents[2]
+ON_CPU = Path(__file__).parent / "cuda_on_cpu"
+REAL = torch.cuda.is_available()
+DEVICE = "cuda" if REAL else "cpu"
+BACKENDS = ("cuda", "triton")
+# Triton's interpreter takes about 10 ms a program: one case of each kind.
+FEW = ("7", "1025", "2500", "3x17x19", "2x3x5x33", "37x60", "2x9x1", "2x40x64")
+
+
+def cases(backend):
+    """Those of ``CASES`` that a backend has the time for, and what its own launches turn on."""
+    few = backend == "triton" and not REAL
+    more = [
+        ((2, 33, 36), {"block": (9, 11)}),  # tiles of rows
+        ((3, 70, 70), {"block": 30, "cell": 3, "field": "bilinear", "shared": True}),
+        ((2, 33, 3), {"cell": 5, "field": "bilinear"}),  # strips of rows
+    ]
+    return [case for case in CASES if not few or case_id(case).split("-")[0] in FEW] + more
+
+
+def build_on_cpu(folder, *flags):
+    """Compiles csrc/cuda as C++ and loads the module."""
+    import torch.utils.cpp_extension as extension
+
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    includes = [ON_CPU, sysconfig.get_paths()["include"], *extension.include_paths()]
+    command = [compiler, "-std=c++17", "-O1", "-fPIC", "-fwrapv", "-fvisibility=hidden", *flags]
+    command += ["-DCUDA_ON_CPU", '-DFWDGRAD_CUDA_ARCHITECTURES="none"']
+    command += [f"-I{path}" for path in includes]
+    objects, running = [], []
+    for source in sorted((ROOT / "csrc/cuda").glob("*.c*")):
+        objects.append(str(folder / f"{source.name}.o"))
+        made = [*command, "-x", "c++", "-c", str(source), "-o", objects[-1]]
+        running.append(subprocess.Popen(made, stderr=subprocess.PIPE, text=True))
+    for process in running:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    path = folder / "_cuda.so"
+    subprocess.run([compiler, "-shared", *flags, *objects, "-o", str(path)], check=True)
+    # Not under the name of the module for GPUs: pybind11 keeps one module of a name.
+    spec = importlib.util.spec_from_file_location("cuda_on_cpu._cuda", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def use(backend, request):
+    """Makes a backend usable for one test."""
+    if backend == "triton":
+        pytest.importorskip("triton")
+    elif not REAL:
+        module = request.getfixturevalue("cuda_on_cpu")
+        request.getfixturevalue("monkeypatch").setattr(cuda, "module", module)
+    elif cuda.missing():
+        pytest.fail(f"there is a GPU, but: {cuda.missing()}")
+    return backend

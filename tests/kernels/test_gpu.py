@@ -1,0 +1,235 @@
+"""The CUDA and Triton kernels against the reference: on a GPU, or on what stands in for one.
+
+What no machine without a GPU shows is how fast they are, and what a compiler makes of them; that
+they compile for every target, and without spills, test_triton.py and test_cuda.py show.
+"""
+
+import gpu
+import pytest
+import torch
+
+from fwdgrad_kernels import LAWS, NoiseSpec, accumulate_, blocks, noise, perturb
+from fwdgrad_kernels.testing import (
+    EXACT_LAWS,
+    SCORED_LAWS,
+    assert_copies,
+    assert_sums,
+    case_id,
+)
+
+DEVICE = gpu.DEVICE
+SEED = 2**63 + 11
+CASE = pytest.mark.parametrize(
+    ("name", "case"),
+    [(name, case) for name in gpu.BACKENDS for case in gpu.cases(name)],
+    ids=lambda value: value if isinstance(value, str) else case_id(value),
+)
+
+
+def random(*shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
+
+
+def first_of(spec):
+    """A copy beyond 2^32 from which three copies straddle two Hadamard groups."""
+    return (2**32 // spec.group + 1) * spec.group - 1
+
+
+@CASE
+@pytest.mark.parametrize("law", LAWS)
+def test_perturb(name, case, law, request):
+    gpu.use(name, request)
+    shape, options = case
+    spec = NoiseSpec(shape, law, 0.7, seed=SEED, **options)
+    first, x = first_of(spec), random(*shape)
+    out = torch.full((6, *shape), torch.nan, device=DEVICE)
+    perturb(x, spec, first, 3, out=out, pairs=True, backend=name)
+    assert_copies(out[:3], x, spec, first)
+    assert_copies(out[3:], x, spec, first, sign=-1)
+    if law in EXACT_LAWS and not spec.is_bilinear:
+        unit = NoiseSpec(shape, law, 1.0, seed=SEED, **options)
+        drawn, expected = (
+            noise(unit, first, 3, device=DEVICE, backend=backend) for backend in (name, "reference")
+        )
+        assert torch.equal(drawn, expected)
+
+
+@CASE
+@pytest.mark.parametrize("law", SCORED_LAWS)
+def test_accumulate(name, case, law, request):
+    gpu.use(name, request)
+    shape, options = case
+    spec = NoiseSpec(shape, law, 0.7, seed=SEED, **options)
+    first, weights = first_of(spec), random(3)
+    sums = torch.zeros(2, *shape, device=DEVICE)
+    accumulate_(sums[0], weights, spec, first, sums[1], backend=name)
+    assert_sums(*sums, weights, spec, first)
+    alone = accumulate_(torch.ones(shape, device=DEVICE), weights, spec, first, backend=name)
+    assert_sums(alone, None, weights, spec, first, before=1.0)
+
+
+@CASE
+def test_blocks(name, case, request):
+    gpu.use(name, request)
+    shape, options = case
+    spec = NoiseSpec(shape, seed=SEED, **options)
+    for first in (0, 2**32 - 2, 2**62):
+        placed = blocks(spec, first, 130, device=DEVICE, backend=name).cpu()
+        assert torch.equal(placed, blocks(spec, first, 130, backend="reference"))
+
+
+@pytest.mark.parametrize("law", ["normal", "rademacher"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("clip", [None, (-0.5, 0.625)])
+def test_dtypes_maps_and_clips(backend, law, dtype, clip):
+    scale = random(3, 9, 11).abs().to(torch.float64 if dtype == torch.float64 else torch.float32)
+    scale[0, 1] = 0.0
+    spec = NoiseSpec((3, 9, 11), law, scale, block=5, seed=SEED)
+    x = random(3, 9, 11, dtype=dtype)
+    out = torch.full((8, 3, 9, 11), torch.nan, dtype=dtype, device=DEVICE)
+    perturb(x, spec, 5, 4, clip=clip, out=out, pairs=True, backend=backend)
+    assert_copies(out[:4], x, spec, 5, clip=clip or (-torch.inf, torch.inf))
+    assert_copies(out[4:], x, spec, 5, sign=-1, clip=clip or (-torch.inf, torch.inf))
+    if clip is None:
+        assert torch.equal(out[:, 0, 1], x[0, 1].expand(8, -1))  # frozen
+
+
+def test_nan_and_infinity_come_through(backend):
+    x = random(4, 8)
+    x[0, 0], x[1, 1], x[2, 2] = torch.nan, torch.inf, -torch.inf
+    out = perturb(x, NoiseSpec((4, 8), seed=1), 0, 2, backend=backend)
+    assert bool(out[:, 0, 0].isnan().all())
+    assert bool((out[:, 1, 1] == torch.inf).all())
+    assert bool((out[:, 2, 2] == -torch.inf).all())
+
+
+# Widths that are and are not a multiple of four; the images' fast path and the others.
+LAST = pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((3, 8, 12), {}),
+        ((3, 10, 14), {"block": (4, 9)}),
+        ((3, 9, 11), {"block": 5}),
+        ((5, 8, 12), {"block": (8, 4)}),
+        ((2, 9, 11), {}),
+        ((3, 17, 19), {"block": 9, "cell": 5, "field": "bilinear", "shared": True}),
+        ((4, 33, 6), {"cell": 3}),
+        ((3, 7, 9), {"shared": True}),
+    ],
+    ids=lambda value: str(value),
+)
+
+
+def channels_last(x):
+    return x.unsqueeze(0).contiguous(memory_format=torch.channels_last)[0]
+
+
+@LAST
+@pytest.mark.parametrize("law", ["normal", "hadamard"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_channels_last(backend, shape, options, law, dtype):
+    """The same values, laid out as the input is."""
+    scale = random(*shape).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    spec = NoiseSpec(shape, law, scale, seed=SEED, **options)
+    x = random(*shape, dtype=dtype)
+    settings = {"clip": (-1.0, 1.5), "pairs": True, "backend": backend}
+    expected = perturb(x, spec, 7, 3, **settings)
+    made = perturb(channels_last(x), spec, 7, 3, **settings)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(made, expected)
+    out = torch.full_like(made, torch.nan)
+    perturb(x, spec, 7, 3, out=out, **settings)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(out, expected)
+
+
+HELD = [
+    ((3, 17, 19), {"block": 5}),
+    ((2, 33, 36), {"block": (9, 11)}),
+    ((2600,), {"block": 300}),
+    ((3, 17, 19), {"block": 6, "cell": 5, "field": "bilinear", "shared": True}),
+    ((3, 17, 19), {}),
+]
+
+
+@pytest.mark.parametrize("case", HELD, ids=case_id)
+@pytest.mark.parametrize("clip", [None, (-0.5, 0.625)])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+def test_held(backend, case, clip, last):
+    """Restores the last blocks and writes the new ones, and nothing else."""
+    shape, options = case
+    spec, x = NoiseSpec(shape, seed=SEED, scale=0.7, **options), random(*shape)
+    if last:
+        if len(shape) != 3:
+            pytest.skip("no channels")
+        x = channels_last(x)
+    settings = {"clip": clip, "pairs": True, "backend": backend}
+    out = perturb(x, spec, 40, 4, **settings)
+    expected = perturb(x, spec, 44, 4, **settings)
+    perturb(x, spec, 44, 4, out=out, held=40, **settings)
+    assert torch.equal(out, expected)
+
+
+def test_float64_sums(backend):
+    spec = NoiseSpec((3, 9, 11), "logistic", 0.7, block=5, seed=SEED)
+    sums = torch.zeros(2, 3, 9, 11, dtype=torch.float64, device=DEVICE)
+    weights = random(5, dtype=torch.float64)
+    accumulate_(sums[0], weights, spec, 3, sums[1], backend=backend)
+    assert_sums(*sums, weights, spec, 3)
+
+
+@pytest.mark.parametrize("law", ["normal", "hadamard"])
+@pytest.mark.parametrize("options", [{}, {"cell": 4, "field": "bilinear"}], ids=str)
+def test_same_bits_for_any_split(backend, law, options):
+    spec = NoiseSpec((3, 20, 31), law, 0.7, block=(9, 20), seed=SEED, **options)
+    weights = random(14)
+    sums = []
+    for size in (1, 5, 14):
+        total, square = torch.zeros(2, *spec.shape, device=DEVICE)
+        for at in range(0, 14, size):
+            part = weights[at : at + size]
+            accumulate_(total, part, spec, 2**32 - 6 + at, square, backend=backend)
+        sums.append(torch.stack((total, square)))
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+
+
+@pytest.mark.parametrize("offset", [1, 2, 3])
+def test_misaligned_memory(backend, offset):
+    """Views that start in the middle of 16 bytes; what lies around them stays."""
+    shape = (3, 8, 12)
+    spec, count = NoiseSpec(shape, seed=SEED), 3
+    size = spec.numel
+    store = torch.full((count * size + 8,), torch.nan, device=DEVICE)
+    out = store[offset : offset + count * size].view(count, *shape)
+    x = torch.cat((torch.zeros(offset, device=DEVICE), random(size)))[offset:].view(shape)
+    perturb(x, spec, 5, count, out=out, backend=backend)
+    assert_copies(out, x, spec, 5)
+    assert bool(store[:offset].isnan().all())
+    assert bool(store[offset + count * size :].isnan().all())
+
+
+def test_nothing_to_do(backend):
+    spec = NoiseSpec((3, 9, 11), block=5)
+    assert perturb(random(3, 9, 11), spec, 0, 0, backend=backend).shape == (0, 3, 9, 11)
+    assert blocks(spec, 0, 0, device=DEVICE, backend=backend).shape == (0, 2, 2)
+    total = torch.ones(3, 9, 11, device=DEVICE)
+    assert torch.equal(accumulate_(total, total[:0, 0, 0], spec, 0, backend=backend), total)
+    empty = NoiseSpec((0, 3), seed=1)
+    zero = torch.zeros(0, 3, device=DEVICE)
+    assert perturb(zero, empty, 0, 2, backend=backend).shape == (2, 0, 3)
+
+
+def test_more_copies_than_a_table_holds(backend, monkeypatch):
+    """Placements are held for so many copies at once."""
+    if backend == "cuda":
+        from fwdgrad_kernels import cuda
+
+        monkeypatch.setattr(cuda, "COPIES", 3)
+    else:
+        from fwdgrad_kernels.triton import launch
+
+        monkeypatch.setattr(launch, "_COPIES", 3)
+    spec, weights = NoiseSpec((6, 7), block=3, seed=SEED), random(8)
+    total = accumulate_(torch.zeros(6, 7, device=DEVICE), weights, spec, 9, backend=backend)
+    assert_sums(total, None, weights, spec, 9)
