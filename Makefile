@@ -5,7 +5,7 @@ BUILT := .venv/.built
 CSRC := $(shell find csrc -type f)
 export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench gpu-check clean
 
 demo: $(BUILT)
 	@mkdir -p demo
@@ -28,6 +28,10 @@ format: $(BUILT)
 
 bench: $(BUILT)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -p no:cacheprovider
+
+# On a machine with a GPU, as it is: its own Python with torch and Triton, its nvcc, no network.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
 
 $(BUILT): pyproject.toml setup.py constraints.txt $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -143,3 +143,47 @@ def test_floors(compare, table):
     words = timed(lambda: accumulate_(total, weights, NoiseSpec(SHAPE, "logistic", seed=1), 0))
     torch.set_num_threads(threads)
     row("bound on a Philox4x32-10 block (4 words), one thread", words, ELEMENTS // 4)
+
+
+@pytest.mark.parametrize("block", [SIDE, 32])
+def test_held_buffer(block, compare, table):
+    """A buffer of which only the last blocks are restored."""
+    spec = NoiseSpec(SHAPE, "normal", SIGMA, block, seed=1)
+    buffers = [perturb(X, spec, 0, COPIES) for _ in range(2)]
+    last = [0, 0]
+
+    def step(i: int, held: int | None) -> None:
+        last[i] += COPIES
+        perturb(X, spec, last[i], COPIES, out=buffers[i], held=held)
+
+    held, whole = compare(lambda: step(0, last[0]), lambda: step(1, None))
+    assert last[0] == last[1] + COPIES  # one more to warm up
+    assert torch.equal(buffers[0], perturb(X, spec, last[0], COPIES))
+    table.add(
+        "`perturb` into a buffer that holds the last copies, the same input",
+        "blocks|all written, ms|`held`, ms|ratio",
+        f"{block} x {block}, q = {spec.coverage:.3f}",
+        f"{whole * 1e3:.2f}",
+        f"{held * 1e3:.2f}",
+        f"{whole / held:.2f}x",
+    )
+
+
+def test_channels_last(compare, table):
+    """The memory format of fast convolutions."""
+    spec = NoiseSpec(SHAPE, "normal", SIGMA, seed=1)
+    x = X.unsqueeze(0).contiguous(memory_format=torch.channels_last)[0]
+    contiguous = torch.empty(COPIES, *SHAPE)
+    last = contiguous.to(memory_format=torch.channels_last)
+    ours, plain = compare(
+        lambda: perturb(x, spec, 0, COPIES, out=last),
+        lambda: perturb(X, spec, 0, COPIES, out=contiguous),
+    )
+    assert torch.equal(last, contiguous)
+    table.add(
+        "Memory formats, `perturb`, normal, the same input",
+        "contiguous, ms|channels last, ms|ratio",
+        f"{plain * 1e3:.2f}",
+        f"{ours * 1e3:.2f}",
+        f"{ours / plain:.2f}",
+    )

@@ -401,4 +401,5 @@ def blocks(
     else:
         bounds = torch.empty((count, 2, 2), dtype=torch.int64, device=where)
         _ops.blocks_(backend, bounds, list(spec.encoded), first)
-    return bounds[:, -min(2, len(spec.shape)) :]
+    axes = min(2, len(spec.shape))
+    return bounds.narrow(1, 2 - axes, axes)

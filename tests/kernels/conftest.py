@@ -22,3 +22,9 @@ def cuda_on_cpu(tmp_path_factory):
 def backend(request):
     """Each backend for GPUs: on one, or on what stands in for it."""
     return gpu.use(request.param, request)
+
+
+@pytest.fixture(params=(*gpu.BACKENDS, "cpu", "reference"))
+def any_backend(request):
+    """Every backend."""
+    return gpu.use(request.param, request)

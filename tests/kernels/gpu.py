@@ -18,7 +18,9 @@ ON_CPU = Path(__file__).parent / "cuda_on_cpu"
 REAL = torch.cuda.is_available()
 DEVICE = "cuda" if REAL else "cpu"
 BACKENDS = ("cuda", "triton")
-# Triton's interpreter takes about 10 ms a program: one case of each kind.
+# Triton's interpreter takes about 10 ms a program, and more for a field: one case of each kind, and
+# fields for three laws.
+FIELD_LAWS = ("normal", "cauchy", "hadamard")
 FEW = ("7", "1025", "2500", "3x17x19", "2x3x5x33", "37x60", "2x9x1", "2x40x64")
 
 
@@ -27,10 +29,19 @@ def cases(backend):
     few = backend == "triton" and not REAL
     more = [
         ((2, 33, 36), {"block": (9, 11)}),  # tiles of rows
-        ((3, 70, 70), {"block": 30, "cell": 3, "field": "bilinear", "shared": True}),
+        ((3, 19, 21), {"block": 11, "cell": 3, "field": "bilinear", "shared": True}),
         ((2, 33, 3), {"cell": 5, "field": "bilinear"}),  # strips of rows
     ]
     return [case for case in CASES if not few or case_id(case).split("-")[0] in FEW] + more
+
+
+def cases_and_laws(laws):
+    """(backend, case, law): what the tests of every law go through."""
+    for backend in BACKENDS:
+        for case in cases(backend):
+            field = case[1].get("cell", 1) > 1 or "shared" in case[1]
+            some = FIELD_LAWS if field and backend == "triton" and not REAL else laws
+            yield from ((backend, case, law) for law in laws if law in some)
 
 
 def build_on_cpu(folder, *flags):
@@ -63,7 +74,10 @@ def build_on_cpu(folder, *flags):
 
 def use(backend, request):
     """Makes a backend usable for one test."""
-    if backend == "triton":
+    if backend in ("cpu", "reference"):
+        if REAL:
+            pytest.skip("tensors are on a GPU here")
+    elif backend == "triton":
         pytest.importorskip("triton")
     elif not REAL:
         module = request.getfixturevalue("cuda_on_cpu")

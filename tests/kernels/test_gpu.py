@@ -7,8 +7,18 @@ they compile for every target, and without spills, test_triton.py and test_cuda.
 import gpu
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fwdgrad_kernels import LAWS, NoiseSpec, accumulate_, blocks, noise, perturb
+from fwdgrad_kernels import (
+    LAWS,
+    NoiseSpec,
+    accumulate_,
+    blocks,
+    cuda,
+    noise,
+    perturb,
+    triton,
+)
 from fwdgrad_kernels.testing import (
     EXACT_LAWS,
     SCORED_LAWS,
@@ -19,11 +29,14 @@ from fwdgrad_kernels.testing import (
 
 DEVICE = gpu.DEVICE
 SEED = 2**63 + 11
-CASE = pytest.mark.parametrize(
-    ("name", "case"),
-    [(name, case) for name in gpu.BACKENDS for case in gpu.cases(name)],
-    ids=lambda value: value if isinstance(value, str) else case_id(value),
-)
+
+
+def some_id(value):
+    return value if isinstance(value, str) else case_id(value)
+
+
+def every_law(laws):
+    return pytest.mark.parametrize(("name", "case", "law"), gpu.cases_and_laws(laws), ids=some_id)
 
 
 def random(*shape, dtype=torch.float32):
@@ -35,8 +48,7 @@ def first_of(spec):
     return (2**32 // spec.group + 1) * spec.group - 1
 
 
-@CASE
-@pytest.mark.parametrize("law", LAWS)
+@every_law(LAWS)
 def test_perturb(name, case, law, request):
     gpu.use(name, request)
     shape, options = case
@@ -54,8 +66,7 @@ def test_perturb(name, case, law, request):
         assert torch.equal(drawn, expected)
 
 
-@CASE
-@pytest.mark.parametrize("law", SCORED_LAWS)
+@every_law(SCORED_LAWS)
 def test_accumulate(name, case, law, request):
     gpu.use(name, request)
     shape, options = case
@@ -68,7 +79,9 @@ def test_accumulate(name, case, law, request):
     assert_sums(alone, None, weights, spec, first, before=1.0)
 
 
-@CASE
+@pytest.mark.parametrize(
+    ("name", "case"), [(n, case) for n in gpu.BACKENDS for case in gpu.cases(n)], ids=some_id
+)
 def test_blocks(name, case, request):
     gpu.use(name, request)
     shape, options = case
@@ -94,10 +107,10 @@ def test_dtypes_maps_and_clips(backend, law, dtype, clip):
         assert torch.equal(out[:, 0, 1], x[0, 1].expand(8, -1))  # frozen
 
 
-def test_nan_and_infinity_come_through(backend):
+def test_nan_and_infinity_come_through(any_backend):
     x = random(4, 8)
     x[0, 0], x[1, 1], x[2, 2] = torch.nan, torch.inf, -torch.inf
-    out = perturb(x, NoiseSpec((4, 8), seed=1), 0, 2, backend=backend)
+    out = perturb(x, NoiseSpec((4, 8), seed=1), 0, 2, backend=any_backend)
     assert bool(out[:, 0, 0].isnan().all())
     assert bool((out[:, 1, 1] == torch.inf).all())
     assert bool((out[:, 2, 2] == -torch.inf).all())
@@ -125,14 +138,17 @@ def channels_last(x):
 
 
 @LAST
-@pytest.mark.parametrize("law", ["normal", "hadamard"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_channels_last(backend, shape, options, law, dtype):
+@pytest.mark.parametrize(
+    ("law", "dtype"),
+    [("normal", torch.float32), ("hadamard", torch.float64), ("cauchy", torch.bfloat16)],
+    ids=str,
+)
+def test_channels_last(any_backend, shape, options, law, dtype):
     """The same values, laid out as the input is."""
     scale = random(*shape).to(torch.float64 if dtype == torch.float64 else torch.float32)
     spec = NoiseSpec(shape, law, scale, seed=SEED, **options)
     x = random(*shape, dtype=dtype)
-    settings = {"clip": (-1.0, 1.5), "pairs": True, "backend": backend}
+    settings = {"clip": (-1.0, 1.5), "pairs": True, "backend": any_backend}
     expected = perturb(x, spec, 7, 3, **settings)
     made = perturb(channels_last(x), spec, 7, 3, **settings)
     assert made.is_contiguous(memory_format=torch.channels_last)
@@ -155,7 +171,7 @@ HELD = [
 @pytest.mark.parametrize("case", HELD, ids=case_id)
 @pytest.mark.parametrize("clip", [None, (-0.5, 0.625)])
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
-def test_held(backend, case, clip, last):
+def test_held(any_backend, case, clip, last):
     """Restores the last blocks and writes the new ones, and nothing else."""
     shape, options = case
     spec, x = NoiseSpec(shape, seed=SEED, scale=0.7, **options), random(*shape)
@@ -163,7 +179,7 @@ def test_held(backend, case, clip, last):
         if len(shape) != 3:
             pytest.skip("no channels")
         x = channels_last(x)
-    settings = {"clip": clip, "pairs": True, "backend": backend}
+    settings = {"clip": clip, "pairs": True, "backend": any_backend}
     out = perturb(x, spec, 40, 4, **settings)
     expected = perturb(x, spec, 44, 4, **settings)
     perturb(x, spec, 44, 4, out=out, held=40, **settings)
@@ -181,7 +197,7 @@ def test_float64_sums(backend):
 @pytest.mark.parametrize("law", ["normal", "hadamard"])
 @pytest.mark.parametrize("options", [{}, {"cell": 4, "field": "bilinear"}], ids=str)
 def test_same_bits_for_any_split(backend, law, options):
-    spec = NoiseSpec((3, 20, 31), law, 0.7, block=(9, 20), seed=SEED, **options)
+    spec = NoiseSpec((2, 11, 13), law, 0.7, block=(5, 9), seed=SEED, **options)
     weights = random(14)
     sums = []
     for size in (1, 5, 14):
@@ -195,7 +211,7 @@ def test_same_bits_for_any_split(backend, law, options):
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3])
-def test_misaligned_memory(backend, offset):
+def test_misaligned_memory(any_backend, offset):
     """Views that start in the middle of 16 bytes; what lies around them stays."""
     shape = (3, 8, 12)
     spec, count = NoiseSpec(shape, seed=SEED), 3
@@ -203,7 +219,7 @@ def test_misaligned_memory(backend, offset):
     store = torch.full((count * size + 8,), torch.nan, device=DEVICE)
     out = store[offset : offset + count * size].view(count, *shape)
     x = torch.cat((torch.zeros(offset, device=DEVICE), random(size)))[offset:].view(shape)
-    perturb(x, spec, 5, count, out=out, backend=backend)
+    perturb(x, spec, 5, count, out=out, backend=any_backend)
     assert_copies(out, x, spec, 5)
     assert bool(store[:offset].isnan().all())
     assert bool(store[offset + count * size :].isnan().all())
@@ -223,8 +239,6 @@ def test_nothing_to_do(backend):
 def test_more_copies_than_a_table_holds(backend, monkeypatch):
     """Placements are held for so many copies at once."""
     if backend == "cuda":
-        from fwdgrad_kernels import cuda
-
         monkeypatch.setattr(cuda, "COPIES", 3)
     else:
         from fwdgrad_kernels.triton import launch
@@ -233,3 +247,38 @@ def test_more_copies_than_a_table_holds(backend, monkeypatch):
     spec, weights = NoiseSpec((6, 7), block=3, seed=SEED), random(8)
     total = accumulate_(torch.zeros(6, 7, device=DEVICE), weights, spec, 9, backend=backend)
     assert_sums(total, None, weights, spec, 9)
+
+
+@pytest.mark.parametrize("name", gpu.BACKENDS)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+def test_compiled_for_a_gpu_without_a_graph_break(name, last, monkeypatch):
+    """On tensors of a GPU that have no memory; what is captured is one graph with the three ops."""
+    monkeypatch.setattr({"cuda": cuda, "triton": triton}[name], "missing", lambda device=None: "")
+    monkeypatch.setattr({"cuda": cuda, "triton": triton}[name], "serves", lambda device: True)
+    spec, graphs = NoiseSpec((3, 8, 8), block=3), []
+
+    def step(x, total, square, first, count):
+        copies = perturb(x, spec, first, count, clip=(-1, 1), pairs=True, backend=name)
+        weights = copies.narrow(0, 0, count).sum((1, 2, 3))
+        accumulate_(total, weights, spec, first, square, backend=name)
+        placed = blocks(spec, first, count, device=x.device, backend=name)
+        return copies, spec.gradient(total, first + count), placed
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x, total, square = (torch.empty(3, 8, 8, device="cuda") for _ in range(3))
+        if last:
+            format = torch.channels_last
+            x = torch.empty(1, 3, 8, 8, device="cuda", memory_format=format).squeeze(0)
+        for first in (4, 8, 2**33):
+            compiled = torch.compile(step, fullgraph=True, backend=keep)
+            copies, gradient, placed = compiled(x, total, square, first, 4)
+    assert (copies.shape, gradient.shape, placed.shape) == ((8, 3, 8, 8), (3, 8, 8), (4, 2, 2))
+    assert copies.is_contiguous(memory_format=torch.channels_last) is last
+    ops = [node for node in graphs[0].graph.nodes if "fwdgrad" in str(node.target)]
+    assert len(ops) == 3
+    assert all(node.args[0] == name for node in ops)
