@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from fwdgrad.names import ClassNames
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,27 +59,7 @@ class ImageClassifier:
             raise ValueError(
                 f"target must be a number: the model's classes have no names, got {name!r}"
             )
-        wanted = name.strip().lower()
-        names = [[part.strip().lower() for part in label.split(",")] for label in self.labels]
-        found = [i for i, parts in enumerate(names) if wanted in parts]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ValueError(
-                f"target {name!r} is the name of classes {', '.join(map(str, found))}; "
-                "give the number"
-            )
-        close = [
-            f"{parts[0]} ({i})"
-            for i, parts in enumerate(names)
-            if any(wanted in part for part in parts)
-        ][:5]
-        if not close:
-            known = {part: i for i, parts in enumerate(names) for part in parts}
-            near = difflib.get_close_matches(wanted, known, n=3)
-            close = [f"{name} ({known[name]})" for name in near]
-        hint = f"; perhaps {', '.join(close)}" if close else ""
-        raise ValueError(f"target {name!r} is no class of {self.name}{hint}")
+        return ClassNames(self.labels).find(name, "target", self.name)
 
 
 def load_photo(path: str | os.PathLike[str], size: int) -> Tensor:

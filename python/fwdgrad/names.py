@@ -1,0 +1,98 @@
+"""Classes by their names: WordNet's way of several names for one class, separated by commas."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def split_names(label: str) -> list[str]:
+    """The names in a label, the first one first.
+
+    >>> split_names("tench, Tinca tinca")
+    ['tench', 'Tinca tinca']
+    """
+    return [part.strip() for part in label.split(",") if part.strip()]
+
+
+def check_labels(argument: str, labels: Any, count: int | None = None) -> tuple[str, ...]:
+    """A list of strings, one for each class, as a tuple; an error calls it ``argument``.
+
+    >>> check_labels("labels", ["cat"], 2)
+    Traceback (most recent call last):
+    ValueError: labels must be 2, one for each class, got 1
+    """
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise TypeError(f"{argument} must be a list of strings, got {labels!r}")
+    found = tuple(labels)
+    for i, label in enumerate(found):
+        if not isinstance(label, str):
+            raise TypeError(f"{argument} must be a list of strings, got {label!r} at place {i}")
+    if not found:
+        raise ValueError(f"{argument} must have at least one class, got none")
+    if count not in (None, len(found)):
+        raise ValueError(f"{argument} must be {count}, one for each class, got {len(found)}")
+    return found
+
+
+class ClassNames:
+    """Which class a name means, in any case, by one of its names or by all of them.
+
+    Args:
+        labels: a string for each class: its names, separated by commas.
+        keys: further names, one for each class, such as WordNet's identifiers.
+
+    Example:
+        >>> names = ClassNames(["tench, Tinca tinca", "crane", "crane, lifting device"])
+        >>> names.find("Tinca Tinca", "target", "the model"), names.classes("crane")
+        (0, (1, 2))
+    """
+
+    def __init__(self, labels: Sequence[str], keys: Sequence[str] = ()) -> None:
+        """Writes down every name."""
+        self._first = [(split_names(label) or [label])[0] for label in labels]
+        classes: dict[str, dict[int, None]] = {}
+        for i, label in enumerate(labels):
+            for name in (*split_names(label), label, *keys[i : i + 1]):
+                classes.setdefault(_plain(name), {})[i] = None
+        self._classes = {name: tuple(found) for name, found in classes.items()}
+
+    def classes(self, name: str) -> tuple[int, ...]:
+        """All classes of a name; none where it is unknown."""
+        return self._classes.get(_plain(name), ())
+
+    def find(self, name: str, argument: str, owner: str) -> int:
+        """The class of a name.
+
+        Args:
+            name: of the class.
+            argument: what the error calls the name.
+            owner: whose class it should be, for the error.
+
+        Raises:
+            ValueError: no class has it, with those that come close; or several have.
+        """
+        found = self.classes(name)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"{argument} {name!r} is the name of classes {', '.join(map(str, found))}; "
+                "give the number"
+            )
+        raise ValueError(f"{argument} {name!r} is no class of {owner}{self.hint(name)}")
+
+    def hint(self, name: str) -> str:
+        """The end of a message that a name is unknown: names that come close, where there are."""
+        wanted = _plain(name)
+        holders = {i for known, found in self._classes.items() if wanted in known for i in found}
+        close = [f"{self._first[i]} ({i})" for i in sorted(holders)[:5]]
+        if not close:
+            near = difflib.get_close_matches(wanted, self._classes, n=3)
+            close = [f"{known} ({self._classes[known][0]})" for known in near]
+        return f"; perhaps {', '.join(close)}" if close else ""
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
