@@ -21,6 +21,7 @@ from fwdgrad.explanation import Explanation
 from fwdgrad.gradients import CONTROLS, LikelihoodRatio
 from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.stream import Progress
+from fwdgrad.taxonomy import Taxonomy
 
 try:
     __version__ = version("fwdgrad-kernels")
@@ -34,6 +35,7 @@ __all__ = [
     "Explanation",
     "LikelihoodRatio",
     "ModelError",
+    "Taxonomy",
     "explain",
 ]
 
