@@ -19,6 +19,7 @@ from torch import Tensor
 from fwdgrad.errors import CheckpointError, ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.gradients import CONTROLS, LikelihoodRatio
+from fwdgrad.hard_labels import KeptLabel, LabelDistance, TextAnswer
 from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.stream import Progress
 from fwdgrad.taxonomy import Taxonomy
@@ -33,9 +34,12 @@ __all__ = [
     "OBJECTIVES",
     "CheckpointError",
     "Explanation",
+    "KeptLabel",
+    "LabelDistance",
     "LikelihoodRatio",
     "ModelError",
     "Taxonomy",
+    "TextAnswer",
     "explain",
 ]
 

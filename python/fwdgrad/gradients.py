@@ -59,7 +59,8 @@ class LikelihoodRatio:
             (batch,). It is called under ``torch.no_grad()`` and may overwrite its argument.
         objective: what is explained: "logit" (the output itself), "probability" (softmax of the
             output), "log-probability", "cross-entropy", or a callable from the model's output to
-            one score per copy.
+            one score per copy: ``KeptLabel``, ``LabelDistance`` and ``TextAnswer`` for models
+            that answer with a label or a sentence.
         queries: forward calls on noisy copies; one more is made at x itself.
         sigma: the noise's scale in the input's units: a positive number, or a tensor of the
             input's shape, zero where an element is to be left alone. Default: a fifth of the

@@ -1,0 +1,251 @@
+"""Objectives for models that tell a class and nothing else: a number, a name, or a sentence.
+
+Each is given as ``objective=`` to ``fwdgrad.explain``, with ``target`` left to the objective.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwdgrad.errors import ModelError
+from fwdgrad.names import check_labels, split_names
+from fwdgrad.taxonomy import Taxonomy
+
+PROMPT = "The input image belongs to [MASK]"  # section 3.4: what the model is asked to fill in
+
+
+class KeptLabel:
+    """1 where the model predicts the target, else 0: nothing need be known of the other classes.
+
+    Its gradient is that of the probability of keeping the label under the noise.
+
+    Args:
+        target: a class's number, or its name exactly as the model writes it.
+
+    Example:
+        >>> KeptLabel(1)([1, 0, 1])
+        tensor([1., 0., 1.], dtype=torch.float64)
+        >>> KeptLabel("cat")(["cat", "dog"])
+        tensor([1., 0.], dtype=torch.float64)
+    """
+
+    def __init__(self, target: int | str) -> None:
+        """Checks the target."""
+        if isinstance(target, (bool, np.bool_)) or not isinstance(target, (int, str, np.integer)):
+            raise TypeError(f"target must be a class's number or name, got {target!r}")
+        self.target = target if isinstance(target, str) else int(target)
+        self.__qualname__ = f"KeptLabel({self.target!r})"  # how a run calls its objective
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """The scores of copies: labels (batch,), or scores (batch, classes)."""
+        labels, classes = _predicted(outputs)
+        if labels and isinstance(self.target, str) != isinstance(labels[0], str):
+            raise ModelError(
+                f"the model returned labels such as {labels[0]!r}, and target is {self.target!r}; "
+                "give it as the model does"
+            )
+        if classes is not None and self.target not in range(classes):
+            raise ModelError(f"the model returned {classes} classes, and target is {self.target}")
+        return torch.tensor([label == self.target for label in labels], dtype=torch.float64)
+
+
+class LabelDistance:
+    """The negative distance in a taxonomy from the predicted class to the target.
+
+    A label says only which class won. How far the winner is from the target says more: a tabby
+    taken for a tiger cat (-2) is less changed than one taken for a sports car (-14).
+
+    Args:
+        target: a class's number or name.
+        taxonomy: whose classes are the model's, in the model's order.
+
+    Raises:
+        TypeError, ValueError: the taxonomy has no such class.
+
+    Example:
+        >>> score = LabelDistance("tabby", Taxonomy.imagenet())
+        >>> score(torch.tensor([281, 282, 817]))
+        tensor([  0.,  -2., -14.], dtype=torch.float64)
+        >>> score(["tiger cat"])
+        tensor([-2.], dtype=torch.float64)
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*, section 3.4,
+    hard-label decision.
+    """
+
+    def __init__(self, target: int | str, taxonomy: Taxonomy) -> None:
+        """Looks the target up."""
+        self.taxonomy = _check_taxonomy(taxonomy)
+        self.target = taxonomy.find(target, "target")
+        self.__qualname__ = f"LabelDistance({self.target})"
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """The scores of copies: labels (batch,), by number or name, or scores (batch, classes).
+
+        A name that several classes have is taken for the one nearest to the target.
+        """
+        labels, classes = _predicted(outputs)
+        if classes not in (None, len(self.taxonomy)):
+            raise ModelError(
+                f"the model returned {classes} classes, and the taxonomy has {len(self.taxonomy)}"
+            )
+        try:
+            return _negative([self.taxonomy.nearest(self.target, label) for label in labels])
+        except ValueError as error:
+            raise ModelError(f"the model returned a label of no class: {error}") from None
+
+
+class TextAnswer:
+    """The negative distance to the target from the class that a model's sentence names.
+
+    The name of the most words in the answer counts, and of several such the first: whole words in
+    any case, with hyphens and other signs read as spaces. A name that several classes have is
+    taken for the one nearest to the target. An answer without a name scores as the class that is
+    farthest from the target, and is counted. Nothing is understood: "not a tabby" names the tabby,
+    and "tabbies" names nothing.
+
+    Args:
+        target: a class's number or name.
+        taxonomy: of the classes.
+        names: for each class of the taxonomy what the model may call it, separated by commas;
+            default: the taxonomy's labels.
+        prompt: kept for the model, which is to be asked to answer in this form.
+
+    Attributes:
+        answers: how many were read since the last ``reset``, with the one at the input itself; not
+            those that a checkpoint brought back.
+        unparsed: how many of them named no class.
+
+    Raises:
+        TypeError, ValueError: the taxonomy has no such target; names without a word.
+
+    Example:
+        >>> score = TextAnswer("tabby", Taxonomy.imagenet())
+        >>> score(["The input image belongs to Tiger cat.", "I cannot see anything."])
+        tensor([ -2., -18.], dtype=torch.float64)
+        >>> score.unparsed, score.answers
+        (1, 2)
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*, section 3.4,
+    text-based decision.
+    """
+
+    def __init__(
+        self,
+        target: int | str,
+        taxonomy: Taxonomy,
+        names: Sequence[str] | None = None,
+        prompt: str = PROMPT,
+    ) -> None:
+        """Writes down every name by its words."""
+        self.taxonomy = _check_taxonomy(taxonomy)
+        self.target = taxonomy.find(target, "target")
+        self.prompt = prompt
+        self.__qualname__ = f"TextAnswer({self.target})"
+        names = taxonomy.labels if names is None else check_labels("names", names, len(taxonomy))
+        self._classes: dict[tuple[str, ...], list[int]] = {}
+        for i, label in enumerate(names):
+            for name in split_names(label) or [label]:
+                if not _words(name):
+                    raise ValueError(
+                        f"names must have letters or digits, got {name!r} at class {i}"
+                    )
+                self._classes.setdefault(_words(name), []).append(i)
+        self._longest = max(map(len, self._classes))
+        self.reset()
+
+    def reset(self) -> None:
+        """Sets ``answers`` and ``unparsed`` to 0: before a run, to count that run alone."""
+        self.answers = 0
+        self.unparsed = 0
+
+    def classes(self, answer: str) -> tuple[int, ...]:
+        """The classes that an answer names: none, one, or all that have the name.
+
+        >>> TextAnswer(0, Taxonomy.imagenet()).classes("A man-eating shark, no goldfish!")
+        (2,)
+        """
+        words = _words(answer)
+        for length in range(min(self._longest, len(words)), 0, -1):
+            for first in range(len(words) - length + 1):
+                found = self._classes.get(words[first : first + length])
+                if found:
+                    return tuple(found)
+        return ()
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """The scores of copies: a list or an array of strings, an answer for each."""
+        answers = _texts(outputs)
+        if answers is None:
+            raise ModelError(
+                "the model must return a list of strings, an answer for each copy, got "
+                f"{' '.join(repr(outputs).split()):.60}"
+            )
+        row = self.taxonomy.distances(self.target)
+        found = [list(self.classes(answer)) for answer in answers]
+        self.answers += len(found)
+        self.unparsed += found.count([])
+        least = [row[classes].min() if classes else row.max() for classes in found]
+        return _negative(least)
+
+
+def _negative(distances: list[float]) -> Tensor:
+    return 0 - torch.tensor(distances, dtype=torch.float64)  # not -0.0
+
+
+def _check_taxonomy(taxonomy: Any) -> Taxonomy:
+    if not isinstance(taxonomy, Taxonomy):
+        raise TypeError(
+            f"taxonomy must be a Taxonomy, e.g. Taxonomy.imagenet(), got {type(taxonomy).__name__}"
+        )
+    return taxonomy
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """The words of a text, without case or punctuation."""
+    return tuple(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def _texts(outputs: Any) -> list[str] | None:
+    """A list of strings where that is what the outputs are."""
+    values = outputs.tolist() if isinstance(outputs, np.ndarray) else outputs
+    if isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values):
+        return [str(value) for value in values]
+    return None
+
+
+def _predicted(outputs: Any) -> tuple[list[int] | list[str], int | None]:
+    """The label of each copy, by number or by name, and the number of classes where it shows.
+
+    Args:
+        outputs: (batch,) integers, booleans or strings; or (batch, classes) numbers, of which the
+            largest wins.
+    """
+    names = _texts(outputs)
+    if names is not None:
+        return names, None
+    if isinstance(outputs, Tensor):
+        outputs = outputs.detach().cpu()
+        outputs = (outputs.double() if outputs.is_floating_point() else outputs).numpy()
+    try:
+        values = np.asarray(outputs)
+    except (TypeError, ValueError):  # rows of several lengths, say
+        values = np.asarray(None)
+    whole, real = values.dtype.kind in "biu", values.dtype.kind in "biuf"
+    if values.ndim == 1 and whole:
+        return [int(label) for label in values], None
+    if values.ndim == 2 and values.shape[1] > 1 and real:
+        if np.isnan(values).any():
+            raise ModelError("the model returned NaN, among which no class is the largest")
+        return [int(label) for label in values.argmax(1)], values.shape[1]
+    found = f"{values.dtype} {values.shape}" if real else " ".join(repr(outputs).split())
+    raise ModelError(
+        "the model must return a label for each copy, integers or strings (batch,), or scores "
+        f"(batch, classes), got {found:.60}"
+    )
