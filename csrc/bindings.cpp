@@ -15,13 +15,14 @@ using fwdgrad::Type;
 
 namespace {
 
-void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, double scale, int type,
-             const Encoded& spec, int64_t first, int64_t held, int64_t count, bool pairs,
-             double low, double high, int64_t interleaved, int threads) {
+void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t bounds,
+             const fwdgrad::EncodedRule& rule, double scale, int type, const Encoded& spec,
+             int64_t first, int64_t held, int64_t count, bool pairs, double low, double high,
+             int64_t interleaved, int threads) {
   py::gil_scoped_release release;
   fwdgrad::cpu::perturb(
-      {pointer(out), pointer(x), pointer(scale_map), scale, low, high, decode(spec),
-       static_cast<uint64_t>(first), held, count, pairs, interleaved, threads},
+      {pointer(out), pointer(x), pointer(scale_map), pointer(bounds), decode(rule), scale, low,
+       high, decode(spec), static_cast<uint64_t>(first), held, count, pairs, interleaved, threads},
       static_cast<Type>(type));
 }
 

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "include/fwdgrad/scale.h"
 #include "include/fwdgrad/spec.h"
 
 namespace fwdgrad {
@@ -13,6 +14,14 @@ using Encoded = std::array<int64_t, 11>;
 inline Spec decode(const Encoded& e) {
   return {e[0], e[1],      e[2],      static_cast<Law>(e[3]),      e[4], e[5], e[6],
           e[7], e[8] != 0, e[9] != 0, static_cast<uint64_t>(e[10])};
+}
+
+// AdaptiveScale.rule, field for field.
+using EncodedRule = std::array<double, 6>;
+
+inline ScaleRule decode(const EncodedRule& e) {
+  return {static_cast<int>(e[0]),   static_cast<float>(e[1]), static_cast<float>(e[2]),
+          static_cast<float>(e[3]), static_cast<float>(e[4]), static_cast<float>(e[5])};
 }
 
 inline void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }

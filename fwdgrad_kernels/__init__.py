@@ -14,16 +14,19 @@ True
 """
 
 from fwdgrad_kernels.ops import BACKENDS, accumulate_, backend_for, blocks, noise, perturb
+from fwdgrad_kernels.scale import AdaptiveScale, confidence_scale
 from fwdgrad_kernels.spec import FIELDS, LAWS, NoiseSpec
 
 __all__ = [
     "BACKENDS",
     "FIELDS",
     "LAWS",
+    "AdaptiveScale",
     "NoiseSpec",
     "accumulate_",
     "backend_for",
     "blocks",
+    "confidence_scale",
     "noise",
     "perturb",
 ]

@@ -7,6 +7,7 @@ with fakes, so ``torch.compile`` sees them (``noise`` perturbs a zero). They are
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fwdgrad_kernels import cuda, native, reference, triton
 from fwdgrad_kernels.layout import interleaved, is_channels_last, to_channels_last
+from fwdgrad_kernels.scale import AdaptiveScale
 from fwdgrad_kernels.spec import DTYPES, NoiseSpec, check_integer
 
 _COMPILED = {"cpu": native, "cuda": cuda, "triton": triton}
@@ -24,8 +26,9 @@ BACKENDS = ("auto", *_COMPILED, "reference")
 
 _library = torch.library.Library("fwdgrad_kernels", "DEF")
 _library.define(
-    "perturb_(str backend, Tensor(a!) out, Tensor x, Tensor? scale_map, float scale, int[] spec, "
-    "int first, int? held, bool pairs, float low, float high) -> ()"
+    "perturb_(str backend, Tensor(a!) out, Tensor x, Tensor? scale_map, Tensor? bounds, "
+    "float[] rule, float scale, int[] spec, int first, int? held, bool pairs, float low, "
+    "float high) -> ()"
 )
 _library.define(
     "accumulate_(str backend, Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, "
@@ -162,6 +165,16 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     return a0 < b1 and b0 < a1
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    """What copies of a type are computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@functools.lru_cache(maxsize=64)  # a copy to a GPU would wait for it, and could not be captured
+def _bounds(scale: AdaptiveScale, planes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(scale.bounds(planes), dtype=dtype, device=device)
+
+
 def perturb(
     x: Tensor,
     spec: NoiseSpec,
@@ -240,11 +253,14 @@ def perturb(
                 f"scale must be on x's device {x.device}, got {spec.scale.device}; "
                 "make the spec with scale.to(x.device)"
             )
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        scale_map = lay(spec.scale.to(wide))
+        scale_map = lay(spec.scale.to(_wide(x)))
         if _overlap(out, spec.scale):
             raise ValueError("out must not share memory with the spec's scale")
-    scale = float(sign) if isinstance(spec.scale, Tensor) else sign * spec.scale
+    bounds, rule = None, [0.0] * 6
+    if isinstance(spec.scale, AdaptiveScale):
+        bounds = _bounds(spec.scale, spec.planes[0], _wide(x), x.device)
+        rule = spec.scale.rule(spec.law)
+    scale = sign * spec.scale if isinstance(spec.scale, float) else float(sign)
     if not out.numel():
         return out
     if backend == "reference":
@@ -253,7 +269,19 @@ def perturb(
             out[i * count : (i + 1) * count] = copies
         return out
     _ops.perturb_(
-        backend, out, x, scale_map, scale, list(spec.encoded), first, held, pairs, low, high
+        backend,
+        out,
+        x,
+        scale_map,
+        bounds,
+        rule,
+        scale,
+        list(spec.encoded),
+        first,
+        held,
+        pairs,
+        low,
+        high,
     )
     return out
 
@@ -362,6 +390,8 @@ def noise(
     """
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
+    if isinstance(spec.scale, AdaptiveScale):
+        raise ValueError("scale must not depend on an input here: use perturb(x, spec, ...) - x")
     if device is None and isinstance(spec.scale, Tensor):
         device = spec.scale.device
     zero = torch.zeros(spec.shape, dtype=dtype, device=device)

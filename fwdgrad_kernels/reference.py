@@ -207,7 +207,8 @@ def perturb(
     x: Tensor, spec: NoiseSpec, first: int, count: int, sign: int, low: float, high: float
 ) -> Tensor:
     """clamp(x + sign scale J_i xi_i, low, high) in x's dtype, rounded once: (count, *shape)."""
-    scale = spec.scale.double() if isinstance(spec.scale, Tensor) else spec.scale
+    scale = spec.scale_at(x.double())
+    scale = scale.double() if isinstance(scale, Tensor) else scale
     noise = sign * scale * unit(spec, first, count, device=x.device)
     return (x.double() + noise).clamp(low, high).to(x.dtype)
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad_kernels.scale import AdaptiveScale
+
 LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
 FIELDS = ("nearest", "bilinear")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of copies, as in csrc
@@ -67,6 +69,7 @@ class NoiseSpec:
         scale: the noise's scale, in the input's units: a number >= 0, or a finite floating tensor
             of the input's shape, signed where it is a direction. Elements of scale 0 are frozen:
             they get no noise, and their gradient is 0. A tensor is kept, not copied: leave it be.
+            Or an ``AdaptiveScale``, which the kernels compute from the input.
         block: extents of the noisy block over the trailing axes (at most two); one integer means
             the same extent on each of them. All leading axes are covered. None covers everything.
             The start is uniform over all positions that touch the input, and the block is cut at
@@ -93,7 +96,7 @@ class NoiseSpec:
 
     shape: tuple[int, ...]
     law: str = "normal"
-    scale: float | Tensor = 1.0
+    scale: float | Tensor | AdaptiveScale = 1.0
     block: tuple[int, ...] | int | None = None
     cell: int = 1
     field: str = "nearest"
@@ -138,6 +141,8 @@ class NoiseSpec:
 
     def _check_scale(self) -> None:
         scale = self.scale
+        if isinstance(scale, AdaptiveScale):
+            return scale.check(self.law, self.planes[0])
         if isinstance(scale, Tensor):
             if not scale.is_floating_point():
                 raise TypeError(f"scale must be a floating tensor or a number, got {scale.dtype}")
@@ -186,6 +191,8 @@ class NoiseSpec:
         """Equal where the draws and the scale are equal."""
         if not isinstance(other, NoiseSpec):
             return NotImplemented
+        mine: Any
+        others: Any
         mine, others = self.scale, other.scale
         if isinstance(mine, Tensor) and isinstance(others, Tensor):
             same = mine.dtype == others.dtype and torch.equal(mine, others.to(mine.device))
@@ -259,13 +266,20 @@ class NoiseSpec:
         """Whether the law has a likelihood-ratio gradient: all but ``uniform``."""
         return self.law != "uniform"
 
-    def gradient(self, total: Tensor, count: int, out: Tensor | None = None) -> Tensor:
+    def scale_at(self, x: Tensor) -> float | Tensor:
+        """The scale as a number or a tensor; an adaptive one at the input x."""
+        return self.scale.of(x, self.law) if isinstance(self.scale, AdaptiveScale) else self.scale
+
+    def gradient(
+        self, total: Tensor, count: int, out: Tensor | None = None, x: Tensor | None = None
+    ) -> Tensor:
         """The gradient that a sum of weighted unit scores estimates: total / (count q scale).
 
         Args:
             total: what ``accumulate_`` summed, of the input's shape.
             count: how many copies it summed, >= 1.
             out: where to write, may be ``total`` itself.
+            x: the input, where the scale is adaptive.
 
         Returns:
             The gradient, of total's shape and dtype; 0 where the scale is 0.
@@ -286,12 +300,23 @@ class NoiseSpec:
         check_integer("count", count, 1, 2**63 - 1)
         if out is not None and out.shape != total.shape:
             raise ValueError(f"out must have shape {self.shape}, got {tuple(out.shape)}")
-        if isinstance(self.scale, Tensor):
-            scale = self.scale.to(total)
+        given = self.scale
+        if isinstance(given, AdaptiveScale):
+            if x is None:
+                raise ValueError("x must be given: the scale is adaptive")
+            gradient = torch.empty_like(total) if out is None else out
+            flat, sums = gradient.view(-1), total.reshape(-1)
+            for start, some in given.pieces(x, self.law):
+                part = slice(start, start + len(some))
+                scaled = sums[part] / (some * (count * self.coverage))
+                flat[part] = scaled.masked_fill_(some == 0, 0)
+            return gradient
+        if isinstance(given, Tensor):
+            scale = given.to(total)
             frozen = scale == 0
             gradient = torch.div(total, scale, out=out).div_(count * self.coverage)
             return gradient.masked_fill_(frozen, 0)
-        factor = 1 / (count * self.coverage * self.scale) if self.scale else 0.0
+        factor = 1 / (count * self.coverage * given) if given else 0.0
         if not factor:
             return torch.zeros_like(total) if out is None else out.zero_()
         return torch.mul(total, factor, out=out)

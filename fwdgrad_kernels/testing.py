@@ -14,9 +14,12 @@ from torch import Tensor
 
 from fwdgrad_kernels import reference
 from fwdgrad_kernels.ops import accumulate_
+from fwdgrad_kernels.scale import AdaptiveScale
 from fwdgrad_kernels.spec import LAWS, NoiseSpec
 
 TOLERANCE = 2e-6
+ADAPTIVE_TOLERANCE = 2e-5
+"""How far, relatively, an exact ``AdaptiveScale`` may be from its equation's solution."""
 
 SCORED_LAWS = tuple(law for law in LAWS if law != "uniform")
 
@@ -154,9 +157,13 @@ def assert_copies(
     count, kind = len(actual), torch.finfo(actual.dtype)
     assert actual.dtype == x.dtype, f"copies are {actual.dtype}, x is {x.dtype}"
     expected = reference.perturb(x.double(), spec, first, count, sign, *clip)
-    scale = spec.scale.double().abs() if isinstance(spec.scale, Tensor) else spec.scale
+    scale = spec.scale_at(x.double())
+    scale = scale.double().abs() if isinstance(scale, Tensor) else scale
     rounding = kind.eps * expected.abs() + kind.smallest_normal * kind.eps
     bound = scale * unit_error(spec, first, count, device=x.device) + rounding
+    if isinstance(spec.scale, AdaptiveScale):  # the distances are those of x in its own dtype
+        relative = ADAPTIVE_TOLERANCE if spec.scale.form == "exact" else TOLERANCE
+        bound += relative * (expected - x.double()).abs()
     # What overflows the dtype is compared as its largest number.
     finite = (actual.double().clamp(kind.min, kind.max), expected.clamp(kind.min, kind.max))
     _assert_within("perturb", *finite, bound)

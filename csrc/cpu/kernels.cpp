@@ -17,6 +17,9 @@ constexpr int64_t kTile = 2 * kRun;
 // Waking a thread costs about as much as it does in this many elements.
 constexpr int64_t kElementsPerThread = 16384;
 
+// Copies for which an adaptive scale is computed once.
+constexpr int64_t kCopiesPerScale = 32;
+
 int useful_threads(int threads, int64_t count, int64_t numel) {
   return static_cast<int>(std::min<int64_t>(threads, 1 + count * numel / kElementsPerThread));
 }
@@ -71,6 +74,86 @@ FWDGRAD_ADD_NOISE(BFloat16)
 FWDGRAD_ADD_TERMS(float)
 FWDGRAD_ADD_TERMS(double)
 #undef FWDGRAD_ADD_TERMS
+
+// ---- scales that follow from x: once for a tile, for many copies ---------------------------
+
+#define FWDGRAD_DISTANCES(T)                                                                       \
+  FWDGRAD_SIMD void nearest_scale(                                                                 \
+      const T* __restrict x, Compute<T>::type low, Compute<T>::type high, Compute<T>::type factor, \
+      Compute<T>::type floor, int64_t count, int64_t stride, Compute<T>::type* __restrict out) {   \
+    using C = Compute<T>::type;                                                                    \
+    for (int64_t k = 0; k < count; ++k) {                                                          \
+      const C scale = factor * Distances<C>(load(x[k * stride]), low, high).near;                  \
+      out[k * stride] = scale < floor ? floor : scale;                                             \
+    }                                                                                              \
+  }                                                                                                \
+  FWDGRAD_SIMD void distances(const T* __restrict x, Compute<T>::type low, Compute<T>::type high,  \
+                              int64_t count, int64_t stride, float* __restrict near,               \
+                              float* __restrict far) {                                             \
+    for (int64_t k = 0; k < count; ++k) {                                                          \
+      const Distances<Compute<T>::type> d(load(x[k * stride]), low, high);                         \
+      near[k] = static_cast<float>(d.near);                                                        \
+      far[k] = static_cast<float>(d.far);                                                          \
+    }                                                                                              \
+  }
+FWDGRAD_DISTANCES(float)
+FWDGRAD_DISTANCES(double)
+FWDGRAD_DISTANCES(Half)
+FWDGRAD_DISTANCES(BFloat16)
+#undef FWDGRAD_DISTANCES
+
+// Steps outside, elements inside: the form that vectorises.
+#define FWDGRAD_EXACT(name, law)                                                                   \
+  FWDGRAD_SIMD void name(const float* __restrict near, const float* __restrict far,                \
+                         ScaleRule rule, int64_t count, float* __restrict out) {                   \
+    for (int64_t k = 0; k < count; ++k) out[k] = exact_start(near[k], far[k], rule);               \
+    for (int step = 0; step < kNewtonSteps; ++step)                                                \
+      for (int64_t k = 0; k < count; ++k) out[k] = exact_step<law>(out[k], near[k], far[k], rule); \
+    for (int64_t k = 0; k < count; ++k) out[k] = exact_end(out[k], near[k]);                       \
+  }
+FWDGRAD_EXACT(exact_normal, Law::kNormal)
+FWDGRAD_EXACT(exact_cauchy, Law::kCauchy)
+FWDGRAD_EXACT(exact_hyperbolic, Law::kHyperbolic)
+FWDGRAD_EXACT(exact_logistic, Law::kLogistic)
+FWDGRAD_EXACT(exact_uniform, Law::kUniform)
+#undef FWDGRAD_EXACT
+
+void exact_scales(Law law, const float* near, const float* far, const ScaleRule& rule,
+                  int64_t count, float* out) {
+  switch (law) {
+    case Law::kNormal:
+      return exact_normal(near, far, rule, count, out);
+    case Law::kCauchy:
+      return exact_cauchy(near, far, rule, count, out);
+    case Law::kHyperbolic:
+      return exact_hyperbolic(near, far, rule, count, out);
+    case Law::kLogistic:
+      return exact_logistic(near, far, rule, count, out);
+    default:
+      return exact_uniform(near, far, rule, count, out);
+  }
+}
+
+// The scales of positions begin .. end - 1 of a plane, `stride` apart in memory.
+template <typename T>
+void plane_scales(const T* x, typename Compute<T>::type low, typename Compute<T>::type high,
+                  Law law, const ScaleRule& rule, int64_t count, int64_t stride,
+                  typename Compute<T>::type* out) {
+  using C = typename Compute<T>::type;
+  if (rule.kind == ScaleRule::kNearest) {
+    const C factor = C(rule.factor), floor = C(rule.floor);
+    if (stride == 1) return nearest_scale(x, low, high, factor, floor, count, 1, out);
+    return nearest_scale(x, low, high, factor, floor, count, stride, out);
+  }
+  for (int64_t base = 0; base < count; base += kRun) {
+    const int64_t some = std::min<int64_t>(kRun, count - base);
+    float near[kRun], far[kRun], scale[kRun];
+    distances(x + base * stride, low, high, some, stride, near, far);
+    exact_scales(law, near, far, rule, some, scale);
+    for (int64_t k = 0; k < some; ++k)
+      out[(base + k) * stride] = C(scale[k] < rule.floor ? rule.floor : scale[k]);
+  }
+}
 
 // Row x + t (next row - row) of a bilinear field, at grid resolution.
 FWDGRAD_SIMD void blend_rows(const float* __restrict low, const float* __restrict high,
@@ -233,6 +316,26 @@ std::vector<Placement> placements_of(const Spec& spec, uint64_t first, int64_t c
   return placements;
 }
 
+// The scales of positions begin .. end - 1, laid out as x is.
+template <typename T>
+void tile_scales(const Perturb& call, int64_t begin, int64_t end, typename Compute<T>::type* out) {
+  using C = typename Compute<T>::type;
+  const int64_t apart = call.interleaved, planes = call.spec.leading;
+  const int64_t pixels = call.spec.height * call.spec.width;
+  const auto* const x = static_cast<const T*>(call.x);
+  const auto* const bounds = static_cast<const C*>(call.bounds);
+  for (int64_t from = begin; from < end;) {
+    const int64_t first = apart > 1 ? 0 : from / pixels, last = apart > 1 ? planes : first + 1;
+    const int64_t to = std::min(end, apart > 1 ? end : (first + 1) * pixels);
+    for (int64_t p = first; p < last; ++p) {
+      const int64_t at = from * apart + (apart > 1 ? p : 0);
+      plane_scales(x + at, bounds[p], bounds[planes + p], call.spec.law, call.rule, to - from,
+                   apart, out + (at - begin * apart));
+    }
+    from = to;
+  }
+}
+
 bool covers_all(const Spec& spec, const Placement& block) {
   return block.y0 == 0 && block.y1 == spec.height && block.x0 == 0 && block.x1 == spec.width;
 }
@@ -251,48 +354,58 @@ void perturb_typed(const Perturb& call) {
   const bool by_rows = !spec.is_elementwise();
   Spec positions = spec;
   if (apart > 1) positions.leading = 1;
-  const int64_t tiles = (line + kTile - 1) / kTile;
   const C low = C(call.low), high = C(call.high);
   const bool clips = call.low > -std::numeric_limits<double>::infinity() ||
                      call.high < std::numeric_limits<double>::infinity();
   const auto* const x = static_cast<const T*>(call.x);
   const auto* const map = static_cast<const C*>(call.scale_map);
   const int threads = useful_threads(call.threads, call.count, numel);
+  // An adaptive scale is computed once a tile for several copies, else copies are by themselves.
+  const bool adapts = call.rule.kind != ScaleRule::kNone;
+  const int64_t tiles = (line + kTile - 1) / kTile;
+  const int64_t together = adapts ? kCopiesPerScale : 1;
+  const int64_t slices = (call.count + together - 1) / together;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t work = 0; work < call.count * tiles; ++work) {
-    const int64_t i = work / tiles, begin = work % tiles * kTile;
-    const int64_t end = std::min(begin + kTile, line);
-    const Placement& block = placements[i];
-    T* const copy = static_cast<T*>(call.out) + i * numel;
-    T* const opposite = call.pairs ? copy + call.count * numel : nullptr;
-    const auto restore = [&](int64_t from, int64_t length) {
-      for (T* to : {copy, opposite}) {
-        if (!to) continue;
-        if (clips)
-          clamp_only(x + from * apart, low, high, length * apart, to + from * apart);
-        else
-          std::memcpy(to + from * apart, x + from * apart, sizeof(T) * length * apart);
-      }
-    };
-    if (call.held >= 0)
-      for_each_run(positions, held[i], begin, end, false, restore);
-    else if (!covers_all(spec, block))
-      restore(begin, end - begin);
-    Field field(plan, call.first + static_cast<uint64_t>(i), block, false);
-    for (int64_t plane = 0; plane < apart; ++plane)
-      for_each_run(positions, block, begin, end, by_rows, [&](int64_t from, int length) {
-        const float* noise = field.run(plane * line + from, length);
-        const int64_t at = from * apart + plane;
+  for (int64_t work = 0; work < slices * tiles; ++work) {
+    const int64_t begin = work % tiles * kTile, end = std::min(begin + kTile, line);
+    std::vector<C> own(adapts ? (end - begin) * apart : 0);
+    if (adapts) tile_scales<T>(call, begin, end, own.data());
+    // Indexed as x is.
+    const C* const scales = adapts ? own.data() - begin * apart : map;
+    const int64_t last = std::min(call.count, (work / tiles + 1) * together);
+    for (int64_t i = work / tiles * together; i < last; ++i) {
+      const Placement& block = placements[i];
+      T* const copy = static_cast<T*>(call.out) + i * numel;
+      T* const opposite = call.pairs ? copy + call.count * numel : nullptr;
+      const auto restore = [&](int64_t from, int64_t length) {
         for (T* to : {copy, opposite}) {
           if (!to) continue;
-          const C scale = C(to == copy ? call.scale : -call.scale);
-          if (apart == 1)
-            add_noise(x + at, map ? map + at : nullptr, scale, noise, low, high, length, to + at);
+          if (clips)
+            clamp_only(x + from * apart, low, high, length * apart, to + from * apart);
           else
-            add_noise_apart(x + at, map ? map + at : nullptr, scale, noise, low, high, length,
-                            apart, to + at);
+            std::memcpy(to + from * apart, x + from * apart, sizeof(T) * length * apart);
         }
-      });
+      };
+      if (call.held >= 0)
+        for_each_run(positions, held[i], begin, end, false, restore);
+      else if (!covers_all(spec, block))
+        restore(begin, end - begin);
+      Field field(plan, call.first + static_cast<uint64_t>(i), block, false);
+      for (int64_t plane = 0; plane < apart; ++plane)
+        for_each_run(positions, block, begin, end, by_rows, [&](int64_t from, int length) {
+          const float* noise = field.run(plane * line + from, length);
+          const int64_t at = from * apart + plane;
+          for (T* to : {copy, opposite}) {
+            if (!to) continue;
+            const C scale = C(to == copy ? call.scale : -call.scale);
+            const C* const factors = scales ? scales + at : nullptr;
+            if (apart == 1)
+              add_noise(x + at, factors, scale, noise, low, high, length, to + at);
+            else
+              add_noise_apart(x + at, factors, scale, noise, low, high, length, apart, to + at);
+          }
+        });
+    }
   }
 }
 

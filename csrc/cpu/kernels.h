@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../include/fwdgrad/elements.h"
+#include "../include/fwdgrad/scale.h"
 #include "../include/fwdgrad/spec.h"
 
 namespace fwdgrad::cpu {
@@ -12,6 +13,8 @@ struct Perturb {
   void* out;
   const void* x;
   const void* scale_map;  // null, or of x's layout: float64 where type is, else float32
+  const void* bounds;     // of that type: the lows of all planes, then their highs, for rule
+  ScaleRule rule;         // of kind kNone where the scale does not depend on x
   double scale, low, high;
   Spec spec;
   uint64_t first;

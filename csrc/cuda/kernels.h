@@ -4,6 +4,7 @@
 
 #include "../include/fwdgrad/draws.h"
 #include "../include/fwdgrad/elements.h"
+#include "../include/fwdgrad/scale.h"
 
 namespace fwdgrad::cuda {
 
@@ -22,6 +23,8 @@ struct Perturb {
   void* out;
   const void* x;
   const void* scale_map;  // null, or of x's layout: float64 where type is, else float32
+  const void* bounds;     // of that type: the lows of all planes, then their highs, for rule
+  ScaleRule rule;         // of kind kNone where the scale does not depend on x
   const Placed* placed;   // null where no copy needs one
   const Placed* held;     // null, or of the copies that out holds: all else in out is x already
   double scale, low, high;

@@ -56,6 +56,13 @@ struct Bounds {
   FWDGRAD_HD C operator()(C value) const { return clips ? clamp(value, low, high) : value; }
 };
 
+// The scale that a value of a plane asks for.
+template <Law law, typename C>
+FWDGRAD_HD C scale_of(const Perturb& call, C value, int64_t plane) {
+  const C* const bounds = static_cast<const C*>(call.bounds);
+  return adaptive_scale<law>(value, bounds[plane], bounds[call.spec.leading + plane], call.rule);
+}
+
 // Elements that have a draw each. A thread has n consecutive elements of each of `planes` planes:
 // of one, or of all three of an image whose pixels' values lie side by side.
 template <typename T, Law law, int n, int planes>
@@ -82,7 +89,16 @@ __global__ void __launch_bounds__(kThreads, planes > 1       ? 2
     for (int j = 0; j < m; ++j) value[j] = j < inside ? load(x[j]) : C(0);
   }
 
-  const C scale = static_cast<C>(call.scale);
+  // The scale where it follows from x, else the number that multiplies the map.
+  C scale[m];
+  const int64_t pixels = numel / spec.leading;
+#pragma unroll  // values are in registers, which have no index
+  for (int j = 0; j < m; ++j) {
+    scale[j] = static_cast<C>(call.scale);
+    if (call.rule.kind == ScaleRule::kNone) continue;
+    const int64_t plane = planes > 1 ? j % planes : (k + j) / pixels;
+    if (planes > 1 || j < inside) scale[j] *= scale_of<law>(call, value[j], plane);
+  }
   const C* const map = call.scale_map ? static_cast<const C*>(call.scale_map) + start : nullptr;
   const Bounds<T> bounds(call);
   const Run run = Run::at(k, n, spec);
@@ -104,7 +120,8 @@ __global__ void __launch_bounds__(kThreads, planes > 1       ? 2
         float noise[n];
         draw_run<law, false, n>(k + p * (numel / planes), copy, noise);
         for (int j = 0; j < n; ++j)
-          if (covered >> j & 1u) step[j * planes + p] = scale * static_cast<C>(noise[j]);
+          if (covered >> j & 1u)
+            step[j * planes + p] = scale[j * planes + p] * static_cast<C>(noise[j]);
       }
       if (map)
         for (int j = 0; j < m; ++j)
@@ -170,6 +187,7 @@ __global__ void __launch_bounds__(kThreads, 2) perturb_field(const Perturb call,
         if (j >= inside) continue;
         const C value = load(static_cast<const T*>(call.x)[at + j * down]);
         C step = static_cast<C>(call.scale) * static_cast<C>(noise[j]);
+        if (call.rule.kind != ScaleRule::kNone) step *= scale_of<law>(call, value, p);
         if (call.scale_map) step *= static_cast<const C*>(call.scale_map)[at + j * down];
         store(bounds(value + step), out + j * down);
         if (opposite) store(bounds(value - step), opposite + j * down);
@@ -181,21 +199,24 @@ __global__ void __launch_bounds__(kThreads, 2) perturb_field(const Perturb call,
 template <typename T, Law law>
 void launch(const Perturb& call, Where where) {
   const Spec& spec = call.spec;
-  const bool images = call.interleaved == 3 && spec.height * spec.width % 4 == 0;
-  if (!spec.is_elementwise() || (call.interleaved > 1 && !images)) {
-    const Grid grid = Grid::of(spec);
-    const int64_t threads = grid.planes * ((spec.height + kRows - 1) / kRows) * spec.width;
-    const auto kernel = perturb_field<T, law>;
-    FWDGRAD_LAUNCH(kernel, grid_for(threads, call.count, where.device), where, call, grid);
-  } else if (images) {
-    const auto kernel = perturb_elements<T, law, 4, 3>;
-    FWDGRAD_LAUNCH(kernel, grid_for(spec.numel() / 12, call.count, where.device), where, call);
-  } else {
+  const auto grid = [&](int64_t threads) { return grid_for(threads, call.count, where.device); };
+  if (spec.is_elementwise() && call.interleaved == 1) {
     constexpr int n = sizeof(T) == 2 ? 8 : 4;
     const auto kernel = perturb_elements<T, law, n, 1>;
-    FWDGRAD_LAUNCH(kernel, grid_for((spec.numel() + n - 1) / n, call.count, where.device), where,
-                   call);
+    FWDGRAD_LAUNCH(kernel, grid((spec.numel() + n - 1) / n), where, call);
+    return;
   }
+  if constexpr (sizeof(T) < 8) {  // twelve float64 values would not fit into registers
+    if (spec.is_elementwise() && call.interleaved == 3 && spec.height * spec.width % 4 == 0) {
+      const auto kernel = perturb_elements<T, law, 4, 3>;
+      FWDGRAD_LAUNCH(kernel, grid(spec.numel() / 12), where, call);
+      return;
+    }
+  }
+  const Grid draws = Grid::of(spec);
+  const int64_t strips = (spec.height + kRows - 1) / kRows;
+  const auto kernel = perturb_field<T, law>;
+  FWDGRAD_LAUNCH(kernel, grid(draws.planes * strips * spec.width), where, call, draws);
 }
 
 template <typename T>

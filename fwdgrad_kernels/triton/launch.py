@@ -19,8 +19,8 @@ _COPIES = 65536  # whose placements are held at once: 4 MiB
 _SLICES = 8  # programs that share the copies of a tile
 
 
-def constants(g: Geometry) -> dict[str, Any]:
-    """What the kernels are specialised for."""
+def constants(g: Geometry, exact: bool = False) -> dict[str, Any]:
+    """What the kernels are specialised for; exact scales take registers."""
     unit = 32 if g.law in (_RADEMACHER, _HADAMARD) else 4
     if not g.elementwise:
         unit = 1
@@ -36,7 +36,7 @@ def constants(g: Geometry) -> dict[str, Any]:
         "FLAT": flat,
         "UNIT": unit,
         # A field's elements take a Philox call each, or up to four, and registers with it.
-        "TILE": 1024 if g.elementwise else 128 if g.bilinear else 256,
+        "TILE": (512 if exact else 1024) if g.elementwise else 128 if g.bilinear else 256,
         "TILE_ROWS": 1 if flat else 16 if g.elementwise else 4,
     }
 
@@ -78,6 +78,8 @@ def perturb_(
     out: Tensor,
     x: Tensor,
     scale_map: Tensor | None,
+    bounds: Tensor | None,
+    rule: list[float],
     scale: float,
     spec: list[int],
     first: int,
@@ -89,15 +91,16 @@ def perturb_(
     """The op of that name."""
     g, planes = Geometry(*spec), interleaved(out)
     count = len(out) // (2 if pairs else 1)
-    fixed = constants(g)
+    fixed = constants(g, exact=rule[0] == 2)
     tiles, view = _tiles(g, fixed)
     placements = _placed(g, first, count, x) if g.placed else x  # not read
     holds = held is not None and g.blocked
     before = _placed(g, held, count, x) if held is not None and holds else placements
     perturb_kernel[(tiles, min(count, _SLICES))](
-        out, x, x if scale_map is None else scale_map, placements, before, _bits(scale),
-        _bits(low), _bits(high), first, *g.key, count, int(pairs), int(holds), g.numel, *view,
-        g.height, g.width, planes, *_field(g), MAPPED=scale_map is not None,
+        out, x, x if scale_map is None else scale_map, x if bounds is None else bounds,
+        placements, before, _bits(scale), _bits(low), _bits(high), *map(_bits, rule[1:]), first,
+        *g.key, count, int(pairs), int(holds), g.leading, g.numel, *view, g.height, g.width, planes,
+        *_field(g), MAPPED=scale_map is not None, RULE=int(rule[0]),
         INTERLEAVED=planes > 1, WIDE=x.dtype == torch.float64, **fixed,
     )  # fmt: skip
 

@@ -4,18 +4,19 @@ import triton
 import triton.language as tl
 
 from fwdgrad_kernels.triton.draws import real
+from fwdgrad_kernels.triton.scale import adaptive_scale
 from fwdgrad_kernels.triton.tiles import tile_draws, tile_elements, tile_reached
 
 
 @triton.jit
 def perturb_kernel(
-    out, x, scale_map, placements, held, scale, low, high, first, k0, k1, count, pairs, holds,
-    numel, across, view_rows, view_columns, height, width, planes, cell_height, cell_width,
-    grid_rows, grid_columns, shared,
-    LAW: tl.constexpr, MAPPED: tl.constexpr, BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr,
-    CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr, BILINEAR: tl.constexpr,
-    INTERLEAVED: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr, UNIT: tl.constexpr,
-    TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
+    out, x, scale_map, bounds, placements, held, scale, low, high, floor, factor, confidence,
+    start_far, start_near, first, k0, k1, count, pairs, holds, leading, numel, across, view_rows,
+    view_columns, height, width, planes, cell_height, cell_width, grid_rows, grid_columns, shared,
+    LAW: tl.constexpr, MAPPED: tl.constexpr, RULE: tl.constexpr, BLOCKED: tl.constexpr,
+    ELEMENTWISE: tl.constexpr, CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr,
+    BILINEAR: tl.constexpr, INTERLEAVED: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr,
+    UNIT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """One program: a tile of x, which it writes to every so many copies with their noise."""
     tile = tl.program_id(0).to(tl.int64)
@@ -34,6 +35,14 @@ def perturb_kernel(
     step = real(scale, wide)
     if MAPPED:
         step = step * tl.load(scale_map + at, inside, other=0.0)
+    if RULE:
+        plane = tl.minimum(index // (numel // leading), leading - 1)
+        narrow: tl.constexpr = tl.float32
+        step = step * adaptive_scale(
+            value, tl.load(bounds + plane), tl.load(bounds + leading + plane),
+            real(floor, narrow), real(factor, narrow), real(confidence, narrow),
+            real(start_far, narrow), real(start_near, narrow), LAW, RULE,
+        )  # fmt: skip
     for i in range(tl.program_id(1), count, tl.num_programs(1)):
         copy = tl.cast(i, tl.int64)
         placement = placements + copy * 8

@@ -21,8 +21,10 @@ from fwdgrad.explanation import Explanation
 from fwdgrad.gradients import CONTROLS, LikelihoodRatio
 from fwdgrad.hard_labels import KeptLabel, LabelDistance, TextAnswer
 from fwdgrad.objectives import OBJECTIVES
+from fwdgrad.smoothing import MOLLIFIERS, inherent_noise, out_of_bounds, smoothgrad_scale
 from fwdgrad.stream import Progress
 from fwdgrad.taxonomy import Taxonomy
+from fwdgrad_kernels import AdaptiveScale
 
 try:
     __version__ = version("fwdgrad-kernels")
@@ -31,7 +33,9 @@ except PackageNotFoundError:  # a source tree that is on the path without being 
 
 __all__ = [
     "CONTROLS",
+    "MOLLIFIERS",
     "OBJECTIVES",
+    "AdaptiveScale",
     "CheckpointError",
     "Explanation",
     "KeptLabel",
@@ -41,6 +45,9 @@ __all__ = [
     "Taxonomy",
     "TextAnswer",
     "explain",
+    "inherent_noise",
+    "out_of_bounds",
+    "smoothgrad_scale",
 ]
 
 

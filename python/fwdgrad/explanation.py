@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from fwdgrad.stream import write_atomically
+from fwdgrad_kernels import AdaptiveScale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,6 +77,8 @@ class Explanation:
         """
         tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
         settings = dict(self.settings)
+        if isinstance(settings.get("sigma"), AdaptiveScale):
+            settings["sigma"] = asdict(settings["sigma"])
         for name, value in self.settings.items():
             if isinstance(value, Tensor):
                 tensors[f"settings.{name}"] = value.detach().cpu().contiguous()
@@ -111,6 +114,8 @@ class Explanation:
             for name in ("block", "clip"):  # JSON has no tuples
                 if rest["settings"].get(name) is not None:
                     rest["settings"][name] = tuple(rest["settings"][name])
+            if isinstance(rest["settings"].get("sigma"), dict):
+                rest["settings"]["sigma"] = AdaptiveScale(**rest["settings"]["sigma"])
             return cls(**tensors, **rest)
         except (FileNotFoundError, PermissionError):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -24,6 +25,7 @@ from fwdgrad.objectives import (
     resolve_target,
     scores_of,
 )
+from fwdgrad.smoothing import check_bounds
 from fwdgrad.stream import (
     MODEL_SCORE,
     BatchSize,
@@ -32,7 +34,7 @@ from fwdgrad.stream import (
     collect_scores,
     parse_memory,
 )
-from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, perturb
 from fwdgrad_kernels.layout import is_channels_last
 from fwdgrad_kernels.ops import check_clip
 from fwdgrad_kernels.spec import DTYPES, check_integer, first_outside
@@ -62,9 +64,10 @@ class LikelihoodRatio:
             one score per copy: ``KeptLabel``, ``LabelDistance`` and ``TextAnswer`` for models
             that answer with a label or a sentence.
         queries: forward calls on noisy copies; one more is made at x itself.
-        sigma: the noise's scale in the input's units: a positive number, or a tensor of the
-            input's shape, zero where an element is to be left alone. Default: a fifth of the
-            input's range (SmoothGrad's rule); with a baseline, a number that multiplies
+        sigma: the noise's scale in the input's units: a positive number, a tensor of the input's
+            shape, zero where an element is to be left alone, or an ``AdaptiveScale``: AdaptGrad's,
+            each element's own, so that copies keep within bounds. Default: a fifth of the input's
+            range (SmoothGrad's rule); with a baseline, a number that multiplies
             x - baseline, default 0.5.
         baseline: a number or tensor; the noise then goes along x - baseline, and the attribution
             is the score's derivative along that direction, not per unit of the input: how much
@@ -106,7 +109,7 @@ class LikelihoodRatio:
         *,
         objective: Objective = "logit",
         queries: int = 1024,
-        sigma: float | Tensor | None = None,
+        sigma: float | Tensor | AdaptiveScale | None = None,
         baseline: float | Tensor | None = None,
         law: str = "normal",
         block: tuple[int, ...] | int | None = None,
@@ -144,7 +147,10 @@ class LikelihoodRatio:
                 "law must have a score, and 'uniform' has none: its density has no slope inside "
                 "its support; use normal, cauchy, hyperbolic, logistic, rademacher or hadamard"
             )
-        if isinstance(sigma, Tensor):
+        if isinstance(sigma, AdaptiveScale):
+            if baseline is not None:
+                raise TypeError("sigma must be a number where a baseline is given, got a rule")
+        elif isinstance(sigma, Tensor):
             if baseline is not None:
                 raise TypeError("sigma must be a number where a baseline is given, got a tensor")
             if not sigma.is_floating_point():
@@ -315,7 +321,7 @@ class LikelihoodRatio:
         return x
 
     def _spec(self, x: Tensor) -> NoiseSpec:
-        scale: float | Tensor
+        scale: float | Tensor | AdaptiveScale
         if self.baseline is not None:
             scale = self._direction(x) * self._strength()
         elif self.sigma is None:
@@ -323,6 +329,9 @@ class LikelihoodRatio:
             scale = 0.2 * (high.double() - low.double()).item()
             if scale == 0:
                 raise ValueError("sigma must be given: x is constant, so it has no range")
+        elif isinstance(self.sigma, AdaptiveScale):
+            scale = self.sigma
+            check_bounds(x, scale)
         elif isinstance(self.sigma, Tensor):
             if self.sigma.shape != x.shape:
                 raise ValueError(
@@ -348,7 +357,7 @@ class LikelihoodRatio:
         return wide - baseline
 
     def _strength(self) -> float:
-        assert not isinstance(self.sigma, Tensor)
+        assert not isinstance(self.sigma, (Tensor, AdaptiveScale))
         return 0.5 if self.sigma is None else float(self.sigma)
 
     def _settings(self, spec: NoiseSpec) -> dict[str, Any]:
@@ -370,6 +379,8 @@ class LikelihoodRatio:
         """What makes two runs the same, for checkpoints. The control variate is no part of it."""
 
         def plain(value: Any) -> Any:
+            if isinstance(value, AdaptiveScale):
+                return dataclasses.asdict(value)
             return _digest(value) if isinstance(value, Tensor) else value
 
         return {
@@ -516,9 +527,9 @@ class LikelihoodRatio:
         if self.baseline is not None:
             unit = NoiseSpec(spec.shape, scale=self._strength(), **self.noise)
         frozen = self._frozen(spec)
-        reliability = _reliability(first_half, mean, half, n, unit, frozen)
-        attribution = unit.gradient(mean, 1, out=mean)
-        error = unit.gradient(spread, 1, out=spread).abs_()
+        reliability = _reliability(first_half, mean, half, n, unit, frozen, x)
+        attribution = unit.gradient(mean, 1, out=mean, x=x)
+        error = unit.gradient(spread, 1, out=spread, x=x).abs_()
         if frozen is not None:
             attribution.masked_fill_(frozen, 0)
             error.masked_fill_(frozen, 0)
@@ -626,12 +637,21 @@ def _digest(x: Tensor) -> str:
 
 def _sample(mean: Tensor) -> Tensor:
     """All elements of a map, or a regular sample of a large one."""
-    stride = -(-mean.numel() // _RELIABILITY_ELEMENTS)
-    return mean.flatten()[::stride].clone()
+    return mean.flatten()[:: _sample_stride(mean)].clone()
+
+
+def _sample_stride(mean: Tensor) -> int:
+    return -(-mean.numel() // _RELIABILITY_ELEMENTS)
 
 
 def _reliability(
-    first: Tensor, both: Tensor, half: int, n: int, spec: NoiseSpec, frozen: Tensor | None
+    first: Tensor,
+    both: Tensor,
+    half: int,
+    n: int,
+    spec: NoiseSpec,
+    frozen: Tensor | None,
+    x: Tensor,
 ) -> float:
     """Correlation of the maps of two half-runs, stepped up to the full run (Spearman-Brown)."""
     if not 0 < half < n:
@@ -641,6 +661,11 @@ def _reliability(
     if isinstance(spec.scale, Tensor):
         scale = _sample(spec.scale).to(one)
         one, other = one / scale, other / scale
+    if isinstance(spec.scale, AdaptiveScale):
+        stride = _sample_stride(both)
+        parts = (part[-start % stride :: stride] for start, part in spec.scale.pieces(x, spec.law))
+        scale = torch.cat(list(parts))
+        one, other = (one / scale)[scale > 0], (other / scale)[scale > 0]
     if frozen is not None:
         kept = ~_sample(frozen)
         one, other = one[kept], other[kept]

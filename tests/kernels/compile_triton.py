@@ -24,6 +24,7 @@ from fwdgrad_kernels.triton.perturb import perturb_kernel
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 WIDE = ("first", "k0", "k1", "scale", "low", "high", "numel", "mask")
+WIDE += ("floor", "factor", "confidence", "start_far", "start_near")
 SMOOTH = {"cell": 4, "field": "bilinear"}
 # All combinations of the constants that `constants` makes of a layout.
 LAYOUTS = {
@@ -71,14 +72,15 @@ def compiled(kernel, target, types, fixed):
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
 
-def perturb_case(fixed, dtype, mapped, interleaved):
+def perturb_case(fixed, dtype, mapped, interleaved, rule=0):
     wide = "fp64" if dtype == "fp64" else "fp32"
     types = {
         "out": f"*{dtype}",
         "x": f"*{dtype}",
         "scale_map": f"*{wide}" if mapped else f"*{dtype}",
     }
-    more = {"MAPPED": mapped, "INTERLEAVED": interleaved, "WIDE": dtype == "fp64"}
+    types["bounds"] = f"*{wide}"
+    more = {"MAPPED": mapped, "RULE": rule, "INTERLEAVED": interleaved, "WIDE": dtype == "fp64"}
     return perturb_kernel, types, {**fixed, **more}
 
 
@@ -100,6 +102,14 @@ def cases():
             yield layout, perturb_case(fixed, "bf16", False, True)
             yield layout, perturb_case(fixed, "fp16", True, True)
             yield layout, accumulate_case(fixed, "fp64", False)
+    for law in LAWS:  # scales that follow from x
+        rules = (1,) if law in ("rademacher", "hadamard") else (1, 2)
+        for layout in ("elements", "tiles of rows", "smooth, blocks"):
+            shape, options = LAYOUTS[layout]
+            geometry = Geometry(*NoiseSpec(shape, law, **options).encoded)
+            for rule in rules:
+                fixed = constants(geometry, exact=rule == 2)
+                yield layout, perturb_case(fixed, "fp32", False, False, rule)
     for law in ("normal", "hadamard"):
         fixed = {"IS_HADAMARD": law == "hadamard", "COLUMNS": 8, "SIZE": 128}
         yield law, (placements_kernel, {"out": "*i64"}, fixed)

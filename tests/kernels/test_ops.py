@@ -32,7 +32,7 @@ def spec_of(mapped=False, **options):
 def test_opcheck_perturb(mapped):
     spec = spec_of(mapped, block=3)
     scale_map, scale = (spec.scale, 1.0) if mapped else (None, spec.scale)
-    arguments = ("cpu", torch.empty(4, *SHAPE), random(*SHAPE), scale_map, scale)
+    arguments = ("cpu", torch.empty(4, *SHAPE), random(*SHAPE), scale_map, None, [0.0] * 6, scale)
     more = (list(spec.encoded), 3, None, mapped, -1.0, 1.0)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.perturb_.default, (*arguments, *more))
 

@@ -28,7 +28,8 @@ static Spec decoded(const int64_t* e) {
 }
 extern "C" void perturb(void* out, const void* x, double scale, int type, const int64_t* spec,
                         int64_t count) {
-  cpu::perturb({out, x, nullptr, scale, -1e30, 1e30, decoded(spec), 3, -1, count, false, 1, 1},
+  cpu::perturb({out, x, nullptr, nullptr, {}, scale, -1e30, 1e30, decoded(spec), 3, -1, count,
+                false, 1, 1},
                Type(type));
 }
 extern "C" void accumulate(void* total, void* square, const void* weights, const int64_t* spec,

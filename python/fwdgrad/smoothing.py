@@ -1,0 +1,126 @@
+"""How much noise: the papers' scale rules, their kernels by name, and what leaves the bounds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec, perturb
+from fwdgrad_kernels.scale import law_within
+from fwdgrad_kernels.spec import check_integer, first_outside
+
+MOLLIFIERS = {
+    "Gaussian": "normal",
+    "Poisson": "cauchy",  # the kernel of that name is Cauchy's density
+    "Hyperbolic": "hyperbolic",
+    "Sigmoid": "logistic",
+    "Rect": "uniform",
+}
+"""The laws of the five kernels of *Axiomatization of gradient smoothing in neural networks*."""
+
+
+def smoothgrad_scale(low: float, high: float, alpha: float = 0.2) -> float:
+    """SmoothGrad's rule: a share of the range of values.
+
+    Args:
+        low: the least value of an input.
+        high: the largest.
+        alpha: the share.
+
+    Example:
+        >>> smoothgrad_scale(-1.0, 1.0)
+        0.4
+
+    Source: *Rethinking the principle of gradient smooth methods in model explanation*, equation 6.
+    """
+    if not low < high:
+        raise ValueError(f"low must be below high, got {low} and {high}")
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    return alpha * (high - low)
+
+
+def check_bounds(x: Tensor, rule: AdaptiveScale) -> None:
+    """Raises where an input leaves the bounds of a rule, saying where; rounding is let pass.
+
+    Example:
+        >>> check_bounds(torch.tensor([0.5, 1.5]), AdaptiveScale(0.0, 1.0))
+        Traceback (most recent call last):
+        ValueError: sigma's bounds must contain x, got 1.5 at element 1 where they are 0.0 and 1.0
+    """
+    leading = x.numel() // max(1, x.shape[-1] * (x.shape[-2] if x.dim() > 1 else 1))
+    rule.check("normal", leading)
+    planes = x.reshape(leading, -1)
+    for plane, (low, high) in enumerate(zip(*rule.bounds(leading), strict=True)):
+        slack = torch.finfo(x.dtype).eps * max(abs(low), abs(high), high - low)
+        values = planes[plane]
+        bad = first_outside(values, (values >= low - slack) & (values <= high + slack))
+        if bad is not None:
+            index = plane * planes.shape[1] + bad[0]
+            raise ValueError(
+                f"sigma's bounds must contain x, got {bad[1]} at element {index} where they are "
+                f"{low} and {high}"
+            )
+
+
+def inherent_noise(
+    x: Tensor, scale: float | Tensor, low: float, high: float, law: str = "normal"
+) -> Tensor:
+    """The probability that an element's noisy copy leaves the bounds of values.
+
+    Args:
+        x: the input, within the bounds.
+        scale: the noise's scale, a number or of x's shape.
+        low: the least value of an input.
+        high: the largest.
+        law: of the noise.
+
+    Returns:
+        Of x's shape, float64.
+
+    Example:
+        >>> x = torch.tensor([0.0, 0.5])  # on a bound, half of the noise leaves
+        >>> inherent_noise(x, 0.2, 0.0, 1.0).round(decimals=4)
+        tensor([0.5000, 0.0124], dtype=torch.float64)
+
+    Source: *Rethinking the principle of gradient smooth methods in model explanation*, equations 9
+    and 10.
+    """
+    wide = x.double()
+    sizes = torch.as_tensor(scale, dtype=torch.float64, device=x.device)
+    inside = torch.zeros_like(wide)
+    for distance in (high - wide, wide - low):
+        inside += distance.sign() * law_within(law, distance.abs() / sizes) / 2
+    return torch.where(sizes > 0, 1 - inside, 0.0)
+
+
+def out_of_bounds(
+    x: Tensor, spec: NoiseSpec, low: float, high: float, copies: int = 64
+) -> tuple[float, float]:
+    """How often noisy copies leave the bounds of values.
+
+    Args:
+        x: the input.
+        spec: what noise.
+        low: the least value of an input.
+        high: the largest.
+        copies: how many are drawn.
+
+    Returns:
+        The share of elements outside, and the share of copies with any.
+
+    Example:
+        >>> x = torch.full((1000,), 0.5)
+        >>> elements, images = out_of_bounds(x, NoiseSpec((1000,), scale=0.2), 0.0, 1.0)
+        >>> round(elements, 2), images
+        (0.01, 1.0)
+
+    Source: *Rethinking the principle of gradient smooth methods in model explanation*, section 3.2.
+    """
+    check_integer("copies", copies, 1)
+    outside, images = 0, 0
+    for copy in range(copies):
+        noisy = perturb(x, spec, copy, 1)
+        left = int(((noisy < low) | (noisy > high)).sum())
+        outside, images = outside + left, images + (left > 0)
+    return outside / (copies * x.numel()), images / copies
