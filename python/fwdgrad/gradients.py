@@ -308,7 +308,7 @@ class LikelihoodRatio:
         if x.dtype not in DTYPES:
             raise TypeError(
                 f"x must be float32, float64, float16 or bfloat16, got {x.dtype}; convert it, "
-                "e.g. x.float()"
+                "e.g. x.float(), or where it is token numbers give their embeddings (T, E)"
             )
         if x.dim() == 0 or not x.numel():
             raise ValueError(f"x must have elements, got shape {tuple(x.shape)}")

