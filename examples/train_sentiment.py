@@ -112,7 +112,7 @@ def train_lstm(
     sentences: Sentences,
     validation: Sentences,
     *,
-    epochs: int = 8,
+    epochs: int = 10,
     rate: float = 2e-3,
 ) -> None:
     """Trains in place; keeps the weights of the epoch that does best on validation.
@@ -136,10 +136,7 @@ def train_lstm(
         model.eval()
         if validation:
             right = accuracy(model, validation)
-            print(
-                f"epoch {epoch + 1}: {right:.3f} right of {len(validation)} for validation",
-                flush=True,
-            )
+            print(f"epoch {epoch + 1:<6} {right:.3f} right in validation", flush=True)
             if right > best:
                 best = right
                 kept = {name: value.clone() for name, value in model.state_dict().items()}
@@ -203,7 +200,7 @@ def main() -> None:
         "--output", type=Path, help="default: sentiment-MODEL.safetensors in a cache"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=8, help="of the LSTM")
+    parser.add_argument("--epochs", type=int, default=10, help="of the LSTM")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -211,9 +208,8 @@ def main() -> None:
     output = arguments.output or cache_folder() / f"sentiment-{arguments.model}.safetensors"
     output.parent.mkdir(parents=True, exist_ok=True)
     parts = split_corpus(read_corpus())
-    print(
-        ", ".join(f"{len(part)} sentences for {name}" for name, part in parts.items()), flush=True
-    )
+    sizes = (f"{len(part)} for {name}" for name, part in parts.items())
+    print(f"sentences    {', '.join(sizes)}", flush=True)
     started = time.perf_counter()
     if arguments.model == "lstm":
         model = LSTMClassifier(vocabulary_of([text for text, _ in parts["train"]]), LABELS)

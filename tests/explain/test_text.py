@@ -188,6 +188,8 @@ def test_sigma_is_a_quarter_of_the_deviation_of_the_words_embeddings(box):
     sigma = result.explanation.settings["sigma"]
     wanted = 0.25 * box.encode(TEXT).embeddings.std(correction=0)
     torch.testing.assert_close(sigma[1:10], wanted.expand(9, 6))
+    shared = explain_text(padded, TEXT, 1, queries=4, shared=True)
+    assert shared.explanation.settings["sigma"].tolist() == [0] + [1] * 9 + [0] * 10
 
 
 # ---- what is noisy -----------------------------------------------------------------------------
