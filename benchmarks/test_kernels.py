@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, perturb
 
 SHAPE, COPIES, SIGMA, SIDE = (3, 224, 224), 64, 0.1, 103  # q = (103 / 326)^2 = 0.0998
 ELEMENTS = COPIES * 3 * 224 * 224
@@ -186,4 +186,28 @@ def test_channels_last(compare, table):
         f"{plain * 1e3:.2f}",
         f"{ours * 1e3:.2f}",
         f"{ours / plain:.2f}",
+    )
+
+
+@pytest.mark.parametrize("copies", [6, COPIES])
+@pytest.mark.parametrize("form", ["nearest", "exact"])
+def test_adaptive_scale(copies, form, compare, table):
+    """AdaptGrad's scale from x as it goes, beside a constant one; 6 copies are explain's batch."""
+    constant = NoiseSpec(SHAPE, "normal", SIGMA, seed=1)
+    adaptive = NoiseSpec(SHAPE, "normal", AdaptiveScale(0.0, 1.0, form=form), seed=1)
+    out = torch.empty(copies, *SHAPE)
+    ours, plain = compare(
+        lambda: perturb(X, adaptive, 0, copies, out=out),
+        lambda: perturb(X, constant, 0, copies, out=out),
+        rounds=41,
+    )
+    table.add(
+        "AdaptGrad's scale, `perturb`, normal, the same input",
+        "rule|copies|constant scale, ms|adaptive, ms|ratio|goal",
+        "equation 13" if form == "nearest" else "equation 14, solved",
+        copies,
+        f"{plain * 1e3:.3f}",
+        f"{ours * 1e3:.3f}",
+        f"{ours / plain:.2f}",
+        "1.10" if form == "nearest" else "",
     )
