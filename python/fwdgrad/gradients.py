@@ -25,7 +25,7 @@ from fwdgrad.objectives import (
     resolve_target,
     scores_of,
 )
-from fwdgrad.smoothing import check_bounds
+from fwdgrad.smoothing import check_bounds, with_floor
 from fwdgrad.stream import (
     MODEL_SCORE,
     BatchSize,
@@ -66,8 +66,8 @@ class LikelihoodRatio:
         queries: forward calls on noisy copies; one more is made at x itself.
         sigma: the noise's scale in the input's units: a positive number, a tensor of the input's
             shape, zero where an element is to be left alone, or an ``AdaptiveScale``: AdaptGrad's,
-            each element's own, so that copies keep within bounds. Default: a fifth of the input's
-            range (SmoothGrad's rule); with a baseline, a number that multiplies
+            each element's own, so that copies keep within bounds (see its floor). Default: a fifth
+            of the input's range (SmoothGrad's rule); with a baseline, a number that multiplies
             x - baseline, default 0.5.
         baseline: a number or tensor; the noise then goes along x - baseline, and the attribution
             is the score's derivative along that direction, not per unit of the input: how much
@@ -330,8 +330,13 @@ class LikelihoodRatio:
             if scale == 0:
                 raise ValueError("sigma must be given: x is constant, so it has no range")
         elif isinstance(self.sigma, AdaptiveScale):
-            scale = self.sigma
+            scale = with_floor(self.sigma)
             check_bounds(x, scale)
+            if not (scale.floor or any(bool(s.any()) for _, s in scale.pieces(x, "normal"))):
+                raise ValueError(
+                    "sigma must leave noise somewhere: every element of x lies on a bound; give "
+                    "the rule a floor"
+                )
         elif isinstance(self.sigma, Tensor):
             if self.sigma.shape != x.shape:
                 raise ValueError(

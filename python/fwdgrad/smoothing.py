@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -61,6 +63,22 @@ def check_bounds(x: Tensor, rule: AdaptiveScale) -> None:
                 f"sigma's bounds must contain x, got {bad[1]} at element {index} where they are "
                 f"{low} and {high}"
             )
+
+
+def with_floor(rule: AdaptiveScale) -> AdaptiveScale:
+    """The rule with a floor for the likelihood ratio: a tenth of the narrowest bounds, if none.
+
+    Example:
+        >>> with_floor(AdaptiveScale((0.0, -1.0), (1.0, 1.0))).floor
+        0.1
+    """
+    if rule.floor is not None:
+        return rule
+    lows, highs = rule.bounds(
+        max(len(b) if isinstance(b, tuple) else 1 for b in (rule.low, rule.high))
+    )
+    narrowest = min(high - low for low, high in zip(lows, highs, strict=True))
+    return dataclasses.replace(rule, floor=0.1 * narrowest)
 
 
 def inherent_noise(

@@ -76,13 +76,33 @@ def test_explanation_of_a_linear_model_is_its_weights(form):
 def test_an_element_on_the_bound_is_frozen_unless_there_is_a_floor():
     x = torch.tensor([0.0, 0.5, 1.0, 0.3])
     settings = {"target": None, "queries": 64, "law": "hadamard"}
-    frozen = fwdgrad.explain(lambda b: b.sum(1), x, sigma=AdaptiveScale(0.0, 1.0), **settings)
+    rule = AdaptiveScale(0.0, 1.0, floor=0.0)
+    frozen = fwdgrad.explain(lambda b: b.sum(1), x, sigma=rule, **settings)
     assert (frozen.attribution[[0, 2]] == 0).all()
     torch.testing.assert_close(frozen.attribution[[1, 3]], torch.ones(2))
     assert math.isfinite(frozen.reliability)
-    rule = AdaptiveScale(0.0, 1.0, floor=0.05)
-    moved = fwdgrad.explain(lambda b: b.sum(1), x, sigma=rule, **settings)
-    torch.testing.assert_close(moved.attribution, torch.ones(4))
+    for rule in (AdaptiveScale(0.0, 1.0), AdaptiveScale(0.0, 1.0, floor=0.05)):
+        moved = fwdgrad.explain(lambda b: b.sum(1), x, sigma=rule, **settings)
+        torch.testing.assert_close(moved.attribution, torch.ones(4))
+    assert moved.settings["sigma"].floor == 0.05
+    rule = AdaptiveScale(0.0, 1.0, floor=0.0)
+    with pytest.raises(ValueError, match="every element of x lies on a bound"):
+        fwdgrad.explain(lambda b: b.sum(1), x.round(), sigma=rule, **settings)
+
+
+def test_the_floor_keeps_elements_beside_a_bound_from_drowning_the_others():
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(600, generator=generator)
+    x = torch.rand(600, generator=generator)
+    x[:20] *= 1e-3  # next to a bound
+
+    def cosine(floor):
+        rule = AdaptiveScale(0.0, 1.0, floor=floor)
+        found = fwdgrad.explain(lambda b: b @ weights, x, target=None, sigma=rule, queries=2048)
+        return torch.cosine_similarity(found.attribution, weights, dim=0).item()
+
+    assert cosine(None) > 0.6
+    assert cosine(0.0) < 0.2
 
 
 def test_saved_loaded_and_run_again(tmp_path):

@@ -48,8 +48,11 @@ LAYOUTS = {
 }
 
 
-def compiled(kernel, target, types, fixed):
-    """Registers and spilled bytes of a kernel for NVIDIA; None for others."""
+def compiled(kernel, target, types, fixed, even):
+    """Registers, spilled bytes and four-wide stores of a kernel for NVIDIA; None for others.
+
+    even: for sizes that 16 divides, which Triton compiles for where they are so.
+    """
     signature = {}
     for name in kernel.arg_names:
         kind = "constexpr" if name in fixed else "i64" if name in WIDE else "i32"
@@ -57,11 +60,15 @@ def compiled(kernel, target, types, fixed):
             kind = "*i64"
         signature[name] = types.get(name, kind)
     where = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
-    made = triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=where), target=target
-    )
+    attributes = {
+        (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in signature.items()
+        if kind.startswith("*") or (even and name in ("numel", "width", "view_columns"))
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=where, attrs=attributes)
+    made = triton.compile(source, target=target)
     if "cubin" not in made.asm:
-        return None, None
+        return None, None, None
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -69,7 +76,8 @@ def compiled(kernel, target, types, fixed):
             [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
     numbers = {name: int(size) for name, size in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
+    wide = len(re.findall(r"st\.global\.v[24]\.b(?:32|64)", made.asm["ptx"]))
+    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], wide
 
 
 def perturb_case(fixed, dtype, mapped, interleaved, rule=0):
@@ -120,9 +128,11 @@ def main():
     kind, arch = sys.argv[1].split(":")
     target = GPUTarget(kind, int(arch) if arch.isdigit() else arch, 32 if kind == "cuda" else 64)
     for layout, (kernel, types, fixed) in cases():
-        registers, spills = compiled(kernel, target, types, fixed)
-        about = {"kernel": kernel.__name__, "layout": layout, "registers": registers}
-        print(json.dumps({**about, "spills": spills, **types, **fixed}), flush=True)
+        for even in (False, True) if layout in ("elements", "tiles of rows") else (False,):
+            registers, spills, wide = compiled(kernel, target, types, fixed, even)
+            about = {"kernel": kernel.__name__, "layout": layout, "even": even}
+            about |= {"registers": registers, "spills": spills, "wide": wide}
+            print(json.dumps({**about, **types, **fixed}), flush=True)
 
 
 if __name__ == "__main__":

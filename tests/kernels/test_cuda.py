@@ -1,6 +1,7 @@
 """What nvcc makes of csrc/cuda, and what its kernels do at the ends of memory."""
 
 import ctypes
+import functools
 import mmap
 import os
 import re
@@ -34,15 +35,20 @@ def on_cpu(request):
 # ---- the build ---------------------------------------------------------------------------
 
 
-def resources():
-    """(architecture, kernel, registers, bytes of stack and local memory) of the built module."""
+@functools.cache
+def dumped(*options):
+    """What cuobjdump says of the built module; Triton brings one."""
     import triton as package
 
     beside = Path(package.__file__).parent / "backends/nvidia/bin"
     tool = shutil.which("cuobjdump") or shutil.which("cuobjdump", path=str(beside))
-    usage = subprocess.run(
-        [tool, "-res-usage", cuda.module.__file__], capture_output=True, text=True, check=True
-    ).stdout
+    command = [tool, *options, cuda.module.__file__]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def resources():
+    """(architecture, kernel, registers, bytes of stack and local memory) of the built module."""
+    usage = dumped("-res-usage")
     rows, architecture = [], None
     for line in usage.splitlines():
         if match := re.search(r"^arch = sm_(\d+)", line):
@@ -67,6 +73,24 @@ def test_machine_code_spills_nothing_and_keeps_to_its_budget():
         fast = re.search("perturb_elementsIf.*Li4ELi1E|accumulate_elements", name)
         assert local == 0, (architecture, name)
         assert registers <= (64 if fast else 128), (architecture, name)
+
+
+@built
+@pytest.mark.parametrize(
+    ("kernel", "read", "written"),
+    [
+        ("perturb_elementsIfLNS_3LawE0ELi4ELi1E", "128", "128"),
+        ("perturb_elementsINS_8BFloat16ELNS_3LawE0ELi8ELi1E", "128", "128"),
+        ("perturb_elementsIfLNS_3LawE0ELi4ELi3E", "128", "128"),
+        ("perturb_elementsINS_8BFloat16ELNS_3LawE0ELi4ELi3E", "64", "64"),
+    ],
+)
+def test_memory_is_accessed_in_16_bytes(kernel, read, written):
+    """Or in 8, where a thread has 24 of an image's pixels."""
+    functions = dumped("-sass", "-arch", "sm_90").split("Function : ")
+    (code,) = (text for text in functions if kernel in text[:300])
+    assert f"LDG.E.{read}" in code
+    assert len(re.findall(rf"STG\.E\.{written} ", code)) >= 2  # with both signs
 
 
 @built

@@ -42,11 +42,13 @@ def test_compiles_without_spills(target, compiled):
     output, errors, code = compiled[target]
     assert code == 0, errors[-2000:]
     kernels = [json.loads(line) for line in output.splitlines()]
-    assert len(kernels) == 292 + 12 * 3
+    assert len(kernels) == 292 + 12 * 3 + 58
     if target.startswith("cuda"):
         for kernel in kernels:
             assert kernel["spills"] == 0, kernel  # stack and local memory: where spills go
             assert kernel["registers"] <= 255, kernel
+            if kernel["even"] and not kernel.get("INTERLEAVED"):
+                assert kernel["wide"] >= 1, kernel  # four elements at once, or 16 bytes
 
 
 def test_what_is_missing_is_said(monkeypatch):
