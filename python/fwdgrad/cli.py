@@ -184,8 +184,12 @@ def _info() -> None:
         print(f"triton      ready: Triton {version}, {on_gpu or 'interpreter'}")
     print("reference   ready: plain PyTorch, any device, slow")
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    used = (f"{fwdgrad_kernels.backend_for(torch.device(d))} on {d}" for d in devices)
-    print(f"in use      {', '.join(used)}; reference elsewhere")
+    for device in devices:
+        try:
+            used = fwdgrad_kernels.backend_for(torch.device(device))
+        except RuntimeError as error:
+            used = f"none: {error}"
+        print(f"in use      {used} on {device}")
     print(f"threads     {torch.get_num_threads()}")
 
 

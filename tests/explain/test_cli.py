@@ -535,3 +535,12 @@ def test_how_many_queries_make_two_halves_is_said(folder, capsys):
     least = int(re.search(r"--queries (\d+) or more", capsys.readouterr().out)[1])
     assert not np.isnan(explain(queries=least)[1].reliability)
     assert np.isnan(explain(queries=least - 2)[1].reliability)
+
+
+def test_info_says_that_a_backend_asked_for_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr(native, "module", None)
+    monkeypatch.setattr(native, "_absent", "no compiler was found")
+    monkeypatch.setenv("FWDGRAD_BACKEND", "cpu")
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "in use      none: backend 'cpu' is not available: no compiler was found on cpu" in out
