@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fwdgrad_kernels.spec import LAWS, grid_lines
@@ -74,6 +75,13 @@ def is_channels_last(x: Tensor) -> bool:
     if x.dim() < 3 or x.is_contiguous():
         return False
     return x.movedim(-3, -1).is_contiguous()
+
+
+def empty_copies(x: Tensor, rows: int) -> Tensor:
+    """(rows, *x.shape) without values, of x's type and device and in its memory format."""
+    last = x.dim() == 3 and is_channels_last(x)
+    format = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((rows, *x.shape), dtype=x.dtype, device=x.device, memory_format=format)
 
 
 def interleaved(out: Tensor) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad_kernels import cuda, native, reference, triton
-from fwdgrad_kernels.layout import interleaved, is_channels_last, to_channels_last
+from fwdgrad_kernels.layout import empty_copies, interleaved, is_channels_last, to_channels_last
 from fwdgrad_kernels.scale import AdaptiveScale
 from fwdgrad_kernels.spec import DTYPES, NoiseSpec, check_integer
 
@@ -234,10 +234,7 @@ def perturb(
     if out is None:
         if held is not None:
             raise ValueError("held says what out holds, so it needs out")
-        last = x.dim() == 3 and is_channels_last(x)
-        format = torch.channels_last if last else torch.contiguous_format
-        size = (rows, *spec.shape)
-        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=format)
+        out = empty_copies(x, rows)
     else:
         _check_destination("out", out, (rows, *spec.shape), x, channels_last=x.dim() == 3)
         if _overlap(out, x):

@@ -140,11 +140,8 @@ void plane_scales(const T* x, typename Compute<T>::type low, typename Compute<T>
                   Law law, const ScaleRule& rule, int64_t count, int64_t stride,
                   typename Compute<T>::type* out) {
   using C = typename Compute<T>::type;
-  if (rule.kind == ScaleRule::kNearest) {
-    const C factor = C(rule.factor), floor = C(rule.floor);
-    if (stride == 1) return nearest_scale(x, low, high, factor, floor, count, 1, out);
-    return nearest_scale(x, low, high, factor, floor, count, stride, out);
-  }
+  if (rule.kind == ScaleRule::kNearest)
+    return nearest_scale(x, low, high, C(rule.factor), C(rule.floor), count, stride, out);
   for (int64_t base = 0; base < count; base += kRun) {
     const int64_t some = std::min<int64_t>(kRun, count - base);
     float near[kRun], far[kRun], scale[kRun];

@@ -35,7 +35,7 @@ from fwdgrad.stream import (
     parse_memory,
 )
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, perturb
-from fwdgrad_kernels.layout import is_channels_last
+from fwdgrad_kernels.layout import empty_copies, is_channels_last
 from fwdgrad_kernels.ops import check_clip
 from fwdgrad_kernels.spec import DTYPES, check_integer, first_outside
 
@@ -461,13 +461,7 @@ class LikelihoodRatio:
             rows = 2 * count if pairs else count
             if buffer is None or len(buffer) < rows:
                 buffer = None  # free the old one first
-                last = x.dim() == 3 and is_channels_last(x)
-                buffer = torch.empty(
-                    (rows, *x.shape),
-                    dtype=x.dtype,
-                    device=x.device,
-                    memory_format=torch.channels_last if last else torch.contiguous_format,
-                )
+                buffer = empty_copies(x, rows)
             return perturb(
                 x, spec, first, count, sign, self.clip, buffer[:rows], pairs=pairs,
                 backend=self.backend,
