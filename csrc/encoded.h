@@ -9,11 +9,13 @@
 namespace fwdgrad {
 
 // Field for field; the seed's 64 bits come as a signed number.
-using Encoded = std::array<int64_t, 11>;
+using Encoded = std::array<int64_t, 12>;
 
 inline Spec decode(const Encoded& e) {
-  return {e[0], e[1],      e[2],      static_cast<Law>(e[3]),      e[4], e[5], e[6],
-          e[7], e[8] != 0, e[9] != 0, static_cast<uint64_t>(e[10])};
+  const auto law = static_cast<Law>(e[3]);
+  const auto seed = static_cast<uint64_t>(e[10]);
+  const auto stream = static_cast<uint32_t>(e[11]);
+  return {e[0], e[1], e[2], law, e[4], e[5], e[6], e[7], e[8] != 0, e[9] != 0, seed, stream};
 }
 
 // AdaptiveScale.rule, field for field.

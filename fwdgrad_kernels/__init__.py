@@ -13,7 +13,15 @@
 True
 """
 
-from fwdgrad_kernels.ops import BACKENDS, accumulate_, backend_for, blocks, noise, perturb
+from fwdgrad_kernels.ops import (
+    BACKENDS,
+    accumulate_,
+    backend_for,
+    blocks,
+    noise,
+    path_positions,
+    perturb,
+)
 from fwdgrad_kernels.scale import AdaptiveScale, confidence_scale
 from fwdgrad_kernels.spec import FIELDS, LAWS, NoiseSpec
 
@@ -28,5 +36,6 @@ __all__ = [
     "blocks",
     "confidence_scale",
     "noise",
+    "path_positions",
     "perturb",
 ]

@@ -27,6 +27,7 @@ class Geometry(NamedTuple):
     bilinear: int
     shared: int
     seed: int
+    stream: int
 
     @property
     def numel(self) -> int:

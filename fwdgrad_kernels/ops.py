@@ -186,6 +186,7 @@ def perturb(
     *,
     pairs: bool = False,
     held: int | None = None,
+    relative: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """Noisy copies first .. first + count - 1 of an input: x + sign * scale * J_i * xi_i.
@@ -203,6 +204,8 @@ def perturb(
         held: the number of the first copy that ``out`` still holds from such a call, with all
             other arguments the same. Then only their blocks are restored and the new ones
             written: with blocks that cover little, most of the memory is left alone.
+        relative: the scale is in units of each element: x (1 + scale * J_i * xi_i), as NoiseGrad
+            has it for parameters. The scale must then be a number.
         backend: see ``backend_for``.
 
     Returns:
@@ -227,6 +230,8 @@ def perturb(
         raise ValueError(f"sign must be 1 or -1, got {sign!r}")
     if not isinstance(pairs, bool):
         raise TypeError(f"pairs must be True or False, got {pairs!r}")
+    if relative and not isinstance(spec.scale, float):
+        raise ValueError("scale must be a number where relative=True")
     low, high = check_clip(clip)
     backend = backend_for(x.device, backend)
     rows = 2 * count if pairs else count
@@ -253,6 +258,8 @@ def perturb(
         scale_map = lay(spec.scale.to(_wide(x)))
         if _overlap(out, spec.scale):
             raise ValueError("out must not share memory with the spec's scale")
+    if relative:
+        scale_map = x.to(_wide(x))
     bounds, rule = None, [0.0] * 6
     if isinstance(spec.scale, AdaptiveScale):
         bounds = _bounds(spec.scale, spec.planes[0], _wide(x), x.device)
@@ -262,7 +269,7 @@ def perturb(
         return out
     if backend == "reference":
         for i in range(2 if pairs else 1):
-            copies = reference.perturb(x, spec, first, count, sign * (-1) ** i, low, high)
+            copies = reference.perturb(x, spec, first, count, sign * (-1) ** i, low, high, relative)
             out[i * count : (i + 1) * count] = copies
         return out
     _ops.perturb_(
@@ -393,6 +400,25 @@ def noise(
         device = spec.scale.device
     zero = torch.zeros(spec.shape, dtype=dtype, device=device)
     return perturb(zero, spec, first, count, backend=backend)
+
+
+def path_positions(seed: int, first: int, count: int) -> Tensor:
+    """Where copies lie on a path from 0 to 1: uniform, from a stream of their own.
+
+    Args:
+        seed: 0 .. 2^64 - 1.
+        first: the number of the first copy.
+        count: how many copies.
+
+    Returns:
+        float64 (count,) on the CPU, in (0, 1).
+
+    Example:
+        >>> path_positions(7, 0, 1000).mean().round(decimals=1)
+        tensor(0.5000, dtype=torch.float64)
+    """
+    first, count = _check_copies(first, count)
+    return reference.positions(check_integer("seed", seed, 0, 2**64 - 1), first, count)
 
 
 def blocks(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fwdgrad_kernels.spec import NoiseSpec
 
-INPUT_NOISE, PLACEMENT, PATH_POSITION, HADAMARD_ORDER, HADAMARD_SIGNS = 0, 1, 2, 3, 4
+PLACEMENT, PATH_POSITION, HADAMARD_ORDER, HADAMARD_SIGNS = 1, 2, 3, 4  # inputs' noise has 0
 
 _LOW32 = 0xFFFFFFFF
 
@@ -86,11 +86,11 @@ def draws(
     """
     copies = _copies(first, count, device)
     if spec.law == "rademacher":
-        return _sign_draws(spec, INPUT_NOISE, copies)
+        return _sign_draws(spec, spec.stream, copies)
     if spec.law == "hadamard":
         return _hadamard_draws(spec, copies)
     groups = torch.arange(-(-spec.draws // 4), device=device)
-    w = words(groups, INPUT_NOISE, copies, spec.seed)
+    w = words(groups, spec.stream, copies, spec.seed)
     u = ((w >> 9).double() + 0.5) * 2.0**-23
     if spec.law == "normal":
         r = (-2.0 * u[..., 0::2].log()).sqrt()
@@ -203,12 +203,29 @@ def unit(
     return (field.reshape(count, *spec.planes) * mask[:, None]).reshape(count, *spec.shape)
 
 
+def positions(
+    seed: int, first: int, count: int, device: torch.device | str | None = None
+) -> Tensor:
+    """Where copies lie on a path, uniform on (0, 1): float64 (count,)."""
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    w = words(zero, PATH_POSITION, _copies(first, count, device), seed)[:, 0, 0]
+    return ((w >> 9).double() + 0.5) * 2.0**-23
+
+
 def perturb(
-    x: Tensor, spec: NoiseSpec, first: int, count: int, sign: int, low: float, high: float
+    x: Tensor,
+    spec: NoiseSpec,
+    first: int,
+    count: int,
+    sign: int,
+    low: float,
+    high: float,
+    relative: bool = False,
 ) -> Tensor:
     """clamp(x + sign scale J_i xi_i, low, high) in x's dtype, rounded once: (count, *shape)."""
     scale = spec.scale_at(x.double())
     scale = scale.double() if isinstance(scale, Tensor) else scale
+    scale = scale * x.double() if relative else scale
     noise = sign * scale * unit(spec, first, count, device=x.device)
     return (x.double() + noise).clamp(low, high).to(x.dtype)
 

@@ -14,6 +14,7 @@ from fwdgrad_kernels.scale import AdaptiveScale
 
 LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
 FIELDS = ("nearest", "bilinear")
+PARAMETER_NOISE = 16  # the stream of the first parameter tensor
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of copies, as in csrc
 
 
@@ -81,6 +82,8 @@ class NoiseSpec:
             centres of cells.
         shared: all leading axes (channels) take the same draws.
         seed: 0 .. 2^64 - 1.
+        stream: which of a copy's independent streams of draws: 0 for inputs, 16 + t for the t-th
+            parameter tensor of a model, which has no blocks, cells, shared draws or ``hadamard``.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do.
@@ -102,6 +105,7 @@ class NoiseSpec:
     field: str = "nearest"
     shared: bool = False
     seed: int = 0
+    stream: int = 0
     encoded: tuple[int, ...] = dataclasses.field(init=False, repr=False)
     """What defines the draws, as the integers that cross to the kernels."""
 
@@ -122,6 +126,7 @@ class NoiseSpec:
         object.__setattr__(self, "seed", check_integer("seed", self.seed, 0, 2**64 - 1))
         self._check_scale()
         self._check_block()
+        self._check_stream()
         limit = {"rademacher": 2**39, "hadamard": 2**32}.get(self.law, 2**34)
         if self.draws > limit:
             raise ValueError(
@@ -136,6 +141,7 @@ class NoiseSpec:
             int(self.is_bilinear),
             int(self.shared),
             self.seed - 2**64 if self.seed >= 2**63 else self.seed,
+            self.stream,
         )
         object.__setattr__(self, "encoded", encoded)
 
@@ -161,6 +167,21 @@ class NoiseSpec:
         if not (math.isfinite(scale) and scale >= 0):
             raise ValueError(f"scale must be a finite number >= 0, got {scale}")
         object.__setattr__(self, "scale", float(scale))
+
+    def _check_stream(self) -> None:
+        object.__setattr__(self, "stream", check_integer("stream", self.stream, 0, 2**31 - 1))
+        if 0 < self.stream < PARAMETER_NOISE:
+            raise ValueError(
+                f"stream must be 0 (inputs) or {PARAMETER_NOISE} and above (parameters), got "
+                f"{self.stream}: those between serve other draws"
+            )
+        if self.stream and (
+            self.law == "hadamard" or self.block is not None or self.cell > 1 or self.shared
+        ):
+            raise ValueError(
+                "stream must be 0 where there are blocks, cells, shared draws or the law hadamard: "
+                f"they have one stream of their own, got stream {self.stream}"
+            )
 
     def _check_block(self) -> None:
         if self.block is None:

@@ -105,7 +105,8 @@ const float* fill(const Source& source, int64_t first, int count, float* buffer)
     const int64_t group = first / 4;
     const int offset = static_cast<int>(first - group * 4);
     const int groups = chunks_of((offset + count + 3) / 4);
-    fill_words(static_cast<uint32_t>(group), groups, kInputNoise, source.copy, source.key, &words);
+    fill_words(static_cast<uint32_t>(group), groups, source.stream, source.copy, source.key,
+               &words);
     real_valued(source.law, source.score)(words, groups, buffer);
     return buffer + offset;
   }
@@ -114,7 +115,7 @@ const float* fill(const Source& source, int64_t first, int count, float* buffer)
   const int offset = static_cast<int>(first - index * 32);
   const int needed = (offset + count + 31) / 32;
   const int groups = chunks_of((first + count + 127) / 128 - group);
-  fill_words(static_cast<uint32_t>(group), groups, hadamard ? kHadamardSigns : kInputNoise,
+  fill_words(static_cast<uint32_t>(group), groups, hadamard ? kHadamardSigns : source.stream,
              hadamard ? source.hadamard.group : source.copy, source.key, &words);
   uint32_t run[kRunCapacity / 32];
   for (int i = 0; i < needed; ++i) {

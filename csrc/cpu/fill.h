@@ -14,11 +14,17 @@ struct Source {
   Law law;
   bool score;
   Key key;
+  uint32_t stream;
   uint64_t copy;
   HadamardRow hadamard;  // for Law::kHadamard
 
   Source(const Spec& spec, uint64_t hadamard_mask, uint64_t copy, bool score)
-      : law(spec.law), score(score), key(Key::of(spec.seed)), copy(copy), hadamard{0, 0} {
+      : law(spec.law),
+        score(score),
+        key(Key::of(spec.seed)),
+        stream(spec.stream),
+        copy(copy),
+        hadamard{0, 0} {
     if (law == Law::kHadamard) hadamard = hadamard_row(copy, hadamard_mask, key);
   }
 };

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, 4) accumulate_elements(const Accumul
   const T* const weights = static_cast<const T*>(call.weights);
   Sums<T, squared, n> sums;
   sums.load(call, k, 1, inside);
-  Copy copy{0, 0, Key::of(spec.seed)};
+  Copy copy = Copy::of(spec, 0, 0);
   for (int64_t i = 0; i < call.count; ++i) {
     uint32_t covered = ~0u;
     if (call.placed) {
@@ -87,8 +87,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (x < block.x0 || x >= block.x1 || y >= block.y1 || y + inside <= block.y0) continue;
     const T weight = weights[i];
     draw_strip<law, true, rows>(spec, grid, block, spec.shared ? 0 : plane, y, x, inside,
-                                {placed.number, placed.row, Key::of(spec.seed)},
-                                [&](int j, float score) {
+                                Copy::of(spec, placed.number, placed.row), [&](int j, float score) {
                                   if (y + j >= block.y0 && y + j < block.y1)
                                     sums.add(j, weight, score);
                                 });

@@ -9,6 +9,11 @@ namespace fwdgrad::cuda {
 struct Copy {
   uint64_t number, row;
   Key key;
+  uint32_t stream;
+
+  FWDGRAD_HD static Copy of(const Spec& spec, uint64_t number, uint64_t row) {
+    return {number, row, Key::of(spec.seed), spec.stream};
+  }
 };
 
 FWDGRAD_HD float sign_of(uint32_t bits, int i) {  // a set bit is +1
@@ -20,7 +25,7 @@ template <Law law>
 FWDGRAD_HD uint32_t sign_bits(int64_t k, const Copy& copy) {
   const uint32_t word = static_cast<uint32_t>(k / 32);
   const Words words =
-      words_of(static_cast<uint32_t>(k / 128), law == Law::kHadamard ? kHadamardSigns : kInputNoise,
+      words_of(static_cast<uint32_t>(k / 128), law == Law::kHadamard ? kHadamardSigns : copy.stream,
                copy.number, copy.key);
   uint32_t bits = words[word & 3u];
   if constexpr (law == Law::kHadamard) bits ^= hadamard_word(static_cast<uint32_t>(copy.row), word);
@@ -38,7 +43,7 @@ FWDGRAD_HD void draw_run(int64_t k, const Copy& copy, float* out) {
   } else {
     for (int i = 0; i < n; i += 4) {
       const Words w =
-          words_of(static_cast<uint32_t>((k + i) / 4), kInputNoise, copy.number, copy.key);
+          words_of(static_cast<uint32_t>((k + i) / 4), copy.stream, copy.number, copy.key);
       if constexpr (law == Law::kNormal) {  // its own score
         const Pair p = normal_pair(w.w0, w.w1), q = normal_pair(w.w2, w.w3);
         out[i] = p.a, out[i + 1] = p.b, out[i + 2] = q.a, out[i + 3] = q.b;
@@ -59,7 +64,7 @@ FWDGRAD_HD float draw_at(int64_t k, const Copy& copy) {
   if constexpr (is_sign(law)) {
     return sign_of(sign_bits<law>(k, copy), 0);
   } else {
-    const Words w = words_of(static_cast<uint32_t>(k / 4), kInputNoise, copy.number, copy.key);
+    const Words w = words_of(static_cast<uint32_t>(k / 4), copy.stream, copy.number, copy.key);
     if constexpr (law == Law::kNormal) {
       const Pair p = normal_pair(k & 2 ? w.w2 : w.w0, k & 2 ? w.w3 : w.w1);
       return k & 1 ? p.b : p.a;

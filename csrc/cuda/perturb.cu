@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, planes > 1       ? 2
   const C* const map = call.scale_map ? static_cast<const C*>(call.scale_map) + start : nullptr;
   const Bounds<T> bounds(call);
   const Run run = Run::at(k, n, spec);
-  Copy copy{0, 0, Key::of(spec.seed)};
+  Copy copy = Copy::of(spec, 0, 0);
   for (int64_t i = blockIdx.y; i < call.count; i += gridDim.y) {
     uint32_t covered = ~0u;
     if (call.placed) {
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kThreads, 2) perturb_field(const Perturb call,
     for (int j = 0; j < kRows; ++j) noise[j] = 0.0f;
     if (reached) {
       draw_strip<law, false, kRows>(spec, grid, block, plane, y, x, inside,
-                                    {placed.number, placed.row, Key::of(spec.seed)},
+                                    Copy::of(spec, placed.number, placed.row),
                                     [&](int j, float drawn) {
                                       if (y + j >= block.y0 && y + j < block.y1) noise[j] = drawn;
                                     });

@@ -8,7 +8,7 @@ from fwdgrad_kernels.triton.tiles import tile_draws, tile_elements, tile_reached
 
 @triton.jit
 def accumulate_kernel(
-    total, square, weights, placements, first, k0, k1, count, numel, across, view_rows,
+    total, square, weights, placements, first, k0, k1, stream, count, numel, across, view_rows,
     view_columns, height, width, cell_height, cell_width, grid_rows, grid_columns, shared,
     LAW: tl.constexpr, SQUARED: tl.constexpr, BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr,
     CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr, BILINEAR: tl.constexpr, FLAT: tl.constexpr,
@@ -35,7 +35,7 @@ def accumulate_kernel(
             )
         if reached:
             score = tile_draws(
-                start, index, row, column, placement, first + copy, k0, k1, height, width,
+                start, index, row, column, placement, first + copy, k0, k1, stream, height, width,
                 cell_height, cell_width, grid_rows, grid_columns, shared, LAW, True, BLOCKED,
                 ELEMENTWISE, CELLS_Y, CELLS_X, BILINEAR, TILE,
             )  # fmt: skip

@@ -18,7 +18,6 @@ from fwdgrad_kernels.triton.laws import (
 from fwdgrad_kernels.triton.philox import (
     HADAMARD_ORDER,
     HADAMARD_SIGNS,
-    INPUT_NOISE,
     PLACEMENT,
     words_of,
 )
@@ -95,50 +94,59 @@ def four_to_one(a, b, c, d):
 
 
 @triton.jit
-def sign_word(word, copy, row, k0, k1, LAW: tl.constexpr):
+def sign_word(word, copy, row, k0, k1, stream, LAW: tl.constexpr):
     """The 32 signs of a word as bits, set for +1; of hadamard, those of its random signs."""
     group = (word // 4).to(tl.uint32)
     if LAW == HADAMARD:
         w0, w1, w2, w3 = words_of(group, HADAMARD_SIGNS, copy, k0, k1)
     else:
-        w0, w1, w2, w3 = words_of(group, INPUT_NOISE, copy, k0, k1)
+        w0, w1, w2, w3 = words_of(group, stream, copy, k0, k1)
     which = word % 4
     return tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
 
 
 @triton.jit
 def aligned_draws(
-    start, index, copy, row, k0, k1, LAW: tl.constexpr, SCORE: tl.constexpr, TILE: tl.constexpr
+    start,
+    index,
+    copy,
+    row,
+    k0,
+    k1,
+    stream,
+    LAW: tl.constexpr,
+    SCORE: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """Draws of whole units from element `start` of each on: a Philox call for a unit.
 
     A unit is a group of four of a real-valued law, or a word of 32 signs.
     """
     if LAW == RADEMACHER or LAW == HADAMARD:  # noqa: SIM109
-        words = sign_word(start // 32, copy, row, k0, k1, LAW)
+        words = sign_word(start // 32, copy, row, k0, k1, stream, LAW)
         bits = (words[:, None] >> tl.arange(0, 32).to(tl.uint32)[None, :]) & 1
         bits = tl.reshape(bits, (TILE,))
         if LAW == HADAMARD:
             bits = bits ^ parity((index & row).to(tl.uint32))
         values = tl.where(bits != 0, 1.0, -1.0)
     else:
-        w0, w1, w2, w3 = words_of((start // 4).to(tl.uint32), INPUT_NOISE, copy, k0, k1)
+        w0, w1, w2, w3 = words_of((start // 4).to(tl.uint32), stream, copy, k0, k1)
         a, b, c, d = four_words(w0, w1, w2, w3, LAW, SCORE)
         values = four_to_one(a, b, c, d)
     return values
 
 
 @triton.jit
-def draw_at(index, copy, row, k0, k1, LAW: tl.constexpr, SCORE: tl.constexpr):
+def draw_at(index, copy, row, k0, k1, stream, LAW: tl.constexpr, SCORE: tl.constexpr):
     """Any draws of a copy: a Philox call for each."""
     if LAW == RADEMACHER or LAW == HADAMARD:  # noqa: SIM109
-        word = sign_word(index // 32, copy, row, k0, k1, LAW)
+        word = sign_word(index // 32, copy, row, k0, k1, stream, LAW)
         bits = (word >> (index % 32).to(tl.uint32)) & 1
         if LAW == HADAMARD:
             bits = bits ^ parity((index & row).to(tl.uint32))
         value = tl.where(bits != 0, 1.0, -1.0)
     else:
-        w0, w1, w2, w3 = words_of((index // 4).to(tl.uint32), INPUT_NOISE, copy, k0, k1)
+        w0, w1, w2, w3 = words_of((index // 4).to(tl.uint32), stream, copy, k0, k1)
         which = index % 4
         if LAW == NORMAL:
             a, b = normal_pair(tl.where(which < 2, w0, w2), tl.where(which < 2, w1, w3))
@@ -168,7 +176,8 @@ def grid_position(index, shift, cell, CELLS: tl.constexpr, BILINEAR: tl.constexp
 
 @triton.jit
 def field_draws(
-    plane, y, x, placement, copy, row, k0, k1, cell_height, cell_width, rows, columns, shared,
+    plane, y, x, placement, copy, row, k0, k1, stream, cell_height, cell_width, rows, columns,
+    shared,
     LAW: tl.constexpr, SCORE: tl.constexpr, CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr,
     BILINEAR: tl.constexpr,
 ):  # fmt: skip
@@ -177,16 +186,16 @@ def field_draws(
     line, down = grid_position(y, tl.load(placement + 4), cell_height, CELLS_Y, BILINEAR)
     column, across = grid_position(x, tl.load(placement + 5), cell_width, CELLS_X, BILINEAR)
     at = (plane * rows + line) * columns + column
-    value = draw_at(at, copy, row, k0, k1, LAW, SCORE)
+    value = draw_at(at, copy, row, k0, k1, stream, LAW, SCORE)
     if BILINEAR:  # down first, as the CPU kernels do
         right = value
         if CELLS_Y:
-            low = draw_at(at + columns, copy, row, k0, k1, LAW, SCORE)
+            low = draw_at(at + columns, copy, row, k0, k1, stream, LAW, SCORE)
             value = value + down * (low - value)
         if CELLS_X:
-            right = draw_at(at + 1, copy, row, k0, k1, LAW, SCORE)
+            right = draw_at(at + 1, copy, row, k0, k1, stream, LAW, SCORE)
             if CELLS_Y:
-                low = draw_at(at + columns + 1, copy, row, k0, k1, LAW, SCORE)
+                low = draw_at(at + columns + 1, copy, row, k0, k1, stream, LAW, SCORE)
                 right = right + down * (low - right)
             value = value + across * (right - value)
     return value

@@ -99,8 +99,8 @@ def perturb_(
     perturb_kernel[(tiles, min(count, _SLICES))](
         out, x, x if scale_map is None else scale_map, x if bounds is None else bounds,
         placements, before, _bits(scale), _bits(low), _bits(high), *map(_bits, rule[1:]), first,
-        *g.key, count, int(pairs), int(holds), g.leading, g.numel, *view, g.height, g.width, planes,
-        *_field(g), MAPPED=scale_map is not None, RULE=int(rule[0]),
+        *g.key, g.stream, count, int(pairs), int(holds), g.leading, g.numel, *view, g.height,
+        g.width, planes, *_field(g), MAPPED=scale_map is not None, RULE=int(rule[0]),
         INTERLEAVED=planes > 1, WIDE=x.dtype == torch.float64, **fixed,
     )  # fmt: skip
 
@@ -117,8 +117,8 @@ def accumulate_(
         placements = _placed(g, first + base, len(some), total) if g.placed else total  # not read
         accumulate_kernel[(tiles,)](
             total, total if square is None else square, some, placements, first + base, *g.key,
-            len(some), g.numel, *view, g.height, g.width, *_field(g), SQUARED=square is not None,
-            **fixed,
+            g.stream, len(some), g.numel, *view, g.height, g.width, *_field(g),
+            SQUARED=square is not None, **fixed,
         )  # fmt: skip
 
 

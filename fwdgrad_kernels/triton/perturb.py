@@ -11,8 +11,9 @@ from fwdgrad_kernels.triton.tiles import tile_draws, tile_elements, tile_reached
 @triton.jit
 def perturb_kernel(
     out, x, scale_map, bounds, placements, held, scale, low, high, floor, factor, confidence,
-    start_far, start_near, first, k0, k1, count, pairs, holds, leading, numel, across, view_rows,
-    view_columns, height, width, planes, cell_height, cell_width, grid_rows, grid_columns, shared,
+    start_far, start_near, first, k0, k1, stream, count, pairs, holds, leading, numel, across,
+    view_rows, view_columns, height, width, planes, cell_height, cell_width, grid_rows,
+    grid_columns, shared,
     LAW: tl.constexpr, MAPPED: tl.constexpr, RULE: tl.constexpr, BLOCKED: tl.constexpr,
     ELEMENTWISE: tl.constexpr, CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr,
     BILINEAR: tl.constexpr, INTERLEAVED: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr,
@@ -62,9 +63,9 @@ def perturb_kernel(
             noise = tl.zeros((TILE,), tl.float32)
             if reached:
                 noise = tile_draws(
-                    start, index, row, column, placement, first + copy, k0, k1, height, width,
-                    cell_height, cell_width, grid_rows, grid_columns, shared, LAW, False, BLOCKED,
-                    ELEMENTWISE, CELLS_Y, CELLS_X, BILINEAR, TILE,
+                    start, index, row, column, placement, first + copy, k0, k1, stream,
+                    height, width, cell_height, cell_width, grid_rows, grid_columns, shared, LAW,
+                    False, BLOCKED, ELEMENTWISE, CELLS_Y, CELLS_X, BILINEAR, TILE,
                 )  # fmt: skip
             added = noise.to(wide) * step
             plus = value + added

@@ -7,7 +7,6 @@ All words are uint32: ``tl.philox`` itself would turn into Philox4x64 where a co
 import triton
 import triton.language as tl
 
-INPUT_NOISE = tl.constexpr(0)
 PLACEMENT = tl.constexpr(1)
 HADAMARD_ORDER = tl.constexpr(3)
 HADAMARD_SIGNS = tl.constexpr(4)
@@ -31,7 +30,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 @triton.jit
-def words_of(group, stream: tl.constexpr, copy, k0, k1):
+def words_of(group, stream, copy, k0, k1):
     """The words of groups of draws: counter (group, stream, copy low, copy high).
 
     group, k0 and k1 are uint32 and copy is int64; tensors or scalars that broadcast together.

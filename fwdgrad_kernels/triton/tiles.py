@@ -57,8 +57,8 @@ def tile_reached(
 
 @triton.jit
 def tile_draws(
-    start, index, row, column, placement, copy, k0, k1, height, width, cell_height, cell_width,
-    grid_rows, grid_columns, shared,
+    start, index, row, column, placement, copy, k0, k1, stream, height, width,
+    cell_height, cell_width, grid_rows, grid_columns, shared,
     LAW: tl.constexpr, SCORE: tl.constexpr, BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr,
     CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr, BILINEAR: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -67,11 +67,12 @@ def tile_draws(
     if LAW == HADAMARD:
         order, number = tl.load(placement + 6), tl.load(placement + 7)
     if ELEMENTWISE:
-        drawn = aligned_draws(start, index, number, order, k0, k1, LAW, SCORE, TILE)
+        drawn = aligned_draws(start, index, number, order, k0, k1, stream, LAW, SCORE, TILE)
     else:
         drawn = field_draws(
-            row // height, row % height, column, placement, number, order, k0, k1, cell_height,
-            cell_width, grid_rows, grid_columns, shared, LAW, SCORE, CELLS_Y, CELLS_X, BILINEAR,
+            row // height, row % height, column, placement, number, order, k0, k1, stream,
+            cell_height, cell_width, grid_rows, grid_columns, shared, LAW, SCORE, CELLS_Y,
+            CELLS_X, BILINEAR,
         )  # fmt: skip
     if BLOCKED:
         y0, y1 = tl.load(placement), tl.load(placement + 1)

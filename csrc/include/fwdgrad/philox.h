@@ -55,7 +55,7 @@ enum Stream : uint32_t {
   kPathPosition = 2,
   kHadamardOrder = 3,
   kHadamardSigns = 4,
-  kParameterNoise = 16,  // plus the number of the parameter tensor
+  kParameterNoise = 16,  // plus the number of the parameter tensor; Spec::stream names it
 };
 
 // The four words of a group of draws: counter = (group, stream, copy low, copy high).

@@ -14,6 +14,7 @@ struct Spec {
   bool bilinear;                      // else nearest; bilinear only where there are cells
   bool shared;                        // one draw for all leading axes
   uint64_t seed;
+  uint32_t stream;  // of the draws: kInputNoise, or a parameter's; not of hadamard's
 
   FWDGRAD_HD int64_t numel() const { return leading * height * width; }
   FWDGRAD_HD bool has_cells() const { return cell_height > 1 || cell_width > 1; }
