@@ -45,6 +45,28 @@ def law_within(law: str, t: Tensor) -> Tensor:
     return _WITHIN[law](t)
 
 
+_LOG_DENSITY: dict[str, Callable[[Tensor], Tensor]] = {
+    "normal": lambda t: -t * t / 2 - math.log(2 * math.pi) / 2,
+    "cauchy": lambda t: -torch.log1p(t * t) - math.log(math.pi),
+    # sech^2 / 2, and the logistic law is the same at half the argument.
+    "hyperbolic": lambda t: math.log(2) - 2 * t.abs() - 2 * torch.log1p(torch.exp(-2 * t.abs())),
+    "logistic": lambda t: -t.abs() - 2 * torch.log1p(torch.exp(-t.abs())),
+    "uniform": lambda t: torch.where(t.abs() <= 1, -math.log(2), -math.inf).to(t.dtype),
+}
+
+
+def law_log_density(law: str, t: Tensor) -> Tensor:
+    """ln of the density of a law at unit scale.
+
+    Example:
+        >>> law_log_density("uniform", torch.tensor([0.0, 2.0])).exp()
+        tensor([0.5000, 0.0000])
+    """
+    if law not in _LOG_DENSITY:
+        raise ValueError(f"law must be one of {', '.join(_LOG_DENSITY)}, got {law!r}")
+    return _LOG_DENSITY[law](t)
+
+
 def _probability(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {value!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from fwdgrad.parameters import ParameterNoise
+from fwdgrad.saliency import (
+    Gradient,
+    GradientXInput,
+    IntegratedGradients,
+    SquaredGrad,
+    VarGrad,
+)
+from fwdgrad.sampling import Sampling
 from fwdgrad.stream import write_atomically
 from fwdgrad_kernels import AdaptiveScale
 
@@ -19,7 +28,51 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TENSORS = ("attribution", "standard_error", "input")
+_SETTINGS = {  # values of settings that JSON does not know
+    kind.__name__: kind
+    for kind in (
+        AdaptiveScale,
+        Gradient,
+        GradientXInput,
+        IntegratedGradients,
+        ParameterNoise,
+        Sampling,
+        SquaredGrad,
+        VarGrad,
+    )
+}
 _KEY = "fwdgrad.explanation"
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """As JSON has it; tensors go into ``tensors`` under their name."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"kind": "Tensor", "name": name}
+    if isinstance(value, (tuple, list)):
+        parts = [_pack(one, f"{name}.{i}", tensors) for i, one in enumerate(value)]
+        return {"kind": "tuple", "values": parts}
+    pairs = value
+    if type(value).__name__ in _SETTINGS:
+        pairs = {f.name: getattr(value, f.name) for f in fields(value)}
+    if not isinstance(pairs, dict):
+        return value
+    packed = {key: _pack(one, f"{name}.{key}", tensors) for key, one in pairs.items()}
+    return packed if pairs is value else {"kind": type(value).__name__, "values": packed}
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What ``_pack`` made it of."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind")
+    if kind == "Tensor":
+        return tensors[value["name"]]
+    if kind == "tuple":
+        return tuple(_unpack(one, tensors) for one in value["values"])
+    if kind in _SETTINGS:
+        return _SETTINGS[kind](**_unpack(value["values"], tensors))
+    return {key: _unpack(one, tensors) for key, one in value.items()}
 
 
 @dataclass(eq=False)
@@ -43,6 +96,8 @@ class Explanation:
             ``explain(model, e.input, target=e.target, objective=e.objective, **e.settings)``.
         input: what was explained.
         seconds: how long it took.
+        delta: on a path (integrated gradients), by how much the attribution's sum exceeds the
+            change of the score from the baseline to the input; None elsewhere.
         provenance: versions, backend, device, threads, digest of the input.
     """
 
@@ -56,12 +111,14 @@ class Explanation:
     settings: dict[str, Any]
     input: Tensor
     seconds: float
+    delta: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """One line that says what it is."""
+        of = "" if self.target is None else f" of class {self.target}"
         return (
-            f"Explanation({self.objective} of class {self.target} = {self.score:.4g}, "
+            f"Explanation({self.objective}{of} = {self.score:.4g}, "
             f"shape {tuple(self.attribution.shape)}, {self.queries} queries, "
             f"reliability {self.reliability:.2f})"
         )
@@ -75,19 +132,14 @@ class Explanation:
         Raises:
             OSError: it cannot be written; a file that was there is still there.
         """
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
-        settings = dict(self.settings)
-        if isinstance(settings.get("sigma"), AdaptiveScale):
-            settings["sigma"] = asdict(settings["sigma"])
-        for name, value in self.settings.items():
-            if isinstance(value, Tensor):
-                tensors[f"settings.{name}"] = value.detach().cpu().contiguous()
-                del settings[name]
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        settings = _pack(self.settings, "settings", tensors)
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
-        rest |= {"settings": settings, "format": 1}
+        rest |= {"settings": settings, "format": 2}
         # A tensor may not appear twice: safetensors refuses shared memory.
         content = save_safetensors(
-            {name: tensor.clone() for name, tensor in tensors.items()}, {_KEY: json.dumps(rest)}
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            {_KEY: json.dumps(rest)},
         )
         write_atomically(Path(path), content)
 
@@ -106,17 +158,10 @@ class Explanation:
             with safe_open(path, framework="pt") as file:
                 rest = json.loads((file.metadata() or {})[_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if rest.pop("format") != 1:
-                raise ValueError("it has a later format")
-            for name in list(tensors):
-                if name.startswith("settings."):
-                    rest["settings"][name.removeprefix("settings.")] = tensors.pop(name)
-            for name in ("block", "clip"):  # JSON has no tuples
-                if rest["settings"].get(name) is not None:
-                    rest["settings"][name] = tuple(rest["settings"][name])
-            if isinstance(rest["settings"].get("sigma"), dict):
-                rest["settings"]["sigma"] = AdaptiveScale(**rest["settings"]["sigma"])
-            return cls(**tensors, **rest)
+            if rest.pop("format") != 2:
+                raise ValueError("it has another version's format")
+            rest["settings"] = _unpack(rest["settings"], tensors)
+            return cls(**{name: tensors[name] for name in _TENSORS}, **rest)
         except (FileNotFoundError, PermissionError):
             raise
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

@@ -1,51 +1,45 @@
-"""Where a gradient comes from: the likelihood-ratio method, from forward calls alone."""
+"""Where a gradient comes from: forward calls alone, or the model's own derivative."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
+import contextlib
 import math
-import os
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-import fwdgrad_kernels
 from fwdgrad.errors import ModelError
-from fwdgrad.explanation import Explanation
-from fwdgrad.objectives import (
-    Objective,
-    check_objective,
-    objective_name,
-    resolve_target,
-    scores_of,
+from fwdgrad.objectives import Objective, scores_of
+from fwdgrad.parameters import ParameterNoise
+from fwdgrad.saliency import Gradient
+from fwdgrad.sampling import Sampling, weights_of
+from fwdgrad.smoothing import with_floor
+from fwdgrad.source import (
+    Plan,
+    Result,
+    Source,
+    check_number,
+    enter_unit_,
+    reliability,
+    sample,
+    sample_stride,
+    standard_error_,
+    sum_dtype,
 )
-from fwdgrad.smoothing import check_bounds, with_floor
-from fwdgrad.stream import (
-    MODEL_SCORE,
-    BatchSize,
-    Checkpoint,
-    Progress,
-    collect_scores,
-    parse_memory,
-)
-from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, perturb
-from fwdgrad_kernels.layout import empty_copies, is_channels_last
-from fwdgrad_kernels.ops import check_clip
-from fwdgrad_kernels.spec import DTYPES, check_integer, first_outside
+from fwdgrad.stream import Checkpoint, Progress
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_
+from fwdgrad_kernels.spec import first_outside
 
 CONTROLS = (None, "clean", "leave-one-out")
 
-_RELIABILITY_ELEMENTS = 2**20  # of a larger map, a regular sample of about as many
 _SLICE = 2**20  # elements that a finishing step works on at once
+_COPIES = 50  # of a smoothed gradient, where nothing is asked for
 
 
-class LikelihoodRatio:
+class LikelihoodRatio(Source):
     """Gradients of a model's score with respect to its input, from forward calls alone.
 
     The model is called on noisy copies x + J_i z_i and the scores w_i are averaged against the
@@ -82,6 +76,9 @@ class LikelihoodRatio:
         control: a control variate: None, "clean" (subtracts the score at x) or "leave-one-out"
             (subtracts the mean score of the other copies). Both leave the expectation as it is;
             antithetic pairs cancel them.
+        saliency: what is made of the gradient: ``Gradient()``, ``GradientXInput()`` or
+            ``IntegratedGradients()``.
+        parameters: noise on the model's parameters too (FusionGrad), where they can be reached.
         clip: clamp copies to (low, high); the noise then smooths the model of clamped inputs.
         seed: 0 .. 2^64 - 1.
         batch_size: copies per forward call. The result does not depend on it, as far as the
@@ -103,6 +100,8 @@ class LikelihoodRatio:
     and 6, algorithm 1.
     """
 
+    name = "likelihood-ratio"
+
     def __init__(
         self,
         forward: Callable[[Tensor], Any],
@@ -118,6 +117,8 @@ class LikelihoodRatio:
         shared: bool = False,
         antithetic: bool = True,
         control: str | None = None,
+        saliency: Gradient | None = None,
+        parameters: ParameterNoise | None = None,
         clip: tuple[float, float] | None = None,
         seed: int = 0,
         batch_size: int | None = None,
@@ -125,234 +126,91 @@ class LikelihoodRatio:
         backend: str = "auto",
     ) -> None:
         """Checks what can be checked without an input."""
-        if not callable(forward):
-            raise TypeError(f"model must be callable on a batch, got {type(forward).__name__}")
-        check_objective(objective)
-        queries = check_integer("queries", queries, 1)
-        if not isinstance(antithetic, bool):
-            raise TypeError(f"antithetic must be True or False, got {antithetic!r}")
-        if antithetic and queries % 2:
-            raise ValueError(
-                f"queries must be even with antithetic pairs, got {queries}; ask for "
-                f"{queries + 1}, or antithetic=False"
-            )
+        super().__init__(
+            forward,
+            objective=objective,
+            queries=queries,
+            sigma=sigma,
+            law=law,
+            block=block,
+            cell=cell,
+            field=field,
+            shared=shared,
+            antithetic=antithetic,
+            saliency=saliency,
+            parameters=parameters,
+            clip=clip,
+            seed=seed,
+            batch_size=batch_size,
+            memory=memory,
+            backend=backend,
+        )
+        if queries is None:
+            raise TypeError("queries must be an integer, got None")
         if control not in CONTROLS:
             raise ValueError(f"control must be None, 'clean' or 'leave-one-out', got {control!r}")
-        if batch_size is not None:
-            batch_size = check_integer("batch_size", batch_size, 1)
-        if batch_size is not None and memory is not None:
-            raise ValueError("batch_size and memory both set the micro-batch; give one of them")
+        if control is not None and antithetic:
+            raise ValueError(
+                f"control must be None with antithetic pairs, which cancel it, got {control!r}; "
+                "or give antithetic=False"
+            )
         if law == "uniform":
             raise ValueError(
                 "law must have a score, and 'uniform' has none: its density has no slope inside "
                 "its support; use normal, cauchy, hyperbolic, logistic, rademacher or hadamard"
             )
-        if isinstance(sigma, AdaptiveScale):
-            if baseline is not None:
-                raise TypeError("sigma must be a number where a baseline is given, got a rule")
-        elif isinstance(sigma, Tensor):
-            if baseline is not None:
-                raise TypeError("sigma must be a number where a baseline is given, got a tensor")
-            if not sigma.is_floating_point():
-                raise TypeError(f"sigma must be a floating tensor, got {sigma.dtype}")
-            bad = first_outside(sigma, torch.isfinite(sigma) & (sigma >= 0))
-            if bad is not None:
-                raise ValueError(f"sigma must be >= 0 and finite, got {bad[1]} at element {bad[0]}")
-        elif sigma is not None:
-            sigma = _number("sigma", sigma)
-            if not (math.isfinite(sigma) and sigma > 0):
-                raise ValueError(f"sigma must be positive and finite, got {sigma}")
-        if baseline is not None and not isinstance(baseline, Tensor):
-            baseline = _number("baseline", baseline)
+        if self.saliency.statistic != "mean":
+            raise ValueError(
+                f"saliency {self.saliency!r} needs each copy's own gradient, and a forward call "
+                "gives none; use method='autograd', where the model has a gradient"
+            )
         if baseline is not None:
+            if isinstance(sigma, (Tensor, AdaptiveScale)):
+                kind = "a tensor" if isinstance(sigma, Tensor) else "a rule"
+                raise TypeError(f"sigma must be a number where a baseline is given, got {kind}")
+            if type(self.saliency) is not Gradient:
+                raise ValueError(
+                    f"saliency must be Gradient() with a baseline, along which the attribution is "
+                    f"the derivative already, got {self.saliency!r}"
+                )
+            if not isinstance(baseline, Tensor):
+                baseline = check_number("baseline", baseline)
             values = torch.as_tensor(baseline)
             bad = first_outside(values, torch.isfinite(values))
             if bad is not None:
                 raise ValueError(f"baseline must be finite, got {bad[1]}")
-        self.forward = forward
-        self.objective = objective
-        self.queries = queries
-        self.sigma = sigma
         self.baseline = baseline
-        self.noise: dict[str, Any] = {
-            "law": law,
-            "block": block,
-            "cell": cell,
-            "field": field,
-            "shared": shared,
-            "seed": seed,
-        }
-        self.antithetic = antithetic
         self.control = control
-        self.clip = None if clip is None else check_clip(clip)
-        self.batch_size = batch_size
-        self.memory = None if memory is None else parse_memory(memory)
-        self.backend = backend
-
-    def attribute(
-        self, inputs: Tensor, target: int | str | Sequence[int] | Tensor | None = "auto"
-    ) -> Tensor:
-        """Attributions of a batch of inputs, in the manner of Captum.
-
-        Args:
-            inputs: (batch, ...).
-            target: one class for all inputs, one for each, "auto" for the predicted ones, or None
-                where the model returns one number.
-
-        Returns:
-            Attributions of the shape of inputs.
-        """
-        if not isinstance(inputs, Tensor):
-            raise TypeError(f"inputs must be a tensor, got {type(inputs).__name__}")
-        if inputs.dim() < 2:
-            raise ValueError(f"inputs must have a batch axis, got shape {tuple(inputs.shape)}")
-        if isinstance(target, Tensor):
-            values: Any = target.tolist()
-            target = values[0] if isinstance(values, list) and len(values) == 1 else values
-        if isinstance(target, (list, tuple)):
-            targets: list[Any] = list(target)
-            if len(targets) != len(inputs):
-                raise ValueError(
-                    f"target must be one class or {len(inputs)}, one for each input, "
-                    f"got {len(targets)}"
-                )
-        else:
-            targets = [target] * len(inputs)
-        result = torch.empty_like(inputs, memory_format=torch.contiguous_format)
-        for row, x, wanted in zip(result, inputs, targets, strict=True):
-            row.copy_(self.explain(x, wanted).attribution)
-        return result
-
-    def explain(
-        self,
-        x: Tensor,
-        target: int | str | None = "auto",
-        *,
-        checkpoint: str | os.PathLike[str] | None = None,
-        progress: Progress = False,
-    ) -> Explanation:
-        """Explains the score of one input.
-
-        Args:
-            x: the input, without a batch axis: (C, H, W), (T, E), (N,), ...
-            target: a class, "auto" for the predicted one, or None where the model returns one
-                number.
-            checkpoint: a file that is written every few seconds and at Ctrl-C. Where it exists,
-                the run goes on from it and ends with the same bits as an uninterrupted one.
-            progress: True for a bar on standard error, or a callable of (calls done, all).
-
-        Returns:
-            The explanation.
-
-        Raises:
-            ModelError: the model failed or returned something of no use.
-            CheckpointError: the checkpoint is of another run, or damaged.
-        """
-        started = time.perf_counter()
-        x = self._check_input(x)
-        spec = self._spec(x)
-        signs = 2 if self.antithetic else 1
-        copies = self.queries // signs
-        if self.control == "leave-one-out" and copies <= spec.group:
-            raise ValueError(
-                f"queries must give leave-one-out at least two independent groups, that is more "
-                f"than {signs * spec.group}, got {self.queries}; or use control='clean'"
-            )
-        if not (isinstance(progress, bool) or callable(progress)):
-            raise TypeError(f"progress must be True, False or a callable, got {progress!r}")
-        self._check_mode()
-        chosen, clean = self._ask_at_input(x, target)
-        settings = self._settings(spec)
-        identity = self._identity(x, spec, settings, chosen, clean)
-        scores = collect_scores(
-            *self._scorer(x, spec, chosen, signs),
-            copies=copies,
-            signs=signs,
-            batch=self._batch_size(x, spec),
-            checkpoint=Checkpoint(checkpoint, identity) if checkpoint is not None else None,
-            progress=progress,
-            device=x.device,
-        )
-        attribution, error, reliability = self._sum(x, spec, scores, clean)
-        return Explanation(
-            attribution=attribution,
-            standard_error=error,
-            reliability=reliability,
-            queries=self.queries,
-            target=chosen,
-            score=clean,
-            objective=objective_name(self.objective),
-            settings={
-                name: value.clone() if isinstance(value, Tensor) else value
-                for name, value in settings.items()
-            },
-            input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
-            seconds=time.perf_counter() - started,
-            provenance={
-                "fwdgrad": _version(),
-                "torch": torch.__version__,
-                "backend": fwdgrad_kernels.backend_for(x.device, self.backend),
-                "device": str(x.device),
-                "threads": torch.get_num_threads(),
-                "input_sha256": identity["input"],
-            },
-        )
 
     # ---- what is asked ---------------------------------------------------------------------
 
-    def _check_input(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"x must be a tensor, got {type(x).__name__}; make one with torch.as_tensor"
+    def _plan(self, x: Tensor) -> Plan:
+        plan = super()._plan(x)
+        if plan.path is not None and isinstance(self.sigma, AdaptiveScale):
+            raise ValueError(
+                "sigma must be a number or a tensor on a path with the likelihood ratio, which "
+                "divides by one scale for all copies, got an AdaptiveScale"
             )
-        if x.dtype not in DTYPES:
-            raise TypeError(
-                f"x must be float32, float64, float16 or bfloat16, got {x.dtype}; convert it, "
-                "e.g. x.float(), or where it is token numbers give their embeddings (T, E)"
+        if self.control == "leave-one-out" and plan.copies <= plan.unit:
+            raise ValueError(
+                f"queries must give leave-one-out at least two independent groups, that is more "
+                f"than {plan.signs * plan.unit}, got {self.queries}; or use control='clean'"
             )
-        if x.dim() == 0 or not x.numel():
-            raise ValueError(f"x must have elements, got shape {tuple(x.shape)}")
-        x = x.detach()
-        if not (x.dim() == 3 and is_channels_last(x)):  # copies come in x's memory format
-            x = x.contiguous()
-        bad = first_outside(x, torch.isfinite(x))
-        if bad is not None:
-            raise ValueError(f"x must be finite, got {bad[1]} at element {bad[0]}")
-        return x
+        return plan
 
-    def _spec(self, x: Tensor) -> NoiseSpec:
-        scale: float | Tensor | AdaptiveScale
-        if self.baseline is not None:
-            scale = self._direction(x) * self._strength()
-        elif self.sigma is None:
-            low, high = x.aminmax()
-            scale = 0.2 * (high.double() - low.double()).item()
-            if scale == 0:
-                raise ValueError("sigma must be given: x is constant, so it has no range")
-        elif isinstance(self.sigma, AdaptiveScale):
-            scale = with_floor(self.sigma)
-            check_bounds(x, scale)
-            if not (scale.floor or any(bool(s.any()) for _, s in scale.pieces(x, "normal"))):
-                raise ValueError(
-                    "sigma must leave noise somewhere: every element of x lies on a bound; give "
-                    "the rule a floor"
-                )
-        elif isinstance(self.sigma, Tensor):
-            if self.sigma.shape != x.shape:
-                raise ValueError(
-                    f"sigma must be a number or have x's shape {tuple(x.shape)}, got "
-                    f"{tuple(self.sigma.shape)}"
-                )
-            scale = self.sigma.to(x.device, _sum_dtype(x))
-        else:
-            scale = self.sigma
-        if isinstance(scale, Tensor) and not bool(scale.any()):
-            name = "sigma" if self.baseline is None else "x - baseline"
-            raise ValueError(f"{name} must not be zero everywhere: there would be no noise")
-        return NoiseSpec(tuple(x.shape), scale=scale, **self.noise)
+    def _rule(self, rule: AdaptiveScale) -> AdaptiveScale:
+        return with_floor(rule)
+
+    def _scale(self, x: Tensor) -> float | Tensor | AdaptiveScale:
+        if self.baseline is None:
+            return super()._scale(x)
+        scale = self._direction(x) * self._strength()
+        if not bool(scale.any()):
+            raise ValueError("x - baseline must not be zero everywhere: there would be no noise")
+        return scale
 
     def _direction(self, x: Tensor) -> Tensor:
-        wide = x.to(_sum_dtype(x))
+        wide = x.to(sum_dtype(x))
         baseline = torch.as_tensor(self.baseline, dtype=wide.dtype, device=x.device)
         if baseline.dim() and baseline.shape != x.shape:
             raise ValueError(
@@ -365,131 +223,51 @@ class LikelihoodRatio:
         assert not isinstance(self.sigma, (Tensor, AdaptiveScale))
         return 0.5 if self.sigma is None else float(self.sigma)
 
-    def _settings(self, spec: NoiseSpec) -> dict[str, Any]:
-        """The arguments of ``explain`` that define the run, as they were resolved."""
-        sigma: Any = self._strength() if self.baseline is not None else spec.scale
-        return {
-            "queries": self.queries,
-            "sigma": sigma,
-            "baseline": self.baseline,
-            **{name: getattr(spec, name) for name in self.noise},
-            "antithetic": self.antithetic,
-            "control": self.control,
-            "clip": self.clip,
-        }
+    def _settings(self, plan: Plan) -> dict[str, Any]:
+        settings = super()._settings(plan)
+        if self.baseline is not None:
+            settings["sigma"] = self._strength()
+        return {**settings, "baseline": self.baseline, "control": self.control}
 
-    def _identity(
-        self, x: Tensor, spec: NoiseSpec, settings: dict[str, Any], target: int | None, clean: float
-    ) -> dict[str, Any]:
-        """What makes two runs the same, for checkpoints. The control variate is no part of it."""
+    # ---- scores, and the map from them -----------------------------------------------------
 
-        def plain(value: Any) -> Any:
-            if isinstance(value, AdaptiveScale):
-                return dataclasses.asdict(value)
-            return _digest(value) if isinstance(value, Tensor) else value
+    def _run(
+        self,
+        plan: Plan,
+        targets: list[int | None],
+        clean: list[float],
+        checkpoint: Checkpoint | None,
+        progress: Progress,
+    ) -> list[Result]:
+        scores = torch.full((plan.copies, plan.signs, len(targets)), torch.nan, dtype=torch.float64)
 
-        return {
-            "format": 1,
-            "input": _digest(x),
-            "shape": list(x.shape),
-            "dtype": str(x.dtype),
-            "target": target,
-            "objective": objective_name(self.objective),
-            MODEL_SCORE: clean,
-            **{name: plain(value) for name, value in settings.items() if name != "control"},
-        }
-
-    # ---- forward calls ---------------------------------------------------------------------
-
-    def _check_mode(self) -> None:
-        model = self.forward
-        if not isinstance(model, torch.nn.Module):
-            return
-        if _has_running_statistics(model):
-            raise ValueError(
-                "model must be in evaluation mode: it is in training mode and every call would "
-                "change its batch normalisation; call model.eval() first"
-            )
-        if model.training:
-            warnings.warn(
-                "the model is in training mode: its scores may be random or change it; call "
-                "model.eval() first",
-                stacklevel=3,
-            )
-
-    def _ask_at_input(self, x: Tensor, target: Any) -> tuple[int | None, float]:
-        """The class that is meant, and the score at the input itself."""
-        with torch.no_grad():
-            try:
-                outputs = self.forward(x[None].clone())
-            except Exception as error:
-                raise ModelError(
-                    f"the model failed on a batch of shape {(1, *x.shape)}: "
-                    f"{type(error).__name__}: {error} (x is one input, without a batch axis, and "
-                    f"the batch has its dtype, {x.dtype})"
-                ) from error
-            try:
-                chosen = resolve_target(target, outputs, self.objective, batch=1)
-                clean = float(scores_of(outputs, self.objective, chosen, 1)[0])
-            except ModelError as reason:
-                if x.dim() > 1 and x.shape[0] == 1:
-                    raise ModelError(
-                        f"{reason}. x has shape {tuple(x.shape)}: if its first axis is a batch "
-                        "axis, give x[0]"
-                    ) from None
-                raise
-        if self.objective in ("probability", "log-probability", "cross-entropy"):
-            _warn_of_probabilities(outputs, self.objective)
-        if not math.isfinite(clean):
-            raise ModelError(f"the score at the input itself is {clean}")
-        return chosen, clean
-
-    def _batch_size(self, x: Tensor, spec: NoiseSpec) -> BatchSize:
-        fixed = x.nbytes + (spec.scale.nbytes if isinstance(spec.scale, Tensor) else 0)
-        # Two sums, or three, and the copy of the input that the explanation keeps.
-        sums = (2 if spec.group == 1 else 3) * x.numel() * _sum_dtype(x).itemsize + x.nbytes
-        return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
-
-    def _scorer(
-        self, x: Tensor, spec: NoiseSpec, target: int | None, signs: int
-    ) -> tuple[Callable[[int, int, int], Tensor], Callable[[], None]]:
-        """What ``collect_scores`` calls: scores of copies, and how to free their buffer."""
-        buffer: Tensor | None = None
-
-        def copies(first: int, count: int, sign: int, pairs: bool) -> Tensor:
-            nonlocal buffer
-            rows = 2 * count if pairs else count
-            if buffer is None or len(buffer) < rows:
-                buffer = None  # free the old one first
-                buffer = empty_copies(x, rows)
-            return perturb(
-                x, spec, first, count, sign, self.clip, buffer[:rows], pairs=pairs,
-                backend=self.backend,
-            )  # fmt: skip
-
-        def call(batch: Tensor) -> Tensor:
+        def evaluate(batch: Tensor) -> list[Tensor]:
             with torch.no_grad():
-                scores = scores_of(self.forward(batch), self.objective, target, len(batch))
+                outputs = self.forward(batch)
+                found = [scores_of(outputs, self.objective, t, len(batch)) for t in targets]
             # Copied: a model may return a view of its argument, or of a buffer of its own.
-            return scores.to("cpu", torch.float64, copy=True)
+            return [one.to("cpu", torch.float64, copy=True) for one in found]
 
-        def score(first: int, count: int, batch: int) -> Tensor:
-            if signs == 1:
-                return call(copies(first, count, 1, False))[:, None]
-            if 2 * count <= batch:
-                return call(copies(first, count, 1, True)).view(2, count).T
-            both = [call(copies(first, count, sign, False)) for sign in (1, -1)]
-            return torch.stack(both, dim=1)
+        def enter(results: list[list[Tensor]], first: int, count: int) -> None:
+            for sign, found in enumerate(results):
+                scores[first : first + count, sign] = torch.stack(found, dim=1)
 
-        def release() -> None:
-            nonlocal buffer
-            buffer = None
+        # Two sums, or three, and the copy of the input that the explanation keeps.
+        x, maps = plan.x, (2 if plan.unit == 1 else 3)
+        sums = maps * x.numel() * sum_dtype(x).itemsize + x.nbytes
+        self._stream(evaluate, enter, "score", {"scores": scores}, plan, sums, checkpoint, progress)
+        for target, found in zip(targets, scores.unbind(2), strict=True):
+            if len(found) > 1 and bool((found == found[0, 0]).all()):
+                which = "" if target is None else f" of class {target}"
+                warnings.warn(
+                    f"the score{which} is {float(found[0, 0]):.6g} for every copy, so the map is "
+                    "zero: more noise (sigma), larger blocks or cells, or another objective may "
+                    "change it",
+                    stacklevel=4,
+                )
+        return [self._sum(plan, scores[:, :, t], clean[t]) for t in range(len(targets))]
 
-        return score, release
-
-    # ---- from scores to the map ------------------------------------------------------------
-
-    def _weights(self, scores: Tensor, spec: NoiseSpec, clean: float) -> Tensor:
+    def _weights(self, scores: Tensor, plan: Plan, clean: float) -> Tensor:
         """The weight of each copy: its score less the control variate, or half a difference."""
         if self.antithetic:
             return (scores[:, 0] - scores[:, 1]) / 2
@@ -497,9 +275,9 @@ class LikelihoodRatio:
         if self.control == "clean":
             return weights - clean
         if self.control == "leave-one-out":
-            # The others are the copies of other groups: within a Hadamard group they depend on
+            # The others are the copies of other units: within a Hadamard group, say, they depend on
             # one another, and leaving out a single one would bias the estimate.
-            group = torch.arange(len(weights)) // spec.group
+            group = torch.arange(len(weights)) // plan.unit
             sums = torch.zeros(int(group[-1]) + 1, dtype=weights.dtype)
             sums.index_add_(0, group, weights)
             sizes = torch.bincount(group)
@@ -507,32 +285,33 @@ class LikelihoodRatio:
             return weights - others[group]
         return weights
 
-    def _sum(
-        self, x: Tensor, spec: NoiseSpec, scores: Tensor, clean: float
-    ) -> tuple[Tensor, Tensor, float]:
+    def _sum(self, plan: Plan, scores: Tensor, clean: float) -> Result:
         """Attribution, its standard error and its reliability."""
-        dtype = _sum_dtype(x)
+        x, spec = plan.x, plan.spec
+        assert spec is not None
+        dtype = sum_dtype(x)
         mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
         spread = torch.zeros_like(mean)
-        weights = self._weights(scores, spec, clean).to(x.device, dtype)
-        n = len(weights)
-        half = n // 2 // spec.group * spec.group
-        if spec.group == 1:
-            first_half = self._sum_copies_(mean, spread, weights, spec, half)
+        weights = self._weights(scores, plan, clean)
+        if plan.weights is not None:
+            weights = weights * plan.weights
+        weights = weights.to(x.device, dtype)
+        if plan.unit == 1:
+            first_half = self._sum_copies_(mean, spread, weights, spec, plan.half)
         else:
-            first_half = self._sum_groups_(mean, spread, weights, spec, half)
+            first_half = self._sum_units_(mean, spread, weights, spec, plan)
         # The half-runs are compared in the units of the attribution.
-        unit = spec
+        scale = spec
         if self.baseline is not None:
-            unit = NoiseSpec(spec.shape, scale=self._strength(), **self.noise)
+            scale = NoiseSpec(spec.shape, scale=self._strength(), **self.noise)
         frozen = self._frozen(spec)
-        reliability = _reliability(first_half, mean, half, n, unit, frozen, x)
-        attribution = unit.gradient(mean, 1, out=mean, x=x)
-        error = unit.gradient(spread, 1, out=spread, x=x).abs_()
+        agreement = self._reliability(first_half, mean, plan, scale, frozen)
+        attribution = scale.gradient(mean, 1, out=mean, x=x)
+        error = scale.gradient(spread, 1, out=spread, x=x).abs_()
         if frozen is not None:
             attribution.masked_fill_(frozen, 0)
             error.masked_fill_(frozen, 0)
-        return attribution, error, reliability
+        return attribution, error, agreement
 
     def _sum_copies_(
         self, mean: Tensor, spread: Tensor, weights: Tensor, spec: NoiseSpec, half: int
@@ -543,7 +322,7 @@ class LikelihoodRatio:
         size = max(1, 2**26 // mean.numel())  # copies between which Ctrl-C comes through
         while first < n:
             if first == half:
-                first_half = _sample(mean) / max(half, 1)
+                first_half = sample(mean) / max(half, 1)
             stop = min(first + size, half if first < half else n)
             accumulate_(mean, weights[first:stop], spec, first, square=spread, backend=self.backend)
             first = stop
@@ -555,34 +334,19 @@ class LikelihoodRatio:
         spread.div_(n - 1).sqrt_() if n > 1 else spread.fill_(torch.nan)
         return first_half
 
-    def _sum_groups_(
-        self, mean: Tensor, spread: Tensor, weights: Tensor, spec: NoiseSpec, half: int
+    def _sum_units_(
+        self, mean: Tensor, spread: Tensor, weights: Tensor, spec: NoiseSpec, plan: Plan
     ) -> Tensor:
-        """The same over groups of Hadamard copies, which depend on one another within a group.
-
-        Groups differ by little, so their squared distances are updated about the running mean
-        (Welford, Technometrics 4(3), 1962): sum_g (n_g (m_g - mean))^2, where only the last group
-        may have fewer copies than the others. A single group leaves no way to tell: NaN.
-        """
-        n = len(weights)
+        """The same over units of copies that depend on one another, such as Hadamard groups."""
         first_half = mean.flatten()[:0]
-        group = torch.empty_like(mean)
-        for first in range(0, n, spec.group):
-            if first == half:
-                first_half = _sample(mean)
-            some = weights[first : first + spec.group]
-            accumulate_(group.zero_(), some, spec, first, backend=self.backend)
-            group.div_(len(some)).sub_(mean)
-            done = first + len(some)
-            before = first // spec.group
-            value = (spec.group * len(some) / done) ** 2 * before * (before + 1)
-            spread.addcmul_(group, group, value=value)
-            mean.add_(group, alpha=len(some) / done)
-        groups = -(-n // spec.group)
-        if groups > 1:
-            spread.mul_(groups / (groups - 1)).sqrt_().div_(n)
-        else:
-            spread.fill_(torch.nan)
+        part = torch.empty_like(mean)
+        for first in range(0, len(weights), plan.unit):
+            if first == plan.half:
+                first_half = sample(mean)
+            some = weights[first : first + plan.unit]
+            accumulate_(part.zero_(), some, spec, first, backend=self.backend)
+            enter_unit_(mean, spread, part.div_(len(some)), first, len(some), plan.unit)
+        standard_error_(spread, len(weights), plan.unit)
         return first_half
 
     def _frozen(self, spec: NoiseSpec) -> Tensor | None:
@@ -593,85 +357,328 @@ class LikelihoodRatio:
             return None
         return spec.scale == 0
 
+    def _reliability(
+        self, first: Tensor, both: Tensor, plan: Plan, spec: NoiseSpec, frozen: Tensor | None
+    ) -> float:
+        half, n, x = plan.half, plan.copies, plan.x
+        if not 0 < half < n:
+            return math.nan
+        one = first.double()
+        other = (sample(both).double() * n - one * half) / (n - half)
+        if isinstance(spec.scale, Tensor):
+            scale = sample(spec.scale).to(one)
+            one, other = one / scale, other / scale
+        factor = self.saliency.factor(x)
+        if factor is not None:
+            one, other = (half * sample(factor).to(one) for half in (one, other))
+        if isinstance(spec.scale, AdaptiveScale):
+            stride = sample_stride(both)
+            pieces = spec.scale.pieces(x, spec.law)
+            scale = torch.cat([part[-start % stride :: stride] for start, part in pieces])
+            one, other = (one / scale)[scale > 0], (other / scale)[scale > 0]
+        if frozen is not None:
+            kept = ~sample(frozen)
+            one, other = one[kept], other[kept]
+        return reliability(one, other)
 
-def _has_running_statistics(model: torch.nn.Module) -> bool:
-    kind = torch.nn.modules.batchnorm._NormBase
-    return any(isinstance(m, kind) and m.training for m in model.modules())
 
+class Autograd(Source):
+    """Gradients by automatic differentiation, where the model is open: plain or smoothed.
 
-def _warn_of_probabilities(outputs: Any, objective: Objective) -> None:
-    values = torch.as_tensor(outputs).double()
-    if values.min() >= 0 and bool((values.sum(1) - 1).abs().max() < 1e-3):
-        warnings.warn(
-            f"the model's output looks like probabilities already, and objective {objective!r} "
-            "takes the softmax of it; objective='logit' explains the output as it is",
-            stacklevel=3,
+    Copies stream through the model a micro-batch at a time, and each copy's gradient enters a
+    running mean and spread: memory is two micro-batches, the model's own and a few maps, whatever
+    the number of copies, and the result does not depend on the micro-batch.
+
+    Args:
+        forward: the model: takes a batch (batch, *x.shape) of tensors and returns (batch, classes)
+            or (batch,), differentiably.
+        objective: what is explained, see ``LikelihoodRatio``; differentiable.
+        queries: calls on copies, each with its gradient. Default: 1 for the gradient itself, the
+            steps of a quadrature, else 50.
+        sigma: the noise's scale: a number, 0 for none, a tensor of the input's shape, an
+            ``AdaptiveScale`` (AdaptGrad), or None for a fifth of the input's range (SmoothGrad).
+        law: any, also uniform; see ``fwdgrad.MOLLIFIERS`` for the papers' names.
+        block, cell, field, shared: see ``fwdgrad_kernels.NoiseSpec``.
+        antithetic: ask each copy with both signs of its noise.
+        saliency: what is made of the gradients: ``Gradient()``, ``GradientXInput()``,
+            ``IntegratedGradients()``, ``SquaredGrad()`` or ``VarGrad()``.
+        parameters: noise on the model's parameters: NoiseGrad, and with sigma FusionGrad.
+        sampling: draw the input's noise from another law, see ``Sampling``.
+        clip, seed, batch_size, memory, backend: see ``LikelihoodRatio``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what would do.
+
+    Example:
+        >>> square = lambda batch: (batch**2).sum(1)
+        >>> Autograd(square).explain(torch.tensor([1.0, -2.0]), target=None).attribution
+        tensor([ 2., -4.])
+
+    Source: *Rethinking the principle of gradient smooth methods in model explanation*, equations 3
+    to 6; *Axiomatization of gradient smoothing in neural networks*, theorem 3.11.
+    """
+
+    name = "autograd"
+    _least_sigma = ">= 0"
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Any],
+        *,
+        objective: Objective = "logit",
+        queries: int | None = None,
+        sigma: float | Tensor | AdaptiveScale | None = 0.0,
+        law: str = "normal",
+        block: tuple[int, ...] | int | None = None,
+        cell: int = 1,
+        field: str = "nearest",
+        shared: bool = False,
+        antithetic: bool = False,
+        saliency: Gradient | None = None,
+        parameters: ParameterNoise | None = None,
+        sampling: Sampling | None = None,
+        clip: tuple[float, float] | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        memory: int | str | None = None,
+        backend: str = "auto",
+    ) -> None:
+        """Checks what can be checked without an input."""
+        super().__init__(
+            forward,
+            objective=objective,
+            queries=queries,
+            sigma=sigma,
+            law=law,
+            block=block,
+            cell=cell,
+            field=field,
+            shared=shared,
+            antithetic=antithetic,
+            saliency=saliency,
+            parameters=parameters,
+            clip=clip,
+            seed=seed,
+            batch_size=batch_size,
+            memory=memory,
+            backend=backend,
         )
+        self.sampling = sampling
+        without = isinstance(self.sigma, float) and self.sigma == 0
+        if sampling is not None:
+            if not isinstance(sampling, Sampling):
+                raise TypeError(f"sampling must be a Sampling, got {sampling!r}")
+            if without or isinstance(sigma, AdaptiveScale):
+                raise ValueError(
+                    "sampling needs noise whose scale is a number or a tensor, got "
+                    f"sigma={self.sigma!r}"
+                )
+            if block is not None or cell != 1 or shared:
+                raise ValueError(
+                    "sampling needs a draw for every element: no block, cell or shared"
+                )
+            sampling.check(law)
+        ratio = sampling or (parameters.sampling if parameters is not None else None)
+        if ratio is not None and self.saliency.statistic == "variance":
+            raise ValueError("VarGrad is the variance under the law that is drawn: no sampling")
+        if antithetic and without:
+            raise ValueError("antithetic needs noise on the input, got sigma=0")
+        self._without = without
+        if without and parameters is None and self.saliency.statistic == "variance":
+            raise ValueError(
+                "VarGrad needs noise, on the input (sigma) or the parameters: a single gradient "
+                "has no variance"
+            )
+
+    # ---- what is asked ---------------------------------------------------------------------
+
+    def _resolve_queries(self, spec: NoiseSpec | None) -> int:
+        steps = getattr(self.saliency, "steps", None) or 1
+        on_path = hasattr(self.saliency, "steps")
+        random = spec is not None or self.parameters is not None
+        random = random or (on_path and self.saliency.steps is None)  # type: ignore[attr-defined]
+        if self.queries is None:
+            if not random:
+                return int(steps)
+            draws = (self.parameters.draws if self.parameters is not None else None) or 1
+            signs = 2 if self.antithetic else 1
+            multiple = signs * math.lcm(int(steps), draws)
+            return -(-_COPIES // multiple) * multiple
+        if not random and self.queries != steps:
+            raise ValueError(
+                f"queries must be {steps} without noise, or left out: there is nothing to "
+                f"average over, got {self.queries}"
+            )
+        return self.queries
+
+    def _spec(self, x: Tensor) -> NoiseSpec | None:
+        if self._without:
+            NoiseSpec(tuple(x.shape), **self.noise)  # checks the rest
+            return None
+        spec = super()._spec(x)
+        if self.sampling is None or spec is None:
+            return spec
+        scale = self.sampling.factor * spec.scale  # type: ignore[operator]
+        return NoiseSpec(spec.shape, scale=scale, **{**self.noise, "law": self.sampling.law})
+
+    def _settings(self, plan: Plan) -> dict[str, Any]:
+        settings = super()._settings(plan)
+        if self.sampling is not None:  # the mollifier's, not those of what is drawn
+            settings["law"] = self.noise["law"]
+            settings["sigma"] = self._scale(plan.x)
+        return {**settings, "sampling": self.sampling}
+
+    @contextlib.contextmanager
+    def _run_mode(self) -> Iterator[None]:
+        """The model's parameters ask for no gradient: the graph then keeps less."""
+        module = self.forward
+        parameters = module.parameters() if isinstance(module, torch.nn.Module) else ()
+        asking = [p for p in parameters if p.requires_grad]
+        try:
+            for parameter in asking:
+                parameter.requires_grad_(False)
+            with torch.inference_mode(False):  # no tensor made in it may have a gradient
+                yield
+        finally:
+            for parameter in asking:
+                parameter.requires_grad_(True)
+
+    # ---- gradients, and their moments ------------------------------------------------------
+
+    def _run(
+        self,
+        plan: Plan,
+        targets: list[int | None],
+        clean: list[float],
+        checkpoint: Checkpoint | None,
+        progress: Progress,
+    ) -> list[Result]:
+        x, dtype = plan.x, sum_dtype(plan.x)
+        weights = self._ratios(plan)
+        variance = self.saliency.statistic == "variance"
+        # The variance is that of single gradients; a mean's error that of independent units.
+        unit = 1 if variance else plan.unit
+        shape = (len(targets), *x.shape)
+        state = {
+            name: torch.zeros(shape, dtype=dtype, device=x.device)
+            for name in ("mean", "spread", *(("part",) if unit > 1 or plan.signs > 1 else ()))
+        }
+        kept = len(sample(x))
+        state["half"] = torch.zeros((2, len(targets), kept), dtype=dtype, device=x.device)
+        mean, spread = state["mean"], state["spread"]
+
+        def enter(results: list[list[Tensor]], first: int, count: int) -> None:
+            for i in range(count):
+                copy = first + i
+                if copy == plan.half:
+                    for t in range(len(targets)):
+                        state["half"][0, t] = sample(mean[t])
+                        state["half"][1, t] = sample(spread[t])
+                terms = []
+                for found in results:
+                    term = torch.stack([one[i] for one in found]).to(dtype)
+                    if self.saliency.statistic == "square":
+                        term.square_()
+                    if weights is not None:
+                        term.mul_(float(weights[copy]))
+                    terms.append(term)
+                if variance:
+                    for sign, term in enumerate(terms):
+                        enter_unit_(mean, spread, term, copy * plan.signs + sign, 1, 1)
+                    continue
+                if "part" not in state:
+                    enter_unit_(mean, spread, terms[0], copy, 1, 1)
+                    continue
+                for term in terms:
+                    state["part"].add_(term, alpha=1 / plan.signs)
+                length = copy % unit + 1
+                if length == unit or copy + 1 == plan.copies:
+                    part = state["part"].div_(length)
+                    enter_unit_(mean, spread, part, copy + 1 - length, length, unit)
+                    state["part"].zero_()
+
+        sums = x.nbytes + sum(tensor.nbytes for tensor in state.values())
+        self._stream(
+            lambda batch: self._gradients(batch, targets), enter, "gradient", state, plan, sums,
+            checkpoint, progress,
+        )  # fmt: skip
+        return [self._result(plan, state, t, unit) for t in range(len(targets))]
+
+    def _ratios(self, plan: Plan) -> Tensor | None:
+        """Each copy's weight: of the path's quadrature, and of the densities of theorem 3.11."""
+        logs = torch.zeros(plan.copies, dtype=torch.float64)
+        if self.sampling is not None:
+            assert plan.spec is not None
+            logs += self.sampling.log_weights(
+                plan.spec, self.noise["law"], plan.copies, plan.x.device, self.backend
+            )
+        if plan.noisy is not None:
+            logs += plan.noisy.log_weights(plan.copies // plan.per).repeat_interleave(plan.per)
+        if not bool((logs != 0).any()):
+            return plan.weights
+        weights = weights_of(logs)
+        return weights if plan.weights is None else weights * plan.weights
+
+    def _gradients(self, batch: Tensor, targets: list[int | None]) -> list[Tensor]:
+        """Of each target's score with respect to each copy: (batch, *x.shape)."""
+        with torch.enable_grad():
+            leaf = batch.detach().requires_grad_()
+            try:
+                outputs = self.forward(leaf)
+                scores = [
+                    scores_of(outputs, self.objective, t, len(leaf), differentiable=True)
+                    for t in targets
+                ]
+                gradients = []
+                for i, score in enumerate(scores):
+                    last = i + 1 == len(scores)
+                    if not score.requires_grad:
+                        raise ModelError(_NO_GRADIENT)
+                    (gradient,) = torch.autograd.grad(
+                        score.sum(), leaf, retain_graph=not last, allow_unused=True
+                    )
+                    if gradient is None:
+                        raise ModelError(_NO_GRADIENT)
+                    gradients.append(gradient)
+            except RuntimeError as error:
+                text = str(error)
+                if "in-place operation" in text or "in-place operation" in text.replace("\n", " "):
+                    raise ModelError(
+                        "the model changes its input in place, which has no gradient; wrap it, "
+                        f"e.g. lambda batch: model(batch.clone()) ({text.splitlines()[0]})"
+                    ) from error
+                if "requires grad" in text and "numpy" in text:
+                    raise ModelError(_NO_GRADIENT) from error
+                raise
+        return gradients
+
+    def _result(self, plan: Plan, state: dict[str, Tensor], t: int, unit: int) -> Result:
+        mean, spread = state["mean"][t], state["spread"][t]
+        variance = self.saliency.statistic == "variance"
+        half, n = plan.half, plan.copies
+        exact = plan.spec is None and plan.noisy is None
+        if exact and (plan.path is None or plan.path.period > 1 or n == 1):
+            return mean, torch.zeros_like(mean), 1.0
+        agreement = math.nan
+        if 0 < half < n:
+            one, squares = (kept[t].double() for kept in state["half"])
+            other = (sample(mean).double() * n - one * half) / (n - half)
+            if variance:
+                # Chan et al., Am. Stat. 37(3), 1983: how spreads about two means add up.
+                apart = (one - other).square() * half * (n - half) / n * plan.signs
+                other = (sample(spread).double() - squares - apart) / (n - half)
+                one = squares / half
+            factor = self.saliency.factor(plan.x)
+            if factor is not None:
+                one, other = (half_map * sample(factor).to(one) for half_map in (one, other))
+            agreement = reliability(one, other)
+        if variance:
+            return spread / (n * plan.signs), torch.full_like(mean, torch.nan), agreement
+        return mean, standard_error_(spread, n, unit), agreement
 
 
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(
-            f"{name} must be a number or a tensor, got {type(value).__name__} "
-            f"{' '.join(repr(value).split()):.60}"
-        )
-    return float(value)
-
-
-def _sum_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _version() -> str:
-    from fwdgrad import __version__
-
-    return __version__
-
-
-def _digest(x: Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    raw = x.detach().contiguous().cpu().flatten().view(torch.uint8)
-    return hashlib.sha256(raw.numpy().data).hexdigest()
-
-
-def _sample(mean: Tensor) -> Tensor:
-    """All elements of a map, or a regular sample of a large one."""
-    return mean.flatten()[:: _sample_stride(mean)].clone()
-
-
-def _sample_stride(mean: Tensor) -> int:
-    return -(-mean.numel() // _RELIABILITY_ELEMENTS)
-
-
-def _reliability(
-    first: Tensor,
-    both: Tensor,
-    half: int,
-    n: int,
-    spec: NoiseSpec,
-    frozen: Tensor | None,
-    x: Tensor,
-) -> float:
-    """Correlation of the maps of two half-runs, stepped up to the full run (Spearman-Brown)."""
-    if not 0 < half < n:
-        return math.nan
-    one = first.double()
-    other = (_sample(both).double() * n - one * half) / (n - half)
-    if isinstance(spec.scale, Tensor):
-        scale = _sample(spec.scale).to(one)
-        one, other = one / scale, other / scale
-    if isinstance(spec.scale, AdaptiveScale):
-        stride = _sample_stride(both)
-        parts = (part[-start % stride :: stride] for start, part in spec.scale.pieces(x, spec.law))
-        scale = torch.cat(list(parts))
-        one, other = (one / scale)[scale > 0], (other / scale)[scale > 0]
-    if frozen is not None:
-        kept = ~_sample(frozen)
-        one, other = one[kept], other[kept]
-    # By NumPy, whose sums do not depend on the number of threads.
-    a, b = one.cpu().numpy(), other.cpu().numpy()
-    a, b = a - a.mean(), b - b.mean()
-    size = math.sqrt((a * a).sum() * (b * b).sum())
-    correlation = float((a * b).sum()) / size if size else math.nan
-    # Stepping up is meant for correlations >= 0; a negative one is reported as it is.
-    return 2 * correlation / (1 + correlation) if correlation > 0 else correlation
+_NO_GRADIENT = (
+    "the model gives no gradient: its score does not depend on the input through operations of "
+    "torch that have one; use method='likelihood-ratio' (LikelihoodRatio), which needs forward "
+    "calls alone"
+)

@@ -48,8 +48,10 @@ callable from the model's output to one score per copy, got 'accuracy'
         )
 
 
-def _check_outputs(outputs: Any, batch: int | None, source: str = "model") -> Tensor:
-    """The output as a tensor that has the right batch, no graph and real numbers."""
+def _check_outputs(
+    outputs: Any, batch: int | None, source: str = "model", differentiable: bool = False
+) -> Tensor:
+    """The output as a tensor that has the right batch and real numbers; a graph where wanted."""
     if isinstance(outputs, Tensor):
         tensor = outputs
     else:
@@ -61,7 +63,7 @@ def _check_outputs(outputs: Any, batch: int | None, source: str = "model") -> Te
                 "give an objective that makes one score per copy of it, or wrap the model, e.g. "
                 "lambda batch: model(batch)[0]"
             ) from None
-    if tensor.requires_grad:
+    if tensor.requires_grad and not differentiable:
         raise ModelError(
             f"the {source} returned a tensor with a gradient graph, though it is called under "
             "torch.no_grad(); remove enable_grad from it, or return output.detach()"
@@ -140,7 +142,14 @@ def resolve_target(
     return int(target)
 
 
-def scores_of(outputs: Any, objective: Objective, target: int | None, batch: int) -> Tensor:
+def scores_of(
+    outputs: Any,
+    objective: Objective,
+    target: int | None,
+    batch: int,
+    *,
+    differentiable: bool = False,
+) -> Tensor:
     """One score per copy.
 
     Args:
@@ -149,6 +158,7 @@ def scores_of(outputs: Any, objective: Objective, target: int | None, batch: int
         objective: see ``OBJECTIVES``.
         target: the class; None where the output is the score itself.
         batch: how many copies there were.
+        differentiable: whether the output may carry a gradient graph.
 
     Returns:
         (batch,), floating; half precision comes back as float32.
@@ -161,8 +171,8 @@ def scores_of(outputs: Any, objective: Objective, target: int | None, batch: int
         tensor([0.5000])
     """
     if callable(objective):
-        return _floating(_check_outputs(objective(outputs), batch, "objective"))
-    scores = _floating(_check_outputs(outputs, batch))
+        return _floating(_check_outputs(objective(outputs), batch, "objective", differentiable))
+    scores = _floating(_check_outputs(outputs, batch, differentiable=differentiable))
     if target is None:
         if scores.numel() != batch:
             raise ModelError(
@@ -175,6 +185,45 @@ def scores_of(outputs: Any, objective: Objective, target: int | None, batch: int
             "though its output at the input itself had"
         )
     return _NAMED[objective](scores, target)
+
+
+class Difference:
+    """The score of one class less that of another: what speaks for the one rather than the other.
+
+    Args:
+        target: the class that is explained.
+        other: the class that it is set against.
+        objective: what is subtracted: "logit" or "log-probability" (the same), or "probability".
+
+    Example:
+        >>> Difference(0, 2)(torch.tensor([[3.0, 0.0, 1.0]]))
+        tensor([2.])
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*, section 3.4.
+    """
+
+    def __init__(self, target: int, other: int, objective: str = "logit") -> None:
+        """Checks the classes."""
+        for name, value in (("target", target), ("other", other)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+                raise TypeError(f"{name} must be a class number, got {value!r}")
+        if target == other:
+            raise ValueError(f"target and other must differ, got class {target} for both")
+        if objective not in _NAMED:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
+        self.target, self.other, self.objective = int(target), int(other), objective
+        self.__qualname__ = f"Difference({self.target}, {self.other}, {objective!r})"
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """The scores of copies: (batch, classes) to (batch,)."""
+        scores = _floating(_check_outputs(outputs, None, differentiable=True))
+        classes = scores.shape[1] if scores.dim() == 2 else 1
+        if max(self.target, self.other) >= classes:
+            raise ModelError(
+                f"the model returned {classes} classes, and the objective is {self.__qualname__}"
+            )
+        one, other = (_NAMED[self.objective](scores, c) for c in (self.target, self.other))
+        return one - other
 
 
 def _floating(scores: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """The loop: micro-batches, memory budget, progress, checkpoint.
 
-A run is its scores. The kernels make any copy's noise again from its number, so all that a run
-has to keep of a forward call is one number per copy; the map is summed from the scores at the
-end. So a checkpoint is small, a resumed run has the same bits, and the copies' buffer is gone
-before the sums exist.
+What a run keeps is its state: a few tensors, whatever the number of copies. From forward calls
+it is the scores, one number per call: the kernels make any copy's noise again from its number, so
+the map is summed from the scores at the end, and a checkpoint is small. From gradients it is
+their running moments. Copies enter the state in ascending order, so a resumed run has the same
+bits.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from fwdgrad.errors import CheckpointError, ModelError
 
 Progress = bool | Callable[[int, int], None]
+State = dict[str, Tensor]
 
 MODEL_SCORE = "score at the input"  # stands for the model in the identity of a run
 DEFAULT_BATCH = {"cpu": 256, "cuda": 64}  # copies at most, where nothing is asked for ...
@@ -99,7 +101,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class Checkpoint:
-    """The scores of a run so far, in a file that knows which run it is of.
+    """The state of a run so far, in a file that knows which run it is of.
 
     Args:
         path: the file.
@@ -117,22 +119,23 @@ class Checkpoint:
                 f"checkpoint: the folder {self.path.parent} does not exist; make it first"
             )
 
-    def load(self, scores: Tensor) -> tuple[int, int | None]:
-        """Fills in the scores that the file has: how many copies, and the micro-batch's size."""
+    def load(self, state: State, copies: int) -> tuple[int, int | None]:
+        """Fills in the state that the file has: of how many copies, and the micro-batch's size."""
         if not self.path.exists():
             return 0, None
         try:
             with safe_open(self.path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["fwdgrad.checkpoint"])
-                stored = file.get_tensor("scores")
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             identity, done, batch = header["identity"], header["done"], header["batch"]
             if not (isinstance(identity, dict) and isinstance(done, int) and batch >= 1):
                 raise ValueError("its header has the wrong types")
-            whole = stored.shape == (done, scores.shape[1]) and done <= len(scores)
-            if identity == self.identity and not whole:
-                raise ValueError("its scores have the wrong shape")
-            if not bool(torch.isfinite(stored).all()):
-                raise ValueError("its scores are not finite")
+            own = {name: _part(name, tensor, done) for name, tensor in state.items()}
+            shapes = [{name: t.shape for name, t in some.items()} for some in (stored, own)]
+            if identity == self.identity and not (shapes[0] == shapes[1] and 0 <= done <= copies):
+                raise ValueError("its tensors have the wrong shape")
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in stored.values()):
+                raise ValueError("its values are not finite")
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"checkpoint {self.path} is damaged or no checkpoint ({error}); nothing was read "
@@ -154,15 +157,17 @@ class Checkpoint:
                 f"checkpoint {self.path} is of another run: {'; '.join(differing)}. Delete it to "
                 "start afresh, or give another path"
             )
-        scores[:done] = stored
+        for name, tensor in own.items():
+            tensor.copy_(stored[name])
         return done, batch
 
-    def save(self, scores: Tensor, done: int, batch: int) -> None:
-        """Writes the scores of the first ``done`` copies; warns where that fails."""
+    def save(self, state: State, done: int, batch: int) -> None:
+        """Writes the state after the first ``done`` copies; warns where that fails."""
         self._saved_at = time.monotonic()
         header = {"identity": self.identity, "done": done, "batch": batch}
         content = save_safetensors(
-            {"scores": scores[:done].clone()}, {"fwdgrad.checkpoint": json.dumps(header)}
+            {name: _part(name, tensor, done).cpu().clone() for name, tensor in state.items()},
+            {"fwdgrad.checkpoint": json.dumps(header)},
         )
         try:
             write_atomically(self.path, content)
@@ -177,10 +182,15 @@ class Checkpoint:
                     stacklevel=2,
                 )
 
-    def save_if_due(self, scores: Tensor, done: int, batch: int) -> None:
+    def save_if_due(self, state: State, done: int, batch: int) -> None:
         """Writes every few seconds."""
         if time.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS:
-            self.save(scores, done, batch)
+            self.save(state, done, batch)
+
+
+def _part(name: str, tensor: Tensor, done: int) -> Tensor:
+    """What the first ``done`` copies have made of a tensor of the state: of scores, their rows."""
+    return tensor[:done] if name == "scores" else tensor
 
 
 def _shown(value: object) -> str:
@@ -227,7 +237,8 @@ def _status(field: str) -> int:
     return 0
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
@@ -307,38 +318,38 @@ def _free_cached(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def collect_scores(
-    score: Callable[[int, int, int], Tensor],
+def run(
+    step: Callable[[int, int, int], Callable[[], None]],
     release: Callable[[], None],
+    state: State,
     *,
     copies: int,
     signs: int,
+    together: int,
     batch: BatchSize,
     checkpoint: Checkpoint | None,
     progress: Progress,
     device: torch.device,
-) -> Tensor:
-    """Every copy's score, micro-batch after micro-batch.
+) -> None:
+    """Calls the model for every copy, micro-batch after micro-batch.
 
     Args:
-        score: ``score(first, count, batch)`` calls the model for copies first onwards, at most
-            ``batch`` at once, and returns (count, signs).
+        step: ``step(first, count, batch)`` calls the model for copies first onwards, at most
+            ``batch`` at once, and returns what enters their results into the state.
         release: frees the buffer of copies.
+        state: what is kept of the copies, by name; filled in place.
         copies: how many copies there are.
         signs: forward calls per copy: 2 for antithetic pairs.
+        together: copies whose number has the same quotient by this may share a call.
         batch: how many copies a forward call takes.
         checkpoint: where to go on from and to write to.
         progress: True for a bar on standard error, or a callable of (calls done, all).
         device: where the model's input is.
 
-    Returns:
-        float64 (copies, signs) on the CPU.
-
     Raises:
-        ModelError: a score is not finite; what came before is in the checkpoint.
+        ModelError: a result is not finite; what came before is in the checkpoint.
     """
-    scores = torch.full((copies, signs), torch.nan, dtype=torch.float64)
-    done, resumed = checkpoint.load(scores) if checkpoint else (0, None)
+    done, resumed = checkpoint.load(state, copies) if checkpoint else (0, None)
     if resumed is not None:
         batch.resume(resumed)
     bar = tqdm(
@@ -348,23 +359,25 @@ def collect_scores(
         disable=progress is not True,
         mininterval=0.1 if sys.stderr.isatty() else 5.0,
     )
+    entering = False
     try:
         while done < copies:
-            count = min(max(1, batch.size // signs), copies - done)
-            new = None
+            count = min(max(1, batch.size // signs), copies - done, together - done % together)
+            enter = None
             try:
-                new = score(done, count, batch.size)
+                enter = step(done, count, batch.size)
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 batch.halve(error)
-            if new is None:  # out of the except block, where the traceback holds no tensors
+            if enter is None:  # out of the except block, where the traceback holds no tensors
                 release()
                 _free_cached(device)
                 continue
-            _check_finite(new, done, checkpoint)
-            scores[done : done + count] = new
+            entering = True
+            enter()
             done += count
+            entering = False
             before = batch.size
             batch.after(min(count * signs, batch.size))
             if batch.size != before:
@@ -373,35 +386,38 @@ def collect_scores(
             if callable(progress):
                 progress(done * signs, copies * signs)
             if checkpoint:
-                checkpoint.save_if_due(scores, done, batch.size)
-    except BaseException:  # Ctrl-C too: nothing that was computed is lost
-        if checkpoint and done:
-            checkpoint.save(scores, done, batch.size)
+                checkpoint.save_if_due(state, done, batch.size)
+    except BaseException:  # Ctrl-C too: nothing that was computed is lost, nor entered by halves
+        if checkpoint and done and not entering:
+            checkpoint.save(state, done, batch.size)
         raise
     finally:
         bar.close()
         release()
     if checkpoint:
-        checkpoint.save(scores, done, batch.size)
-    return scores
+        checkpoint.save(state, done, batch.size)
 
 
-def _check_finite(new: Tensor, first: int, checkpoint: Checkpoint | None) -> None:
-    if math.isfinite(float(new.sum())):
+def check_finite(
+    new: list[Tensor], first: int, what: str, checkpoint: Checkpoint | None
+) -> None:
+    """Raises where results of copies first onwards, each with a row per copy, are not finite."""
+    if all(math.isfinite(float(one.sum())) for one in new):
         return
-    bad = (~torch.isfinite(new)).any(1).nonzero()[:, 0].tolist()
+    rows = torch.cat([one.reshape(len(one), -1) for one in new], dim=1)
+    bad = (~torch.isfinite(rows)).any(1).nonzero()[:, 0].tolist()
     if not bad:  # only their sum is too large
         return
     numbers = ", ".join(str(first + i) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
-    value = new[bad[0]][~torch.isfinite(new[bad[0]])][0].item()
+    value = rows[bad[0]][~torch.isfinite(rows[bad[0]])][0].item()
     kept = (
-        f"the scores of copies 0 .. {first - 1} are kept in {checkpoint.path}"
+        f"the results of copies 0 .. {first - 1} are kept in {checkpoint.path}"
         if checkpoint and first
-        else "nothing was kept: give checkpoint= to keep the scores before it"
+        else "nothing was kept: give checkpoint= to keep the results before it"
         if first
         else "there was none before it"
     )
     raise ModelError(
-        f"the score is {value} for {len(bad)} of {len(new)} copies of a micro-batch (copies "
+        f"the {what} is {value} for {len(bad)} of {len(rows)} copies of a micro-batch (copies "
         f"{numbers}); {kept}. Copies are reproducible: fwdgrad_kernels.perturb makes them again"
     )

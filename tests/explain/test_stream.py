@@ -76,7 +76,7 @@ def overwrites_input(batch):
     ("model", "options"),
     [
         (exact, {"block": (2, 3)}),
-        (exact, {"control": "leave-one-out", "x": X.bfloat16()}),
+        (exact, {"x": X.bfloat16()}),
         (exact, {"law": "hadamard", "cell": 2, "field": "bilinear", "shared": True}),
         (exact, {"baseline": 0.25, "cell": 3, "clip": (-1.0, 0.5)}),
         (view_of_input, {"x": X.double()}),

@@ -1,0 +1,194 @@
+"""The papers' methods by name: a source, its noise and what is made of the gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any, overload
+
+from torch import Tensor
+
+from fwdgrad.explanation import Explanation
+from fwdgrad.gradients import Autograd, LikelihoodRatio
+from fwdgrad.parameters import ParameterNoise
+from fwdgrad.saliency import GradientXInput, IntegratedGradients, SquaredGrad, VarGrad
+from fwdgrad.source import Source, Target
+from fwdgrad.stream import Progress
+from fwdgrad_kernels import AdaptiveScale
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A source of gradients and the options that make it a paper's method; others override them."""
+
+    source: type[Source]
+    line: str
+    equation: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_SMOOTH: dict[str, Any] = {"sigma": None}
+
+METHODS: dict[str, Method] = {
+    "likelihood-ratio": Method(
+        LikelihoodRatio,
+        "the smoothed gradient from forward calls alone, plain or blockwise",
+        "FG equations 2 and 6",
+    ),
+    "autograd": Method(
+        Autograd,
+        "the model's own gradient; give sigma, parameters and saliency to make any other of these",
+        "AG equation 3",
+    ),
+    "gradient": Method(Autograd, "the model's own gradient, once", "AG equation 3"),
+    "smoothgrad": Method(
+        Autograd,
+        "the mean gradient of noisy copies, sigma a fifth of the range",
+        "AG equations 3 and 6; AX equation 3",
+        _SMOOTH,
+    ),
+    "adaptgrad": Method(
+        Autograd,
+        "SmoothGrad with each element's own sigma, so that copies keep within [0, 1]",
+        "AG equation 13",
+        {"sigma": AdaptiveScale(0.0, 1.0)},
+    ),
+    "smoothgrad-squared": Method(
+        Autograd,
+        "the mean squared gradient of noisy copies",
+        "Hooker et al. 2019",
+        {**_SMOOTH, "saliency": SquaredGrad()},
+    ),
+    "vargrad": Method(
+        Autograd,
+        "the variance of the gradients of noisy copies",
+        "NA equation 8",
+        {**_SMOOTH, "saliency": VarGrad()},
+    ),
+    "noisegrad": Method(
+        Autograd,
+        "the mean gradient of copies of the model with noisy parameters",
+        "AX equation 4",
+        {"parameters": ParameterNoise()},
+    ),
+    "fusiongrad": Method(
+        Autograd,
+        "the mean gradient over noise on the input and on the parameters",
+        "AX equation 5",
+        {**_SMOOTH, "parameters": ParameterNoise()},
+    ),
+    "gradient-x-input": Method(
+        Autograd,
+        "the gradient times the input",
+        "Shrikumar et al. 2016",
+        {"saliency": GradientXInput()},
+    ),
+    "integrated-gradients": Method(
+        Autograd,
+        "the mean gradient on the way from a baseline, times the way",
+        "Sundararajan et al. 2017, equation 1",
+        {"saliency": IntegratedGradients(steps=50)},
+    ),
+}
+"""FG, AG, AX and NA are the papers that the README names."""
+
+
+def source_of(model: Callable[[Tensor], Any], method: str, options: dict[str, Any]) -> Source:
+    """The source of a method, with options of one's own in place of the method's.
+
+    Example:
+        >>> source_of(lambda batch: batch, "vargrad", {"queries": 10}).saliency
+        VarGrad()
+    """
+    if method not in METHODS:
+        near = difflib.get_close_matches(str(method), METHODS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}{hint}")
+    chosen = METHODS[method]
+    known = list(inspect.signature(chosen.source.__init__).parameters)[2:]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise TypeError(f"method {method!r} has no option {name!r}; {hint}")
+    return chosen.source(model, **{**chosen.options, **options})
+
+
+@overload
+def explain(
+    model: Callable[[Tensor], Any],
+    x: Tensor,
+    *,
+    method: str = "likelihood-ratio",
+    target: Target = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress = False,
+    **options: Any,
+) -> Explanation: ...
+
+
+@overload
+def explain(
+    model: Callable[[Tensor], Any],
+    x: Tensor,
+    *,
+    method: str = "likelihood-ratio",
+    target: list[Target] | list[int] | tuple[Target, ...],
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress = False,
+    **options: Any,
+) -> list[Explanation]: ...
+
+
+def explain(
+    model: Callable[[Tensor], Any],
+    x: Tensor,
+    *,
+    method: str = "likelihood-ratio",
+    target: Any = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress = False,
+    **options: Any,
+) -> Explanation | list[Explanation]:
+    """Which elements of an input a model's score depends on; by default from forward calls alone.
+
+    Args:
+        model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,); methods
+            other than "likelihood-ratio" need a gradient of it.
+        x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
+            (N,); float32, float64, float16 or bfloat16.
+        method: a name in ``METHODS``.
+        target: the class to explain, "auto" for the predicted one, None where the model returns
+            one number. A list of classes gives a list of explanations from the same calls.
+        checkpoint: a file to write to and to go on from.
+        progress: True for a bar on standard error, or a callable of (calls done, all).
+        **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective,
+            queries, sigma, law, block, cell, field, shared, antithetic, saliency, parameters,
+            clip, seed, batch_size, memory, backend; baseline and control of the first, sampling
+            of the second.
+
+    Returns:
+        The explanation: attribution, standard error, reliability and what repeats the run.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what would do.
+        ModelError: the model failed or returned something of no use.
+        CheckpointError: the checkpoint is of another run, or damaged.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 2).eval()
+        >>> explain(model, torch.ones(4), target=0, queries=64, law="hadamard", sigma=0.5)
+        Explanation(logit of class 0 = ..., shape (4,), 64 queries, reliability 1.00)
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*, and for each
+    method what ``METHODS`` says.
+    """
+    source = source_of(model, method, options)
+    result: Explanation | list[Explanation] = source.explain(
+        x, target, checkpoint=checkpoint, progress=progress
+    )
+    return result

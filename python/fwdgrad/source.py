@@ -1,0 +1,694 @@
+"""What every source of gradients shares: options, copies, calls, and the way to a result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fwdgrad_kernels
+from fwdgrad.errors import ModelError
+from fwdgrad.explanation import Explanation
+from fwdgrad.objectives import (
+    Objective,
+    check_objective,
+    objective_name,
+    resolve_target,
+    scores_of,
+)
+from fwdgrad.parameters import NoisyParameters, ParameterNoise
+from fwdgrad.saliency import Gradient, IntegratedGradients, Path
+from fwdgrad.smoothing import check_bounds
+from fwdgrad.stream import (
+    MODEL_SCORE,
+    BatchSize,
+    Checkpoint,
+    Progress,
+    State,
+    check_finite,
+    parse_memory,
+    run,
+)
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec, perturb
+from fwdgrad_kernels.layout import empty_copies, is_channels_last
+from fwdgrad_kernels.ops import check_clip
+from fwdgrad_kernels.spec import DTYPES, check_integer, first_outside
+
+_SAMPLE = 2**20  # of a larger map, reliability takes a regular sample of about as many elements
+
+Target = int | str | None
+Result = tuple[Tensor, Tensor, float]  # attribution, standard error, reliability
+
+
+@dataclasses.dataclass
+class Plan:
+    """One run, as it was resolved for an input."""
+
+    x: Tensor
+    spec: NoiseSpec | None  # the noise on the input, where there is any
+    copies: int
+    signs: int  # 2 for antithetic pairs
+    path: Path | None  # where copies lie between a baseline and the input
+    per: int  # consecutive copies that share a draw of the parameters
+    noisy: NoisyParameters | None = None
+    weights: Tensor | None = None  # of each copy in the mean: float64 (copies,); None: all 1
+
+    @property
+    def queries(self) -> int:
+        """Forward calls on copies."""
+        return self.copies * self.signs
+
+    @property
+    def unit(self) -> int:
+        """Consecutive copies that depend on one another."""
+        group = self.spec.group if self.spec is not None else 1
+        return math.lcm(group, self.per, self.path.period if self.path is not None else 1)
+
+    @property
+    def half(self) -> int:
+        """Copies in the first of two independent half-runs."""
+        return self.copies // 2 // self.unit * self.unit
+
+
+class Source:
+    """Where a gradient comes from. Not for use itself: see ``LikelihoodRatio`` and ``Autograd``."""
+
+    name: ClassVar[str]
+    _least_sigma: ClassVar[str] = "> 0"
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Any],
+        *,
+        objective: Objective,
+        queries: int | None,
+        sigma: float | Tensor | AdaptiveScale | None,
+        law: str,
+        block: tuple[int, ...] | int | None,
+        cell: int,
+        field: str,
+        shared: bool,
+        antithetic: bool,
+        saliency: Gradient | None,
+        parameters: ParameterNoise | None,
+        clip: tuple[float, float] | None,
+        seed: int,
+        batch_size: int | None,
+        memory: int | str | None,
+        backend: str,
+    ) -> None:
+        """Checks what can be checked without an input."""
+        if not callable(forward):
+            raise TypeError(f"model must be callable on a batch, got {type(forward).__name__}")
+        check_objective(objective)
+        if queries is not None:
+            queries = check_integer("queries", queries, 1)
+        if not isinstance(antithetic, bool):
+            raise TypeError(f"antithetic must be True or False, got {antithetic!r}")
+        if antithetic and queries is not None and queries % 2:
+            raise ValueError(
+                f"queries must be even with antithetic pairs, got {queries}; ask for "
+                f"{queries + 1}, or antithetic=False"
+            )
+        if batch_size is not None:
+            batch_size = check_integer("batch_size", batch_size, 1)
+        if batch_size is not None and memory is not None:
+            raise ValueError("batch_size and memory both set the micro-batch; give one of them")
+        saliency = Gradient() if saliency is None else saliency
+        if not isinstance(saliency, Gradient):
+            raise TypeError(
+                "saliency must be one of Gradient(), GradientXInput(), IntegratedGradients(), "
+                f"SquaredGrad() and VarGrad(), got {saliency!r}"
+            )
+        if parameters is not None and not isinstance(parameters, ParameterNoise):
+            raise TypeError(f"parameters must be a ParameterNoise, got {parameters!r}")
+        self.forward = forward
+        self.objective = objective
+        self.queries = queries
+        self.sigma = self._check_sigma(sigma)
+        self.noise: dict[str, Any] = {
+            "law": law,
+            "block": block,
+            "cell": cell,
+            "field": field,
+            "shared": shared,
+            "seed": seed,
+        }
+        self.antithetic = antithetic
+        self.saliency = saliency
+        self.parameters = parameters
+        if parameters is not None:
+            parameters.module_of(forward)
+        self.clip = None if clip is None else check_clip(clip)
+        self.batch_size = batch_size
+        self.memory = None if memory is None else parse_memory(memory)
+        self.backend = backend
+
+    def _check_sigma(self, sigma: Any) -> Any:
+        if sigma is None or isinstance(sigma, AdaptiveScale):
+            return sigma
+        if isinstance(sigma, Tensor):
+            if not sigma.is_floating_point():
+                raise TypeError(f"sigma must be a floating tensor, got {sigma.dtype}")
+            bad = first_outside(sigma, torch.isfinite(sigma) & (sigma >= 0))
+            if bad is not None:
+                raise ValueError(f"sigma must be >= 0 and finite, got {bad[1]} at element {bad[0]}")
+            return sigma
+        value = check_number("sigma", sigma)
+        least = self._least_sigma
+        if not (math.isfinite(value) and (value > 0 or (least == ">= 0" and value == 0))):
+            word = "positive" if least == "> 0" else ">= 0"
+            raise ValueError(f"sigma must be {word} and finite, got {value}")
+        return value
+
+    def attribute(
+        self, inputs: Tensor, target: int | str | Sequence[int] | Tensor | None = "auto"
+    ) -> Tensor:
+        """Attributions of a batch of inputs, in the manner of Captum.
+
+        Args:
+            inputs: (batch, ...).
+            target: one class for all inputs, one for each, "auto" for the predicted ones, or None
+                where the model returns one number.
+
+        Returns:
+            Attributions of the shape of inputs.
+        """
+        if not isinstance(inputs, Tensor):
+            raise TypeError(f"inputs must be a tensor, got {type(inputs).__name__}")
+        if inputs.dim() < 2:
+            raise ValueError(f"inputs must have a batch axis, got shape {tuple(inputs.shape)}")
+        if isinstance(target, Tensor):
+            values: Any = target.tolist()
+            target = values[0] if isinstance(values, list) and len(values) == 1 else values
+        if isinstance(target, (list, tuple)):
+            targets: list[Any] = list(target)
+            if len(targets) != len(inputs):
+                raise ValueError(
+                    f"target must be one class or {len(inputs)}, one for each input, "
+                    f"got {len(targets)}"
+                )
+        else:
+            targets = [target] * len(inputs)
+        result = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+        for row, x, wanted in zip(result, inputs, targets, strict=True):
+            row.copy_(self.explain(x, wanted).attribution)
+        return result
+
+    @overload
+    def explain(
+        self,
+        x: Tensor,
+        target: Target = "auto",
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: Progress = False,
+    ) -> Explanation: ...
+
+    @overload
+    def explain(
+        self,
+        x: Tensor,
+        target: list[Target] | list[int] | tuple[Target, ...],
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: Progress = False,
+    ) -> list[Explanation]: ...
+
+    def explain(
+        self,
+        x: Tensor,
+        target: Any = "auto",
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: Progress = False,
+    ) -> Explanation | list[Explanation]:
+        """Explains the score of one input.
+
+        Args:
+            x: the input, without a batch axis: (C, H, W), (T, E), (N,), ...
+            target: a class, "auto" for the predicted one, or None where the model returns one
+                number. A list of classes gives a list of explanations, all from the same
+                forward calls.
+            checkpoint: a file that is written every few seconds and at Ctrl-C. Where it exists,
+                the run goes on from it and ends with the same bits as an uninterrupted one.
+            progress: True for a bar on standard error, or a callable of (calls done, all).
+
+        Returns:
+            The explanation, or one for each target.
+
+        Raises:
+            ModelError: the model failed or returned something of no use.
+            CheckpointError: the checkpoint is of another run, or damaged.
+        """
+        started = time.perf_counter()
+        x = self._check_input(x)
+        plan = self._plan(x)
+        if not (isinstance(progress, bool) or callable(progress)):
+            raise TypeError(f"progress must be True, False or a callable, got {progress!r}")
+        several = isinstance(target, (list, tuple))
+        if several and not target:
+            raise ValueError("target must name at least one class, got an empty list")
+        self._check_mode()
+        with self._run_mode():
+            chosen, clean = self._ask_at_input(x, list(target) if several else [target])
+            self._find_parameters(plan)
+            settings = self._settings(plan)
+            identity = self._identity(plan, settings, chosen, clean)
+            kept = Checkpoint(checkpoint, identity) if checkpoint is not None else None
+            with plan.noisy.installed() if plan.noisy is not None else contextlib.nullcontext():
+                results = self._run(plan, chosen, clean, kept, progress)
+            deltas = self._finish(plan, chosen, clean, results)
+        seconds = time.perf_counter() - started
+        explanations = [
+            Explanation(
+                attribution=attribution,
+                standard_error=error,
+                reliability=reliability,
+                queries=plan.queries,
+                target=one,
+                score=score,
+                objective=objective_name(self.objective),
+                settings={
+                    name: value.clone() if isinstance(value, Tensor) else value
+                    for name, value in settings.items()
+                },
+                input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
+                seconds=seconds,
+                delta=delta,
+                provenance={
+                    "fwdgrad": _version(),
+                    "torch": torch.__version__,
+                    "backend": fwdgrad_kernels.backend_for(x.device, self.backend),
+                    "device": str(x.device),
+                    "threads": torch.get_num_threads(),
+                    "input_sha256": identity["input"],
+                },
+            )
+            for one, score, delta, (attribution, error, reliability) in zip(
+                chosen, clean, deltas, results, strict=True
+            )
+        ]
+        return explanations if several else explanations[0]
+
+    def _run(
+        self,
+        plan: Plan,
+        targets: list[int | None],
+        clean: list[float],
+        checkpoint: Checkpoint | None,
+        progress: Progress,
+    ) -> list[Result]:
+        """What each target's map is, before the saliency rule's factor."""
+        raise NotImplementedError
+
+    # ---- what is asked ---------------------------------------------------------------------
+
+    def _check_input(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"x must be a tensor, got {type(x).__name__}; make one with torch.as_tensor"
+            )
+        if x.dtype not in DTYPES:
+            raise TypeError(
+                f"x must be float32, float64, float16 or bfloat16, got {x.dtype}; convert it, "
+                "e.g. x.float(), or where it is token numbers give their embeddings (T, E)"
+            )
+        if x.dim() == 0 or not x.numel():
+            raise ValueError(f"x must have elements, got shape {tuple(x.shape)}")
+        x = x.detach()
+        if not (x.dim() == 3 and is_channels_last(x)):  # copies come in x's memory format
+            x = x.contiguous()
+        bad = first_outside(x, torch.isfinite(x))
+        if bad is not None:
+            raise ValueError(f"x must be finite, got {bad[1]} at element {bad[0]}")
+        return x
+
+    def _plan(self, x: Tensor) -> Plan:
+        signs = 2 if self.antithetic else 1
+        spec = self._spec(x)
+        queries = self._resolve_queries(spec)
+        copies = queries // signs
+        path = None
+        if isinstance(self.saliency, IntegratedGradients):
+            path = self.saliency.path(x, copies, int(self.noise["seed"]))
+        per = self.parameters.copies_per_draw(copies) if self.parameters is not None else 1
+        return Plan(x, spec, copies, signs, path, per, weights=path.weights if path else None)
+
+    def _resolve_queries(self, spec: NoiseSpec | None) -> int:
+        assert self.queries is not None
+        return self.queries
+
+    def _spec(self, x: Tensor) -> NoiseSpec | None:
+        scale = self._scale(x)
+        if isinstance(scale, Tensor) and not bool(scale.any()):
+            raise ValueError("sigma must not be zero everywhere: there would be no noise")
+        return NoiseSpec(tuple(x.shape), scale=scale, **self.noise)
+
+    def _scale(self, x: Tensor) -> float | Tensor | AdaptiveScale:
+        """The scale of the noise: a number, one for each element, or the rule."""
+        if self.sigma is None:
+            low, high = x.aminmax()
+            scale = 0.2 * (high.double() - low.double()).item()
+            if scale == 0:
+                raise ValueError("sigma must be given: x is constant, so it has no range")
+            return scale
+        if isinstance(self.sigma, AdaptiveScale):
+            rule = self._rule(self.sigma)
+            check_bounds(x, rule)
+            if not (rule.floor or any(bool(s.any()) for _, s in rule.pieces(x, "normal"))):
+                raise ValueError(
+                    "sigma must leave noise somewhere: every element of x lies on a bound; give "
+                    "the rule a floor"
+                )
+            return rule
+        if isinstance(self.sigma, Tensor):
+            if self.sigma.shape != x.shape:
+                raise ValueError(
+                    f"sigma must be a number or have x's shape {tuple(x.shape)}, got "
+                    f"{tuple(self.sigma.shape)}"
+                )
+            return self.sigma.to(x.device, sum_dtype(x))
+        return float(self.sigma)
+
+    def _rule(self, rule: AdaptiveScale) -> AdaptiveScale:
+        return rule
+
+    def _settings(self, plan: Plan) -> dict[str, Any]:
+        """The arguments of ``explain`` that define the run, as they were resolved."""
+        parameters = self.parameters
+        if parameters is not None:
+            parameters = dataclasses.replace(parameters, module=None)
+        return {
+            "method": self.name,
+            "queries": plan.queries,
+            "sigma": 0.0 if plan.spec is None else plan.spec.scale,
+            **{name: getattr(plan.spec, name, value) for name, value in self.noise.items()},
+            "antithetic": self.antithetic,
+            "clip": self.clip,
+            "saliency": self.saliency,
+            "parameters": parameters,
+        }
+
+    def _identity(
+        self,
+        plan: Plan,
+        settings: dict[str, Any],
+        targets: list[int | None],
+        clean: list[float],
+    ) -> dict[str, Any]:
+        """What makes two runs the same, for checkpoints."""
+
+        def plain(value: Any) -> Any:
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                pairs = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+                return {"kind": type(value).__name__, **pairs}
+            if isinstance(value, torch.nn.Module):
+                return None
+            return _digest(value) if isinstance(value, Tensor) else value
+
+        several = len(targets) > 1
+        return {
+            "format": 2,
+            "input": _digest(plan.x),
+            "shape": list(plan.x.shape),
+            "dtype": str(plan.x.dtype),
+            "target": targets if several else targets[0],
+            "objective": objective_name(self.objective),
+            MODEL_SCORE: sum(clean),
+            **{name: plain(value) for name, value in settings.items() if name != "control"},
+        }
+
+    # ---- calls of the model ----------------------------------------------------------------
+
+    def _check_mode(self) -> None:
+        model = self.forward
+        if not isinstance(model, torch.nn.Module):
+            return
+        if _has_running_statistics(model):
+            raise ValueError(
+                "model must be in evaluation mode: it is in training mode and every call would "
+                "change its batch normalisation; call model.eval() first"
+            )
+        if model.training:
+            warnings.warn(
+                "the model is in training mode: its scores may be random or change it; call "
+                "model.eval() first",
+                stacklevel=3,
+            )
+
+    @contextlib.contextmanager
+    def _run_mode(self) -> Iterator[None]:
+        """What holds for all calls of a run."""
+        yield
+
+    def _ask_at_input(self, x: Tensor, targets: list[Any]) -> tuple[list[int | None], list[float]]:
+        """The classes that are meant, and their scores at the input itself."""
+        with torch.no_grad():
+            try:
+                outputs = self.forward(x[None].clone())
+            except Exception as error:
+                raise ModelError(
+                    f"the model failed on a batch of shape {(1, *x.shape)}: "
+                    f"{type(error).__name__}: {error} (x is one input, without a batch axis, and "
+                    f"the batch has its dtype, {x.dtype})"
+                ) from error
+            try:
+                chosen = [resolve_target(t, outputs, self.objective, batch=1) for t in targets]
+                clean = [float(scores_of(outputs, self.objective, t, 1)[0]) for t in chosen]
+            except ModelError as reason:
+                if x.dim() > 1 and x.shape[0] == 1:
+                    raise ModelError(
+                        f"{reason}. x has shape {tuple(x.shape)}: if its first axis is a batch "
+                        "axis, give x[0]"
+                    ) from None
+                raise
+        if self.objective in ("probability", "log-probability", "cross-entropy"):
+            _warn_of_probabilities(outputs, self.objective)
+        for score in clean:
+            if not math.isfinite(score):
+                raise ModelError(f"the score at the input itself is {score}")
+        return chosen, clean
+
+    def _find_parameters(self, plan: Plan) -> None:
+        """Where the model uses its parameters, where they get noise."""
+        if self.parameters is None:
+            return
+        plan.noisy = NoisyParameters(
+            self.parameters.module_of(self.forward),
+            self.parameters,
+            int(self.noise["seed"]),
+            fwdgrad_kernels.backend_for(plan.x.device, self.backend),
+            lambda: self.forward(plan.x[None].clone()),
+        )
+
+    def _batch_size(self, plan: Plan, sums: int) -> BatchSize:
+        x, spec = plan.x, plan.spec
+        fixed = x.nbytes
+        if spec is not None and isinstance(spec.scale, Tensor):
+            fixed += spec.scale.nbytes
+        if plan.path is not None:
+            fixed += 2 * x.nbytes  # the baseline, and a point between
+        return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
+
+    def _fill(
+        self, out: Tensor, plan: Plan, first: int, count: int, sign: int, pairs: bool
+    ) -> None:
+        """Writes copies first onwards: with pairs, all of one sign and then all of the other."""
+        x, spec = plan.x, plan.spec
+        if plan.path is None and spec is not None:
+            perturb(x, spec, first, count, sign, self.clip, out, pairs=pairs, backend=self.backend)
+            return
+        for i in range(count):
+            point = x if plan.path is None else plan.path.point(x, first + i)
+            for row, s in ((i, sign), (count + i, -sign)) if pairs else ((i, sign),):
+                if spec is None:
+                    out[row] = point
+                    continue
+                perturb(
+                    point, spec, first + i, 1, s, self.clip, out[row : row + 1],
+                    backend=self.backend,
+                )  # fmt: skip
+        if spec is None and self.clip is not None:
+            out.clamp_(*self.clip)
+
+    def _stream(
+        self,
+        evaluate: Callable[[Tensor], list[Tensor]],
+        enter: Callable[[list[list[Tensor]], int, int], None],
+        what: str,
+        state: State,
+        plan: Plan,
+        sums: int,
+        checkpoint: Checkpoint | None,
+        progress: Progress,
+    ) -> None:
+        """Calls the model for every copy.
+
+        Args:
+            evaluate: from a batch of copies to what is asked of each: (batch, ...) per target.
+            enter: puts that into the state: results[sign][target], first copy, count.
+            what: a word for what is asked.
+            state: see ``fwdgrad.stream.run``.
+            plan: of the run.
+            sums: bytes that follow the copies.
+            checkpoint: where to go on from and to write to.
+            progress: see ``explain``.
+        """
+        buffer: Tensor | None = None
+        x, signs = plan.x, plan.signs
+
+        def step(first: int, count: int, batch: int) -> Callable[[], None]:
+            nonlocal buffer
+            if plan.noisy is not None:
+                plan.noisy.draw = first // plan.per
+            pairs = signs == 2 and 2 * count <= batch
+            rows = 2 * count if pairs else count
+            if buffer is None or len(buffer) < rows:
+                buffer = None  # free the old one first
+                buffer = empty_copies(x, rows)
+            results = []
+            for sign in (1,) if pairs or signs == 1 else (1, -1):
+                self._fill(buffer[:rows], plan, first, count, sign, pairs)
+                found = evaluate(buffer[:rows])
+                for start in range(0, rows, count):
+                    results.append([one[start : start + count] for one in found])
+            check_finite(list(itertools.chain(*results)), first, what, checkpoint)
+            return lambda: enter(results, first, count)
+
+        def release() -> None:
+            nonlocal buffer
+            buffer = None
+
+        run(
+            step,
+            release,
+            state,
+            copies=plan.copies,
+            signs=signs,
+            together=plan.per if plan.noisy is not None else plan.copies,
+            batch=self._batch_size(plan, sums),
+            checkpoint=checkpoint,
+            progress=progress,
+            device=x.device,
+        )
+
+    # ---- to the result ---------------------------------------------------------------------
+
+    def _finish(
+        self, plan: Plan, targets: list[int | None], clean: list[float], results: list[Result]
+    ) -> list[float | None]:
+        """Applies the saliency rule's factor; what each map's sum is off by, along a path."""
+        factor = self.saliency.factor(plan.x)
+        if factor is not None:
+            for attribution, error, _ in results:
+                attribution.mul_(factor)
+                error.mul_(factor.abs())
+        if plan.path is None:
+            return [None] * len(targets)
+        with torch.no_grad():
+            outputs = self.forward(plan.path.start[None].clone())
+            starts = [float(scores_of(outputs, self.objective, t, 1)[0]) for t in targets]
+        return [
+            float(attribution.double().sum()) - (score - start)
+            for (attribution, _, _), score, start in zip(results, clean, starts, strict=True)
+        ]
+
+
+def _has_running_statistics(model: torch.nn.Module) -> bool:
+    kind = torch.nn.modules.batchnorm._NormBase
+    return any(isinstance(m, kind) and m.training for m in model.modules())
+
+
+def _warn_of_probabilities(outputs: Any, objective: Objective) -> None:
+    values = torch.as_tensor(outputs).double()
+    if values.min() >= 0 and bool((values.sum(1) - 1).abs().max() < 1e-3):
+        warnings.warn(
+            f"the model's output looks like probabilities already, and objective {objective!r} "
+            "takes the softmax of it; objective='logit' explains the output as it is",
+            stacklevel=3,
+        )
+
+
+def check_number(name: str, value: Any) -> float:
+    """A number of Python's or NumPy's kinds as a float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(
+            f"{name} must be a number or a tensor, got {type(value).__name__} "
+            f"{' '.join(repr(value).split()):.60}"
+        )
+    return float(value)
+
+
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """What sums over an input's elements' copies are kept in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _version() -> str:
+    from fwdgrad import __version__
+
+    return __version__
+
+
+def _digest(x: Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    raw = x.detach().contiguous().cpu().flatten().view(torch.uint8)
+    return hashlib.sha256(raw.numpy().data).hexdigest()
+
+
+def sample(mean: Tensor) -> Tensor:
+    """All elements of a map, or a regular sample of a large one."""
+    return mean.flatten()[:: sample_stride(mean)].clone()
+
+
+def sample_stride(mean: Tensor) -> int:
+    """Every how manieth element is in the sample."""
+    return -(-mean.numel() // _SAMPLE)
+
+
+def reliability(one: Tensor, other: Tensor) -> float:
+    """Correlation of the maps of two half-runs, stepped up to the full run (Spearman-Brown)."""
+    # By NumPy, whose sums do not depend on the number of threads.
+    a, b = one.double().cpu().numpy(), other.double().cpu().numpy()
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt((a * a).sum() * (b * b).sum())
+    correlation = float((a * b).sum()) / size if size else math.nan
+    # Stepping up is meant for correlations >= 0; a negative one is reported as it is.
+    return 2 * correlation / (1 + correlation) if correlation > 0 else correlation
+
+
+# ---- moments -------------------------------------------------------------------------------
+#
+# Copies come in units of `unit` consecutive ones that depend on one another. Squared distances
+# are updated about the running mean (Welford, Technometrics 4(3), 1962): what they add up to is
+# sum_g (n_g (m_g - mean))^2, where only the last unit g may have fewer copies n_g.
+
+
+def enter_unit_(
+    mean: Tensor, spread: Tensor, unit_mean: Tensor, first: int, length: int, unit: int
+) -> None:
+    """Enters the mean over copies first .. first + length - 1, a unit; it is overwritten."""
+    done, before = first + length, first // unit
+    delta = unit_mean.sub_(mean)
+    spread.addcmul_(delta, delta, value=(unit * length / done) ** 2 * before * (before + 1))
+    mean.add_(delta, alpha=length / done)
+
+
+def standard_error_(spread: Tensor, copies: int, unit: int) -> Tensor:
+    """The mean's standard error from the spread, in its place; NaN from a single unit."""
+    units = -(-copies // unit)
+    if units > 1:
+        return spread.mul_(units / (units - 1)).sqrt_().div_(copies)
+    return spread.fill_(torch.nan)
