@@ -1,4 +1,4 @@
-"""The command line: fwdgrad explain, fwdgrad info."""
+"""The command line: fwdgrad explain, fwdgrad methods, fwdgrad info."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +18,10 @@ import torch
 import fwdgrad
 import fwdgrad_kernels
 from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier, load_photo
+from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.explanation import Explanation
+from fwdgrad.methods import FAMILIES
+from fwdgrad.stream import write_atomically
 from fwdgrad_kernels import cuda, native, triton
 
 _TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -42,20 +45,36 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser(
         "explain",
-        help="which parts of a photo a classifier's decision depends on",
+        help="which parts of a photo, or words of a text, a model's decision depends on",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         description="Blends the photo with a baseline by random smooth fields and sums what that "
         "does to the score. --plain instead adds pixel noise: the forward gradient paper's own "
-        "estimator.",
+        "estimator. --method takes another, from the model's own gradient. With --text, noise goes "
+        "on the words' embeddings.",
     )
     add = explain.add_argument
-    add("photo", type=Path, help="any picture that Pillow reads")
+    add("photo", type=Path, nargs="?", help="any picture that Pillow reads")
+    add("--text", help="a sentence, instead of a photo")
     add(
         "--model",
-        default="efficientnet-lite0",
+        default=None,
         metavar="MODEL",
-        help=f"{', '.join(MODELS)}, or package.module:callable from (batch, 3, size, size), RGB in "
-        "[0, 1], to logits (batch, classes)",
+        help=f"of photos: {', '.join(MODELS)} (default), or package.module:callable from (batch, "
+        "3, size, size), RGB in [0, 1], to logits (batch, classes); of texts: a file that "
+        f"examples/train_sentiment.py wrote, or {', '.join(TEXT_MODELS)}",
+    )
+    add(
+        "--answers",
+        default=argparse.SUPPRESS,
+        metavar="A,B",
+        help="of a language model: what it may say of the text (default: negative,positive)",
+    )
+    add(
+        "--method",
+        default="likelihood-ratio",
+        choices=list(fwdgrad.METHODS),
+        metavar="METHOD",
+        help="see fwdgrad methods",
     )
     add(
         "--size",
@@ -71,7 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=fwdgrad.OBJECTIVES,
         help="what is explained; all but logit take the softmax of the model's output",
     )
-    add("--queries", type=int, default=1024, help="forward calls on noisy copies")
+    add(
+        "--queries",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="calls of the model on copies (default: 1024; what the method needs with others)",
+    )
     add(
         "--plain",
         action="store_true",
@@ -86,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--law",
         default=argparse.SUPPRESS,
-        choices=[law for law in fwdgrad_kernels.LAWS if law != "uniform"],
-        help="of the noise (default: hadamard; with --plain normal)",
+        choices=fwdgrad_kernels.LAWS,
+        help="of the noise (default: hadamard; with --plain and other methods normal)",
     )
     add(
         "--sigma",
@@ -154,6 +178,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-progress", action="store_true", help="no bar")
     add("--debug", action="store_true", help="show the traceback of an error")
 
+    methods = commands.add_parser(
+        "methods", help="what can be combined, with the papers' equations"
+    )
+    methods.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
     info = commands.add_parser("info", help="versions, backends, SIMD level, threads")
     info.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -196,6 +225,8 @@ def _info() -> None:
 def _options(arguments: argparse.Namespace, size: int, x: torch.Tensor) -> dict[str, Any]:
     """The estimator's options: a preset, and what was given on the command line."""
     options: dict[str, Any]
+    if arguments.method != "likelihood-ratio":
+        return _method_options(arguments)
     if arguments.plain:
         options = {"antithetic": False}
     else:
@@ -213,9 +244,37 @@ def _options(arguments: argparse.Namespace, size: int, x: torch.Tensor) -> dict[
         fill = {"grey": 0.5, "black": 0.0, "white": 1.0}
         options["baseline"] = fill[baseline] if baseline in fill else _blurred(x)
         options.setdefault("sigma", 0.8)
-    for name in ("objective", "queries", "control", "seed", "batch_size", "memory"):
-        options[name] = given[name]
-    return options
+    options["control"] = arguments.control
+    return {**options, **_always(arguments)}
+
+
+def _always(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that every method has."""
+    names = ("method", "objective", "queries", "seed", "batch_size", "memory", "checkpoint")
+    return {name: vars(arguments)[name] for name in names if name in arguments}
+
+
+def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of a method that asks the model for its gradient: its own, and what was given."""
+    given = vars(arguments)
+    if arguments.plain or arguments.control is not None:
+        what = "--plain" if arguments.plain else "--control"
+        raise ValueError(f"{what} is of --method likelihood-ratio, got --method {arguments.method}")
+    names = ("law", "sigma", "cell", "field", "shared", "antithetic")
+    options = {name: given[name] for name in names if name in given}
+    if "block" in given:
+        options["block"] = tuple(given["block"]) if len(given["block"]) > 1 else given["block"][0]
+    if "baseline" in given:
+        if arguments.method != "integrated-gradients":
+            raise ValueError(
+                "--baseline is of --method likelihood-ratio and integrated-gradients, got --method "
+                f"{arguments.method}"
+            )
+        start: dict[str, str | float] = {"grey": 0.5, "black": 0.0, "white": 1.0, "blur": "blurred"}
+        if arguments.baseline not in start:
+            raise ValueError("--baseline must not be none on a path: it starts there")
+        options["saliency"] = fwdgrad.IntegratedGradients(start[arguments.baseline], steps=50)
+    return {**options, **_always(arguments)}
 
 
 def _blurred(x: torch.Tensor) -> torch.Tensor:
@@ -260,6 +319,13 @@ def _explain(arguments: argparse.Namespace) -> None:
         if arguments.threads < 1:
             raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
+    if (arguments.photo is None) == (arguments.text is None):
+        raise ValueError("give a photo or --text, and one of them")
+    if arguments.text is not None:
+        return _explain_text(arguments)
+    if "answers" in arguments:
+        raise ValueError("--answers is of --text")
+    arguments.model = arguments.model or next(iter(MODELS))
     size: int = vars(arguments).get("size", 224)
     if size < 8:
         raise ValueError(f"--size must be at least 8 pixels, got {size}")
@@ -274,14 +340,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     output: Path = vars(arguments).get("output", Path(f"{arguments.photo.stem}-explanation"))
     own_checkpoint = options.pop("checkpoint", None)
     checkpoint = Path(own_checkpoint or output / "checkpoint.safetensors")
-    is_new = not output.exists()
-    try:  # before the run rather than after it
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise ValueError(f"--output {output} cannot be written to: {error.strerror}") from None
-    try:
+    with _folder(output):
         result = fwdgrad.explain(
             box.forward,
             x,
@@ -290,11 +349,6 @@ def _explain(arguments: argparse.Namespace) -> None:
             progress=not arguments.no_progress,
             **options,
         )
-    except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):  # which it is where there is a checkpoint in it
-                output.rmdir()
-        raise
     saved, picture = output / "explanation.safetensors", output / "heatmap.png"
     result.save(saved)
     title = (
@@ -305,12 +359,91 @@ def _explain(arguments: argparse.Namespace) -> None:
     if own_checkpoint is None:
         checkpoint.unlink(missing_ok=True)
     print(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
-    print(f"queries      {result.queries} on noisy copies and 1 on the photo itself")
+    print(f"queries      {result.queries} on copies and 1 on the photo itself")
+    if result.delta is not None:
+        print(f"delta        {result.delta:.3g}: the map's sum less the change from the baseline")
     print(f"reliability  {result.reliability:.3f} ({_advice(result)})")
     print(f"seconds      {result.seconds:.1f}")
     print(f"peak memory  {_peak_memory()}, the model's and Python's own included")
     print(f"heatmap      {picture}")
     print(f"attribution  {saved} (with its standard error)")
+
+
+@contextlib.contextmanager
+def _folder(output: Path) -> Iterator[None]:
+    """The output folder, seen to be written to before a run; gone again where that fails."""
+    is_new = not output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output {output} cannot be written to: {error.strerror}") from None
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # which it is where there is a checkpoint in it
+                output.rmdir()
+        raise
+
+
+_OF_PHOTOS = ("plain", "control", "baseline", "block", "cell", "field", "size", "labels")
+
+
+def _explain_text(arguments: argparse.Namespace) -> None:
+    given = vars(arguments)
+    for name in _OF_PHOTOS:
+        if given.get(name):
+            raise ValueError(f"--{name} is of photos, and --text is given")
+    if arguments.model is None:
+        raise ValueError(
+            f"--text needs --model: a file that examples/train_sentiment.py wrote, or one of "
+            f"{', '.join(TEXT_MODELS)}"
+        )
+    answers = tuple(given["answers"].split(",")) if "answers" in given else None
+    box = load_text_box(arguments.model, answers)
+    target: int | str = arguments.target
+    if isinstance(target, str) and target.isdecimal():
+        target = int(target)
+    names = ("law", "sigma", "shared", "antithetic")
+    options = {name: given[name] for name in names if name in given} | _always(arguments)
+    if arguments.method == "likelihood-ratio" and "shared" not in given:
+        options |= {"shared": True, "law": given.get("law", "hadamard")}
+    output: Path | None = given.get("output")
+    with _folder(output) if output is not None else contextlib.nullcontext():
+        if output is not None:
+            options.setdefault("checkpoint", output / "checkpoint.safetensors")
+        result = explain_text(
+            box, arguments.text, target, progress=not arguments.no_progress, **options
+        )
+    print(result.to_terminal())
+    print(f"class        {result.label}, {result.explanation.objective} "
+          f"{result.explanation.score:.4g}")  # fmt: skip
+    print(f"queries      {result.explanation.queries} on copies and 1 on the text itself")
+    print(f"reliability  {result.reliability:.3f} of the words' scores")
+    print(f"seconds      {result.explanation.seconds:.1f}")
+    if output is None:
+        return
+    page, saved = output / "words.html", output / "explanation.safetensors"
+    write_atomically(page, result.to_html().encode())
+    result.explanation.save(saved)
+    if "checkpoint" not in given:
+        (output / "checkpoint.safetensors").unlink(missing_ok=True)
+    print(f"words        {page}")
+    print(f"attribution  {saved} (of the embeddings, with its standard error)")
+
+
+def _methods() -> None:
+    """Every method, and the families that they are put together from."""
+    width = max(map(len, fwdgrad.METHODS))
+    print("methods (--method; fwdgrad.explain(method=...))")
+    for name, method in fwdgrad.METHODS.items():
+        print(f"  {name:{width}}  {method.line} [{method.equation}]")
+    for title, rows in FAMILIES.items():
+        print(f"\n{title}")
+        for name, line in rows.items():
+            print(f"  {name:{width}}  {line}")
 
 
 def _advice(result: Explanation) -> str:
@@ -332,8 +465,6 @@ def _draw(result: Explanation, path: Path, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from fwdgrad.stream import write_atomically
-
     figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     photo, heat = figure.subplots(1, 2)
@@ -354,7 +485,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"fwdgrad: warning: {message}", file=sys.stderr
     )
     try:
-        _info() if arguments.command == "info" else _explain(arguments)
+        {"info": lambda _: _info(), "methods": lambda _: _methods(), "explain": _explain}[
+            arguments.command
+        ](arguments)
     except BrokenPipeError:  # the reader of our output has left
         sys.stdout = None  # type: ignore[assignment]
         return 0

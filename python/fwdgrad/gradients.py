@@ -414,8 +414,8 @@ class Autograd(Source):
         >>> Autograd(square).explain(torch.tensor([1.0, -2.0]), target=None).attribution
         tensor([ 2., -4.])
 
-    Source: *Rethinking the principle of gradient smooth methods in model explanation*, equations 3
-    to 6; *Axiomatization of gradient smoothing in neural networks*, theorem 3.11.
+    Source: *Rethinking the principle of gradient smooth methods in model explanation*, equations
+    1, 2 and 6; *Axiomatization of gradient smoothing in neural networks*, theorem 3.11.
     """
 
     name = "autograd"

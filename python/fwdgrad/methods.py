@@ -40,14 +40,14 @@ METHODS: dict[str, Method] = {
     ),
     "autograd": Method(
         Autograd,
-        "the model's own gradient; give sigma, parameters and saliency to make any other of these",
-        "AG equation 3",
+        "the model's own gradient, once; options make it any of the following",
+        "AG equation 1",
     ),
-    "gradient": Method(Autograd, "the model's own gradient, once", "AG equation 3"),
+    "gradient": Method(Autograd, "the model's own gradient, once", "AG equation 1"),
     "smoothgrad": Method(
         Autograd,
         "the mean gradient of noisy copies, sigma a fifth of the range",
-        "AG equations 3 and 6; AX equation 3",
+        "AG equations 2 and 6; AX equation 3",
         _SMOOTH,
     ),
     "adaptgrad": Method(
@@ -94,6 +94,43 @@ METHODS: dict[str, Method] = {
     ),
 }
 """FG, AG, AX and NA are the papers that the README names."""
+
+
+FAMILIES: dict[str, dict[str, str]] = {
+    "where the gradient comes from": {
+        "LikelihoodRatio": "forward calls alone; laws with a score [FG equations 2 and 6]",
+        "Autograd": "the model's derivative; any law",
+    },
+    "how it is smoothed: law=": {
+        "normal": "Gaussian [AX section 4.2]",
+        "cauchy": "Poisson's kernel [AX section 4.2]",
+        "hyperbolic": "Hyperbolic [AX section 4.2]",
+        "logistic": "Sigmoid [AX section 4.2]",
+        "uniform": "Rect [AX section 4.2]; Autograd alone: it has no score",
+        "rademacher": "random signs",
+        "hadamard": "orthogonal random signs",
+    },
+    "how much: sigma=": {
+        "a number": "one scale for all elements",
+        "a tensor": "each element its own; 0 freezes it",
+        "None": "a fifth of the input's range [AG equation 6]",
+        "AdaptiveScale": "within the bounds of values [AG equations 13 and 14, AX equation 30]",
+    },
+    "and also": {
+        "block=, cell=": "noise on a random block [FG equation 6], or on cells that move together",
+        "parameters=": "ParameterNoise: noise on the model's parameters [AX equations 4 and 5]",
+        "sampling=": "Sampling: draws from another law, weighted; Autograd alone [AX theorem 3.11]",
+        "baseline=": "noise along x - baseline; LikelihoodRatio alone",
+    },
+    "what is made of it: saliency=": {
+        "Gradient": "the gradient itself",
+        "GradientXInput": "times the input [Shrikumar et al. 2016]",
+        "IntegratedGradients": "over a path, by quadrature or drawn [Sundararajan et al. 2017]",
+        "SquaredGrad": "the mean square; Autograd alone [Hooker et al. 2019]",
+        "VarGrad": "the variance; Autograd alone [NA equation 8]",
+    },
+}
+"""What methods are put together from; every combination works or is refused with the reason."""
 
 
 def source_of(model: Callable[[Tensor], Any], method: str, options: dict[str, Any]) -> Source:

@@ -25,7 +25,7 @@ class Gradient:
         >>> Gradient()
         Gradient()
 
-    Source: *Rethinking the principle of gradient smooth methods in model explanation*, equation 3.
+    Source: *Rethinking the principle of gradient smooth methods in model explanation*, equation 1.
     """
 
     statistic: ClassVar[str] = "mean"

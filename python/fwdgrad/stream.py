@@ -398,9 +398,7 @@ def run(
         checkpoint.save(state, done, batch.size)
 
 
-def check_finite(
-    new: list[Tensor], first: int, what: str, checkpoint: Checkpoint | None
-) -> None:
+def check_finite(new: list[Tensor], first: int, what: str, checkpoint: Checkpoint | None) -> None:
     """Raises where results of copies first onwards, each with a row per copy, are not finite."""
     if all(math.isfinite(float(one.sum())) for one in new):
         return

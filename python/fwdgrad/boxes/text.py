@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,9 @@ from torch import Tensor
 
 import fwdgrad
 from fwdgrad.explanation import Explanation
+from fwdgrad.gradients import LikelihoodRatio
+from fwdgrad.methods import METHODS
+from fwdgrad.saliency import Gradient, IntegratedGradients
 from fwdgrad_kernels.spec import check_integer
 
 SIGMA = 0.25  # the noise's default scale, as a share of the embeddings' standard deviation
@@ -193,7 +196,9 @@ def explain_text(
             ``explanation`` is of the factors, (T,), which are all 1.
         reduce: "input" or "norm".
         **options: everything else that ``fwdgrad.explain`` takes, except block, baseline, cell
-            and field: objective, queries, law, seed, checkpoint, ...
+            and field: method, objective, queries, law, seed, checkpoint, ... Where ``method`` or
+            ``saliency`` says what is made of the gradient, a word's score is the sum of that
+            over its tokens; methods without noise on the input get none.
 
     Returns:
         Words, their scores and standard errors, and the explanation of the embeddings.
@@ -228,13 +233,16 @@ def explain_text(
         target = _class_of(box, target)
     forward, x = encoded.forward, encoded.embeddings.detach()
     free = ~encoded.frozen
-    if sigma is None:
+    noisy = _settle(options, reduce)
+    if sigma is None and not noisy:
+        sigma = 0.0
+    elif sigma is None:
         sigma = SHARED_SIGMA if shared else SIGMA * x[free].double().std(correction=0).item()
         if sigma == 0:
             raise ValueError("sigma must be given: the words' embeddings are constant")
     elif isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
         raise TypeError(f"sigma must be a number, got {type(sigma).__name__}")
-    elif not (math.isfinite(sigma) and sigma > 0):
+    elif not (math.isfinite(sigma) and (sigma > 0 or (sigma == 0 and not noisy))):
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
     if span is not None:
         span = check_integer("span", span, 1, len(x))
@@ -246,7 +254,7 @@ def explain_text(
         forward,
         x,
         target=target,
-        sigma=scale,
+        sigma=scale if sigma else 0.0,
         block=None if span is None else (span, *x.shape[1:]),
         **options,
     )
@@ -260,6 +268,68 @@ def explain_text(
         label=_label(box, explanation.target),
         explanation=explanation,
     )
+
+
+TEXT_MODELS = ("smollm2", "smollm2-llama.cpp")
+
+
+def load_text_box(name: str, answers: Sequence[str] | None = None) -> TextBox:
+    """A model of texts by its name, or from a file that ``save`` of such a model wrote.
+
+    Args:
+        name: one of ``TEXT_MODELS``, or a path.
+        answers: of a language model: what it may say of the text.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: saying what is wrong with the name.
+    """
+    if name in TEXT_MODELS:
+        choices = tuple(answers or ("negative", "positive"))
+        if name == "smollm2":
+            from fwdgrad.boxes.language import LanguageModel
+
+            return LanguageModel.smollm2(choices)
+        from fwdgrad.boxes.llama_cpp import LlamaCppModel
+
+        return LlamaCppModel.smollm2(choices)
+    if answers is not None:
+        raise ValueError(f"answers are for a language model, got model {name!r}")
+    if not os.path.isfile(name):
+        raise FileNotFoundError(
+            f"model must be a file that a text model's save wrote or one of "
+            f"{', '.join(TEXT_MODELS)}, got {name!r}: there is no such file"
+        )
+    from fwdgrad.boxes.lstm import LSTMClassifier
+    from fwdgrad.boxes.minilm import MiniLMClassifier
+    from fwdgrad.boxes.weights import kind_of
+
+    kinds: dict[str, Any] = {"lstm": LSTMClassifier, "minilm": MiniLMClassifier}
+    kind = kind_of(name)
+    if kind not in kinds:
+        raise ValueError(f"model {name} is no text model's file, or damaged")
+    box: TextBox = kinds[kind].load(name)
+    return box
+
+
+def _settle(options: dict[str, Any], reduce: str) -> bool:
+    """Checks method and saliency, and gives them what texts need; whether there is noise."""
+    method = options.get("method", "likelihood-ratio")
+    chosen = METHODS.get(method)
+    if chosen is None:
+        return True  # which explain says
+    if method == "adaptgrad":
+        raise ValueError(
+            "method must be another than 'adaptgrad', whose scale keeps values within their "
+            "bounds: embeddings have none; use 'smoothgrad'"
+        )
+    saliency = options.get("saliency") or chosen.options.get("saliency")
+    if method == "integrated-gradients" and "saliency" not in options:
+        saliency = IntegratedGradients(0.0, steps=50)  # black is for pictures
+    if saliency is not None:
+        options["saliency"] = saliency
+        if reduce == "norm" and type(saliency) is not Gradient:
+            raise ValueError(f"reduce must be 'input' with saliency {saliency!r}, got 'norm'")
+    return chosen.source is LikelihoodRatio or "sigma" in chosen.options
 
 
 class _Drawn(torch.nn.Module):
@@ -287,6 +357,8 @@ def _reduced(explanation: Explanation, encoded: EncodedText, reduce: str) -> tup
 
     gradient, variance = rows(explanation.attribution), rows(explanation.standard_error).square()
     factor = rows(explanation.input) if reduce == "input" else gradient
+    if type(explanation.settings["saliency"]) is not Gradient:
+        factor = torch.ones_like(gradient)
     tokens = torch.tensor(encoded.word_of)
     free = tokens >= 0
 

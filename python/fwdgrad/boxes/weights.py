@@ -26,6 +26,17 @@ def save_model(
     write_atomically(Path(path), save_safetensors(tensors, metadata))
 
 
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """What ``save_model`` was given as the kind of a file; None where it is none of its."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return None
+    names = [key.removeprefix("fwdgrad.") for key in keys if key.startswith("fwdgrad.")]
+    return names[0] if names else None
+
+
 def load_model(
     path: str | os.PathLike[str],
     kind: str,
