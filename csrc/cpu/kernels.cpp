@@ -49,6 +49,18 @@ int useful_threads(int threads, int64_t count, int64_t numel) {
       store(clamp(load(x[k * stride]) + step, low, high), out + k * stride);                       \
     }                                                                                              \
   }                                                                                                \
+  FWDGRAD_SIMD void add_noise_nearest(const T* __restrict x, Compute<T>::type least,               \
+                                      Compute<T>::type most, Compute<T>::type factor,              \
+                                      Compute<T>::type floor, Compute<T>::type sign,               \
+                                      const float* __restrict noise, Compute<T>::type low,         \
+                                      Compute<T>::type high, int64_t count, T* __restrict out) {   \
+    using C = Compute<T>::type;                                                                    \
+    for (int64_t k = 0; k < count; ++k) {                                                          \
+      const C value = load(x[k]), scale = factor * Distances<C>(value, least, most).near;          \
+      const C step = sign * (scale < floor ? floor : scale) * C(noise[k]);                         \
+      store(clamp(value + step, low, high), out + k);                                              \
+    }                                                                                              \
+  }                                                                                                \
   FWDGRAD_SIMD void clamp_only(const T* __restrict x, Compute<T>::type low, Compute<T>::type high, \
                                int64_t count, T* __restrict out) {                                 \
     for (int64_t k = 0; k < count; ++k) store(clamp(load(x[k]), low, high), out + k);              \
@@ -357,8 +369,12 @@ void perturb_typed(const Perturb& call) {
   const auto* const x = static_cast<const T*>(call.x);
   const auto* const map = static_cast<const C*>(call.scale_map);
   const int threads = useful_threads(call.threads, call.count, numel);
-  // An adaptive scale is computed once a tile for several copies, else copies are by themselves.
-  const bool adapts = call.rule.kind != ScaleRule::kNone;
+  // The nearest bound's scale costs less than reading it back: it is computed with each copy. Any
+  // other adaptive one is computed once a tile for several copies; else copies are by themselves.
+  const bool nearest = call.rule.kind == ScaleRule::kNearest && apart == 1;
+  const bool adapts = call.rule.kind != ScaleRule::kNone && !nearest;
+  const int64_t pixels = spec.height * spec.width;
+  const auto* const bounds = static_cast<const C*>(call.bounds);
   const int64_t tiles = (line + kTile - 1) / kTile;
   const int64_t together = adapts ? kCopiesPerScale : 1;
   const int64_t slices = (call.count + together - 1) / together;
@@ -395,6 +411,15 @@ void perturb_typed(const Perturb& call) {
           for (T* to : {copy, opposite}) {
             if (!to) continue;
             const C scale = C(to == copy ? call.scale : -call.scale);
+            for (int64_t k = 0; nearest && k < length;) {  // a plane at a time
+              const int64_t plane = (at + k) / pixels;
+              const int64_t some = std::min<int64_t>(length - k, (plane + 1) * pixels - (at + k));
+              add_noise_nearest(x + at + k, bounds[plane], bounds[spec.leading + plane],
+                                C(call.rule.factor), C(call.rule.floor), scale, noise + k, low,
+                                high, some, to + at + k);
+              k += some;
+            }
+            if (nearest) continue;
             const C* const factors = scales ? scales + at : nullptr;
             if (apart == 1)
               add_noise(x + at, factors, scale, noise, low, high, length, to + at);
