@@ -21,6 +21,7 @@ from fwdgrad_kernels.ops import (
     noise,
     path_positions,
     perturb,
+    relative_perturber,
 )
 from fwdgrad_kernels.scale import AdaptiveScale, confidence_scale
 from fwdgrad_kernels.spec import FIELDS, LAWS, NoiseSpec
@@ -38,4 +39,5 @@ __all__ = [
     "noise",
     "path_positions",
     "perturb",
+    "relative_perturber",
 ]

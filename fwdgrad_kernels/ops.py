@@ -290,6 +290,45 @@ def perturb(
     return out
 
 
+def relative_perturber(
+    x: Tensor, spec: NoiseSpec, backend: str = "auto"
+) -> Callable[[Tensor, int], None]:
+    """``perturb`` with ``relative=True``, a copy at a time and checked once: for many small calls.
+
+    Args:
+        x: a vector; contiguous. It is kept, not copied.
+        spec: what noise.
+        backend: see ``backend_for``.
+
+    Returns:
+        A function of (out, copy) that writes x (1 + scale xi) of that copy into out, (1, *shape),
+        contiguous and of x's dtype and device: this is not checked.
+
+    Example:
+        >>> import torch
+        >>> fill = relative_perturber(torch.ones(3), NoiseSpec((3,), "rademacher", 0.5, stream=16))
+        >>> out = torch.empty(1, 3)
+        >>> fill(out, 4)
+        >>> torch.equal((out - 1).abs(), torch.full((1, 3), 0.5))
+        True
+    """
+    perturb(x, spec, 0, 0, relative=True, backend=backend)  # checks
+    if x.dim() != 1 or not x.is_contiguous():
+        raise ValueError(f"x must be a contiguous vector, got shape {tuple(x.shape)}")
+    backend, x, low, high = backend_for(x.device, backend), x.detach(), -math.inf, math.inf
+    if backend == "reference":
+
+        def by_definition(out: Tensor, copy: int) -> None:
+            out.copy_(reference.perturb(x, spec, copy, 1, 1, low, high, True))
+
+        return by_definition
+    wide, rule, encoded = x.to(_wide(x)), [0.0] * 6, list(spec.encoded)
+    run, scale = _COMPILED[backend].perturb_, spec.scale
+    return lambda out, copy: run(
+        out, x, wide, None, rule, scale, encoded, copy, None, False, low, high
+    )
+
+
 def accumulate_(
     total: Tensor,
     weights: Tensor,

@@ -14,8 +14,10 @@ from torch.utils import _pytree as pytree
 
 from fwdgrad.errors import ModelError
 from fwdgrad.sampling import Sampling
-from fwdgrad_kernels import LAWS, NoiseSpec, perturb
+from fwdgrad_kernels import LAWS, NoiseSpec, relative_perturber
 from fwdgrad_kernels.spec import DTYPES, PARAMETER_NOISE, check_integer
+
+_SMALL = 2**13  # elements of a parameter that is made once a draw, and kept for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,18 +105,39 @@ class _Shared:
 
     original: nn.Parameter
     slots: list[tuple[nn.Module, str]]
-    stream: int
+    spec: NoiseSpec
+    fill: Callable[[Tensor, int], None]
     users: int = 0  # modules that run now and use it
-    spec: NoiseSpec | None = None
+    memory: Tensor | None = None  # what the noisy values are in: a vector, perhaps a longer one
 
-    def put(self, parameter: nn.Parameter) -> None:
-        """Through setattr: recurrent layers keep a list of their weights beside."""
+    def put(self, values: Tensor) -> None:
         for module, name in self.slots:
-            setattr(module, name, parameter)
+            if isinstance(module, nn.RNNBase):  # which keeps a list of its weights beside
+                setattr(module, name, nn.Parameter(values, requires_grad=False))
+            else:  # without a Parameter's checks, which would cost as much as the noise
+                module._parameters[name] = values  # type: ignore[assignment]
+
+    def make(self, draw: int) -> None:
+        """Puts theta (1 + scale xi), the values of a draw, in place of the original."""
+        assert self.memory is not None
+        values = self.memory[: self.original.numel()]
+        self.fill(values[None], draw)
+        values = values.view(self.original.shape)
+        if not self.original.is_contiguous():
+            values = torch.empty_like(self.original).copy_(values)
+        self.put(values)
+
+    def restore(self) -> None:
+        """Puts the original back."""
+        for module, name in self.slots:
+            setattr(module, name, self.original)
 
 
 class NoisyParameters:
-    """A module whose layers run with noisy parameters, within ``with``.
+    """A module whose layers run with noisy parameters, within ``installed``.
+
+    Small parameters are made once a draw; a large one when a layer that uses it starts, and it
+    goes when the layer ends.
 
     Args:
         module: whose parameters.
@@ -133,107 +156,111 @@ class NoisyParameters:
         call: Callable[[], object],
     ) -> None:
         """Finds the parameters, and where they are used."""
-        self.draw: int | None = None  # the draw that layers run with; None: their own values
         self._noise, self._backend = noise, backend
-        self._law, self._scale = noise.law, noise.scale
+        self._draw: int | None = None
+        law, scale = noise.law, noise.scale
         if noise.sampling is not None:
-            self._law, self._scale = noise.sampling.law, noise.sampling.factor * noise.scale
+            law, scale = noise.sampling.law, noise.sampling.factor * noise.scale
         shared: dict[int, _Shared] = {}
         for owner in module.modules():
             for name, parameter in owner._parameters.items():
-                if parameter is not None and parameter.dtype in DTYPES and parameter.numel():
-                    new = _Shared(parameter, [], PARAMETER_NOISE + len(shared))
-                    shared.setdefault(id(parameter), new).slots.append((owner, name))
+                if parameter is None or parameter.dtype not in DTYPES or not parameter.numel():
+                    continue
+                if id(parameter) not in shared:
+                    stream, size = PARAMETER_NOISE + len(shared), (parameter.numel(),)
+                    spec = NoiseSpec(size, law, scale, seed=seed, stream=stream)
+                    fill = relative_perturber(parameter.detach().reshape(-1), spec, backend)
+                    shared[id(parameter)] = _Shared(parameter, [], spec, fill)
+                shared[id(parameter)].slots.append((owner, name))
         if not shared:
             raise ValueError("parameters need a model that has some, and this one has none")
         self._all = list(shared.values())
-        for one in self._all:
-            size = (one.original.numel(),)
-            one.spec = NoiseSpec(size, self._law, self._scale, seed=seed, stream=one.stream)
-        self._used = _find_uses(module, shared, call)
-        self._spare: dict[torch.dtype, list[Tensor]] = {}
+        used = _find_uses(module, shared, call)
+        self._small = [one for one in self._all if one.original.numel() <= _SMALL]
+        self._large = {
+            part: [one for one in some if one.original.numel() > _SMALL]
+            for part, some in used.items()
+        }
+        self._spare: list[Tensor] = []  # memory of layers that have run ...
+        self._lent: list[Tensor] = []  # ... and that a graph may still read
+
+    def begin(self, draw: int) -> None:
+        """Before each call: which draw the layers run with; gradients of earlier ones are taken."""
+        self._spare += self._lent
+        self._lent.clear()
+        if draw == self._draw:
+            return
+        self._draw = draw
+        for one in self._small:
+            if one.memory is None:
+                one.memory = one.original.detach().new_empty(one.original.numel())
+            one.make(draw)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Layers run with noisy parameters, of the number ``draw``, while this lasts."""
+        """Layers run with noisy parameters while this lasts, once there is a draw."""
         hooks = []
         try:
-            for module, used in self._used.items():
-                hooks += [
-                    module.register_forward_pre_hook(self._enter(used)),
-                    module.register_forward_hook(self._leave(used), always_call=True),
-                ]
+            for module, used in self._large.items():
+                if used:
+                    hooks += [
+                        module.register_forward_pre_hook(self._enter(used)),
+                        module.register_forward_hook(self._leave(used), always_call=True),
+                    ]
             yield
         finally:  # Ctrl-C too, which hooks do not see
             for hook in hooks:
                 hook.remove()
             for one in self._all:
-                one.put(one.original)
-                one.users = 0
+                one.restore()
+                one.users, one.memory = 0, None
+            self._draw = None
             self._spare.clear()
+            self._lent.clear()
 
     def _enter(self, used: list[_Shared]) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            if self.draw is None:
+            if self._draw is None:
                 return
             for one in used:
                 one.users += 1
                 if one.users == 1:
-                    one.put(nn.Parameter(self._noisy(one), requires_grad=False))
+                    one.memory = self._take(one.original)
+                    one.make(self._draw)
 
         return hook
 
     def _leave(self, used: list[_Shared]) -> Callable[..., None]:
         def hook(*_: object) -> None:
-            if self.draw is None:
+            if self._draw is None:
                 return
             for one in used:
                 one.users = max(0, one.users - 1)
-                if one.users == 0:
-                    module, name = one.slots[0]
-                    self._give_back(getattr(module, name).detach())
-                    one.put(one.original)
+                if one.users == 0 and one.memory is not None:
+                    # A graph reads it until the gradient is taken.
+                    (self._lent if torch.is_grad_enabled() else self._spare).append(one.memory)
+                    one.memory = None
+                    one.restore()
 
         return hook
 
-    def _noisy(self, one: _Shared) -> Tensor:
-        """theta (1 + scale xi): the values of this draw."""
-        theta = one.original.detach()
-        assert one.spec is not None
-        assert self.draw is not None
-        size, out = theta.numel(), None
-        if not torch.is_grad_enabled():  # else the graph keeps it until the gradient is taken
-            out = self._take(size, theta)
-        made = perturb(
-            theta.reshape(-1), one.spec, self.draw, 1,
-            out=None if out is None else out[:size].view(1, size), relative=True,
-            backend=self._backend,
-        ).view(theta.shape)  # fmt: skip
-        if theta.is_contiguous():
-            return made
-        return torch.empty_like(theta).copy_(made)
-
-    def _take(self, size: int, like: Tensor) -> Tensor:
+    def _take(self, like: Tensor) -> Tensor:
         """Memory for a layer's parameters: of one that has run, or new."""
-        spare = self._spare.setdefault(like.dtype, [])
-        fitting = [i for i, t in enumerate(spare) if len(t) >= size and t.device == like.device]
-        if fitting:
-            return spare.pop(min(fitting, key=lambda i: len(spare[i])))
-        spare.clear()  # too small, all of them
-        return torch.empty(size, dtype=like.dtype, device=like.device)
-
-    def _give_back(self, tensor: Tensor) -> None:
-        if not torch.is_grad_enabled() and tensor.is_contiguous():
-            whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-            whole.set_(tensor.untyped_storage())  # type: ignore[call-overload]
-            self._spare.setdefault(tensor.dtype, []).append(whole)
+        size, best = like.numel(), -1
+        for i, spare in enumerate(self._spare):
+            if spare.dtype == like.dtype and spare.device == like.device and len(spare) >= size:
+                best = i if best < 0 or len(spare) < len(self._spare[best]) else best
+        if best >= 0:
+            return self._spare.pop(best)
+        if not torch.is_grad_enabled():
+            self._spare.clear()  # too small, all of them
+        return like.detach().new_empty(size)
 
     def log_weights(self, draws: int) -> Tensor:
         """The log of each draw's density ratio, where it is drawn from another law: float64."""
         total = torch.zeros(draws, dtype=torch.float64)
         if self._noise.sampling is not None:
             for one in self._all:
-                assert one.spec is not None
                 total += self._noise.sampling.log_weights(
                     one.spec, self._noise.law, draws, one.original.device, self._backend
                 )

@@ -552,7 +552,7 @@ class Source:
         def step(first: int, count: int, batch: int) -> Callable[[], None]:
             nonlocal buffer
             if plan.noisy is not None:
-                plan.noisy.draw = first // plan.per
+                plan.noisy.begin(first // plan.per)
             pairs = signs == 2 and 2 * count <= batch
             rows = 2 * count if pairs else count
             if buffer is None or len(buffer) < rows:

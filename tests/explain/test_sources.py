@@ -26,6 +26,7 @@ from fwdgrad import (
     VarGrad,
     stream,
 )
+from fwdgrad.parameters import NoisyParameters
 from fwdgrad_kernels import NoiseSpec, path_positions, perturb
 
 from .models import Recorder, assert_same_bits
@@ -497,27 +498,26 @@ def test_parameters_have_the_same_bits_after_a_failure(source, error):
 
 def test_one_layer_of_parameters_at_a_time(monkeypatch):
     """Forward-only: of the noisy parameters no more than the largest layer's ever exist."""
-    import fwdgrad.parameters as module
+    sizes = [64, 600, 900, 700, 2]
+    model = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)))
+    held, most = set(), 0
+    original = NoisyParameters._take
 
-    sizes = [600, 900, 700]
-    layers = itertools.pairwise([64, *sizes, 2])
-    model = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in layers)).eval()
-    made = []
-    original = torch.empty
+    def take(self, like):
+        nonlocal most
+        memory = original(self, like)
+        alive = {id(t): t.numel() for t in (*self._spare, *self._lent, memory)}
+        alive |= {id(s.memory): s.memory.numel() for s in self._all if s.memory is not None}
+        most = max(most, sum(alive.values()))
+        held.add(memory.data_ptr())
+        return memory
 
-    def empty(*args, **kwargs):
-        tensor = original(*args, **kwargs)
-        made.append(tensor.numel())
-        return tensor
-
-    monkeypatch.setattr(module.torch, "empty", empty)
-    LikelihoodRatio(model, sigma=0.1, queries=8, parameters=ParameterNoise(), batch_size=2).explain(
-        torch.randn(64), 0
-    )
-    monkeypatch.undo()
-    weights = [size for size in made if size > 50_000]
-    assert max(weights) == 900 * 700
-    assert sum(weights) < 600 * 64 + 900 * 600 + 900 * 700 + 2000  # made once, then used again
+    monkeypatch.setattr(NoisyParameters, "_take", take)
+    LikelihoodRatio(
+        model.eval(), sigma=0.1, queries=8, parameters=ParameterNoise(), batch_size=2
+    ).explain(torch.randn(64), 0)
+    assert 900 * 700 <= most <= 900 * 700 + 600 + 900 + 700 + 2 + 1400 + 64
+    assert len(held) <= 4  # one for each layer that was larger than those before it
 
 
 @pytest.mark.parametrize(
