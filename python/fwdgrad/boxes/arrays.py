@@ -1,0 +1,208 @@
+"""Models that take and return NumPy arrays: scikit-learn's, and ONNX Runtime sessions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwdgrad.errors import ModelError
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+}
+_ASKED = ("predict_proba", "decision_function", "predict")
+
+
+class NumpyModel:
+    """A function of NumPy arrays as a model for ``fwdgrad.explain``.
+
+    Where the copies are on the CPU the function sees their very memory; it may overwrite it.
+
+    Args:
+        function: from an array (batch, ...) to scores (batch, classes) or (batch,), or to labels
+            for ``KeptLabel`` and ``LabelDistance``: scikit-learn's ``predict_proba``, say.
+        dtype: what the function wants, such as "float64"; None: what the input has.
+        flat: whether it wants a table (batch, features), whatever the input's shape.
+
+    Raises:
+        TypeError: naming the argument.
+
+    Example:
+        >>> import fwdgrad
+        >>> table = NumpyModel(lambda rows: rows @ np.array([1.0, -2.0, 0.0, 0.0]), flat=True)
+        >>> x = torch.zeros(2, 2)
+        >>> result = fwdgrad.explain(table, x, target=None, sigma=1.0, law="hadamard", queries=64)
+        >>> result.attribution
+        tensor([[ 1., -2.],
+                [ 0.,  0.]])
+    """
+
+    def __init__(
+        self, function: Callable[[Any], Any], *, dtype: Any = None, flat: bool = False
+    ) -> None:
+        """Checks the function."""
+        if not callable(function):
+            methods = [name for name in _ASKED if callable(getattr(function, name, None))]
+            hint = f"; give its {' or '.join(methods)}" if methods else ""
+            raise TypeError(f"function must be callable, got {type(function).__name__}{hint}")
+        if isinstance(function, type):
+            raise TypeError(f"function must be a function, got the class {function.__name__}")
+        self.function, self.flat = function, flat
+        self.dtype = None if dtype is None else np.dtype(dtype)
+
+    def __call__(self, batch: Tensor) -> Any:
+        """Copies (batch, ...) to scores, or to labels as they are."""
+        rows = _array(batch, self.dtype)
+        found = self.function(rows.reshape(len(rows), -1) if self.flat else rows)
+        if hasattr(found, "toarray"):  # sparse
+            found = found.toarray()
+        if hasattr(found, "to_numpy"):  # a data frame
+            found = found.to_numpy()
+        return _scores(found)
+
+
+class OnnxModel:
+    """An ONNX model, run by ONNX Runtime, as a model for ``fwdgrad.explain``.
+
+    Args:
+        model: a file, its bytes, or an ``onnxruntime.InferenceSession``.
+        input: the name of the input that is explained; None where there is one.
+        output: the name of the output; None where there is one.
+        fixed: the values of all other inputs, by name.
+        providers: what runs it, in ONNX Runtime's names; None: the CPU.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what would do: an unknown
+            name, an input that takes no floating numbers, ...
+        ImportError: onnxruntime is not installed.
+        ModelError: at a call, the input does not fit.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        input: str | None = None,
+        output: str | None = None,
+        fixed: Mapping[str, Any] | None = None,
+        providers: list[str] | None = None,
+    ) -> None:
+        """Loads the model and checks names and types."""
+        self.session = _session(model, providers)
+        inputs = {node.name: node for node in self.session.get_inputs()}
+        outputs = {node.name: node for node in self.session.get_outputs()}
+        self.fixed = {name: np.asarray(value) for name, value in (fixed or {}).items()}
+        for name in self.fixed:
+            if name not in inputs:
+                raise ValueError(f"fixed must name inputs of the model, {_names(inputs)}: {name!r}")
+        free = {name: node for name, node in inputs.items() if name not in self.fixed}
+        chosen = _choose("input", input, free)
+        others = sorted(set(free) - {chosen})
+        if others:
+            raise ValueError(f"fixed must give a value for {_names(others)}, got none")
+        self.input, self.output = free[chosen], outputs[_choose("output", output, outputs)]
+        if self.input.type not in _TYPES:
+            raise TypeError(
+                f"input {chosen!r} must take floating numbers, and takes {self.input.type}: noise "
+                "cannot go on token numbers or bytes; give the input of what they are turned into"
+            )
+        self.dtype = _TYPES[self.input.type]
+
+    def __call__(self, batch: Tensor) -> Any:
+        """Copies (batch, ...) to scores (batch, classes) or (batch,), or to labels as they are."""
+        rows, shape = _array(batch, self.dtype), self.input.shape
+        if shape is not None and (
+            len(shape) != rows.ndim
+            or any(
+                isinstance(want, int) and want != have
+                for want, have in zip(shape[1:], rows.shape[1:], strict=True)
+            )
+        ):
+            raise ModelError(
+                f"the ONNX model's input {self.input.name!r} is of shape {tuple(shape)}, got a "
+                f"batch of shape {rows.shape}"
+            )
+        size = shape[0] if shape and isinstance(shape[0], int) else len(rows)
+        found = [self._run(rows[at : at + size], size) for at in range(0, len(rows), size)]
+        if isinstance(found[0], list):
+            return [label for some in found for label in some]
+        return torch.cat(found)
+
+    def _run(self, rows: Any, size: int) -> Any:
+        """Of rows that are as many as the model takes, or fewer: the last one is repeated."""
+        missing = size - len(rows)
+        if missing:
+            rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+        try:
+            (found,) = self.session.run([self.output.name], {self.input.name: rows, **self.fixed})
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"ONNX Runtime failed on a batch of {rows.shape}: {reason}") from error
+        if isinstance(found, list) and found and isinstance(found[0], dict):  # a classifier's map
+            found = np.array([list(one.values()) for one in found])
+        return _scores(found)[: size - missing]
+
+
+def _array(batch: Tensor, dtype: Any) -> Any:
+    """The copies as an array, of their own memory where that will do."""
+    batch = batch.detach().cpu()
+    if batch.dtype == torch.bfloat16:  # which NumPy lacks
+        batch = batch.float()
+    rows = batch.numpy()
+    return rows if dtype is None else np.ascontiguousarray(rows, dtype=dtype)
+
+
+def _scores(found: Any) -> Any:
+    """Numbers as a tensor; names as a list."""
+    values = np.asarray(found)
+    if values.dtype.kind in "US" or (
+        values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat)
+    ):
+        return [str(value) for value in values.reshape(-1)]
+    if values.dtype.kind not in "fiub":
+        raise ModelError(
+            f"the model must return numbers or labels, got {type(found).__name__} of {values.dtype}"
+        )
+    return torch.from_numpy(np.array(values))  # the model may keep its own
+
+
+def _session(model: Any, providers: list[str] | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ImportError(
+            "OnnxModel needs onnxruntime: pip install 'fwdgrad-kernels[arrays]'"
+        ) from None
+    if isinstance(model, onnxruntime.InferenceSession):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        model = os.fspath(model)
+        if not os.path.isfile(model):
+            raise FileNotFoundError(f"model {model} does not exist as a file")
+    elif not isinstance(model, bytes):
+        raise TypeError(f"model must be a path, bytes or a session, got {type(model).__name__}")
+    try:
+        return onnxruntime.InferenceSession(model, providers=providers or ["CPUExecutionProvider"])
+    except Exception as error:
+        name = model if isinstance(model, str) else f"of {len(model)} bytes"
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model {name} cannot be loaded by ONNX Runtime: {reason}") from None
+
+
+def _names(nodes: Any) -> str:
+    return ", ".join(map(repr, nodes))
+
+
+def _choose(argument: str, name: str | None, nodes: Mapping[str, Any]) -> str:
+    if name is None and len(nodes) == 1:
+        return next(iter(nodes))
+    if name is None or name not in nodes:
+        raise ValueError(f"{argument} must be one of {_names(nodes)}, got {name!r}")
+    return name
