@@ -169,6 +169,34 @@ class AdaptiveScale:
             if not low < high:
                 raise ValueError(f"low must be below high, got {low} and {high} for channel {i}")
 
+    @classmethod
+    def normalised(cls, mean: Any, std: Any, **options: Any) -> AdaptiveScale:
+        """For inputs (pixel - mean) / std of pixels in [0, 1]: the bounds that this makes.
+
+        Args:
+            mean: a number, or one for each channel.
+            std: likewise.
+            **options: confidence, form and floor.
+
+        Raises:
+            TypeError, ValueError: naming the argument.
+
+        Example:
+            >>> AdaptiveScale.normalised((0.5, 0.25), (0.25, 0.25)).bounds(2)
+            [[-2.0, -1.0], [2.0, 3.0]]
+        """
+        means, stds = _bound("mean", mean), _bound("std", std)
+        rows = [value if isinstance(value, tuple) else (value,) for value in (means, stds)]
+        count = max(map(len, rows))
+        if any(len(row) not in (1, count) for row in rows):
+            raise ValueError(f"mean and std must go together, got {mean!r} and {std!r}")
+        if min(rows[1]) <= 0:
+            raise ValueError(f"std must be positive, got {std!r}")
+        pairs = [(rows[0][i % len(rows[0])], rows[1][i % len(rows[1])]) for i in range(count)]
+        low = tuple(-m / s for m, s in pairs)
+        high = tuple((1 - m) / s for m, s in pairs)
+        return cls(low, high, **options) if count > 1 else cls(low[0], high[0], **options)
+
     def check(self, law: str, planes: int) -> None:
         """Raises where a law or a number of planes does not go with it."""
         if self.form == "exact" and law not in _WITHIN:

@@ -576,11 +576,12 @@ class Autograd(Source):
                         state["half"][1, t] = sample(spread[t])
                 terms = []
                 for found in results:
-                    term = torch.stack([one[i] for one in found]).to(dtype)
+                    one = [gradients[i] for gradients in found]
+                    term = (one[0][None] if len(one) == 1 else torch.stack(one)).to(dtype)
                     if self.saliency.statistic == "square":
-                        term.square_()
+                        term = term.square()
                     if weights is not None:
-                        term.mul_(float(weights[copy]))
+                        term = term * float(weights[copy])
                     terms.append(term)
                 if variance:
                     for sign, term in enumerate(terms):

@@ -113,7 +113,9 @@ class _Shared:
     def put(self, values: Tensor) -> None:
         for module, name in self.slots:
             if isinstance(module, nn.RNNBase):  # which keeps a list of its weights beside
-                setattr(module, name, nn.Parameter(values, requires_grad=False))
+                is_own = values is self.original
+                own = self.original if is_own else nn.Parameter(values, requires_grad=False)
+                setattr(module, name, own)
             else:  # without a Parameter's checks, which would cost as much as the noise
                 module._parameters[name] = values  # type: ignore[assignment]
 
@@ -129,8 +131,7 @@ class _Shared:
 
     def restore(self) -> None:
         """Puts the original back."""
-        for module, name in self.slots:
-            setattr(module, name, self.original)
+        self.put(self.original)
 
 
 class NoisyParameters:
@@ -181,13 +182,10 @@ class NoisyParameters:
             part: [one for one in some if one.original.numel() > _SMALL]
             for part, some in used.items()
         }
-        self._spare: list[Tensor] = []  # memory of layers that have run ...
-        self._lent: list[Tensor] = []  # ... and that a graph may still read
+        self._spare: list[Tensor] = []  # memory of layers that have run
 
     def begin(self, draw: int) -> None:
-        """Before each call: which draw the layers run with; gradients of earlier ones are taken."""
-        self._spare += self._lent
-        self._lent.clear()
+        """Before each call: which draw the layers run with."""
         if draw == self._draw:
             return
         self._draw = draw
@@ -216,7 +214,6 @@ class NoisyParameters:
                 one.users, one.memory = 0, None
             self._draw = None
             self._spare.clear()
-            self._lent.clear()
 
     def _enter(self, used: list[_Shared]) -> Callable[..., None]:
         def hook(*_: object) -> None:
@@ -225,7 +222,8 @@ class NoisyParameters:
             for one in used:
                 one.users += 1
                 if one.users == 1:
-                    one.memory = self._take(one.original)
+                    if one.memory is None:
+                        one.memory = self._take(one.original)
                     one.make(self._draw)
 
         return hook
@@ -237,9 +235,10 @@ class NoisyParameters:
             for one in used:
                 one.users = max(0, one.users - 1)
                 if one.users == 0 and one.memory is not None:
-                    # A graph reads it until the gradient is taken.
-                    (self._lent if torch.is_grad_enabled() else self._spare).append(one.memory)
-                    one.memory = None
+                    # A graph reads it until the gradient is taken: then it stays the parameter's.
+                    if not torch.is_grad_enabled():
+                        self._spare.append(one.memory)
+                        one.memory = None
                     one.restore()
 
         return hook
@@ -252,8 +251,7 @@ class NoisyParameters:
                 best = i if best < 0 or len(spare) < len(self._spare[best]) else best
         if best >= 0:
             return self._spare.pop(best)
-        if not torch.is_grad_enabled():
-            self._spare.clear()  # too small, all of them
+        self._spare.clear()  # too small, all of them
         return like.detach().new_empty(size)
 
     def log_weights(self, draws: int) -> Tensor:

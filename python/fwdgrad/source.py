@@ -679,9 +679,9 @@ def reliability(one: Tensor, other: Tensor) -> float:
 def enter_unit_(
     mean: Tensor, spread: Tensor, unit_mean: Tensor, first: int, length: int, unit: int
 ) -> None:
-    """Enters the mean over copies first .. first + length - 1, a unit; it is overwritten."""
+    """Enters the mean over copies first .. first + length - 1, a unit."""
     done, before = first + length, first // unit
-    delta = unit_mean.sub_(mean)
+    delta = unit_mean - mean
     spread.addcmul_(delta, delta, value=(unit * length / done) ** 2 * before * (before + 1))
     mean.add_(delta, alpha=length / done)
 

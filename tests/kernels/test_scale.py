@@ -160,3 +160,22 @@ def test_a_rule_that_does_not_fit_its_spec():
         NoiseSpec((3, 4, 4), scale=AdaptiveScale((0.0, 0.0), (1.0, 1.0)))
     with pytest.raises(ValueError, match=r"probability must lie between 0 and 1, got 1.5"):
         confidence_scale("normal", 1.0, 1.5)
+
+
+def test_bounds_of_normalised_inputs():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    rule = AdaptiveScale.normalised(mean, std, confidence=0.9, form="exact")
+    pixels = torch.rand(3, 4, 5, dtype=torch.float64)
+    scale = torch.tensor(std, dtype=torch.float64)[:, None, None]
+    x = (pixels - torch.tensor(mean, dtype=torch.float64)[:, None, None]) / scale
+    plain = AdaptiveScale(0.0, 1.0, confidence=0.9, form="exact").of(pixels, "normal")
+    assert torch.allclose(rule.of(x, "normal") * scale, plain, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [((0.5, 0.4), (0.2, 0.2, 0.2), "go together"), (0.5, 0.0, "std must be positive")],
+)
+def test_normalisations_that_are_refused(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        AdaptiveScale.normalised(mean, std)
