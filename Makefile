@@ -37,6 +37,8 @@ $(BUILT): pyproject.toml setup.py constraints.txt $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# By itself: only its transforms need torchvision, which does not go with every build of torch.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
 	@touch $@
 
 clean:

@@ -109,6 +109,8 @@ class _Shared:
     fill: Callable[[Tensor, int], None]
     users: int = 0  # modules that run now and use it
     memory: Tensor | None = None  # what the noisy values are in: a vector, perhaps a longer one
+    views: tuple[Tensor, Tensor, Tensor] | None = None  # a memory, (1, numel) of it, as theta is
+    now: Tensor | None = None  # what is in theta's place
 
     def put(self, values: Tensor) -> None:
         for module, name in self.slots:
@@ -121,17 +123,23 @@ class _Shared:
 
     def make(self, draw: int) -> None:
         """Puts theta (1 + scale xi), the values of a draw, in place of the original."""
-        assert self.memory is not None
-        values = self.memory[: self.original.numel()]
-        self.fill(values[None], draw)
-        values = values.view(self.original.shape)
+        memory, views = self.memory, self.views
+        assert memory is not None
+        if views is None or views[0] is not memory:
+            row = memory[: self.original.numel()][None]
+            self.views = views = (memory, row, row.view(self.original.shape))
+        _, row, values = views
+        self.fill(row, draw)
         if not self.original.is_contiguous():
             values = torch.empty_like(self.original).copy_(values)
-        self.put(values)
+        if values is not self.now:
+            self.put(values)
+            self.now = values
 
     def restore(self) -> None:
         """Puts the original back."""
         self.put(self.original)
+        self.now = None
 
 
 class NoisyParameters:
@@ -211,7 +219,7 @@ class NoisyParameters:
                 hook.remove()
             for one in self._all:
                 one.restore()
-                one.users, one.memory = 0, None
+                one.users, one.memory, one.views = 0, None, None
             self._draw = None
             self._spare.clear()
 
@@ -252,6 +260,8 @@ class NoisyParameters:
         if best >= 0:
             return self._spare.pop(best)
         self._spare.clear()  # too small, all of them
+        for one in self._all:
+            one.views = one.views if one.memory is not None else None
         return like.detach().new_empty(size)
 
     def log_weights(self, draws: int) -> Tensor:
