@@ -21,6 +21,7 @@ from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier, load_
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.explanation import Explanation
 from fwdgrad.methods import FAMILIES
+from fwdgrad.saliency import blurred
 from fwdgrad.stream import write_atomically
 from fwdgrad_kernels import cuda, native, triton
 
@@ -242,7 +243,9 @@ def _options(arguments: argparse.Namespace, size: int, x: torch.Tensor) -> dict[
     baseline = given.get("baseline", "none" if arguments.plain else "grey")
     if baseline != "none":
         fill = {"grey": 0.5, "black": 0.0, "white": 1.0}
-        options["baseline"] = fill[baseline] if baseline in fill else _blurred(x)
+        options["baseline"] = (
+            fill[baseline] if baseline in fill else blurred(x, max(1.0, size / 20))
+        )
         options.setdefault("sigma", 0.8)
     options["control"] = arguments.control
     return {**options, **_always(arguments)}
@@ -275,18 +278,6 @@ def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ValueError("--baseline must not be none on a path: it starts there")
         options["saliency"] = fwdgrad.IntegratedGradients(start[arguments.baseline], steps=50)
     return {**options, **_always(arguments)}
-
-
-def _blurred(x: torch.Tensor) -> torch.Tensor:
-    """The photo under a Gaussian of a twentieth of its side: no detail, the same colours."""
-    sigma = max(1.0, x.shape[-1] / 20)
-    reach = min(int(3 * sigma), x.shape[-1] - 1, x.shape[-2] - 1)
-    offsets = torch.arange(-reach, reach + 1, dtype=x.dtype)
-    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
-    weights /= weights.sum()
-    padded = torch.nn.functional.pad(x[:, None], [reach] * 4, mode="reflect")
-    across = torch.nn.functional.conv2d(padded, weights[None, None, None, :])
-    return torch.nn.functional.conv2d(across, weights[None, None, :, None])[:, 0]
 
 
 def _peak_memory() -> str:

@@ -419,7 +419,7 @@ class Autograd(Source):
     """
 
     name = "autograd"
-    _least_sigma = ">= 0"
+    _takes_zero = True
 
     def __init__(
         self,

@@ -156,7 +156,7 @@ class IntegratedGradients(Gradient):
                 )
             value = 0.0 if value == "black" else 1.0
         if isinstance(value, str):
-            return _blurred(x)
+            return blurred(x, min(x.shape[-2:]) / 10 if x.dim() > 1 else 0.0)
         return torch.full_like(x, float(value))
 
     def path(self, x: Tensor, copies: int, seed: int) -> Path:
@@ -196,14 +196,18 @@ class Path:
         return torch.lerp(self.start.to(wide), x.to(wide), t).to(x.dtype)
 
 
-def _blurred(x: Tensor) -> Tensor:
+def blurred(x: Tensor, deviation: float) -> Tensor:
+    """An image (..., H, W) under a Gaussian of that standard deviation, in pixels.
+
+    Raises:
+        ValueError: it is no image.
+    """
     if x.dim() < 3:
         raise ValueError(
             f"baseline 'blurred' is for images (..., H, W), got shape {tuple(x.shape)}; give a "
             "number or a tensor"
         )
     wide = x.to(torch.float64).reshape(1, -1, *x.shape[-2:])
-    deviation = min(x.shape[-2:]) / 10
     reach = min(math.ceil(3 * deviation), min(x.shape[-2:]) - 1)
     at = torch.arange(-reach, reach + 1, dtype=torch.float64, device=x.device)
     kernel = torch.exp(-0.5 * (at / deviation) ** 2)

@@ -85,7 +85,7 @@ class Source:
     """Where a gradient comes from. Not for use itself: see ``LikelihoodRatio`` and ``Autograd``."""
 
     name: ClassVar[str]
-    _least_sigma: ClassVar[str] = "> 0"
+    _takes_zero: ClassVar[bool] = False  # as sigma: no noise on the input
 
     def __init__(
         self,
@@ -166,10 +166,9 @@ class Source:
                 raise ValueError(f"sigma must be >= 0 and finite, got {bad[1]} at element {bad[0]}")
             return sigma
         value = check_number("sigma", sigma)
-        least = self._least_sigma
-        if not (math.isfinite(value) and (value > 0 or (least == ">= 0" and value == 0))):
-            word = "positive" if least == "> 0" else ">= 0"
-            raise ValueError(f"sigma must be {word} and finite, got {value}")
+        if not (math.isfinite(value) and (value > 0 or (self._takes_zero and value == 0))):
+            what = ">= 0" if self._takes_zero else "positive"
+            raise ValueError(f"sigma must be {what} and finite, got {value}")
         return value
 
     def attribute(

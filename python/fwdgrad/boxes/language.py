@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.text import EncodedText, check_length, split_words, word_at
+from fwdgrad.boxes.text import (
+    EncodedText,
+    check_length,
+    kept_words,
+    split_words,
+    word_at,
+)
 
 PROMPT = (
     "Is the sentiment of this film review positive or negative? Answer with one word.\n\n"
@@ -243,7 +249,5 @@ def prompted(
         word_at(spans, start + len(text[start:stop]) - len(text[start:stop].lstrip()))
         for start, stop in offsets
     ]
-    kept = sorted(set(words))
-    number = {word: i for i, word in enumerate(kept)}
-    word_of = (*[-1] * len(before), *(number[word] for word in words), *[-1] * len(after))
-    return tuple(spans[word] for word in kept), [*before, *numbers, *after], word_of
+    spans, word_of = kept_words(spans, [*[-1] * len(before), *words, *[-1] * len(after)])
+    return spans, [*before, *numbers, *after], word_of

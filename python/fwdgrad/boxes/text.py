@@ -157,6 +157,21 @@ def word_at(spans: tuple[tuple[int, int], ...], start: int) -> int:
     return max(0, bisect.bisect_right(spans, (start, sys.maxsize)) - 1)
 
 
+def kept_words(
+    spans: tuple[tuple[int, int], ...], word_of: Sequence[int]
+) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """The words that have tokens, and the words of tokens by their new numbers.
+
+    A tokenizer leaves out signs such as a zero-width space: they are no words.
+
+    >>> kept_words(((0, 1), (1, 2), (3, 5)), [-1, 0, 2, 2])
+    (((0, 1), (3, 5)), (-1, 0, 1, 1))
+    """
+    kept = sorted(set(word_of) - {-1})
+    number = {-1: -1, **{word: i for i, word in enumerate(kept)}}
+    return tuple(spans[word] for word in kept), tuple(number[word] for word in word_of)
+
+
 def explain_text(
     box: TextBox,
     text: str,
