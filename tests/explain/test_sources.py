@@ -597,9 +597,11 @@ def separate(batch):
 @pytest.mark.parametrize("name", [name for name in STREAMED if name != "fusiongrad"])
 def test_autograd_does_not_depend_on_the_batch(name):
     options = STREAMED[name]
-    run = lambda size: Autograd(separate, seed=3, queries=32, batch_size=size, **options).explain(
-        X, 1
-    )  # noqa: E731
+
+    def run(size):
+        source = Autograd(separate, seed=3, queries=32, batch_size=size, **options)
+        return source.explain(X, 1)
+
     whole = run(32)
     for size in (1, 5, None):
         assert_same_bits(run(size), whole)
