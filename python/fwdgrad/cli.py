@@ -412,7 +412,8 @@ def _explain_text(arguments: argparse.Namespace) -> None:
     print(f"class        {result.label}, {result.explanation.objective} "
           f"{result.explanation.score:.4g}")  # fmt: skip
     print(f"queries      {result.explanation.queries} on copies and 1 on the text itself")
-    print(f"reliability  {result.reliability:.3f} of the words' scores")
+    advice = f" ({_too_few(result.explanation)})" if math.isnan(result.reliability) else ""
+    print(f"reliability  {result.reliability:.3f} of the words' scores{advice}")
     print(f"seconds      {result.explanation.seconds:.1f}")
     if output is None:
         return
@@ -437,16 +438,22 @@ def _methods() -> None:
             print(f"  {name:{width}}  {line}")
 
 
+def _too_few(result: Explanation) -> str:
+    kept = ("law", "block", "cell", "field", "shared")
+    spec = fwdgrad_kernels.NoiseSpec(
+        tuple(result.input.shape), **{name: result.settings[name] for name in kept}
+    )
+    least = 2 * spec.group * (2 if result.settings["antithetic"] else 1)
+    return f"no two halves of the run to compare: that takes --queries {least} or more"
+
+
 def _advice(result: Explanation) -> str:
     if math.isnan(result.reliability):
-        kept = ("law", "block", "cell", "field", "shared")
-        spec = fwdgrad_kernels.NoiseSpec(
-            tuple(result.input.shape), **{name: result.settings[name] for name in kept}
-        )
-        least = 2 * spec.group * (2 if result.settings["antithetic"] else 1)
-        return f"no two halves of the run to compare: that takes --queries {least} or more"
+        return _too_few(result)
     if result.reliability >= 0.8:
         return "other noise would give much the same map"
+    if result.settings["method"] != "likelihood-ratio":
+        return "much of the map is noise: ask for more --queries"
     return "much of the map is noise: ask for more --queries, a larger --cell or a --block"
 
 
