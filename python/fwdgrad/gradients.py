@@ -14,7 +14,7 @@ from torch import Tensor
 from fwdgrad.errors import ModelError
 from fwdgrad.objectives import Objective, scores_of
 from fwdgrad.parameters import ParameterNoise
-from fwdgrad.saliency import Gradient
+from fwdgrad.saliency import Gradient, IntegratedGradients
 from fwdgrad.sampling import Sampling, weights_of
 from fwdgrad.smoothing import with_floor
 from fwdgrad.source import (
@@ -493,16 +493,15 @@ class Autograd(Source):
     # ---- what is asked ---------------------------------------------------------------------
 
     def _resolve_queries(self, spec: NoiseSpec | None) -> int:
-        steps = getattr(self.saliency, "steps", None) or 1
-        on_path = hasattr(self.saliency, "steps")
-        random = spec is not None or self.parameters is not None
-        random = random or (on_path and self.saliency.steps is None)  # type: ignore[attr-defined]
+        path = self.saliency if isinstance(self.saliency, IntegratedGradients) else None
+        steps = (path.steps if path is not None else None) or 1
+        random = self._is_random(spec)
         if self.queries is None:
             if not random:
-                return int(steps)
+                return steps
             draws = (self.parameters.draws if self.parameters is not None else None) or 1
             signs = 2 if self.antithetic else 1
-            multiple = signs * math.lcm(int(steps), draws)
+            multiple = signs * math.lcm(steps, draws)
             return -(-_COPIES // multiple) * multiple
         if not random and self.queries != steps:
             raise ValueError(
@@ -510,6 +509,11 @@ class Autograd(Source):
                 f"average over, got {self.queries}"
             )
         return self.queries
+
+    def _is_random(self, spec: NoiseSpec | None) -> bool:
+        """Whether anything is drawn: noise, or places on a path."""
+        drawn = isinstance(self.saliency, IntegratedGradients) and self.saliency.steps is None
+        return spec is not None or self.parameters is not None or drawn
 
     def _spec(self, x: Tensor) -> NoiseSpec | None:
         if self._without:
@@ -598,9 +602,8 @@ class Autograd(Source):
                     enter_unit_(mean, spread, part, copy + 1 - length, length, unit)
                     state["part"].zero_()
 
-        sums = x.nbytes + sum(tensor.nbytes for tensor in state.values())
         self._stream(
-            lambda batch: self._gradients(batch, targets), enter, "gradient", state, plan, sums,
+            lambda batch: self._gradients(batch, targets), enter, "gradient", state, plan, x.nbytes,
             checkpoint, progress,
         )  # fmt: skip
         return [self._result(plan, state, t, unit) for t in range(len(targets))]
@@ -642,11 +645,11 @@ class Autograd(Source):
                         raise ModelError(_NO_GRADIENT)
                     gradients.append(gradient)
             except RuntimeError as error:
-                text = str(error)
-                if "in-place operation" in text or "in-place operation" in text.replace("\n", " "):
+                text = " ".join(str(error).split())
+                if "in-place operation" in text:
                     raise ModelError(
                         "the model changes its input in place, which has no gradient; wrap it, "
-                        f"e.g. lambda batch: model(batch.clone()) ({text.splitlines()[0]})"
+                        f"e.g. lambda batch: model(batch.clone()) ({text})"
                     ) from error
                 if "requires grad" in text and "numpy" in text:
                     raise ModelError(_NO_GRADIENT) from error
@@ -657,8 +660,7 @@ class Autograd(Source):
         mean, spread = state["mean"][t], state["spread"][t]
         variance = self.saliency.statistic == "variance"
         half, n = plan.half, plan.copies
-        exact = plan.spec is None and plan.noisy is None
-        if exact and (plan.path is None or plan.path.period > 1 or n == 1):
+        if not self._is_random(plan.spec):
             return mean, torch.zeros_like(mean), 1.0
         agreement = math.nan
         if 0 < half < n:

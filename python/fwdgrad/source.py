@@ -492,9 +492,9 @@ class Source:
             lambda: self.forward(plan.x[None].clone()),
         )
 
-    def _batch_size(self, plan: Plan, sums: int) -> BatchSize:
+    def _batch_size(self, plan: Plan, state: State, sums: int) -> BatchSize:
         x, spec = plan.x, plan.spec
-        fixed = x.nbytes
+        fixed = x.nbytes + sum(tensor.nbytes for tensor in state.values())
         if spec is not None and isinstance(spec.scale, Tensor):
             fixed += spec.scale.nbytes
         if plan.path is not None:
@@ -577,7 +577,7 @@ class Source:
             copies=plan.copies,
             signs=signs,
             together=plan.per if plan.noisy is not None else plan.copies,
-            batch=self._batch_size(plan, sums),
+            batch=self._batch_size(plan, state, sums),
             checkpoint=checkpoint,
             progress=progress,
             device=x.device,

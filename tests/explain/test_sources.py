@@ -400,6 +400,25 @@ def test_completeness(baseline):
     assert float(z[drawn.standard_error > 1e-6].abs().max()) < 6
 
 
+def test_one_place_on_a_path_has_no_error():
+    """Drawn, other draws would differ, and one cannot tell by how much; a step is exact."""
+    drawn = Autograd(NETWORK, queries=1, saliency=IntegratedGradients()).explain(X, 1)
+    assert bool(drawn.standard_error.isnan().all())
+    assert math.isnan(drawn.reliability)
+    step = Autograd(NETWORK, saliency=IntegratedGradients(steps=1)).explain(X, 1)
+    assert step.reliability == 1.0
+
+
+def test_a_memory_budget_counts_the_moments():
+    x = torch.rand(3, 64, 64)
+    model = lambda batch: batch.square().sum((1, 2, 3))[:, None]  # noqa: E731
+    # The input, its mean and its spread, the sample of the half-run, and the copy.
+    least = 6 * x.nbytes
+    with pytest.raises(ValueError, match=f"at least {least} bytes"):
+        Autograd(model, sigma=0.1, queries=8, memory=least - 1).explain(x, None)
+    Autograd(model, sigma=0.1, queries=8, memory=least).explain(x, None)
+
+
 def test_a_gradient_has_no_delta():
     assert fwdgrad.explain(NETWORK, X, method="gradient", target=1).delta is None
 
