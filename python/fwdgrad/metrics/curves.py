@@ -1,0 +1,227 @@
+"""Deletion and insertion: does the score follow the pixels that a map ranks first?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fwdgrad.metrics.maps import heatmap_of
+from fwdgrad.objectives import Objective, check_objective, resolve_target, scores_of
+from fwdgrad_kernels.spec import check_integer
+
+_KERNEL, _DEVIATION = 11, 5.0  # of RISE's blur, in pixels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+    """Scores of a picture as its pixels change hands, a step at a time.
+
+    Attributes:
+        scores: float64 (steps + 1,); the first before any pixel has changed, the last when all
+            have.
+
+    Example:
+        >>> curve = Curve(torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+        >>> curve.auc, curve.fractions.tolist()
+        (0.5, [0.0, 0.5, 1.0])
+    """
+
+    scores: Tensor
+
+    @property
+    def fractions(self) -> Tensor:
+        """Of the steps, done at each score: float64 (steps + 1,) from 0 to 1."""
+        return torch.linspace(0, 1, len(self.scores), dtype=torch.float64)
+
+    @property
+    def auc(self) -> float:
+        """The area under the scores over the fractions, by trapezes."""
+        ends = (self.scores[0] + self.scores[-1]) / 2
+        return float((self.scores.sum() - ends) / (len(self.scores) - 1))
+
+
+def deletion(
+    model: Callable[[Tensor], Any],
+    x: Tensor,
+    heatmap: Any,
+    target: int | str | None = "auto",
+    *,
+    steps: int | None = None,
+    fill: float | Tensor = 0.0,
+    objective: Objective = "probability",
+    batch_size: int = 32,
+) -> Curve:
+    """The score as pixels are blotted out, those that the map ranks highest first; low is good.
+
+    Args:
+        model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,).
+        x: one picture (C, H, W), or any input whose trailing axes are the map's.
+        heatmap: a map (H, W), or an ``Explanation``, whose axes before those are summed. All
+            channels of a pixel change together.
+        target: the class whose score is followed; "auto": the predicted one.
+        steps: in which as many pixels change, the last few fewer; one score more is taken.
+            Default: 224, as in RISE's evaluation of pictures of 224 x 224, or the map's pixels
+            where those are fewer.
+        fill: what takes the pixels' place: a number, or one for each channel (C,). RISE takes what
+            the model's normalisation maps to zero: of EfficientNet-Lite0 127/255.
+        objective: see ``explain``; RISE takes the probability.
+        batch_size: pictures per call. Nothing else of the curve's size exists.
+
+    Returns:
+        The curve: ``scores`` and ``auc``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what would do.
+        ModelError: the model returned something of no use.
+
+    Example:
+        >>> x = torch.tensor([[[4.0, 1.0]]])
+        >>> mean = lambda batch: batch.mean((1, 2, 3))
+        >>> deletion(mean, x, x[0], None, steps=2, objective="logit").scores.tolist()
+        [2.5, 0.5, 0.0]
+
+    Source: Petsiuk et al., *RISE: randomized input sampling for explanation of black-box models*,
+    BMVC 2018, section 4.2 and its released evaluation.
+    """
+    return _curve(model, x, _filled(x, fill), heatmap, target, steps, objective, batch_size, False)
+
+
+def insertion(
+    model: Callable[[Tensor], Any],
+    x: Tensor,
+    heatmap: Any,
+    target: int | str | None = "auto",
+    *,
+    steps: int | None = None,
+    fill: float | Tensor = 0.0,
+    start: Tensor | None = None,
+    objective: Objective = "probability",
+    batch_size: int = 32,
+) -> Curve:
+    """The score as pixels are put into a blur, those that the map ranks highest first.
+
+    High is good. The class is that of the picture itself, not of the blur.
+
+    Args:
+        model, x, heatmap, target, steps, objective, batch_size: see ``deletion``.
+        fill: what lies outside the picture where it is blurred.
+        start: what the pixels are put into, of x's shape. Default: ``rise_blur(x, fill)``.
+
+    Returns:
+        The curve: ``scores`` and ``auc``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what would do.
+        ModelError: the model returned something of no use.
+
+    Example:
+        >>> x = torch.tensor([[[4.0, 1.0]]])
+        >>> mean = lambda batch: batch.mean((1, 2, 3))
+        >>> empty = torch.zeros(1, 1, 2)
+        >>> insertion(mean, x, x[0], None, steps=2, start=empty, objective="logit").scores.tolist()
+        [0.0, 2.0, 2.5]
+
+    Source: see ``deletion``.
+    """
+    if start is None:
+        start = rise_blur(x, fill)
+    elif start.shape != x.shape:
+        raise ValueError(f"start must have x's shape {tuple(x.shape)}, got {tuple(start.shape)}")
+    return _curve(model, x, start, heatmap, target, steps, objective, batch_size, True)
+
+
+def rise_blur(x: Tensor, fill: float | Tensor = 0.0) -> Tensor:
+    """The blur that RISE's evaluation starts an insertion from.
+
+    Its kernel of 11 x 11 is a single point under SciPy's Gaussian of deviation 5, which reflects at
+    the kernel's edges: nearly flat. Outside the picture is zero of the normalised input.
+
+    Args:
+        x: a picture (C, H, W).
+        fill: the value that normalisation maps to zero: a number, or one for each channel (C,).
+
+    Returns:
+        The blurred picture, of x's shape and type.
+
+    Example:
+        >>> rise_blur(torch.ones(1, 32, 32), fill=1.0).unique()
+        tensor([1.])
+
+    Source: see ``deletion``.
+    """
+    if x.dim() != 3:
+        raise ValueError(f"x must be a picture (C, H, W) to be blurred, got {tuple(x.shape)}")
+    offset = _filled(x, fill).double()
+    kernel = torch.from_numpy(_rise_kernel()).to(x.device)
+    wide = (x.double() - offset)[:, None]
+    half = _KERNEL // 2
+    rows = functional.conv2d(wide, kernel[None, None, None, :], padding=(0, half))
+    both = functional.conv2d(rows, kernel[None, None, :, None], padding=(half, 0))
+    return (both[:, 0] + offset).to(x.dtype)
+
+
+def _rise_kernel() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """One axis of the kernel: a point's Gaussian, folded back at the edges of 11 places."""
+    reach = int(4 * _DEVIATION + 0.5)  # where SciPy cuts it off
+    at = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (at / _DEVIATION) ** 2)
+    place = (at + _KERNEL // 2) % (2 * _KERNEL)  # reflected: 0 1 .. 10 10 .. 1 0 and again
+    place = np.minimum(place, 2 * _KERNEL - 1 - place)
+    return np.bincount(place, weights / weights.sum(), _KERNEL)
+
+
+def _filled(x: Tensor, fill: float | Tensor) -> Tensor:
+    """The fill, of x's shape and type."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x must be a floating tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    values = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+    if values.dim() == 1 and x.dim() == 3 and len(values) == len(x):
+        values = values[:, None, None]
+    elif values.dim():
+        raise ValueError(
+            f"fill must be a number or one for each of x's channels, got {tuple(values.shape)} for "
+            f"x of shape {tuple(x.shape)}"
+        )
+    return values.expand(x.shape)
+
+
+def _curve(
+    model: Callable[[Tensor], Any],
+    x: Tensor,
+    other: Tensor,
+    heatmap: Any,
+    target: int | str | None,
+    steps: int | None,
+    objective: Objective,
+    batch_size: int,
+    inserting: bool,
+) -> Curve:
+    check_objective(objective)
+    batch_size = check_integer("batch_size", batch_size, 1)
+    values = heatmap_of(heatmap, x.shape)
+    steps = check_integer("steps", min(224, values.numel()) if steps is None else steps, 1)
+    if steps > values.numel():
+        raise ValueError(f"steps must be at most {values.numel()}, the map's pixels, got {steps}")
+    # The place of each pixel in descending order; equal ones keep the picture's order.
+    order = values.flatten().argsort(descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    rank = rank.view(values.shape).to(x.device)
+    each = -(-values.numel() // steps)
+    before, after = (other, x) if inserting else (x, other)
+    with torch.no_grad():
+        chosen = resolve_target(target, model(x[None].clone()), objective, batch=1)
+        scores = []
+        for first in range(0, steps + 1, batch_size):
+            count = min(batch_size, steps + 1 - first)
+            batch = x.new_empty((count, *x.shape))
+            for row, step in zip(batch, range(first, first + count), strict=True):
+                torch.where(rank < step * each, after, before, out=row)
+            scores.append(scores_of(model(batch), objective, chosen, count).double().cpu())
+    return Curve(torch.cat(scores))

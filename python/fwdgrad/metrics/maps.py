@@ -1,0 +1,66 @@
+"""What the metrics take as a map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwdgrad.explanation import Explanation
+from fwdgrad_kernels.spec import first_outside
+
+
+def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heatmap") -> Tensor:
+    """A map as one number a pixel.
+
+    Args:
+        value: a floating or integer tensor, or an ``Explanation``: its attribution, summed over
+            the axes before the trailing two.
+        shape: of the input that it belongs to: the map's own must be its trailing axes.
+        name: of the argument, for errors.
+
+    Returns:
+        float64, detached.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> heatmap_of(torch.tensor([1, 2]), (3, 2))
+        tensor([1., 2.], dtype=torch.float64)
+    """
+    if isinstance(value, Explanation):
+        attribution = value.attribution.detach().double()
+        value = attribution.flatten(0, -3).sum(0) if attribution.dim() > 2 else attribution
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor or an Explanation, got {type(value).__name__}")
+    if value.is_complex() or value.dtype == torch.bool or not value.numel():
+        raise TypeError(
+            f"{name} must have numbers, got {value.dtype} of shape {tuple(value.shape)}"
+        )
+    found = value.detach().double()
+    bad = first_outside(found, torch.isfinite(found))
+    if bad is not None:
+        raise ValueError(f"{name} must be finite, got {bad[1]} at element {bad[0]}")
+    if shape is not None and tuple(shape)[len(shape) - found.dim() :] != tuple(found.shape):
+        raise ValueError(
+            f"{name} must have the trailing axes of the input's shape {tuple(shape)}, got "
+            f"{tuple(found.shape)}"
+        )
+    return found
+
+
+def pair_of(one: Any, other: Any) -> tuple[Tensor, Tensor]:
+    """Two maps that are compared, as vectors.
+
+    Example:
+        >>> [len(v) for v in pair_of(torch.ones(2, 3), torch.zeros(2, 3))]
+        [6, 6]
+    """
+    a, b = (v if not isinstance(v, Explanation) else v.attribution for v in (one, other))
+    a, b = heatmap_of(a, name="one"), heatmap_of(b, name="other")
+    if a.shape != b.shape:
+        raise ValueError(f"the maps must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    return a.flatten(), b.flatten().to(a.device)
