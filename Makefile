@@ -5,7 +5,7 @@ BUILT := .venv/.built
 CSRC := $(shell find csrc -type f)
 export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
-.PHONY: demo test check format bench gpu-check clean
+.PHONY: demo test check format bench papers peers gpu-check clean
 
 demo: $(BUILT)
 	@mkdir -p demo
@@ -28,6 +28,17 @@ format: $(BUILT)
 
 bench: $(BUILT)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -p no:cacheprovider
+
+# The papers' tables, and maps of other tools at the same number of calls: each says how long it will
+# take, keeps what it computes in a cache folder, and goes on from there when it is run again.
+papers: $(BUILT)
+	$(BIN)/python benchmarks/data.py
+	set -e; for file in benchmarks/papers/*_*.py; do $(BIN)/python $$file; done
+
+peers: $(BUILT)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	$(BIN)/python benchmarks/data.py stamps
+	$(BIN)/python benchmarks/peers.py
 
 # On a machine with a GPU, as it is: its own Python with torch and Triton, its nvcc, no network.
 gpu-check:

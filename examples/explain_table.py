@@ -7,7 +7,7 @@ A forest is piecewise constant: its gradient is zero everywhere. Smoothed by noi
 standard deviation in every measurement it has one, which forward calls estimate. The data come with
 scikit-learn; everything runs offline once these are installed:
 
-    pip install 'fwdgrad-kernels[arrays]'     # and skl2onnx for --onnx
+    pip install 'fwdgrad-kernels[arrays]' skl2onnx    # the latter for --onnx alone
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=8192)
     arguments = parser.parse_args()
     data = load_breast_cancer()
+    if not 0 <= arguments.row < len(data.data):
+        parser.error(f"--row must be 0 .. {len(data.data) - 1}, got {arguments.row}")
     forest = RandomForestClassifier(100, random_state=0).fit(data.data[1:], data.target[1:])
     model = in_onnx(forest) if arguments.onnx else NumpyModel(forest.predict_proba)
     x = torch.tensor(data.data[arguments.row])
     spread = torch.tensor(data.data.std(0))
-    result = fwdgrad.explain(
-        model, x, target=1, sigma=0.5 * spread, queries=arguments.queries, batch_size=1024
-    )
+    try:
+        result = fwdgrad.explain(
+            model, x, target=1, sigma=0.5 * spread, queries=arguments.queries, batch_size=1024
+        )
+    except ValueError as error:  # of queries that are odd, say
+        parser.error(str(error))
     print(f"P({data.target_names[1]}) = {result.score:.2f}; {result.queries} queries, "
           f"{result.seconds:.0f} s, reliability {result.reliability:.2f}")  # fmt: skip
     print("change of it with one standard deviation more of")
@@ -47,8 +52,11 @@ def main() -> None:
 
 def in_onnx(forest: RandomForestClassifier) -> OnnxModel:
     """The forest as an ONNX model."""
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import DoubleTensorType
+    try:
+        from skl2onnx import to_onnx
+        from skl2onnx.common.data_types import DoubleTensorType
+    except ImportError:
+        raise SystemExit("--onnx needs skl2onnx: pip install skl2onnx") from None
 
     types = [("rows", DoubleTensorType([None, forest.n_features_in_]))]
     made = to_onnx(forest, initial_types=types, options={"zipmap": False})

@@ -110,7 +110,7 @@ def _bound(name: str, value: Any) -> float | tuple[float, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveScale:
-    """AdaptGrad's scale: each element's own, so that noise keeps within the bounds of values.
+    """AdaptGrad's scale: each element's own, so that noise mostly keeps within bounds of values.
 
     The kernels compute it from the input as they go; no map of it exists. An element on a bound
     has scale ``floor``: with a floor of 0 it is frozen.

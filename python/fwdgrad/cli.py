@@ -1,11 +1,15 @@
-"""The command line: fwdgrad explain, fwdgrad methods, fwdgrad info."""
+"""The command line: fwdgrad explain, evaluate, methods and info."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib.metadata
 import math
+import os
+import re
+import shlex
 import sys
 import tempfile
 import warnings
@@ -17,16 +21,27 @@ import torch
 
 import fwdgrad
 import fwdgrad_kernels
-from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier, load_photo
+from fwdgrad.boxes.images import (
+    MODELS,
+    ImageClassifier,
+    load_classifier,
+    load_mask,
+    load_photo,
+    photo_size,
+)
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.explanation import Explanation
 from fwdgrad.methods import FAMILIES
+from fwdgrad.metrics import Curve, deletion, gini, insertion, pointing_game, share_inside
+from fwdgrad.objectives import resolve_target, scores_of
+from fwdgrad.report import Number, report
 from fwdgrad.saliency import blurred
-from fwdgrad.stream import write_atomically
+from fwdgrad.stream import DEFAULT_BYTES, write_atomically
 from fwdgrad_kernels import cuda, native, triton
 
 _TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
-BASELINES = ("grey", "black", "white", "blur", "none")
+BASELINES = ("grey", "black", "white", "blurred", "none")
+_FILLS = {"grey": 0.5, "black": 0.0, "white": 1.0}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,10 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         "explain",
         help="which parts of a photo, or words of a text, a model's decision depends on",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Blends the photo with a baseline by random smooth fields and sums what that "
-        "does to the score. --plain instead adds pixel noise: the forward gradient paper's own "
-        "estimator. --method takes another, from the model's own gradient. With --text, noise goes "
-        "on the words' embeddings.",
+        description="Blurs random regions of the photo, smoothly, and sums what that does to the "
+        "score. --plain instead adds pixel noise: the forward gradient paper's own estimator. "
+        "--method takes another, from the model's own gradient. With --text, noise goes on the "
+        "words' embeddings.",
     )
     add = explain.add_argument
     add("photo", type=Path, nargs="?", help="any picture that Pillow reads")
@@ -72,10 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--method",
-        default="likelihood-ratio",
-        choices=list(fwdgrad.METHODS),
+        default="auto",
+        choices=["auto", *fwdgrad.METHODS],
         metavar="METHOD",
-        help="see fwdgrad methods",
+        help="see fwdgrad methods; auto: regions of photos, likelihood-ratio of texts",
     )
     add(
         "--size",
@@ -95,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         "--queries",
         type=int,
         default=argparse.SUPPRESS,
-        help="calls of the model on copies (default: 1024; what the method needs with others)",
+        help="calls of the model on copies; of integrated-gradients without noise the points on "
+        "the path (default: 1024; what the method needs with others)",
     )
     add(
         "--plain",
@@ -106,19 +122,20 @@ def _parser() -> argparse.ArgumentParser:
         "--baseline",
         choices=BASELINES,
         default=argparse.SUPPRESS,
-        help="what the photo is blended with (default: grey; none: noise is added)",
+        help="what the photo is blended with: grey, black, white, blurred, or none, where noise is "
+        "added (default: of regions blurred, of integrated-gradients black)",
     )
     add(
         "--law",
         default=argparse.SUPPRESS,
         choices=fwdgrad_kernels.LAWS,
-        help="of the noise (default: hadamard; with --plain and other methods normal)",
+        help="of the noise (default: of regions hadamard, of other methods normal)",
     )
     add(
         "--sigma",
         type=float,
         default=argparse.SUPPRESS,
-        help="strength of the blend (default: 0.8), or scale of added noise, pixels being in "
+        help="strength of the blend (default: 0.5), or scale of added noise, pixels being in "
         "[0, 1] (default: a fifth of the photo's range)",
     )
     add(
@@ -134,25 +151,26 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=argparse.SUPPRESS,
         metavar="PIXELS",
-        help="side of the cells that move together (default: a seventh of the size)",
+        help="side of the cells that move together (default: as small as one group of "
+        "orthogonal directions within the queries allows)",
     )
     add(
         "--field",
         choices=fwdgrad_kernels.FIELDS,
         default=argparse.SUPPRESS,
-        help="(default: bilinear)",
+        help="between cells (default: of regions bilinear)",
     )
     add(
         "--shared",
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
-        help="the same noise on all colours (default: yes; with --plain no)",
+        help="the same noise on all colours (default: of regions yes)",
     )
     add(
         "--antithetic",
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
-        help="ask each copy with both signs of its noise (default: yes; with --plain no)",
+        help="ask each copy with both signs of its noise (default: of likelihood-ratio yes)",
     )
     add(
         "--control",
@@ -179,6 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-progress", action="store_true", help="no bar")
     add("--debug", action="store_true", help="show the traceback of an error")
 
+    _add_evaluate(commands)
+
     methods = commands.add_parser(
         "methods", help="what can be combined, with the papers' equations"
     )
@@ -187,6 +207,66 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, backends, SIMD level, threads")
     info.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="how good a map of fwdgrad explain is: deletion, insertion, sparseness, localization",
+        description="Asks the model how its score changes as pixels are blotted out, and as they "
+        "are put into a blur, in the map's order.",
+    )
+    add = evaluate.add_argument
+    add("map", type=Path, metavar="MAP", help="explanation.safetensors of fwdgrad explain")
+    add(
+        "--model",
+        default=next(iter(MODELS)),
+        metavar="MODEL",
+        help=f"the one that was explained: {', '.join(MODELS)} (default) or "
+        "package.module:callable",
+    )
+    add("--labels", type=Path, help="text file of class names, one a line")
+    add(
+        "--objective",
+        choices=fwdgrad.OBJECTIVES,
+        help="the score that is followed (default: the one that was explained)",
+    )
+    add(
+        "--steps",
+        type=int,
+        help="of the curves (default: 224, or the map's pixels where those are fewer)",
+    )
+    add(
+        "--fill",
+        type=_levels,
+        metavar="V[,V,V]",
+        help="what blotted-out pixels become, one number or one for each colour (default: what "
+        "the model's normalisation maps to zero; 0.5 for an own callable)",
+    )
+    add(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="a picture of the photo's size, opaque on transparent or white on black where the "
+        "object is",
+    )
+    add("--report", type=Path, metavar="FILE", help="write a page of pictures, curves and numbers")
+    add("--batch-size", type=int, help="pictures per forward call")
+    add("--threads", type=int, help="of torch and of the kernels")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _levels(text: str) -> float | torch.Tensor:
+    """A fill: a number, or several that commas part."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(
+            f"must be a number, or one for each colour such as 0.5,0.5,0.5, got {text!r}"
+        )
+    return values[0] if len(values) == 1 else torch.tensor(values)
 
 
 def _info() -> None:
@@ -223,32 +303,55 @@ def _info() -> None:
     print(f"threads     {torch.get_num_threads()}")
 
 
-def _options(arguments: argparse.Namespace, size: int, x: torch.Tensor) -> dict[str, Any]:
-    """The estimator's options: a preset, and what was given on the command line."""
-    options: dict[str, Any]
-    if arguments.method != "likelihood-ratio":
-        return _method_options(arguments)
-    if arguments.plain:
-        options = {"antithetic": False}
-    else:
-        cell = max(1, size // 7)
-        options = {"law": "hadamard", "cell": cell, "field": "bilinear", "shared": True}
+def _options(arguments: argparse.Namespace, x: torch.Tensor) -> dict[str, Any]:
+    """What was given on the command line, as the method's options."""
     given = vars(arguments)
-    for name in ("law", "sigma", "cell", "field", "shared", "antithetic", "checkpoint"):
+    if arguments.method == "auto":
+        arguments.method = "likelihood-ratio" if arguments.plain else "regions"
+    _check_noise(arguments)
+    of_regions = arguments.method == "regions"
+    if not of_regions and arguments.method != "likelihood-ratio":
+        return _method_options(arguments)
+    if arguments.plain and of_regions:
+        raise ValueError("--plain is of --method likelihood-ratio, got --method regions")
+    options: dict[str, Any] = {"antithetic": False} if arguments.plain else {}
+    for name in ("law", "sigma", "cell", "field", "shared", "antithetic"):
         if name in given:
             options[name] = given[name]
     if "block" in given:
         block = given["block"]
         options["block"] = block[0] if len(block) == 1 else tuple(block)
-    baseline = given.get("baseline", "none" if arguments.plain else "grey")
-    if baseline != "none":
-        fill = {"grey": 0.5, "black": 0.0, "white": 1.0}
-        options["baseline"] = (
-            fill[baseline] if baseline in fill else blurred(x, max(1.0, size / 20))
-        )
-        options.setdefault("sigma", 0.8)
-    options["control"] = arguments.control
+    baseline = given.get("baseline")
+    if baseline == "none" and of_regions:
+        options |= {"baseline": None, "position": 1.0, "sigma": given.get("sigma")}
+    elif baseline == "blurred" and not of_regions:
+        options["baseline"] = blurred(x, max(2.0, min(x.shape[1:]) / 56))
+    elif baseline in _FILLS:
+        options["baseline"] = _FILLS[baseline]
+    if arguments.control is not None:
+        options["control"] = arguments.control
     return {**options, **_always(arguments)}
+
+
+def _check_noise(arguments: argparse.Namespace) -> None:
+    """Refuses options of noise on the input, or of cells, where there are none."""
+    given, method = vars(arguments), fwdgrad.METHODS[arguments.method]
+    noisy = callable(method.options) or "sigma" in method.options or given.get("sigma")
+    if not (noisy or method.source is fwdgrad.LikelihoodRatio):
+        for name in ("law", "block", "cell", "field", "shared"):
+            if name in given:
+                raise ValueError(
+                    f"--{name} is of noise on the input, and --method {arguments.method} has none: "
+                    "give --sigma"
+                )
+    if "field" in given and arguments.method != "regions" and given.get("cell", 1) == 1:
+        raise ValueError("--field is between cells, and there are none: give --cell")
+
+
+def _steps(arguments: argparse.Namespace) -> int:
+    """How many points integrated gradients take on the path."""
+    given = vars(arguments)
+    return given["queries"] if "queries" in given and not given.get("sigma") else 50
 
 
 def _always(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -267,16 +370,16 @@ def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {name: given[name] for name in names if name in given}
     if "block" in given:
         options["block"] = tuple(given["block"]) if len(given["block"]) > 1 else given["block"][0]
-    if "baseline" in given:
-        if arguments.method != "integrated-gradients":
-            raise ValueError(
-                "--baseline is of --method likelihood-ratio and integrated-gradients, got --method "
-                f"{arguments.method}"
-            )
-        start: dict[str, str | float] = {"grey": 0.5, "black": 0.0, "white": 1.0, "blur": "blurred"}
-        if arguments.baseline not in start:
+    if arguments.method == "integrated-gradients":
+        baseline = given.get("baseline", "black")
+        if baseline == "none":
             raise ValueError("--baseline must not be none on a path: it starts there")
-        options["saliency"] = fwdgrad.IntegratedGradients(start[arguments.baseline], steps=50)
+        options["saliency"] = fwdgrad.IntegratedGradients(baseline, steps=_steps(arguments))
+    elif "baseline" in given:
+        raise ValueError(
+            "--baseline is of --method likelihood-ratio and integrated-gradients, got --method "
+            f"{arguments.method}"
+        )
     return {**options, **_always(arguments)}
 
 
@@ -294,22 +397,30 @@ def _target(arguments: argparse.Namespace, box: ImageClassifier) -> int | str:
     if text == "auto":
         return text
     try:
-        target = int(text)
+        return int(text)
     except ValueError:
         return box.find(text)
-    if arguments.labels is not None and box.labels is not None and target >= len(box.labels):
+
+
+def _check_labels(arguments: argparse.Namespace, box: ImageClassifier, outputs: Any) -> None:
+    """Raises where --labels names another number of classes than the model's output has."""
+    shape = tuple(getattr(outputs, "shape", ()))
+    if len(shape) == 2 and box.labels is not None and shape[1] != len(box.labels):
         raise ValueError(
-            f"labels {arguments.labels} names {len(box.labels)} classes; target {target} needs at "
-            f"least {target + 1}"
+            f"--labels {arguments.labels} must name {shape[1]} classes, as many as the model has, "
+            f"got {len(box.labels)}"
         )
-    return target
 
 
-def _explain(arguments: argparse.Namespace) -> None:
+def _set_threads(arguments: argparse.Namespace) -> None:
     if arguments.threads is not None:
         if arguments.threads < 1:
             raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    _set_threads(arguments)
     if (arguments.photo is None) == (arguments.text is None):
         raise ValueError("give a photo or --text, and one of them")
     if arguments.text is not None:
@@ -326,8 +437,12 @@ def _explain(arguments: argparse.Namespace) -> None:
         )
     box = load_classifier(arguments.model, size, arguments.labels)
     x = load_photo(arguments.photo, box.size)
+    width, height = photo_size(arguments.photo)
     target = _target(arguments, box)
-    options = _options(arguments, box.size, x)
+    options = _options(arguments, x)
+    if arguments.labels is not None:
+        with torch.no_grad():
+            _check_labels(arguments, box, box.forward(x[None].clone()))
     output: Path = vars(arguments).get("output", Path(f"{arguments.photo.stem}-explanation"))
     own_checkpoint = options.pop("checkpoint", None)
     checkpoint = Path(own_checkpoint or output / "checkpoint.safetensors")
@@ -340,6 +455,8 @@ def _explain(arguments: argparse.Namespace) -> None:
             progress=not arguments.no_progress,
             **options,
         )
+    # A mask of the photo is cut as it was.
+    result.provenance["photo"] = {"name": arguments.photo.name, "width": width, "height": height}
     saved, picture = output / "explanation.safetensors", output / "heatmap.png"
     result.save(saved)
     title = (
@@ -350,7 +467,8 @@ def _explain(arguments: argparse.Namespace) -> None:
     if own_checkpoint is None:
         checkpoint.unlink(missing_ok=True)
     print(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
-    print(f"queries      {result.queries} on copies and 1 on the photo itself")
+    itself = 1 if arguments.labels is None else 2
+    print(f"queries      {result.queries} on copies and {itself} on the photo itself")
     if result.delta is not None:
         print(f"delta        {result.delta:.3g}: the map's sum less the change from the baseline")
     print(f"reliability  {result.reliability:.3f} ({_advice(result)})")
@@ -358,6 +476,146 @@ def _explain(arguments: argparse.Namespace) -> None:
     print(f"peak memory  {_peak_memory()}, the model's and Python's own included")
     print(f"heatmap      {picture}")
     print(f"attribution  {saved} (with its standard error)")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    _set_threads(arguments)
+    if arguments.map.is_dir():
+        raise ValueError(
+            f"MAP must be a file, such as {arguments.map / 'explanation.safetensors'}, got a folder"
+        )
+    result = Explanation.load(arguments.map)
+    x = result.input
+    if x.dim() != 3 or x.shape[0] not in (1, 3):
+        raise ValueError(
+            f"{arguments.map} is of an input of shape {tuple(x.shape)}, and evaluate takes those "
+            "of pictures, (3, H, W); fwdgrad.metrics in Python takes a text's and any other"
+        )
+    if result.objective not in fwdgrad.OBJECTIVES:
+        raise ValueError(
+            f"{arguments.map} explains {result.objective}, a callable that its file does not have; "
+            "fwdgrad.metrics.deletion(..., objective=...) in Python takes it"
+        )
+    box = load_classifier(arguments.model, x.shape[-1], arguments.labels)
+    mask = None
+    if arguments.mask is not None:
+        photo = result.provenance.get("photo")
+        size = photo and (photo["width"], photo["height"])
+        mask = load_mask(arguments.mask, (x.shape[1], x.shape[2]), size)
+    if arguments.report is not None:
+        _check_writable(arguments.report)
+    _check_same_model(arguments, result, box)
+    objective = arguments.objective or result.objective
+    fill, why = _fill(arguments, x, box)
+    options: dict[str, Any] = {"steps": arguments.steps, "fill": fill, "objective": objective}
+    options["batch_size"] = arguments.batch_size
+    if arguments.batch_size is None:
+        options["batch_size"] = max(1, DEFAULT_BYTES["cpu"] // (x.numel() * x.element_size()))
+    deleted, inserted = (
+        follow(box.forward, x, result, result.target, **options) for follow in (deletion, insertion)
+    )
+    numbers = [Number("model", box.name), *_known(result, box)]
+    numbers += [
+        Number("curves of", objective, f"in {len(deleted.scores) - 1} steps"),
+        Number("fill", ", ".join(f"{v:.4g}" for v in torch.as_tensor(fill).reshape(-1)), why),
+        *_measured(result, deleted, inserted, mask),
+    ]
+    width = max(len(number.name) for number in numbers)
+    for name, value, note in numbers:
+        print(f"{name:{width}}  {value}" + (f" ({note})" if note else ""))
+    if arguments.report is not None:
+        page = report(
+            result,
+            box.label(result.target),
+            numbers,
+            deleted,
+            inserted,
+            followed=objective,
+            mask=mask,
+            command=arguments.line,
+        )
+        write_atomically(arguments.report, page.encode())
+        print(f"{'report':{width}}  {arguments.report}")
+
+
+def _known(result: Explanation, box: ImageClassifier) -> list[Number]:
+    """What a map's file says of it, a line each."""
+    return [
+        Number("class", box.label(result.target)),
+        Number("objective", result.objective),
+        Number("score", f"{result.score:.4g}"),
+        Number("queries", str(result.queries)),
+        Number("reliability", f"{result.reliability:.3f}", _advice(result)),
+        Number("seconds", f"{result.seconds:.1f}"),
+    ]
+
+
+def _measured(
+    result: Explanation, deleted: Curve, inserted: Curve, mask: torch.Tensor | None
+) -> list[Number]:
+    """What was measured of a map, a line each."""
+    numbers = [
+        Number("deletion", f"{deleted.auc:.4f}", "low is good"),
+        Number("insertion", f"{inserted.auc:.4f}", "high is good"),
+        Number("insertion - deletion", f"{inserted.auc - deleted.auc:.4f}", "high is good"),
+        Number("gini", f"{gini(result):.4f}", "0: all pixels alike; near 1: a single one"),
+    ]
+    if mask is not None:
+        near, exact = (
+            "hit" if pointing_game(result, mask, tolerance) else "miss" for tolerance in (15, 0)
+        )
+        share = float(mask.double().mean())
+        numbers += [
+            Number("pointing game", near, f"15 pixels beside the object count; {exact} without"),
+            Number("share inside", f"{share_inside(result, mask):.4f}", f"by chance {share:.4f}"),
+        ]
+    return numbers
+
+
+def _fill(
+    arguments: argparse.Namespace, x: torch.Tensor, box: ImageClassifier
+) -> tuple[float | torch.Tensor, str]:
+    """What blotted-out pixels become, and why."""
+    if arguments.fill is not None:
+        return arguments.fill, "as given"
+    if box.zero is not None:
+        return box.zero, "what the model's normalisation maps to zero"
+    if bool(x.min() < 0) or bool(x.max() > 1):
+        return 0.0, "the input lies outside [0, 1]: taken for normalised; see --fill"
+    return 0.5, "grey: if your model's normalisation maps another value to zero, give it by --fill"
+
+
+def _check_same_model(
+    arguments: argparse.Namespace, result: Explanation, box: ImageClassifier
+) -> None:
+    """Raises where the model's score at the input is not the one that was explained."""
+    with torch.no_grad():
+        outputs = box.forward(result.input[None].clone())
+    if arguments.labels is not None:
+        _check_labels(arguments, box, outputs)
+    try:
+        target = resolve_target(result.target, outputs, result.objective, batch=1)
+        score = float(scores_of(outputs, result.objective, target, 1))
+    except (TypeError, ValueError, fwdgrad.ModelError) as error:
+        raise ValueError(
+            f"--model {box.name} is not the one that {arguments.map} explains: {error}"
+        ) from None
+    if not math.isclose(score, result.score, rel_tol=1e-3, abs_tol=1e-6):
+        raise ValueError(
+            f"--model {box.name} is not the one that {arguments.map} explains: its "
+            f"{result.objective} of {box.label(result.target)} is {score:.6g}, and the explained "
+            f"one {result.score:.6g}"
+        )
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--report {path} cannot be written to: {error.strerror}") from None
 
 
 @contextlib.contextmanager
@@ -369,7 +627,8 @@ def _folder(output: Path) -> Iterator[None]:
         with tempfile.TemporaryFile(dir=output):
             pass
     except OSError as error:
-        raise ValueError(f"--output {output} cannot be written to: {error.strerror}") from None
+        why = "it must be a folder" if output.is_file() else error.strerror
+        raise ValueError(f"--output {output} cannot be written to: {why}") from None
     try:
         yield
     except BaseException:
@@ -398,7 +657,12 @@ def _explain_text(arguments: argparse.Namespace) -> None:
     if isinstance(target, str) and target.isdecimal():
         target = int(target)
     names = ("law", "sigma", "shared", "antithetic")
+    if arguments.method == "auto":
+        arguments.method = "likelihood-ratio"
+    _check_noise(arguments)
     options = {name: given[name] for name in names if name in given} | _always(arguments)
+    if arguments.method == "integrated-gradients":
+        options["saliency"] = fwdgrad.IntegratedGradients(0.0, steps=_steps(arguments))
     if arguments.method == "likelihood-ratio" and "shared" not in given:
         options |= {"shared": True, "law": given.get("law", "hadamard")}
     output: Path | None = given.get("output")
@@ -412,7 +676,8 @@ def _explain_text(arguments: argparse.Namespace) -> None:
     print(f"class        {result.label}, {result.explanation.objective} "
           f"{result.explanation.score:.4g}")  # fmt: skip
     print(f"queries      {result.explanation.queries} on copies and 1 on the text itself")
-    advice = f" ({_too_few(result.explanation)})" if math.isnan(result.reliability) else ""
+    words = len(result.words)
+    advice = f" ({_why_nan(result.explanation, words)})" if math.isnan(result.reliability) else ""
     print(f"reliability  {result.reliability:.3f} of the words' scores{advice}")
     print(f"seconds      {result.explanation.seconds:.1f}")
     if output is None:
@@ -438,18 +703,27 @@ def _methods() -> None:
             print(f"  {name:{width}}  {line}")
 
 
-def _too_few(result: Explanation) -> str:
+def _why_nan(result: Explanation, words: int | None = None) -> str:
+    """Why there is no reliability, of a map or of the scores of so many words."""
+    saliency = result.settings["saliency"]
+    if words is not None and isinstance(saliency, fwdgrad.VarGrad):
+        return "it is told by the words' standard errors, and VarGrad has none"
+    if words == 1:
+        return "a single word has none to compare it with"
     kept = ("law", "block", "cell", "field", "shared")
     spec = fwdgrad_kernels.NoiseSpec(
         tuple(result.input.shape), **{name: result.settings[name] for name in kept}
     )
-    least = 2 * spec.group * (2 if result.settings["antithetic"] else 1)
+    unit = math.lcm(spec.group, getattr(saliency, "steps", None) or 1)
+    least = 2 * unit * (2 if result.settings["antithetic"] else 1)
+    if result.queries >= least:
+        return "it is the same everywhere, by half of the run at least"
     return f"no two halves of the run to compare: that takes --queries {least} or more"
 
 
 def _advice(result: Explanation) -> str:
     if math.isnan(result.reliability):
-        return _too_few(result)
+        return _why_nan(result)
     if result.reliability >= 0.8:
         return "other noise would give much the same map"
     if result.settings["method"] != "likelihood-ratio":
@@ -475,27 +749,40 @@ def _draw(result: Explanation, path: Path, title: str) -> None:
     write_atomically(path, content.getvalue())
 
 
+def _spoken(message: object) -> str:
+    """A message on one line, with the options in it as the command line has them."""
+    text = " ".join(str(message).split()).replace("antithetic=False", "--no-antithetic")
+    text = text.replace("objective must be 'logit'", "--objective must be logit")
+    return re.sub(r"\b(control|method|objective)='([\w-]+)'", r"--\1 \2", text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(argv)
+    arguments.line = shlex.join(["fwdgrad", *argv])
     show = warnings.showwarning
     warnings.showwarning = lambda message, *rest, **more: print(
-        f"fwdgrad: warning: {message}", file=sys.stderr
+        f"fwdgrad: warning: {_spoken(message)}", file=sys.stderr
     )
     try:
-        {"info": lambda _: _info(), "methods": lambda _: _methods(), "explain": _explain}[
-            arguments.command
-        ](arguments)
+        {
+            "info": lambda _: _info(),
+            "methods": lambda _: _methods(),
+            "explain": _explain,
+            "evaluate": _evaluate,
+        }[arguments.command](arguments)
     except BrokenPipeError:  # the reader of our output has left
         sys.stdout = None  # type: ignore[assignment]
         return 0
     except KeyboardInterrupt:
-        print("fwdgrad: interrupted; the same command goes on from here", file=sys.stderr)
+        again = "goes on from here" if arguments.command == "explain" else "starts anew"
+        print(f"fwdgrad: interrupted; the same command {again}", file=sys.stderr)
         return 130
     except Exception as error:
         if arguments.debug:
             raise
-        text = " ".join(str(error).split())
+        text = _spoken(error)
         if not text or not isinstance(error, _TELLING):  # a KeyError's text is only the key
             text = f"{type(error).__name__}: {text}"
         print(f"fwdgrad: error: {text}", file=sys.stderr)

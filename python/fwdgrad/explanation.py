@@ -21,7 +21,7 @@ from fwdgrad.saliency import (
     VarGrad,
 )
 from fwdgrad.sampling import Sampling
-from fwdgrad.stream import write_atomically
+from fwdgrad.stream import read_header, write_atomically
 from fwdgrad_kernels import AdaptiveScale
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _SETTINGS = {  # values of settings that JSON does not know
         VarGrad,
     )
 }
-_KEY = "fwdgrad.explanation"
+_KIND = "explanation"
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -82,12 +82,13 @@ class Explanation:
     Attributes:
         attribution: the estimated gradient, of the input's shape, in score units per input unit;
             with a baseline, the derivative along input - baseline, in score units.
-        standard_error: of each element of it, in its units; NaN where a single group of
-            Hadamard copies leaves no way to tell.
+        standard_error: of each element of it, in its units. A single group of Hadamard copies
+            has it from the directions that no draw uses; NaN where it leaves none.
         reliability: the correlation of the maps of two half-runs, stepped up to the full run by
             Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it is
-            noise itself, and more queries, blocks or cells are needed. NaN where a run cannot be
-            halved.
+            noise itself, and more queries, blocks or cells are needed. A single Hadamard group,
+            which cannot be halved, has it from its standard errors: that is for cells where they
+            lay, and another grid of cells would change a little more. NaN where there is neither.
         queries: forward calls on noisy copies.
         target: the class that was explained; None where the model returns one number.
         score: the objective at the input itself.
@@ -139,7 +140,7 @@ class Explanation:
         # A tensor may not appear twice: safetensors refuses shared memory.
         content = save_safetensors(
             {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            {_KEY: json.dumps(rest)},
+            {f"fwdgrad.{_KIND}": json.dumps(rest)},
         )
         write_atomically(Path(path), content)
 
@@ -156,7 +157,7 @@ class Explanation:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                rest = json.loads((file.metadata() or {})[_KEY])
+                rest = read_header(file, _KIND)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if rest.pop("format") != 2:
                 raise ValueError("it has another version's format")

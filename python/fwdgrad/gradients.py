@@ -33,7 +33,7 @@ from fwdgrad.stream import Checkpoint, Progress
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_
 from fwdgrad_kernels.spec import first_outside
 
-CONTROLS = (None, "clean", "leave-one-out")
+CONTROLS = (None, "clean", "leave-one-out", "mean")
 
 _SLICE = 2**20  # elements that a finishing step works on at once
 _COPIES = 50  # of a smoothed gradient, where nothing is asked for
@@ -60,8 +60,9 @@ class LikelihoodRatio(Source):
         queries: forward calls on noisy copies; one more is made at x itself.
         sigma: the noise's scale in the input's units: a positive number, a tensor of the input's
             shape, zero where an element is to be left alone, or an ``AdaptiveScale``: AdaptGrad's,
-            each element's own, so that copies keep within bounds (see its floor). Default: a fifth
-            of the input's range (SmoothGrad's rule); with a baseline, a number that multiplies
+            each element's own, so that copies mostly keep within bounds (see its floor); how far
+            the others leave them is up to the law: Cauchy's tails go anywhere. Default: a fifth of
+            the input's range (SmoothGrad's rule); with a baseline, a number that multiplies
             x - baseline, default 0.5.
         baseline: a number or tensor; the noise then goes along x - baseline, and the attribution
             is the score's derivative along that direction, not per unit of the input: how much
@@ -73,9 +74,13 @@ class LikelihoodRatio(Source):
             elements that move with it.
         antithetic: ask each copy with both signs of its noise: half the variance or less where
             the score is nearly linear, since everything even cancels.
-        control: a control variate: None, "clean" (subtracts the score at x) or "leave-one-out"
-            (subtracts the mean score of the other copies). Both leave the expectation as it is;
-            antithetic pairs cancel them.
+        position: where copies lie on the way from the baseline (0) to x (1): they are centred
+            there. Half-way with sigma 0.5 and random signs, each cell of a copy is the input's or
+            the baseline's, and the attribution is the cells' Banzhaf value.
+        control: a control variate: None, "clean" (subtracts the score at x), "leave-one-out"
+            (subtracts the mean score of the other copies) or "mean" (of all copies). The first two
+            leave the expectation as it is; "mean" takes off 1/n of independent copies' estimate,
+            and nothing of whole Hadamard groups'. Antithetic pairs cancel them all.
         saliency: what is made of the gradient: ``Gradient()``, ``GradientXInput()`` or
             ``IntegratedGradients()``.
         parameters: noise on the model's parameters too (FusionGrad), where they can be reached.
@@ -117,6 +122,7 @@ class LikelihoodRatio(Source):
         shared: bool = False,
         antithetic: bool = True,
         control: str | None = None,
+        position: float = 1.0,
         saliency: Gradient | None = None,
         parameters: ParameterNoise | None = None,
         clip: tuple[float, float] | None = None,
@@ -148,7 +154,9 @@ class LikelihoodRatio(Source):
         if queries is None:
             raise TypeError("queries must be an integer, got None")
         if control not in CONTROLS:
-            raise ValueError(f"control must be None, 'clean' or 'leave-one-out', got {control!r}")
+            raise ValueError(
+                f"control must be None, 'clean', 'leave-one-out' or 'mean', got {control!r}"
+            )
         if control is not None and antithetic:
             raise ValueError(
                 f"control must be None with antithetic pairs, which cancel it, got {control!r}; "
@@ -179,6 +187,11 @@ class LikelihoodRatio(Source):
             bad = first_outside(values, torch.isfinite(values))
             if bad is not None:
                 raise ValueError(f"baseline must be finite, got {bad[1]}")
+        self.position = check_number("position", position)
+        if not 0 <= self.position <= 1:
+            raise ValueError(f"position must be from 0 (the baseline) to 1 (x), got {position}")
+        if self.position != 1 and baseline is None:
+            raise ValueError(f"position must be 1 without a baseline to start from, got {position}")
         self.baseline = baseline
         self.control = control
 
@@ -196,6 +209,9 @@ class LikelihoodRatio(Source):
                 f"queries must give leave-one-out at least two independent groups, that is more "
                 f"than {plan.signs * plan.unit}, got {self.queries}; or use control='clean'"
             )
+        if self.position != 1:
+            away = self._direction(x).mul_(1 - self.position)
+            plan.centre = (x.to(away) - away).to(x.dtype)
         return plan
 
     def _rule(self, rule: AdaptiveScale) -> AdaptiveScale:
@@ -227,7 +243,8 @@ class LikelihoodRatio(Source):
         settings = super()._settings(plan)
         if self.baseline is not None:
             settings["sigma"] = self._strength()
-        return {**settings, "baseline": self.baseline, "control": self.control}
+        own = {"baseline": self.baseline, "position": self.position, "control": self.control}
+        return {**settings, **own}
 
     # ---- scores, and the map from them -----------------------------------------------------
 
@@ -274,6 +291,8 @@ class LikelihoodRatio(Source):
         weights = scores[:, 0]
         if self.control == "clean":
             return weights - clean
+        if self.control == "mean":
+            return weights - weights.mean()
         if self.control == "leave-one-out":
             # The others are the copies of other units: within a Hadamard group, say, they depend on
             # one another, and leaving out a single one would bias the estimate.
@@ -306,11 +325,16 @@ class LikelihoodRatio(Source):
             scale = NoiseSpec(spec.shape, scale=self._strength(), **self.noise)
         frozen = self._frozen(spec)
         agreement = self._reliability(first_half, mean, plan, scale, frozen)
+        alone = plan.copies <= plan.unit == spec.group and spec.law == "hadamard"
+        if alone and spec.block is None:
+            self._spare_error_(spread, weights, spec)
         attribution = scale.gradient(mean, 1, out=mean, x=x)
         error = scale.gradient(spread, 1, out=spread, x=x).abs_()
         if frozen is not None:
             attribution.masked_fill_(frozen, 0)
             error.masked_fill_(frozen, 0)
+        if alone:
+            agreement = self._spare_reliability(attribution, error, x)
         return attribution, error, agreement
 
     def _sum_copies_(
@@ -349,6 +373,38 @@ class LikelihoodRatio(Source):
         standard_error_(spread, len(weights), plan.unit)
         return first_half
 
+    def _spare_error_(self, spread: Tensor, weights: Tensor, spec: NoiseSpec) -> None:
+        """The standard error of a single Hadamard group, from the directions that nothing uses.
+
+        A group has M directions for fewer draws. A linear score has nothing along the others, so
+        what is found there is what higher orders (and noise) put into any direction. Two draws i
+        and j that act together put it into direction i xor j, and not all are met as often.
+        """
+        n, draws = len(weights), spec.draws
+        directions = NoiseSpec((spec.group,), "hadamard", seed=spec.seed)
+        found = torch.zeros(spec.group, dtype=weights.dtype, device=weights.device)
+        accumulate_(found, weights, directions, 0, backend=self.backend)
+        spare = found[draws:] / n
+        if not len(spare) or draws < 2:
+            return  # no way to tell: it is NaN already
+        used = torch.zeros(spec.group, dtype=torch.float64)
+        used[:draws] = 1
+        met = _walsh(_walsh(used).square())
+        variance = float(spare.square().mean()) * float(met[1:draws].mean() / met[draws:].mean())
+        ones, scratch = torch.ones_like(weights), torch.empty_like(spread).zero_()
+        accumulate_(scratch, ones, spec, 0, square=spread.zero_(), backend=self.backend)
+        spread.mul_(variance / n).sqrt_()
+
+    def _spare_reliability(self, attribution: Tensor, error: Tensor, x: Tensor) -> float:
+        """The share of a map's variance that is not its error's: of two runs, the correlation."""
+        factor = self.saliency.factor(x)
+        one, wrong = sample(attribution).double(), sample(error).double()
+        if factor is not None:
+            part = sample(factor).double()
+            one, wrong = one * part, wrong * part
+        total = float(one.var()) if len(one) > 1 else 0.0
+        return 1 - float(wrong.square().mean()) / total if total else math.nan
+
     def _frozen(self, spec: NoiseSpec) -> Tensor | None:
         """Where the attribution is 0 by definition: no noise, and no neighbour that moves too."""
         if not isinstance(spec.scale, Tensor):
@@ -380,6 +436,16 @@ class LikelihoodRatio(Source):
             kept = ~sample(frozen)
             one, other = one[kept], other[kept]
         return reliability(one, other)
+
+
+def _walsh(values: Tensor) -> Tensor:
+    """The Walsh-Hadamard transform of a vector, whose length is a power of two."""
+    size = 1
+    while size < len(values):
+        one, other = values.view(-1, 2, size).unbind(1)
+        values = torch.stack((one + other, one - other), 1).flatten()
+        size *= 2
+    return values
 
 
 class Autograd(Source):
@@ -484,11 +550,14 @@ class Autograd(Source):
         if antithetic and without:
             raise ValueError("antithetic needs noise on the input, got sigma=0")
         self._without = without
-        if without and parameters is None and self.saliency.statistic == "variance":
-            raise ValueError(
-                "VarGrad needs noise, on the input (sigma) or the parameters: a single gradient "
-                "has no variance"
-            )
+        if self.saliency.statistic == "variance":
+            if without and parameters is None:
+                raise ValueError(
+                    "VarGrad needs noise, on the input (sigma) or the parameters: a single "
+                    "gradient has no variance"
+                )
+            if queries == 1:
+                raise ValueError("queries must be at least 2 for VarGrad, a variance, got 1")
 
     # ---- what is asked ---------------------------------------------------------------------
 
@@ -504,9 +573,15 @@ class Autograd(Source):
             multiple = signs * math.lcm(steps, draws)
             return -(-_COPIES // multiple) * multiple
         if not random and self.queries != steps:
+            hint = ""
+            if path is not None:
+                hint = (
+                    "; for as many points on the path give "
+                    f"saliency=IntegratedGradients(steps={self.queries})"
+                )
             raise ValueError(
                 f"queries must be {steps} without noise, or left out: there is nothing to "
-                f"average over, got {self.queries}"
+                f"average over, got {self.queries}{hint}"
             )
         return self.queries
 

@@ -14,10 +14,19 @@ from torch import Tensor
 from fwdgrad.explanation import Explanation
 from fwdgrad.gradients import Autograd, LikelihoodRatio
 from fwdgrad.parameters import ParameterNoise
-from fwdgrad.saliency import GradientXInput, IntegratedGradients, SquaredGrad, VarGrad
+from fwdgrad.saliency import (
+    GradientXInput,
+    IntegratedGradients,
+    SquaredGrad,
+    VarGrad,
+    blurred,
+)
 from fwdgrad.source import Source, Target
 from fwdgrad.stream import Progress
-from fwdgrad_kernels import AdaptiveScale
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec
+from fwdgrad_kernels.spec import check_integer
+
+Options = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +36,84 @@ class Method:
     source: type[Source]
     line: str
     equation: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: Options | Callable[[Tensor, Options], Options] = dataclasses.field(
+        default_factory=dict
+    )
+    """Or how they follow from the input and the options that were given."""
+
+
+def regions(x: Tensor, given: Options) -> Options:
+    """The options of ``LikelihoodRatio`` that make the most of few calls on a picture.
+
+    Each copy is the picture in some regions and its blur in the others, with smooth borders; which,
+    is drawn by orthogonal directions over cells: one group of them, and cells as small as that
+    allows. Where the queries are a power of two the group is whole, and a linear score of the cells
+    is found exactly. What is attributed to a cell is its Banzhaf value: how much the score rises as
+    the cell becomes sharp, averaged over what the others may be.
+
+    Args:
+        x: a picture (C, H, W).
+        given: the options that were given; of them the queries count.
+
+    Returns:
+        The options, without those that were given.
+
+    Example:
+        >>> import torch
+        >>> options = regions(torch.rand(3, 224, 224), {"queries": 512})
+        >>> options["cell"], options["position"], options["sigma"], options["law"]
+        (12, 0.5, 0.5, 'hadamard')
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*, equation 2, in
+    the space of a mask; the table of peers in ``benchmarks/results/peers.md`` is why.
+    """
+    if not isinstance(x, Tensor) or x.dim() != 3:
+        raise ValueError(
+            "method 'regions' is for a picture (C, H, W), got "
+            f"{tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; use "
+            "method='likelihood-ratio'"
+        )
+    queries = given.get("queries", 1024)
+    check_integer("queries", queries, 1)
+    blur = max(2.0, min(x.shape[1:]) / 56)
+    options: Options = {
+        "objective": "probability",
+        "queries": queries,
+        "law": "hadamard",
+        "cell": _cell(tuple(x.shape), 1 << (queries - 1).bit_length()),
+        "field": "bilinear",
+        "shared": True,
+        "position": 0.5,
+        "sigma": 0.5,
+        "antithetic": False,
+        "control": "mean",
+    }
+    if "baseline" not in given:
+        options["baseline"] = blurred(x, blur)
+    if given.get("antithetic"):
+        del options["control"]
+    return {name: value for name, value in options.items() if name not in given}
+
+
+def _cell(shape: tuple[int, ...], group: int) -> int:
+    """The smallest cells that leave one of a group's directions unused, to tell the error by."""
+    largest = max(shape[-2:])
+    for cell in range(1, largest):
+        draws = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True).draws
+        if draws < group:
+            return cell
+    return largest
 
 
 _SMOOTH: dict[str, Any] = {"sigma": None}
 
 METHODS: dict[str, Method] = {
+    "regions": Method(
+        LikelihoodRatio,
+        "of pictures: what each region adds, from few forward calls",
+        "FG equation 2 on a mask",
+        regions,
+    ),
     "likelihood-ratio": Method(
         LikelihoodRatio,
         "the smoothed gradient from forward calls alone, plain or blockwise",
@@ -52,7 +133,7 @@ METHODS: dict[str, Method] = {
     ),
     "adaptgrad": Method(
         Autograd,
-        "SmoothGrad with each element's own sigma, so that copies keep within [0, 1]",
+        "SmoothGrad with each element's own sigma, so that copies mostly keep within [0, 1]",
         "AG equation 13",
         {"sigma": AdaptiveScale(0.0, 1.0)},
     ),
@@ -114,13 +195,13 @@ FAMILIES: dict[str, dict[str, str]] = {
         "a number": "one scale for all elements",
         "a tensor": "each element its own; 0 freezes it",
         "None": "a fifth of the input's range [AG equation 6]",
-        "AdaptiveScale": "within the bounds of values [AG equations 13 and 14, AX equation 30]",
+        "AdaptiveScale": "mostly within the bounds [AG equations 13 and 14, AX equation 30]",
     },
     "and also": {
         "block=, cell=": "noise on a random block [FG equation 6], or on cells that move together",
         "parameters=": "ParameterNoise: noise on the model's parameters [AX equations 4 and 5]",
         "sampling=": "Sampling: draws from another law, weighted; Autograd alone [AX theorem 3.11]",
-        "baseline=": "noise along x - baseline; LikelihoodRatio alone",
+        "baseline=": "noise along x - baseline, about position=; LikelihoodRatio alone",
     },
     "what is made of it: saliency=": {
         "Gradient": "the gradient itself",
@@ -133,13 +214,22 @@ FAMILIES: dict[str, dict[str, str]] = {
 """What methods are put together from; every combination works or is refused with the reason."""
 
 
-def source_of(model: Callable[[Tensor], Any], method: str, options: dict[str, Any]) -> Source:
-    """The source of a method, with options of one's own in place of the method's.
+_OF_ANY_MAP = {"objective", "queries", "seed", "batch_size", "memory", "backend"}
+
+
+def source_of(
+    model: Callable[[Tensor], Any], x: Tensor, method: str, options: dict[str, Any]
+) -> Source:
+    """The source of a method for an input, with options of one's own in place of the method's.
 
     Example:
-        >>> source_of(lambda batch: batch, "vargrad", {"queries": 10}).saliency
+        >>> import torch
+        >>> source_of(lambda batch: batch, torch.ones(3), "vargrad", {"queries": 10}).saliency
         VarGrad()
     """
+    if method == "auto":
+        plain = set(options) <= _OF_ANY_MAP  # nothing is said of the noise
+        method = "regions" if plain and _is_picture(x) else "likelihood-ratio"
     if method not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -151,7 +241,15 @@ def source_of(model: Callable[[Tensor], Any], method: str, options: dict[str, An
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise TypeError(f"method {method!r} has no option {name!r}; {hint}")
-    return chosen.source(model, **{**chosen.options, **options})
+    own = chosen.options(x, options) if callable(chosen.options) else chosen.options
+    return chosen.source(model, **{**own, **options})
+
+
+def _is_picture(x: Any) -> bool:
+    """Whether it looks like one: 1 or 3 channels, some size, values in [0, 1]."""
+    if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[0] not in (1, 3):
+        return False
+    return min(x.shape[1:]) >= 16 and bool(((x >= -1e-3) & (x <= 1 + 1e-3)).all())
 
 
 @overload
@@ -159,7 +257,7 @@ def explain(
     model: Callable[[Tensor], Any],
     x: Tensor,
     *,
-    method: str = "likelihood-ratio",
+    method: str = "auto",
     target: Target = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
@@ -172,7 +270,7 @@ def explain(
     model: Callable[[Tensor], Any],
     x: Tensor,
     *,
-    method: str = "likelihood-ratio",
+    method: str = "auto",
     target: list[Target] | list[int] | tuple[Target, ...],
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
@@ -184,7 +282,7 @@ def explain(
     model: Callable[[Tensor], Any],
     x: Tensor,
     *,
-    method: str = "likelihood-ratio",
+    method: str = "auto",
     target: Any = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
@@ -194,18 +292,20 @@ def explain(
 
     Args:
         model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,); methods
-            other than "likelihood-ratio" need a gradient of it.
+            other than "likelihood-ratio" need a gradient of it. A module in training mode is
+            warned of or refused; of one within a function nothing is seen: call ``eval()`` first.
         x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
             (N,); float32, float64, float16 or bfloat16.
-        method: a name in ``METHODS``.
+        method: a name in ``METHODS``. "auto" is "regions" for pictures, (1 or 3, H, W) of values in
+            [0, 1], where no option says anything of the noise, and "likelihood-ratio" for all else.
         target: the class to explain, "auto" for the predicted one, None where the model returns
             one number. A list of classes gives a list of explanations from the same calls.
         checkpoint: a file to write to and to go on from.
         progress: True for a bar on standard error, or a callable of (calls done, all).
         **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective,
             queries, sigma, law, block, cell, field, shared, antithetic, saliency, parameters,
-            clip, seed, batch_size, memory, backend; baseline and control of the first, sampling
-            of the second.
+            clip, seed, batch_size, memory, backend; baseline, position and control of the first,
+            sampling of the second.
 
     Returns:
         The explanation: attribution, standard error, reliability and what repeats the run.
@@ -224,7 +324,7 @@ def explain(
     Source: *Is forward gradient an effective tool for explaining black-box models?*, and for each
     method what ``METHODS`` says.
     """
-    source = source_of(model, method, options)
+    source = source_of(model, x, method, options)
     result: Explanation | list[Explanation] = source.explain(
         x, target, checkpoint=checkpoint, progress=progress
     )

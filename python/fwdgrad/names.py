@@ -30,9 +30,25 @@ def check_labels(argument: str, labels: Any, count: int | None = None) -> tuple[
         if not isinstance(label, str):
             raise TypeError(f"{argument} must be a list of strings, got {label!r} at place {i}")
     if not found:
-        raise ValueError(f"{argument} must have at least one class, got none")
+        raise ValueError(f"{argument} must have at least one entry, got none")
     if count not in (None, len(found)):
         raise ValueError(f"{argument} must be {count}, one for each class, got {len(found)}")
+    return found
+
+
+def check_different(argument: str, names: Any, least: int) -> tuple[str, ...]:
+    """A list of at least so many strings, no two of them the same, as a tuple.
+
+    >>> check_different("labels", ["cat", "cat"], 2)
+    Traceback (most recent call last):
+    ValueError: labels must differ, got 'cat' twice
+    """
+    found = check_labels(argument, names)
+    if len(found) < least:
+        raise ValueError(f"{argument} must be {least} or more, got {list(found)}")
+    if len(set(found)) < len(found):
+        again = next(name for i, name in enumerate(found) if name in found[:i])
+        raise ValueError(f"{argument} must differ, got {again!r} twice")
     return found
 
 

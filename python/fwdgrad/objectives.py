@@ -58,6 +58,8 @@ def _check_outputs(
         try:
             tensor = torch.as_tensor(outputs)
         except (TypeError, ValueError, RuntimeError):
+            if _are_names(outputs):
+                raise ModelError(_LABELS.format(f"names such as {str(outputs[0])!r}")) from None
             raise ModelError(
                 f"the {source} must return a tensor or an array, got {type(outputs).__name__}; "
                 "give an objective that makes one score per copy of it, or wrap the model, e.g. "
@@ -75,6 +77,11 @@ def _check_outputs(
         )
     if tensor.is_complex():
         raise ModelError(f"the {source} must return real numbers, got {tensor.dtype}")
+    if tensor.dtype == torch.bool and source == "model":
+        raise ModelError(
+            "the model must return scores, got torch.bool, which only says yes or no; return what "
+            "is compared, or numbers, e.g. lambda batch: model(batch).double()"
+        )
     axes = 1 if source == "objective" else 2
     if tensor.dim() > axes or not tensor.numel():
         expected = "one score per copy," if source == "objective" else "(batch, classes) or"
@@ -82,7 +89,22 @@ def _check_outputs(
         raise ModelError(
             f"the {source} must return {expected} (batch,), got shape {tuple(tensor.shape)}{hint}"
         )
+    if axes == 2 and tensor.shape[1:].numel() == 1 and not tensor.is_floating_point():
+        raise ModelError(_LABELS.format(f"integers of shape {tuple(tensor.shape)}"))
     return tensor
+
+
+_LABELS = (
+    "the model returned {}: labels, which are no scores. Explain them by "
+    "objective=KeptLabel(target) or LabelDistance(target, taxonomy); or return floating numbers, "
+    "where they are scores"
+)
+
+
+def _are_names(outputs: Any) -> bool:
+    """Whether it is a list or an array of strings."""
+    is_list = isinstance(outputs, (list, tuple)) or getattr(outputs, "ndim", 0) == 1
+    return is_list and len(outputs) > 0 and all(isinstance(one, str) for one in outputs)
 
 
 def resolve_target(

@@ -14,7 +14,8 @@ from torch.nn import functional
 from fwdgrad_kernels import path_positions
 from fwdgrad_kernels.spec import check_integer, first_outside
 
-BASELINES = ("black", "white", "blurred")
+_LEVELS = {"black": 0.0, "grey": 0.5, "white": 1.0}
+BASELINES = (*_LEVELS, "blurred")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,9 +95,9 @@ class IntegratedGradients(Gradient):
     found falls short or exceeds.
 
     Args:
-        baseline: x', where the path starts: "black" (0), "white" (1), "blurred" (the input under a
-            Gaussian a tenth as wide as its shorter side; images alone), a number, or a tensor of
-            the input's shape.
+        baseline: x', where the path starts: "black" (0), "grey" (0.5), "white" (1), "blurred" (the
+            input under a Gaussian a tenth as wide as its shorter side; images alone), a number, or
+            a tensor of the input's shape.
         steps: points of Gauss-Legendre quadrature, taken by the copies in turn. None draws each
             copy's position at random, so that any number of copies integrates without bias.
 
@@ -154,7 +155,7 @@ class IntegratedGradients(Gradient):
                     f"baseline {value!r} is for values in [0, 1], got x = {bad[1]} at element "
                     f"{bad[0]}; give a number or a tensor"
                 )
-            value = 0.0 if value == "black" else 1.0
+            value = _LEVELS[value]
         if isinstance(value, str):
             return blurred(x, min(x.shape[-2:]) / 10 if x.dim() > 1 else 0.0)
         return torch.full_like(x, float(value))
@@ -162,6 +163,8 @@ class IntegratedGradients(Gradient):
     def path(self, x: Tensor, copies: int, seed: int) -> Path:
         """Where on the path each copy lies, and its weight in the mean."""
         start = self.start(x)
+        if torch.equal(start, x):
+            raise ValueError("baseline must differ from x somewhere: the path to it has no length")
         if self.steps is None:
             positions = path_positions(seed, 0, copies)
             return Path(start, positions, torch.ones_like(positions), 1)

@@ -59,10 +59,11 @@ class Plan:
     spec: NoiseSpec | None  # the noise on the input, where there is any
     copies: int
     signs: int  # 2 for antithetic pairs
-    path: Path | None  # where copies lie between a baseline and the input
+    path: Path | None  # where each copy lies between a baseline and the input
     per: int  # consecutive copies that share a draw of the parameters
     noisy: NoisyParameters | None = None
     weights: Tensor | None = None  # of each copy in the mean: float64 (copies,); None: all 1
+    centre: Tensor | None = None  # what the copies lie around, where that is not the input
 
     @property
     def queries(self) -> int:
@@ -121,6 +122,9 @@ class Source:
                 f"queries must be even with antithetic pairs, got {queries}; ask for "
                 f"{queries + 1}, or antithetic=False"
             )
+        extents = block if isinstance(block, (tuple, list)) else (block,)
+        if any(isinstance(extent, int) and extent < 1 for extent in extents):
+            raise ValueError(f"block must be at least 1, got {block!r}")
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
         if batch_size is not None and memory is not None:
@@ -458,10 +462,15 @@ class Source:
             try:
                 outputs = self.forward(x[None].clone())
             except Exception as error:
+                hint = ""
+                if isinstance(error, (RuntimeError, ValueError, IndexError)):  # of shapes or types
+                    hint = (
+                        " (x is one input, without a batch axis, and the batch has its dtype, "
+                        f"{x.dtype})"
+                    )
                 raise ModelError(
                     f"the model failed on a batch of shape {(1, *x.shape)}: "
-                    f"{type(error).__name__}: {error} (x is one input, without a batch axis, and "
-                    f"the batch has its dtype, {x.dtype})"
+                    f"{type(error).__name__}: {error}{hint}"
                 ) from error
             try:
                 chosen = [resolve_target(t, outputs, self.objective, batch=1) for t in targets]
@@ -499,13 +508,15 @@ class Source:
             fixed += spec.scale.nbytes
         if plan.path is not None:
             fixed += 2 * x.nbytes  # the baseline, and a point between
+        if plan.centre is not None:
+            fixed += x.nbytes
         return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
 
     def _fill(
         self, out: Tensor, plan: Plan, first: int, count: int, sign: int, pairs: bool
     ) -> None:
         """Writes copies first onwards: with pairs, all of one sign and then all of the other."""
-        x, spec = plan.x, plan.spec
+        x, spec = plan.x if plan.centre is None else plan.centre, plan.spec
         if plan.path is None and spec is not None:
             perturb(x, spec, first, count, sign, self.clip, out, pairs=pairs, backend=self.backend)
             return
@@ -643,7 +654,9 @@ def _version() -> str:
 
 def _digest(x: Tensor) -> str:
     """SHA-256 of a tensor's bytes."""
-    raw = x.detach().contiguous().cpu().flatten().view(torch.uint8)
+    flat = x.detach().contiguous().cpu().flatten()
+    # A single element counts as contiguous whatever its stride, and a view needs a stride of 1.
+    raw = flat.as_strided(flat.shape, (1,)).view(torch.uint8)
     return hashlib.sha256(raw.numpy().data).hexdigest()
 
 

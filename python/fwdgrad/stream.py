@@ -100,6 +100,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def read_header(file: Any, kind: str) -> Any:
+    """What stands in an open safetensors file as ``fwdgrad.<kind>``.
+
+    Raises:
+        ValueError: the file is of another kind, which is named, or not one of fwdgrad's.
+    """
+    metadata = file.metadata() or {}
+    if f"fwdgrad.{kind}" not in metadata:
+        kinds = [key.split(".")[1] for key in metadata if key.startswith("fwdgrad.")]
+        raise ValueError(f"it is of the kind {kinds[0]!r}" if kinds else "fwdgrad did not write it")
+    return json.loads(metadata[f"fwdgrad.{kind}"])
+
+
 class Checkpoint:
     """The state of a run so far, in a file that knows which run it is of.
 
@@ -118,6 +131,8 @@ class Checkpoint:
             raise FileNotFoundError(
                 f"checkpoint: the folder {self.path.parent} does not exist; make it first"
             )
+        if self.path.is_dir():
+            raise CheckpointError(f"checkpoint {self.path} is a folder; give a file in it")
 
     def load(self, state: State, copies: int) -> tuple[int, int | None]:
         """Fills in the state that the file has: of how many copies, and the micro-batch's size."""
@@ -125,7 +140,7 @@ class Checkpoint:
             return 0, None
         try:
             with safe_open(self.path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["fwdgrad.checkpoint"])
+                header = read_header(file, "checkpoint")
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             identity, done, batch = header["identity"], header["done"], header["batch"]
             if not (isinstance(identity, dict) and isinstance(done, int) and batch >= 1):

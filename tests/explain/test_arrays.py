@@ -1,5 +1,9 @@
 """Models of NumPy arrays: scikit-learn's, and ONNX models in ONNX Runtime."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -247,3 +251,28 @@ def test_files_that_are_refused(tmp_path):
 def test_onnx_has_no_gradient():
     with pytest.raises(ModelError, match="gives no gradient"):
         fwdgrad.explain(OnnxModel(linear(), output="scores"), X, method="gradient", target=0)
+
+
+# ---- the example ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--row 569", "--row must be 0 .. 568, got 569"),
+        ("--row -1", "--row must be 0 .. 568, got -1"),
+        ("--queries 3", "queries must be even"),
+        ("--onnx", "--onnx needs skl2onnx: pip install skl2onnx"),
+    ],
+)
+def test_the_example_says_what_is_wrong(options, message, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    path = Path(__file__).parents[2] / "examples" / "explain_table.py"
+    spec = importlib.util.spec_from_file_location("explain_table", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(sys, "argv", ["explain_table.py", *options.split()])
+    monkeypatch.setitem(sys.modules, "skl2onnx", None)  # as where it is not installed
+    with pytest.raises(SystemExit) as left:
+        example.main()
+    assert message in capsys.readouterr().err + str(left.value)

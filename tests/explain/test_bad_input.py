@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import CONTROLS, OBJECTIVES, LikelihoodRatio, ModelError
+from fwdgrad import CONTROLS, OBJECTIVES, IntegratedGradients, LikelihoodRatio, ModelError
 from fwdgrad_kernels import LAWS
 
 from .models import SHAPE, Recorder, X, exact
@@ -111,8 +111,26 @@ def refused(error, change, fragments):
     ((TypeError, ValueError), {"clip": "ab"}, ["clip must be (low, high)", "'ab'"]),
     ((TypeError, ValueError), {"clip": ("a", 1)}, ["clip must be (low, high)", "('a', 1)"]),
     ((TypeError, ValueError), {"clip": (None, 1)}, ["clip must be (low, high)", "(None, 1)"]),
+    (ValueError, {"block": -3}, ["block must be at least 1, got -3"]),
+    (ValueError, {"block": (0, 2)}, ["block must be at least 1, got (0, 2)"]),
+    # The saliency rule.
+    (ValueError, {"method": "vargrad", "queries": 1}, ["queries must be at least 2", "got 1"]),
+    (
+        ValueError,
+        {"method": "autograd", "saliency": IntegratedGradients(X)},
+        ["baseline must differ from x"],
+    ),
+    (
+        ValueError,
+        {"method": "autograd", "sigma": 0.0, "saliency": IntegratedGradients(0.0, steps=50)},
+        ["queries must be 50 without noise", "got 64", "IntegratedGradients(steps=64)"],
+    ),
     # The run.
-    (ValueError, {"control": "mean"}, ["control", "'mean'", *CONTROLS[1:]]),
+    (ValueError, {"control": "median"}, ["control", "'median'", *CONTROLS[1:]]),
+    (ValueError, {"control": "mean"}, ["control", "antithetic pairs", "'mean'"]),
+    (ValueError, {"position": 0.5}, ["position must be 1 without a baseline", "0.5"]),
+    (ValueError, {"position": 1.5, "baseline": 0.0}, ["position must be from 0", "1.5"]),
+    (TypeError, {"position": "middle", "baseline": 0.0}, ["position", "'middle'"]),
     (
         ValueError,
         {"control": "leave-one-out", "queries": 1, "antithetic": False},
@@ -204,6 +222,15 @@ USELESS = {
     "tuple": (lambda batch: (exact(batch), exact(batch)), "got tuple; give an objective"),
     "text": (lambda batch: "a cat", "got str; give an objective"),
     "nothing": (lambda batch: None, "got NoneType; give an objective"),
+    "labels": (
+        lambda batch: exact(batch).argmax(1),
+        r"integers of shape \(1,\): labels.*KeptLabel.*LabelDistance",
+    ),
+    "names": (
+        lambda batch: ["cat"] * len(batch),
+        "names such as 'cat': labels.*KeptLabel.*LabelDistance",
+    ),
+    "yes or no": (lambda batch: exact(batch) > 0, "must return scores, got torch.bool"),
     "complex": (lambda batch: exact(batch) + 1j, "real numbers, got torch.complex128"),
     "nan": (lambda batch: exact(batch) * math.nan, "score at the input itself is nan"),
     "infinite": (lambda batch: exact(batch).abs() / 0, "score at the input itself is inf"),
@@ -221,6 +248,25 @@ def test_models_of_no_use(kind, target):
     assert recorder.asked == [1]
     if kind == "error":
         assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_votes_are_scores():
+    def votes(batch):
+        return (10 * exact(batch)).round().int()
+
+    result = fwdgrad.explain(votes, X, **OPTIONS)
+    same = fwdgrad.explain(lambda batch: votes(batch).double(), X, **OPTIONS)
+    assert torch.equal(result.attribution, same.attribution)
+
+
+def test_what_x_is_is_told_where_that_may_be_wrong():
+    def factory():
+        raise AssertionError
+
+    with pytest.raises(ModelError, match=r"factory\(\) takes 0 positional arguments.*given$"):
+        fwdgrad.explain(factory, X, **OPTIONS)
+    with pytest.raises(ModelError, match=r"mat1 and mat2 .*x is one input, without a batch axis"):
+        fwdgrad.explain(torch.nn.Linear(5, 2).eval(), X, **OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,10 @@ def one(batch):
     return corner(batch)[:, 1]
 
 
+def number(batch):
+    return corner(batch).argmax(1)
+
+
 def fails(batch):
     raise OSError("the service\\n  is away")
 
@@ -118,7 +122,8 @@ def copies_asked():
 
 
 def test_explain_writes_and_prints(folder, capsys):
-    status, result = explain("--labels", "labels.txt", queries=1024)
+    # The model sees how bright it is, which a blur leaves as it is.
+    status, result = explain("--labels", "labels.txt", "--baseline", "grey", queries=1024)
     out, err = capsys.readouterr()
     assert status == 0
     assert err == ""
@@ -134,7 +139,7 @@ def test_explain_writes_and_prints(folder, capsys):
     assert (result.standard_error > 0).all()
     lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.splitlines() if "  " in line)
     assert lines["class"] == f"lamp (class 1), probability {result.score:.4g}"
-    assert re.match(r"1024 on copies and 1 ", lines["queries"])
+    assert re.match(r"1024 on copies and 2 ", lines["queries"])  # one to count the classes
     assert float(lines["seconds"]) == pytest.approx(result.seconds, abs=0.06)
     assert 50 < float(lines["peak memory"].split()[0]) < 4000
     assert lines["heatmap"] == "out/heatmap.png"
@@ -158,6 +163,7 @@ def test_explain_writes_and_prints(folder, capsys):
         ("--method smoothgrad --sigma 0.1 --law uniform", {"queries": 50, "law": "uniform"}),
         ("--method adaptgrad --queries 10", {"queries": 10}),
         ("--method integrated-gradients --baseline white", {"queries": 50}),
+        ("--method integrated-gradients --baseline blurred --queries 20", {"queries": 20}),
         ("--method vargrad --block 4 6", {"queries": 50, "block": (4, 6)}),
     ],
 )
@@ -243,6 +249,42 @@ def test_a_text_that_is_refused(folder, sentiment, capsys, options, fragments):
     refused(capsys, cli.main(["explain", "--text", "A fine film", *options]), *fragments)
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "why"),
+    [
+        ("fine", "--queries 64", "a single word has none to compare it with"),
+        ("fine", "--queries 64 --no-shared", "a single word has none to compare it with"),
+        ("A fine film", "--method vargrad --queries 20", "standard errors, and VarGrad has none"),
+        ("A fine film", "--law normal --queries 2", "takes --queries 4 or more"),
+        ("A fine film", "--method gradient", None),
+    ],
+)
+def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
+    line = ["explain", "--text", text, "--model", str(sentiment), "--no-progress"]
+    assert cli.main([*line, *options.split()]) == 0
+    out = capsys.readouterr().out
+    assert ("nan" in out) == (why is not None)
+    assert why is None or why in out
+
+
+def test_why_a_map_has_no_reliability(folder, capsys):
+    line = ["--method", "integrated-gradients", "--sigma", "0.1", "--target", "1"]
+    assert np.isnan(explain(*line, queries=50)[1].reliability)
+    assert "takes --queries 100 or more" in capsys.readouterr().out
+    assert not np.isnan(explain(*line, queries=100)[1].reliability)
+    capsys.readouterr()
+    assert np.isnan(
+        explain("--target", "3", "--objective", "logit", "--method", "smoothgrad")[1].reliability
+    )
+    assert "the same everywhere" in capsys.readouterr().out
+
+
+def test_points_on_the_path_of_a_text(sentiment, capsys):
+    line = ["explain", "--text", "A fine film", "--model", str(sentiment), "--no-progress"]
+    assert cli.main([*line, "--method", "integrated-gradients", "--queries", "7"]) == 0
+    assert "queries      7 on copies" in capsys.readouterr().out
+
+
 def test_an_empty_text(sentiment, capsys):
     line = ["explain", "--model", str(sentiment), "--text", ""]
     refused(capsys, cli.main(line), "text must have at least one word")
@@ -269,8 +311,8 @@ def test_a_model_of_one_number(folder, capsys):
 
 
 def test_too_few_queries_to_tell_are_not_called_noise(folder, capsys):
-    # 128 Hadamard directions are one group: there are no two halves to compare.
-    assert np.isnan(explain(queries=128)[1].reliability)
+    # 256 cells take all of 256 Hadamard directions: nothing is left to tell the error by.
+    assert np.isnan(explain("--cell", "1", queries=256)[1].reliability)
     out = capsys.readouterr().out
     assert "reliability" in out
     assert "is noise" not in out
@@ -279,17 +321,18 @@ def test_too_few_queries_to_tell_are_not_called_noise(folder, capsys):
 # ---- options -------------------------------------------------------------------------------
 
 DEFAULTS = {
+    "method": "likelihood-ratio",
     "queries": 128,
-    "sigma": 0.8,
-    "baseline": 0.5,
+    "sigma": 0.5,
+    "position": 0.5,
     "law": "hadamard",
     "block": None,
-    "cell": 2,  # a seventh of 16
+    "cell": 2,  # 10 x 10 cells are the most that 127 of 128 directions hold
     "field": "bilinear",
     "shared": True,
     "seed": 0,
-    "antithetic": True,
-    "control": None,
+    "antithetic": False,
+    "control": "mean",
     "clip": None,
 }
 PLAIN = {
@@ -298,6 +341,8 @@ PLAIN = {
     "shared": False,
     "antithetic": False,
     "baseline": None,
+    "position": 1.0,
+    "control": None,
 }
 
 
@@ -311,15 +356,19 @@ PLAIN = {
         ("--plain --control leave-one-out", {**PLAIN, "control": "leave-one-out"}),
         ("--plain --sigma 0.125", {**PLAIN, "sigma": 0.125}),
         ("--plain --law cauchy --antithetic", {**PLAIN, "law": "cauchy", "antithetic": True}),
-        ("--plain --baseline black", {**PLAIN, "baseline": 0.0, "sigma": 0.8}),
+        ("--plain --baseline black", {**PLAIN, "baseline": 0.0, "sigma": 0.5}),
         ("--block 5", {**DEFAULTS, "block": (5, 5)}),
         ("--cell 3", {**DEFAULTS, "cell": 3}),
         ("--law rademacher", {**DEFAULTS, "law": "rademacher"}),
         ("--baseline black", {**DEFAULTS, "baseline": 0.0}),
         ("--baseline white --sigma 0.5", {**DEFAULTS, "baseline": 1.0, "sigma": 0.5}),
-        ("--baseline none --sigma 0.25", {**DEFAULTS, "baseline": None, "sigma": 0.25}),
+        (
+            "--baseline none --sigma 0.25",
+            {**DEFAULTS, "baseline": None, "position": 1.0, "sigma": 0.25},
+        ),
         ("--field nearest --no-shared", {**DEFAULTS, "field": "nearest", "shared": False}),
-        ("--no-antithetic", {**DEFAULTS, "antithetic": False}),
+        ("--antithetic", {**DEFAULTS, "antithetic": True, "control": None}),
+        ("--method likelihood-ratio", {**PLAIN, "antithetic": True}),
         ("--seed 18446744073709551615", {**DEFAULTS, "seed": 2**64 - 1}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -336,10 +385,10 @@ def test_sigma_of_plain_noise_is_a_fifth_of_the_range(folder):
     assert result.settings["sigma"] == pytest.approx(0.2 * float(high - low))
 
 
-def test_baseline_blur_keeps_the_colours_and_not_the_detail(folder):
+def test_baseline_blurred_keeps_the_colours_and_not_the_detail(folder):
     random = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(random).save("noise.png")
-    _, result = explain("--baseline", "blur", photo="noise.png")
+    _, result = explain("--baseline", "blurred", photo="noise.png")
     baseline = result.settings["baseline"]
     assert baseline.shape == result.input.shape
     torch.testing.assert_close(baseline.mean((1, 2)), result.input.mean((1, 2)), rtol=0, atol=0.03)
@@ -399,6 +448,13 @@ ERRORS = [
     ("--labels none.txt", {}, ["none.txt"]),
     ("--labels photo.png", {}, ["photo.png"]),  # named, though it is no text
     ("--labels two.txt --target 3", {}, ["two.txt", "2", "4"]),
+    ("--labels two.txt", {}, ["two.txt must name 4 classes", "got 2"]),
+    ("", {"model": "box:number"}, ["integers of shape (1,)", "KeptLabel"]),
+    ("", {"model": "box:one"}, ["--objective must be logit", "'probability'"]),
+    ("--method gradient --law normal", {"queries": None}, ["--law", "gradient", "give --sigma"]),
+    ("--method noisegrad --cell 2", {"queries": None}, ["--cell", "noisegrad", "give --sigma"]),
+    ("--plain --field nearest", {}, ["--field", "give --cell"]),
+    ("--method smoothgrad --field nearest", {"queries": None}, ["--field", "give --cell"]),
     ("--target 4", {}, ["target must lie in 0 .. 3", "4"]),
     ("--target -1", {}, ["target must lie in 0 .. 3", "-1"]),
     ("--target=--1", {}, ["target"]),
@@ -406,7 +462,7 @@ ERRORS = [
     ("--target crane --labels labels.txt", {}, ["'crane'", "classes 2, 3", "give the number"]),
     ("--target lam --labels labels.txt", {}, ["'lam'", "no class", "lamp (1)"]),
     ("", {"queries": 0}, ["queries", "0"]),
-    ("", {"queries": 33}, ["queries must be even", "33", "34"]),
+    ("--antithetic", {"queries": 33}, ["queries must be even", "34, or --no-antithetic"]),
     ("--sigma -1", {}, ["sigma must be positive", "-1"]),
     ("--sigma nan", {}, ["sigma", "nan"]),
     ("--block 17", {}, ["block", "17"]),
@@ -420,13 +476,13 @@ ERRORS = [
     ("--memory 1kiB", {}, ["memory", "'1kiB'"]),
     ("--checkpoint nowhere/run", {}, ["nowhere", "does not exist"]),
     ("--checkpoint box.py", {}, ["box.py", "damaged or no checkpoint"]),
-    ("", {"output": "box.py"}, ["box.py"]),
+    ("", {"output": "box.py"}, ["box.py", "it must be a folder"]),
     # What the parser itself refuses.
     ("--law uniform", {}, ["law", "uniform", "normal"]),
     ("--law even", {}, ["--law", "even", "normal"]),
     ("--method grad", {}, ["--method", "grad", "gradient"]),
     ("--method gradient --plain", {}, ["--plain", "likelihood-ratio", "gradient"]),
-    ("--method gradient --baseline blur", {}, ["--baseline", "integrated-gradients"]),
+    ("--method gradient --baseline blurred", {}, ["--baseline", "integrated-gradients"]),
     ("--text fine", {}, ["photo", "--text", "one of them"]),
     ("--answers a,b", {}, ["--answers", "--text"]),
     ("--queries many", {}, ["--queries", "many"]),
@@ -637,10 +693,10 @@ def test_an_unwritable_folder_is_refused_before_the_run(folder, capsys):
 
 
 def test_how_many_queries_make_two_halves_is_said(folder, capsys):
-    assert np.isnan(explain(queries=128)[1].reliability)
+    assert np.isnan(explain("--cell", "1", queries=256)[1].reliability)
     least = int(re.search(r"--queries (\d+) or more", capsys.readouterr().out)[1])
-    assert not np.isnan(explain(queries=least)[1].reliability)
-    assert np.isnan(explain(queries=least - 2)[1].reliability)
+    assert not np.isnan(explain("--cell", "1", queries=least)[1].reliability)
+    assert np.isnan(explain("--cell", "1", queries=least - 1)[1].reliability)
 
 
 def test_info_says_that_a_backend_asked_for_is_missing(capsys, monkeypatch):

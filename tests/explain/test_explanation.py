@@ -1,10 +1,12 @@
 """The result: kept on disk whole, repeated from its own settings, drawn."""
 
 import errno
+import hashlib
 import math
 import os
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -69,8 +71,9 @@ def test_saved_loaded_and_run_again(tmp_path, run):
         assert_same_bits(again, before)
 
 
-def test_standard_error_of_a_single_group_is_unknown():
-    result = explain(**RUNS["one group"])  # 64 directions for 48 elements, 32 pairs
+def test_standard_error_of_a_group_without_spare_directions_is_unknown():
+    x = torch.cat([X.flatten(), X.flatten()[:16]])  # 64 directions for 64 elements
+    result = explain(x=x, queries=64, law="hadamard", sigma=0.3)
     assert result.standard_error.isnan().all()
     assert math.isnan(result.reliability)
     assert result.attribution.isfinite().all()
@@ -156,10 +159,21 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no explanation"):
         Explanation.load(path)
     explain(checkpoint=tmp_path / "run.safetensors")
-    with pytest.raises(ValueError, match="no explanation"):
+    with pytest.raises(ValueError, match=r"no explanation.*it is of the kind 'checkpoint'"):
         Explanation.load(tmp_path / "run.safetensors")
     with pytest.raises(ValueError, match="no explanation"):
         Explanation.load(tmp_path)
+
+
+def test_a_single_element_may_have_any_stride(tmp_path):
+    x = torch.arange(128.0).reshape(2, 64)[1:, 5]
+    assert x.stride() == (64,)
+    result = explain(x, lambda batch: 3 * batch, target=0, sigma=0.5, law="rademacher")
+    assert result.attribution.tolist() == [3.0]
+    digest = hashlib.sha256(np.float32(69).tobytes()).hexdigest()
+    assert result.provenance["input_sha256"] == digest
+    result.save(tmp_path / "one.safetensors")
+    assert torch.equal(Explanation.load(tmp_path / "one.safetensors").input, x)
 
 
 def test_a_missing_file_is_named(tmp_path):

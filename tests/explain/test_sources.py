@@ -790,7 +790,9 @@ def test_channels_last():
 def test_every_method(method):
     result = fwdgrad.explain(NETWORK, X, method=method, target=1, seed=4)
     assert isinstance(result, Explanation)
-    again = fwdgrad.explain(NETWORK, result.input, target=1, **result.settings)
+    again = fwdgrad.explain(
+        NETWORK, result.input, target=1, objective=result.objective, **result.settings
+    )
     assert torch.equal(again.attribution, result.attribution)
     assert METHODS[method].line
     assert METHODS[method].equation
@@ -868,7 +870,7 @@ def test_options_that_are_refused(options, error, message):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("grey",), ValueError, "baseline must be one of black, white, blurred"),
+        (("pink",), ValueError, "baseline must be one of black, grey, white, blurred"),
         ((None,), TypeError, "baseline must be a name, a number or a tensor"),
         ((math.nan,), ValueError, "baseline must be finite"),
         (("black", 0), ValueError, "steps must lie in 1"),
@@ -905,3 +907,8 @@ def test_a_blurred_baseline_is_an_average():
 def test_the_score_does_not_move():
     with pytest.warns(UserWarning, match="is 1 for every copy, so the map is zero"):
         fwdgrad.explain(lambda batch: torch.ones(len(batch), 2), X, target=0, queries=4)
+
+
+@pytest.mark.parametrize(("name", "level"), [("black", 0.0), ("grey", 0.5), ("white", 1.0)])
+def test_baselines_by_name(name, level):
+    assert torch.equal(IntegratedGradients(name).start(X), torch.full(SHAPE, level))

@@ -265,7 +265,7 @@ def test_a_matrix_that_is_none_of_distances(matrix, message):
         ({"cat": "animal"}, ["cat"], "hypernyms of 'cat' must be a list of nodes, got 'animal'"),
         ({"cat": []}, "cat", "classes must be a list of strings, got 'cat'"),
         ({"cat": []}, ["cat", 1], "classes must be a list of strings, got 1 at place 1"),
-        ({"cat": []}, [], "classes must have at least one class, got none"),
+        ({"cat": []}, [], "classes must have at least one entry, got none"),
     ],
 )
 def test_a_graph_that_is_none_of_hypernyms(graph, classes, message):

@@ -11,6 +11,7 @@ import torch
 
 import fwdgrad
 from fwdgrad.boxes.lstm import LSTMClassifier
+from fwdgrad.boxes.minilm import MiniLMClassifier
 from fwdgrad.boxes.text import EncodedText, TextExplanation, explain_text, split_words
 from fwdgrad_kernels import NoiseSpec, perturb
 
@@ -177,8 +178,8 @@ def test_pieces_are_merged_to_words(reduce, wanted):
     result = explain_text(pieces, "ab abcd x", "good", queries=32, law="hadamard", reduce=reduce)
     # "input": 1, -2 + 6, 1 + 2 + 3.
     torch.testing.assert_close(result.scores, torch.tensor(wanted).double(), rtol=0, atol=1e-4)
-    assert result.standard_errors.isnan().all()  # a single group of directions cannot tell
-    assert math.isnan(result.reliability)
+    assert (result.standard_errors < 1e-4).all()  # the directions that no number uses hold nothing
+    assert result.reliability > 0.999
     assert result.label == "good"
 
 
@@ -392,6 +393,8 @@ def test_what_is_no_model_is_refused(content, tmp_path, box):
         (ValueError, {"text": "x" + " film" * 9999}, ["at most 12 words", "10000", "..."]),
         (ValueError, {"target": "fine"}, ["target must be one of bad, good", "'fine'"]),
         (ValueError, {"target": 2}, ["target must lie in 0 .. 1", "2"]),
+        (TypeError, {"target": ["bad", "good"]}, ["target must be one class", "for each"]),
+        (ValueError, {"method": "regions"}, ["'regions'", "for pictures", "likelihood-ratio"]),
         (ValueError, {"span": 0}, ["span must lie in 1 .. 9", "0"]),
         (ValueError, {"span": 10}, ["span must lie in 1 .. 9", "10"]),
         (TypeError, {"span": (2, 6)}, ["span must be an integer", "(2, 6)"]),
@@ -415,6 +418,42 @@ def test_bad_input(box, error, change, fragments):
         assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("wrong", ["A fine film", None, torch.nn.Linear(2, 2)], ids=repr)
+def test_what_is_no_box_is_refused(box, wrong):
+    with pytest.raises(TypeError, match=f"box must be a model of texts.*{type(wrong).__name__}$"):
+        explain_text(wrong, box, target=1)
+
+
+def test_a_text_of_one_word(box):
+    # Its embedding becomes (1 + 0.01) x and (1 - 0.01) x: a central difference.
+    result = explain_text(
+        box, "fine", target=1, shared=True, sigma=1e-2, law="rademacher", queries=2
+    )
+    gradient, x = autograd(box, "fine", 1)
+    assert result.scores.item() == pytest.approx(float((gradient * x).sum()), rel=1e-3)
+    assert math.isnan(result.reliability)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "labels", "error", "message"),
+    [
+        ("a fine film", LABELS, TypeError, "vocabulary must be a list of strings"),
+        ([], LABELS, ValueError, "vocabulary must have at least one entry"),
+        (["a", "film", "a"], LABELS, ValueError, "vocabulary must differ, got 'a' twice"),
+        (WORDS, "bad", TypeError, "labels must be a list of strings"),
+        (WORDS, ["bad"], ValueError, r"labels must be 2 or more, got \['bad'\]"),
+        (WORDS, ["bad", "bad"], ValueError, "labels must differ, got 'bad' twice"),
+        (WORDS, ["bad", 1], TypeError, "labels must be a list of strings, got 1 at place 1"),
+    ],
+)
+def test_words_and_labels_of_no_use_are_refused(vocabulary, labels, error, message):
+    with pytest.raises(error, match=message):
+        LSTMClassifier(vocabulary, labels)
+    if vocabulary is WORDS:
+        with pytest.raises(error, match=message):
+            MiniLMClassifier(labels)
 
 
 def test_token_numbers_are_not_perturbed(box):

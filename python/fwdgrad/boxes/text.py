@@ -243,6 +243,13 @@ def explain_text(
         raise TypeError(f"shared must be True or False, got {shared!r}")
     if shared and reduce != "input":
         raise ValueError(f"reduce must be 'input' with shared noise, got {reduce!r}")
+    if isinstance(box, str) or not callable(getattr(box, "encode", None)):
+        raise TypeError(
+            "box must be a model of texts, such as LSTMClassifier.load(path), got "
+            f"{type(box).__name__}"
+        )
+    if isinstance(target, (list, tuple)):
+        raise TypeError(f"target must be one class, got {target!r}; call explain_text for each")
     encoded = box.encode(text)
     if isinstance(target, str) and target != "auto":
         target = _class_of(box, target)
@@ -336,6 +343,10 @@ def _settle(options: dict[str, Any], reduce: str) -> bool:
         raise ValueError(
             "method must be another than 'adaptgrad', whose scale keeps values within their "
             "bounds: embeddings have none; use 'smoothgrad'"
+        )
+    if callable(chosen.options):
+        raise ValueError(
+            f"method must be another than {method!r}, which is for pictures; use 'likelihood-ratio'"
         )
     saliency = options.get("saliency") or chosen.options.get("saliency")
     if method == "integrated-gradients" and "saliency" not in options:

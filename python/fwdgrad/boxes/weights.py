@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from fwdgrad.stream import write_atomically
+from fwdgrad.stream import read_header, write_atomically
 
 Model = TypeVar("Model")
 
@@ -51,7 +51,7 @@ def load_model(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[f"fwdgrad.{kind}"])
+            about = read_header(file, kind)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if about.pop("format") != 1:
             raise ValueError("it has a later format")

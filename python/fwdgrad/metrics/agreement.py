@@ -99,4 +99,5 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 def _ranks(values: Tensor) -> Tensor:
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[place]
+    mean: Tensor = last - (counts - 1) / 2
+    return mean[place]

@@ -173,7 +173,9 @@ def _rise_kernel() -> np.ndarray[Any, np.dtype[np.float64]]:
     weights = np.exp(-0.5 * (at / _DEVIATION) ** 2)
     place = (at + _KERNEL // 2) % (2 * _KERNEL)  # reflected: 0 1 .. 10 10 .. 1 0 and again
     place = np.minimum(place, 2 * _KERNEL - 1 - place)
-    return np.bincount(place, weights / weights.sum(), _KERNEL)
+    kernel: np.ndarray[Any, np.dtype[np.float64]]
+    kernel = np.bincount(place, weights / weights.sum(), _KERNEL).astype(np.float64)
+    return kernel
 
 
 def _filled(x: Tensor, fill: float | Tensor) -> Tensor:

@@ -1,0 +1,165 @@
+"""FG's experiments on photos: two networks, and the forward gradient by noisy blocks.
+
+The paper says that a block is a tenth of the picture and that algorithm 1 takes the cross-entropy;
+not how large the noise is, nor how three channels become a map. Here the noise has a deviation of
+one on EfficientNet-Lite0's normalised input, and a map is the sum of the channels' sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from common import cached, data, keeps
+from fast import fast
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import fwdgrad
+from fwdgrad.boxes.images import ImageClassifier, efficientnet_lite0
+from fwdgrad.metrics import deletion, insertion
+from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+
+BLOCK = 71  # pixels: 71 x 71 is a tenth of 224 x 224
+SIGMA = 128 / 255  # in pixels of [0, 1]
+COPIES = 5000
+TOGETHER = 50  # copies made at once
+STEPS = 28  # of deletion and insertion
+CELLS = {"law": "hadamard", "cell": 32, "field": "bilinear", "shared": True, "baseline": 0.5}
+CELLS |= {"sigma": 0.8, "objective": "probability"}  # what the command line does by default
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier, fast and with a gradient.
+
+    Attributes:
+        box: the classifier, in torch.
+        scores: its scores, by ONNX Runtime where the run is not quick.
+        fill: what its normalisation maps to zero.
+    """
+
+    box: ImageClassifier
+    scores: Callable[[Tensor], Tensor]
+    fill: float | Tensor
+
+
+NETWORKS: dict[str, Callable[[], ImageClassifier]] = {
+    "EfficientNet-Lite0": efficientnet_lite0,
+    "SqueezeNet 1.1": data.squeezenet,
+}
+FILLS = {
+    "EfficientNet-Lite0": 127 / 255,
+    "SqueezeNet 1.1": torch.tensor((123.68, 116.779, 103.939)) / 255,
+}
+
+
+@functools.cache
+def network_of(name: str) -> Network:
+    box = NETWORKS[name]()
+    scores = fast(box) if keeps() else _slow(box)
+    return Network(box, scores, FILLS[name])
+
+
+def _slow(box: ImageClassifier) -> Callable[[Tensor], Tensor]:
+    """By torch, for --quick, which keeps no export either."""
+
+    def scores(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = box.forward(batch.clone())
+        return found
+
+    return scores
+
+
+@functools.cache
+def picture(photo: str) -> Tensor:
+    return data.photos()[photo].x
+
+
+@functools.cache
+def predicted(network: str, photo: str) -> int:
+    return int(network_of(network).scores(picture(photo)[None]).argmax())
+
+
+def vanilla(network: str, photo: str) -> Tensor:
+    """The gradient of the cross-entropy itself, (3, 224, 224)."""
+    target = predicted(network, photo)
+    forward = network_of(network).box.forward
+    return fwdgrad.explain(
+        forward, picture(photo), target=target, method="gradient", objective="cross-entropy"
+    ).attribution
+
+
+def spec_of(seed: int, law: str = "normal") -> NoiseSpec:
+    return NoiseSpec((3, data.SIZE, data.SIZE), law, scale=SIGMA, block=BLOCK, seed=seed)
+
+
+def losses(network: str, photo: str, seed: int, copies: int = COPIES) -> Tensor:
+    """The cross-entropy of each noisy copy: (copies,), all that a run has to keep."""
+    model, x, target = network_of(network).scores, picture(photo), predicted(network, photo)
+    spec = spec_of(seed)
+
+    def compute() -> list[float]:
+        found: list[float] = []
+        for first in range(0, copies, TOGETHER):
+            outputs = model(perturb(x, spec, first, min(TOGETHER, copies - first)))
+            targets = torch.full((len(outputs),), target)
+            found += cross_entropy(outputs, targets, reduction="none").tolist()
+        return [round(loss, 6) for loss in found]
+
+    key = {"experiment": "fg_blocks", "network": network, "photo": photo, "seed": seed}
+    key |= {"copies": copies, "sigma": SIGMA, "block": BLOCK}
+    return torch.tensor(cached(key, compute))
+
+
+def gradients(
+    losses: Tensor, counts: Sequence[int], seed: int, law: str = "normal"
+) -> Iterator[Tensor]:
+    """Equation 6's estimate after each count of copies, (3, 224, 224).
+
+    Args:
+        losses: of the copies, made with normal noise.
+        counts: ascending.
+        seed: of the run.
+        law: another one than normal puts other noise into the same blocks: what is left is what
+            the blocks alone say.
+    """
+    spec = spec_of(seed, law)
+    total, done = torch.zeros(spec.shape), 0
+    for count in counts:
+        accumulate_(total, losses[done:count], spec, done)
+        done = count
+        yield spec.gradient(total, count)
+
+
+def cells(network: str, photo: str, queries: int, seed: int = 0) -> Tensor:
+    """The map that the command line makes by default: (3, 224, 224), the channels alike."""
+    model, target = network_of(network).scores, predicted(network, photo)
+    return fwdgrad.explain(
+        model, picture(photo), target=target, queries=queries, seed=seed, **CELLS
+    ).attribution
+
+
+def size(gradient: Tensor) -> Tensor:
+    """The map of a gradient: the sum over the channels of its sizes, (224, 224)."""
+    return gradient.abs().sum(0)
+
+
+def inserted(network: str, photo: str, heatmap: Tensor) -> float:
+    """The area under the insertion curve: the softmax of the predicted class."""
+    return _area(insertion, network, photo, heatmap)
+
+
+def deleted(network: str, photo: str, heatmap: Tensor) -> float:
+    """The area under the deletion curve."""
+    return _area(deletion, network, photo, heatmap)
+
+
+def _area(curve: Callable[..., fwdgrad.metrics.Curve], *case: object) -> float:
+    network, photo, heatmap = case
+    model, target = network_of(network), predicted(network, photo)
+    x, steps = picture(photo), STEPS if keeps() else 4
+    return curve(model.scores, x, heatmap, target, steps=steps, fill=model.fill).auc

@@ -1,0 +1,224 @@
+"""Regions of pictures: what a cell adds, where the copies lie, and how sure a single group is."""
+
+import itertools
+
+import pytest
+import torch
+
+import fwdgrad
+from fwdgrad import metrics
+from fwdgrad.methods import regions
+from fwdgrad_kernels import NoiseSpec
+
+from .models import Recorder
+
+PICTURE = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(5))
+HALFWAY = {"position": 0.5, "sigma": 0.5}
+
+
+def interacting(batch):
+    """Of four numbers: single ones, pairs and a triple."""
+    a, b, c, d = batch.unbind(1)
+    return 2 * a - b + 3 * a * b - 2 * c * d + 4 * a * c * d
+
+
+def banzhaf(function, x, baseline):
+    """By its definition: the mean over all others of what an element adds."""
+    values = []
+    for k in range(len(x)):
+        total = 0.0
+        others = [i for i in range(len(x)) if i != k]
+        for chosen in itertools.product((0, 1), repeat=len(others)):
+            with_it, without = baseline.clone(), baseline.clone()
+            for i, on in zip(others, chosen, strict=True):
+                if on:
+                    with_it[i] = without[i] = x[i]
+            with_it[k] = x[k]
+            total += float(function(with_it[None]) - function(without[None]))
+        values.append(total / 2 ** len(others))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_halfway_signs_give_banzhaf_values():
+    x = torch.tensor([1.0, -0.5, 2.0, 1.5], dtype=torch.float64)
+    baseline = torch.tensor([0.2, 0.3, -1.0, 0.1], dtype=torch.float64)
+    result = fwdgrad.explain(
+        interacting, x, target=None, baseline=baseline, law="rademacher", queries=40_000,
+        antithetic=False, control="leave-one-out", **HALFWAY,
+    )  # fmt: skip
+    # The direction's derivative is for the whole way from the baseline, as Banzhaf's value is.
+    away = (result.attribution - banzhaf(interacting, x, baseline)).abs()
+    assert (away < 4 * result.standard_error).all()
+    assert (result.standard_error < 0.1).all()
+
+
+@pytest.mark.parametrize("position", [0.0, 0.25, 0.5, 1.0])
+def test_copies_lie_around_the_position(position):
+    asked = []
+    x, baseline = torch.rand(2, 3), torch.rand(2, 3)
+
+    def model(batch):
+        asked.append(batch.clone())
+        return batch.sum((1, 2))
+
+    fwdgrad.explain(
+        model, x, target=None, baseline=baseline, position=position, sigma=0.25, queries=64,
+        law="rademacher", antithetic=False,
+    )  # fmt: skip
+    copies = torch.cat(asked[1:])
+    centre = baseline + position * (x - baseline)
+    torch.testing.assert_close(
+        (copies - centre).abs(), (0.25 * (x - baseline)).abs().expand(64, 2, 3), rtol=0, atol=1e-6
+    )
+
+
+def test_a_copy_is_between_the_picture_and_its_blur():
+    recorder = Recorder(lambda batch: batch.flatten(1)[:, :3].double())
+    seen = []
+    recorder.model = lambda batch: seen.append(batch.clone()) or batch.flatten(1)[:, :3].double()
+    fwdgrad.explain(recorder, PICTURE, queries=64)
+    blur = regions(PICTURE, {})["baseline"]
+    low, high = torch.minimum(PICTURE, blur), torch.maximum(PICTURE, blur)
+    copies = torch.cat(seen[1:])
+    assert len(copies) == 64
+    assert (copies >= low - 1e-6).all()
+    assert (copies <= high + 1e-6).all()
+    assert (copies - PICTURE).abs().amax((1, 2, 3)).min() > 0.1  # each is blurred somewhere
+
+
+@pytest.mark.parametrize(
+    ("queries", "group"), [(64, 64), (65, 128), (128, 128), (500, 512), (1024, 1024)]
+)
+def test_cells_leave_a_direction_of_one_group(queries, group):
+    options = regions(torch.rand(3, 224, 224), {"queries": queries})
+    kept = {name: options[name] for name in ("law", "cell", "field", "shared")}
+    draws = NoiseSpec((3, 224, 224), **kept).draws
+    assert draws < group
+    smaller = NoiseSpec((3, 224, 224), **{**kept, "cell": kept["cell"] - 1}).draws
+    assert smaller >= group
+
+
+def test_auto_is_regions_of_pictures_alone():
+    model = lambda batch: batch.flatten(1)[:, :40].clone()  # noqa: E731
+    named = fwdgrad.explain(model, PICTURE, method="regions", queries=64, target=0)
+    auto = fwdgrad.explain(model, PICTURE, queries=64, target=0)
+    assert torch.equal(named.attribution, auto.attribution)
+    assert auto.objective == "probability"
+    for x, options in [
+        (PICTURE, {"sigma": 0.1}),  # something is said of the noise
+        (PICTURE - 0.5, {}),  # no values in [0, 1]
+        (PICTURE[0], {}),
+        (PICTURE[:2], {}),
+        (PICTURE[:, :15], {}),
+    ]:
+        result = fwdgrad.explain(model, x, queries=64, target=0, **options)
+        assert result.settings["law"] == "normal"
+        assert result.objective == "logit"
+
+
+def test_own_options_take_the_place_of_the_methods():
+    model = lambda batch: batch.flatten(1)[:, :40].clone()  # noqa: E731
+    result = fwdgrad.explain(
+        model, PICTURE, method="regions", queries=64, baseline=0.5, antithetic=True, cell=8
+    )
+    assert result.settings["baseline"] == 0.5
+    assert result.settings["cell"] == 8
+    assert result.settings["control"] is None
+    assert result.settings["position"] == 0.5
+
+
+def test_saved_and_run_again(tmp_path):
+    weights = torch.randn(3 * 32 * 32, 4, generator=torch.Generator().manual_seed(1))
+    model = lambda batch: torch.stack([one.flatten() @ weights for one in batch])  # noqa: E731
+    first = fwdgrad.explain(model, PICTURE, queries=64)
+    first.save(tmp_path / "e.safetensors")
+    e = fwdgrad.Explanation.load(tmp_path / "e.safetensors")
+    again = fwdgrad.explain(model, e.input, target=e.target, objective=e.objective, **e.settings)
+    assert torch.equal(again.attribution, first.attribution)
+    assert torch.equal(again.standard_error, first.standard_error)
+
+
+def test_regions_find_what_a_network_looks_at():
+    """A small network that sees edges in one corner: it is found from 64 calls."""
+    kernel = torch.tensor([[1.0, -1.0]]).expand(1, 3, 1, 2)
+
+    def model(batch):
+        edges = torch.nn.functional.conv2d(batch, kernel).abs()[:, 0, :12, :12].mean((1, 2))
+        return torch.stack([4 * edges, 0 * edges], 1)
+
+    e = fwdgrad.explain(model, PICTURE, target=0, queries=64)
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[:14, :14] = True
+    assert metrics.pointing_game(e, mask, tolerance=0)
+    assert metrics.share_inside(e, mask) > 0.5  # the corner is 0.19 of the picture
+    assert e.reliability > 0.8
+
+
+def test_mean_takes_off_what_all_copies_have():
+    """In whole Hadamard groups a constant, however large, changes no draw but the first."""
+    x = torch.linspace(0.1, 1, 12, dtype=torch.float64)
+    options = {"law": "hadamard", "queries": 32, "antithetic": False, "sigma": 1.0, "target": None}
+    model = lambda batch: (batch**2).sum(1)  # noqa: E731
+    plain = fwdgrad.explain(model, x, control="mean", **options).attribution
+    large = fwdgrad.explain(lambda b: model(b) + 1e6, x, control="mean", **options).attribution
+    torch.testing.assert_close(plain, large, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        plain[1:], 2 * x[1:], rtol=0, atol=1e-9
+    )  # pairs fall on no draw here
+
+
+def test_the_error_of_one_group_is_that_over_seeds():
+    """What the unused directions tell, against the spread of 300 runs with other seeds."""
+    g = torch.Generator().manual_seed(9)
+    b = torch.randn(40, 40, generator=g, dtype=torch.float64)
+    x = torch.randn(40, generator=g, dtype=torch.float64)
+    model = lambda batch: ((batch @ b) * batch).sum(1)  # noqa: E731
+    runs = [
+        fwdgrad.explain(
+            model, x, target=None, law="hadamard", queries=64, antithetic=False, control="mean",
+            sigma=1.0, seed=seed,
+        )
+        for seed in range(300)
+    ]  # fmt: skip
+    found = torch.stack([run.attribution for run in runs])[:, 1:]  # draw 0 is lost to the mean
+    said = torch.stack([run.standard_error for run in runs])[:, 1:]
+    said, found = said.square().mean().sqrt(), found.std(0).square().mean().sqrt()
+    assert float(said / found) == pytest.approx(1, abs=0.1)  # 0.7, were all directions alike
+
+
+def test_the_reliability_of_one_group_is_the_correlation_of_two():
+    g = torch.Generator().manual_seed(9)
+    b = torch.randn(40, 40, generator=g, dtype=torch.float64) / 4
+    x = torch.randn(40, generator=g, dtype=torch.float64)
+    model = lambda batch: ((batch @ b) * batch).sum(1)  # noqa: E731
+    runs = [
+        fwdgrad.explain(
+            model, x, target=None, law="hadamard", queries=64, antithetic=False, control="mean",
+            sigma=1.0, seed=seed,
+        )
+        for seed in range(100)
+    ]  # fmt: skip
+    pairs = zip(runs[::2], runs[1::2], strict=True)
+    correlation = sum(metrics.pearson(a, c) for a, c in pairs) / 50
+    assert sum(run.reliability for run in runs) / 100 == pytest.approx(correlation, abs=0.05)
+
+
+def test_a_linear_score_has_no_error():
+    weights = torch.arange(1.0, 41, dtype=torch.float64)
+    e = fwdgrad.explain(
+        lambda b: b @ weights, torch.ones(40, dtype=torch.float64), target=None, law="hadamard",
+        queries=128, sigma=1.0,
+    )  # fmt: skip
+    torch.testing.assert_close(e.attribution, weights, rtol=1e-12, atol=0)
+    assert (e.standard_error < 1e-10).all()
+    assert e.reliability == pytest.approx(1)
+
+
+def test_bad_input():
+    for x, message in [
+        (torch.rand(32, 32), r"'regions' is for a picture \(C, H, W\), got \(32, 32\)"),
+        ([1.0], "'regions' is for a picture"),
+        (torch.full((3, 32, 32), 0.5), "x - baseline must not be zero everywhere"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fwdgrad.explain(lambda b: b.flatten(1), x, method="regions")

@@ -1,0 +1,197 @@
+"""The report of fwdgrad evaluate, as a browser shows it."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from fwdgrad import Explanation
+from fwdgrad.metrics import deletion, insertion
+from fwdgrad.report import Number, report
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("matplotlib")
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DARK = "--blink-settings=preferredColorScheme=0"
+
+# Added to a copy of the page: where everything lies, for a test to read.
+PROBE = """<script>
+const box = e => { const r = e.getBoundingClientRect(); return [r.x, r.y, r.width, r.height] };
+parent.document.body.dataset.layout = JSON.stringify({
+  width: innerWidth,
+  widest: document.documentElement.scrollWidth,
+  height: document.documentElement.scrollHeight,
+  pictures: [...document.images].map(box),
+  loaded: [...document.images].map(e => e.naturalWidth),
+  curves: [...document.querySelectorAll("svg")].map(box),
+  lines: [...document.querySelectorAll(".line")].map(box),
+  ticks: [...document.querySelectorAll(".tick")].map(box),
+  font: [...document.querySelectorAll(".tick")].map(e => e.getBoundingClientRect().height),
+});
+</script>"""
+
+
+def stripes(batch):
+    """Class 0 has stripes in the upper left quarter: a blur has none."""
+    quarter = batch[:, :, : batch.shape[-2] // 2, : batch.shape[-1] // 2]
+    contrast = quarter.diff(dim=3).abs().mean((1, 2, 3))
+    return torch.stack([4 * contrast, 0 * contrast], 1)
+
+
+@pytest.fixture(scope="module")
+def page():
+    x = torch.full((3, 128, 128), 0.5)
+    x[:, :64, 0:64:2], x[:, :64, 1:64:2], x[:, 64:, 64:] = 0.9, 0.1, 0.1
+    attribution = torch.zeros(3, 128, 128)
+    attribution[:, :64, :64], attribution[:, 64:, 64:] = 1.0, -1.0
+    attribution[:, 32:96, 32:96] /= 2
+    explanation = Explanation(
+        attribution, torch.rand(3, 128, 128) / 9, 0.9, 640, 0, 0.96, "probability",
+        {"method": "likelihood-ratio", "law": "hadamard"}, x, 1.5,
+        provenance={"input_sha256": "78df4db7d7dfdc268c2c6012addccb5bee15b64a83cdef677eb547b32ab1"},
+    )  # fmt: skip
+    curves = [
+        follow(stripes, x, explanation, 0, steps=32, fill=0.5) for follow in (deletion, insertion)
+    ]
+    numbers = [Number("a long name", "12345.678", "and a note that takes more than a line " * 2)]
+    label = "Nebuchadnezzar’sverylongbreedofdogs with a name that no line of a phone can hold"
+    command = "fwdgrad evaluate " + "a-long-folder/" * 12 + "map.safetensors --report out.html"
+    text = report(explanation, label, numbers, *curves, command=command)
+    return text.replace("<details>", "<details open>")
+
+
+def browse(tmp_path, text, width, height, *flags):
+    """What Chromium prints, asked by flags about the page in a window of a size."""
+    path = tmp_path / "page.html"
+    path.write_text(text, encoding="utf-8")
+    line = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags]
+    line += [f"--window-size={width},{height}", path.as_uri()]
+    return subprocess.run(
+        line, capture_output=True, timeout=120, check=True, text=True, encoding="utf-8"
+    ).stdout
+
+
+def layout(tmp_path, page, width):
+    """Where everything lies; in a frame, since a window is not narrower than 500 pixels."""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    assert text != page  # it would not let the probe run
+    text = html.escape(text.replace("</body>", PROBE + "</body>"))
+    size = f'width="{width}" height="1000" style="border:0"'
+    dom = browse(
+        tmp_path, f'<body><iframe {size} srcdoc="{text}"></iframe>', 1300, 1100, "--dump-dom"
+    )
+    found = re.search(r'data-layout="([^"]*)"', dom)
+    return json.loads(html.unescape(found[1]))
+
+
+def screenshot(tmp_path, page, width, height, *flags):
+    path = tmp_path / "shot.png"
+    browse(tmp_path, page, width, height, f"--screenshot={path}", *flags)
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert pixels.shape == (height, width, 3)
+    return pixels
+
+
+def cut(pixels, box):
+    left, top, width, height = (round(value) for value in box)
+    return pixels[top : top + height, left : left + width]
+
+
+def near(pixels, colour, by):
+    """Where a colour is: (height, width), true or false."""
+    return (abs(pixels - np.array(colour)) <= by).all(-1)
+
+
+@pytest.mark.parametrize(
+    ("width", "flags", "paper", "deleted", "inserted"),
+    [
+        (1200, [], (255, 255, 255), (154, 91, 0), (11, 122, 111)),
+        (1200, [DARK], (23, 23, 26), (229, 165, 61), (79, 195, 180)),
+        (390, [], (255, 255, 255), (154, 91, 0), (11, 122, 111)),
+        (390, [DARK], (23, 23, 26), (229, 165, 61), (79, 195, 180)),
+    ],
+    ids=["wide-light", "wide-dark", "phone-light", "phone-dark"],
+)
+def test_what_is_seen(tmp_path, page, width, flags, paper, deleted, inserted):
+    places = layout(tmp_path, page, width)
+    pixels = screenshot(tmp_path, page, width, places["height"], *flags)
+    assert (pixels[:, :12] == paper).all()  # nothing reaches the window's sides
+    assert (pixels[:, -12:] == paper).all()
+    photo, heat, error = (cut(pixels, box)[4:-4, 4:-4] for box in places["pictures"])
+    half = len(photo) // 2
+    assert photo[: half - 8, : half - 8].std() > 20
+    assert photo[: half - 8, half + 8 :].std() < 1
+    assert near(photo[half + 8 :, half + 8 :], 26, 4).all()
+    red, blue = heat[..., 0] - heat[..., 2] > 40, heat[..., 2] - heat[..., 0] > 40
+    assert red[: half - 8, : half - 8].mean() > 0.95
+    assert blue[half + 8 :, half + 8 :].mean() > 0.95
+    assert red.sum() == red[: half + 8, : half + 8].sum()
+    assert blue.sum() == blue[half - 8 :, half - 8 :].sum()
+    assert error.std() > 10  # it is drawn
+    colours = (deleted, inserted)
+    for box, colour, falls in zip(places["lines"], colours, (True, False), strict=True):
+        left, top, across, down = box
+        line = near(cut(pixels, (left, top - 2, across, down + 4)), colour, 100)
+        assert line.any(0).mean() > 0.97  # from side to side of the axes
+        ends = [np.flatnonzero(line[:, at]).mean() for at in (2, -3)]
+        change = (ends[1] - ends[0]) / down
+        assert (change if falls else -change) > 0.8
+
+
+@pytest.mark.parametrize("width", [390, 768, 1200])
+def test_the_page_fits_the_window(tmp_path, page, width):
+    places = layout(tmp_path, page, width)
+    assert places["width"] == width
+    assert places["widest"] == width
+    assert places["loaded"] == [128, 128, 128]
+    for left, _, wide, tall in places["pictures"]:
+        assert left >= 16
+        assert left + wide <= width - 16
+        assert wide == pytest.approx(tall, abs=1)
+        assert wide > 200
+    columns = {round(left) for left, *_ in places["pictures"]}
+    assert len(columns) == {390: 1, 768: 3, 1200: 3}[width]
+    for svg, line in zip(places["curves"], places["lines"], strict=True):
+        assert svg[0] < line[0]
+        assert line[0] + line[2] < svg[0] + svg[2]
+        assert svg[1] < line[1]
+        assert line[1] + line[3] < svg[1] + svg[3]
+
+
+@pytest.mark.parametrize("width", [360, 390, 500, 768, 850, 1200])
+def test_the_axes_can_be_read(tmp_path, page, width):
+    places = layout(tmp_path, page, width)
+    assert 12 <= min(places["font"]) <= max(places["font"]) <= 21  # pixels, of a line
+    for tick in places["ticks"]:  # none is cut off
+        assert any(
+            svg[0] - 1 <= tick[0] and tick[0] + tick[2] <= svg[0] + svg[2] + 1
+            and svg[1] - 1 <= tick[1] and tick[1] + tick[3] <= svg[1] + svg[3] + 1
+            for svg in places["curves"]
+        )  # fmt: skip
+    for svg in places["curves"]:  # none lies on another
+        inside = [t for t in places["ticks"] if svg[0] <= t[0] + t[2] / 2 <= svg[0] + svg[2]]
+        inside = [t for t in inside if svg[1] <= t[1] + t[3] / 2 <= svg[1] + svg[3]]
+        assert len(inside) >= 9
+        for i, a in enumerate(inside):
+            for b in inside[:i]:
+                apart = a[0] > b[0] + b[2] or b[0] > a[0] + a[2]
+                assert apart or a[1] + 2 > b[1] + b[3] or b[1] + 2 > a[1] + a[3]
