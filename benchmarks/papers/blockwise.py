@@ -27,8 +27,7 @@ SIGMA = 128 / 255  # in pixels of [0, 1]
 COPIES = 5000
 TOGETHER = 50  # copies made at once
 STEPS = 28  # of deletion and insertion
-CELLS = {"law": "hadamard", "cell": 32, "field": "bilinear", "shared": True, "baseline": 0.5}
-CELLS |= {"sigma": 0.8, "objective": "probability"}  # what the command line does by default
+REGIONS = {"method": "regions", "objective": "probability"}  # what explain does by default
 
 
 @dataclass(frozen=True)
@@ -135,11 +134,11 @@ def gradients(
         yield spec.gradient(total, count)
 
 
-def cells(network: str, photo: str, queries: int, seed: int = 0) -> Tensor:
-    """The map that the command line makes by default: (3, 224, 224), the channels alike."""
+def regions(network: str, photo: str, queries: int, seed: int = 0) -> Tensor:
+    """The map that explain makes by default: (3, 224, 224), the channels alike."""
     model, target = network_of(network).scores, predicted(network, photo)
     return fwdgrad.explain(
-        model, picture(photo), target=target, queries=queries, seed=seed, **CELLS
+        model, picture(photo), target=target, queries=queries, seed=seed, **REGIONS
     ).attribution
 
 

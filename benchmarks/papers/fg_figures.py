@@ -14,14 +14,14 @@ from typing import Any
 import matplotlib
 import torch
 from blockwise import (
-    CELLS,
     COPIES,
     NETWORKS,
-    cells,
+    REGIONS,
     gradients,
     losses,
     network_of,
     picture,
+    regions,
     size,
     vanilla,
 )
@@ -39,7 +39,7 @@ from fwdgrad.boxes.text import TextBox, explain_text
 from fwdgrad.metrics import pearson
 
 IMAGES = ("chelsea", "coffee", "stereo_motorcycle", "flower")
-QUERIES = 512  # of a map on cells
+QUERIES = 512  # of a map on regions
 LENGTH = 14  # words at most of a sentence that is drawn
 REVIEWS = (
     ("positive", "A warm and funny film with a brilliant cast."),
@@ -74,17 +74,17 @@ def figure_3(copies: int, queries: int) -> Figure:
     for row, photo in zip(grid, IMAGES, strict=True):
         row[0].imshow(picture(photo).permute(1, 2, 0).numpy())
         for at, network in enumerate(NETWORKS):
-            vanilla_axes, blocks_axes, cells_axes = row[1 + 3 * at : 4 + 3 * at]
+            vanilla_axes, blocks_axes, regions_axes = row[1 + 3 * at : 4 + 3 * at]
             show(vanilla_axes, size(vanilla(network, photo)))
             found = losses(network, photo, 0, copies)
             (gradient,) = gradients(found, (copies,), 0)
             show(blocks_axes, size(gradient))
-            show(cells_axes, cells(network, photo, queries).sum(0), signed=True)
+            show(regions_axes, regions(network, photo, queries).sum(0), signed=True)
     for axes in grid.flat:
         axes.set_axis_off()
     grid[0, 0].set_title("photo", fontsize=7)
     for at, network in enumerate(NETWORKS):
-        names = ("vanilla", f"{copies:,} blocks", f"cells, {queries} calls")
+        names = ("vanilla", f"{copies:,} blocks", f"regions, {queries} calls")
         for axes, name in zip(grid[0, 1 + 3 * at :], names, strict=False):
             axes.set_title(f"{network}\n{name}", fontsize=7)
     return figure
@@ -207,7 +207,7 @@ def figure_7(queries: int) -> tuple[Figure, list[float]]:
     box = ImageText.conse(list(CAPTIONS.values()), classifier=classes)
     figure = Figure(figsize=(8.4, 2.2), layout="constrained")
     cosines = []
-    options = CELLS | {"objective": "logit"}  # the cosine itself
+    options = REGIONS | {"objective": "logit"}  # the cosine itself
     for at, (axes, photo) in enumerate(
         zip(figure.subplots(1, len(CAPTIONS)), CAPTIONS, strict=True)
     ):
@@ -265,23 +265,23 @@ def main() -> None:
 
 NOTE = (
     "Figure 3 (fg_figure3.jpg): the sizes of the vanilla gradient, of the forward gradient of FG "
-    f"table 2, and maps on cells of {QUERIES} calls with their sign (red speaks for the class). "
+    f"table 2, and maps on regions of {QUERIES} calls with their sign (red speaks for the class). "
     "Figure 5: reviews by the LSTM, the logit of the predicted class; a word's score is gradient x "
     "embedding; plain and in pairs with noise on every number, a quarter of the embeddings' "
     "deviation, or one draw a word along its embedding. Figure 6: SmolLM2-135M-Instruct in place "
     "of Phi-3, which of two answers it gives; one draw a token, Hadamard directions. Figure 7: "
     "ConSE, made of EfficientNet-Lite0 and MiniLM, in place of CLIP: the cosine of a photo and a "
-    "caption, on cells. Seed 0."
+    "caption, on regions. Seed 0."
 )
 COMMENT = (
     "Figure 6 agrees with the paper: the estimate follows the language model's own gradient, "
-    "and needs neither a bias taken off nor the paper's 1,000 copies or more, with one draw a "
-    "token. Figure 5 agrees with it where a word has one draw; the plain estimator, with "
+    "and with one draw a token it needs neither a bias taken off nor the paper's 1,000 copies "
+    "or more. Figure 5 agrees with it where a word has one draw; the plain estimator, with "
     "4,096 calls, does not find the vanilla gradient's words reliably. Figure 3 does not: the "
-    "blocks' maps are blurs without the object's outline (see FG table 2), and on two of the "
-    "four photos nearly flat on EfficientNet-Lite0. Figure 7 has another model than the paper "
-    "and no measure but the eye; its maps are coarse, and those of the cat and the motorcycle "
-    "are hard to read."
+    "blocks' maps are blurs without the object's outline (see FG table 2), and on most photos "
+    "nearly flat on EfficientNet-Lite0. Figure 7 has another model than the paper's and no "
+    "measure but the eye: red lies on the cat's eyes, the cup, the rocket, the camera and its "
+    "tripod; of the motorcycle, whose caption fits worst, most speaks against it."
 )
 
 if __name__ == "__main__":
