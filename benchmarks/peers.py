@@ -420,8 +420,8 @@ def write(
         f"and deletion in {STEPS} steps (RISE's definitions); pointing (15 pixels) and the share "
         "inside the mask on the cut-outs alone; repeat: rank correlation of two seeds' maps; "
         "seconds with the calls, on a machine that did other work beside; memory (MiB) above the "
-        f"model's own, at {budgets[-1]} calls. What ours does was chosen on the seven photos and on "
-        "eight other cut-outs.",
+        f"model's own, at {budgets[-1]} calls. What ours does was chosen on the seven photos and "
+        "on eight other cut-outs.",
     ]
     for budget in budgets:
         found = {name: summary(records, name, budget) for name in METHODS}
