@@ -90,6 +90,10 @@ def regions(x: Tensor, given: Options) -> Options:
     }
     if "baseline" not in given:
         options["baseline"] = blurred(x, blur)
+        if not bool(((x - options["baseline"]).abs() > 1e-3).any()):
+            raise ValueError(
+                "baseline must be given: the picture is plain, so it is its own blur; 0.5 is grey"
+            )
     if given.get("antithetic"):
         del options["control"]
     return {name: value for name, value in options.items() if name not in given}

@@ -218,7 +218,7 @@ def test_bad_input():
     for x, message in [
         (torch.rand(32, 32), r"'regions' is for a picture \(C, H, W\), got \(32, 32\)"),
         ([1.0], "'regions' is for a picture"),
-        (torch.full((3, 32, 32), 0.5), "x - baseline must not be zero everywhere"),
+        (torch.full((3, 32, 32), 0.5), "baseline must be given: the picture is plain"),
     ]:
         with pytest.raises(ValueError, match=message):
             fwdgrad.explain(lambda b: b.flatten(1), x, method="regions")
