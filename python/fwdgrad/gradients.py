@@ -403,7 +403,8 @@ class LikelihoodRatio(Source):
             part = sample(factor).double()
             one, wrong = one * part, wrong * part
         total = float(one.var()) if len(one) > 1 else 0.0
-        return max(0.0, 1 - float(wrong.square().mean()) / total) if total else math.nan
+        share = 1 - float(wrong.square().mean()) / total if total else math.nan
+        return 0.0 if share < 0 else share  # NaN stays
 
     def _frozen(self, spec: NoiseSpec) -> Tensor | None:
         """Where the attribution is 0 by definition: no noise, and no neighbour that moves too."""
