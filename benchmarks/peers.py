@@ -331,15 +331,16 @@ def record(
     return {**numbers, "map": torch.from_numpy(small)}
 
 
-def peak_memory(name: str, budget: int) -> float:
-    """MiB that a method needs above the same program without it, in a process of its own."""
+def peak_memory(names: list[str], budget: int) -> dict[str, float]:
+    """MiB that each method needs above the same program without it, in a process of its own."""
 
     def run(what: str) -> float:
         line = [sys.executable, __file__, "--peak", what, str(budget)]
         done = subprocess.run(line, capture_output=True, text=True, check=True)
         return float(done.stdout.split()[-1])
 
-    return run(name) - run("nothing")
+    without = run("nothing")
+    return {name: run(name) - without for name in names}
 
 
 def print_peak(name: str, budget: int) -> None:
@@ -359,10 +360,9 @@ def print_peak(name: str, budget: int) -> None:
 # ---- the table -------------------------------------------------------------------------------
 
 
-def pictures(count: int | None) -> dict[tuple[str, str], data.Photo]:
+def pictures(model: Any, count: int | None) -> dict[tuple[str, str], data.Photo]:
     """Seven photos, and cut-outs on grass that the network names rightly, in their order."""
     chosen = {("photo", name): photo for name, photo in data.photos().items()}
-    model = fast(efficientnet_lite0())
     right = [
         (name, cut)
         for name, cut in data.cutouts("grass").items()
@@ -423,9 +423,11 @@ def write(
         f"model's own, at {budgets[-1]} calls. What ours does was chosen on the seven photos and "
         "on eight other cut-outs.",
     ]
-    for budget in budgets:
-        found = {name: summary(records, name, budget) for name in METHODS}
-        found = {name: one for name, one in found.items() if one}
+    means = {
+        budget: {name: one for name in METHODS if (one := summary(records, name, budget))}
+        for budget in budgets
+    }
+    for budget, found in means.items():
         best = {
             column: (max if up else min)(one[column][0] for one in found.values() if column in one)
             for column, (_, _, up) in COLUMNS.items()
@@ -450,29 +452,33 @@ def write(
                 cells.append(f"{peaks[name]:.0f}" if name in peaks else "-")
             text.append(f"| {' | '.join(cells)} |")
     text += ["", "## Against each peer, picture by picture", ""]
-    text += _paired(records, budgets)
+    text += _paired(means)
     return "\n".join(text) + "\n"
 
 
-def _paired(records: dict[tuple[Any, ...], dict[str, Any]], budgets: list[int]) -> list[str]:
-    """Ours less the peer's, paired over pictures; also with fewer calls than the peer has."""
+def _paired(means: dict[int, dict[str, dict]]) -> list[str]:
+    """Ours less the peer's, paired over pictures; also with fewer calls than the peer has.
+
+    Args:
+        means: each method's ``summary``, by budget.
+    """
     lines = ["| ours, calls | peer, calls | insertion | deletion |", "|---|---|---|---|"]
-    small = [b for b in budgets if summary(records, "fwdgrad regions", b)]
-    for ours in small:
-        for theirs in budgets:
-            if theirs < ours:
-                continue
-            for peer in PEERS:
-                one = summary(records, "fwdgrad regions", ours)
-                other = summary(records, peer, theirs)
-                if not one or not other:
-                    continue
-                cells = []
-                for column in ("insertion", "deletion"):
-                    pairs = zip(one[column][2], other[column][2], strict=True)
-                    apart = [a - b for a, b in pairs]
-                    cells.append(f"{np.mean(apart):+.3f} ± {_error(apart):.3f}")
-                lines.append(f"| {ours} | {peer}, {theirs} | {' | '.join(cells)} |")
+    ours = {budget: found["fwdgrad regions"] for budget, found in means.items()
+            if "fwdgrad regions" in found}  # fmt: skip
+    rows = [
+        (calls, one, theirs, peer, found[peer])
+        for calls, one in ours.items()
+        for theirs, found in means.items()
+        for peer in PEERS
+        if theirs >= calls and peer in found
+    ]
+    for calls, one, theirs, peer, other in rows:
+        cells = []
+        for column in ("insertion", "deletion"):
+            pairs = zip(one[column][2], other[column][2], strict=True)
+            apart = [a - b for a, b in pairs]
+            cells.append(f"{np.mean(apart):+.3f} ± {_error(apart):.3f}")
+        lines.append(f"| {calls} | {peer}, {theirs} | {' | '.join(cells)} |")
     return lines
 
 
@@ -487,7 +493,7 @@ def main() -> None:
     if options.peak:
         return print_peak(options.peak[0], int(options.peak[1]))
     model = fast(efficientnet_lite0())
-    shown = pictures(None if options.full else 9)
+    shown = pictures(model, None if options.full else 9)
     budgets, seeds = [500, 1536], 2
     own = [128]  # ours is also asked with fewer calls than any peer
     if options.full:
@@ -518,7 +524,7 @@ def main() -> None:
             print(f"{number} of {len(jobs)}", file=sys.stderr, flush=True)
     peaks = {}
     if not options.quick:
-        peaks = {name: peak_memory(name, budgets[-1]) for name in names}
+        peaks = peak_memory(names, budgets[-1])
     line = "make peers" if not options.full else "python benchmarks/peers.py --full"
     text = write(records, own + budgets, peaks, line, len(shown), seeds)
     print(text)

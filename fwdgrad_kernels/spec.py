@@ -187,7 +187,11 @@ class NoiseSpec:
         if self.block is None:
             return
         trailing = self.shape[-2:]
-        block = _integers("block", self.block, 1, 2**62)
+        block = _integers("block", self.block, -(2**62), 2**62)
+        if min(block, default=1) < 1:
+            raise ValueError(
+                f"block must be at least 1, got {self.block!r}; extents of 1 .. {trailing} would do"
+            )
         if isinstance(self.block, (int, np.integer)):
             block *= len(trailing)
         if not 1 <= len(block) <= len(trailing):

@@ -15,6 +15,7 @@ import torch
 from common import (
     cached,
     cached_tensor,
+    classifier,
     data,
     draw_map,
     estimate,
@@ -26,7 +27,6 @@ from torch import Tensor
 
 import fwdgrad
 from fwdgrad import MOLLIFIERS
-from fwdgrad.boxes.images import efficientnet_lite0
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.sparseness import gini
 from fwdgrad_kernels.scale import confidence_scale
@@ -123,11 +123,6 @@ def figure_2(quick: bool) -> None:
             likelihood ratio asks for, and its errors are those of chance.""",
         ],
     )
-
-
-@functools.cache
-def classifier() -> Any:
-    return efficientnet_lite0().forward
 
 
 def photo_map(kernel: str, sigma: float, copies: int, seed: int) -> Tensor:

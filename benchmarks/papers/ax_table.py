@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import cached, data, estimate, mean_and_error, parse_arguments, shown, write_table
+from common import (
+    cached,
+    classifier,
+    data,
+    estimate,
+    mean_and_error,
+    parse_arguments,
+    shown,
+    write_table,
+)
 from digits import SETTINGS, accuracy, trained
-from torch import Tensor
 
 import fwdgrad
 from fwdgrad import MOLLIFIERS, ParameterNoise
-from fwdgrad.boxes.images import efficientnet_lite0
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.sanity import consistency, invariance
 from fwdgrad.metrics.sparseness import gini
@@ -83,11 +89,6 @@ def digits_row(
         found["exact"].append(invariance(explain, model, digit, SHIFT))
         found["anew"].append(spearman(explain(model, digit), explain(anew, digit + SHIFT)))
     return found
-
-
-@functools.cache
-def classifier() -> Callable[[Tensor], Tensor]:
-    return efficientnet_lite0().forward
 
 
 @functools.cache

@@ -9,6 +9,7 @@ nothing: it shows that the code runs, not what comes out.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import math
@@ -25,6 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fwdgrad
+from fwdgrad.boxes.images import efficientnet_lite0
 
 sys.path.append(str(Path(__file__).parents[1]))
 import data
@@ -37,6 +39,7 @@ MOST_BYTES = 60_000  # of a picture in the repository
 __all__ = [
     "cached",
     "cached_tensor",
+    "classifier",
     "data",
     "draw_map",
     "estimate",
@@ -46,6 +49,7 @@ __all__ = [
     "save_picture",
     "shown",
     "write_table",
+    "write_whole",
 ]
 
 _keeps = True  # False with --quick
@@ -98,7 +102,7 @@ def cached(key: dict[str, Any], compute: Callable[[], Any]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))["value"]
     value = compute()
     content = json.dumps({"key": full, "value": value})
-    _write(path, lambda aside: aside.write_text(content, encoding="utf-8"))
+    write_whole(path, lambda aside: aside.write_text(content, encoding="utf-8"))
     return value
 
 
@@ -110,7 +114,7 @@ def cached_tensor(key: dict[str, Any], compute: Callable[[], torch.Tensor]) -> t
     if path.exists():
         return load_file(path)["value"]
     value = compute().contiguous()
-    _write(path, lambda aside: save_file({"value": value}, aside))
+    write_whole(path, lambda aside: save_file({"value": value}, aside))
     return value
 
 
@@ -119,13 +123,19 @@ def _path(key: dict[str, Any], ending: str) -> Path:
     return data.cache_folder() / "papers" / f"{name}.{ending}"
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Whole or not at all; a dot for whoever waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.part")
     write(aside)
     aside.replace(path)
     print(".", end="", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def classifier() -> Callable[[torch.Tensor], torch.Tensor]:
+    """EfficientNet-Lite0, with a gradient."""
+    return efficientnet_lite0().forward
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

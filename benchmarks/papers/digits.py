@@ -48,10 +48,7 @@ def trained(seed: int = 0, shift: float = 0.0, epochs: int = EPOCHS) -> torch.nn
                 torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
                 optimiser.step()
     if common.keeps():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part")
-        save_file(model.state_dict(), aside)
-        aside.replace(path)
+        common.write_whole(path, lambda aside: save_file(model.state_dict(), aside))
     return model.eval()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from common import (
     cached_tensor,
+    classifier,
     data,
     draw_map,
     estimate,
@@ -17,7 +18,6 @@ from common import (
 from torch import Tensor
 
 import fwdgrad
-from fwdgrad.boxes.images import efficientnet_lite0
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.sparseness import gini
 
@@ -33,11 +33,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "adaptgrad": {"queries": COPIES},
     "noisegrad": {"queries": COPIES},
 }
-
-
-@functools.cache
-def classifier() -> Any:
-    return efficientnet_lite0().forward
 
 
 def photo_map(method: str, options: dict[str, Any]) -> Tensor:

@@ -31,11 +31,10 @@ from fwdgrad.boxes.images import (
 )
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.explanation import Explanation
-from fwdgrad.methods import FAMILIES
+from fwdgrad.methods import FAMILIES, light_blur
 from fwdgrad.metrics import Curve, deletion, gini, insertion, pointing_game, share_inside
 from fwdgrad.objectives import resolve_target, scores_of
 from fwdgrad.report import Number, report
-from fwdgrad.saliency import blurred
 from fwdgrad.stream import DEFAULT_BYTES, write_atomically
 from fwdgrad_kernels import cuda, native, triton
 
@@ -314,23 +313,27 @@ def _options(arguments: argparse.Namespace, x: torch.Tensor) -> dict[str, Any]:
         return _method_options(arguments)
     if arguments.plain and of_regions:
         raise ValueError("--plain is of --method likelihood-ratio, got --method regions")
-    options: dict[str, Any] = {"antithetic": False} if arguments.plain else {}
-    for name in ("law", "sigma", "cell", "field", "shared", "antithetic"):
-        if name in given:
-            options[name] = given[name]
-    if "block" in given:
-        block = given["block"]
-        options["block"] = block[0] if len(block) == 1 else tuple(block)
+    options = ({"antithetic": False} if arguments.plain else {}) | _noise_options(given)
     baseline = given.get("baseline")
     if baseline == "none" and of_regions:
         options |= {"baseline": None, "position": 1.0, "sigma": given.get("sigma")}
     elif baseline == "blurred" and not of_regions:
-        options["baseline"] = blurred(x, max(2.0, min(x.shape[1:]) / 56))
+        options["baseline"] = light_blur(x)
     elif baseline in _FILLS:
         options["baseline"] = _FILLS[baseline]
     if arguments.control is not None:
         options["control"] = arguments.control
     return {**options, **_always(arguments)}
+
+
+def _noise_options(given: dict[str, Any]) -> dict[str, Any]:
+    """What was given of the noise on a photo."""
+    names = ("law", "sigma", "cell", "field", "shared", "antithetic")
+    options = {name: given[name] for name in names if name in given}
+    if "block" in given:
+        block = given["block"]
+        options["block"] = block[0] if len(block) == 1 else tuple(block)
+    return options
 
 
 def _check_noise(arguments: argparse.Namespace) -> None:
@@ -366,10 +369,7 @@ def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.plain or arguments.control is not None:
         what = "--plain" if arguments.plain else "--control"
         raise ValueError(f"{what} is of --method likelihood-ratio, got --method {arguments.method}")
-    names = ("law", "sigma", "cell", "field", "shared", "antithetic")
-    options = {name: given[name] for name in names if name in given}
-    if "block" in given:
-        options["block"] = tuple(given["block"]) if len(given["block"]) > 1 else given["block"][0]
+    options = _noise_options(given)
     if arguments.method == "integrated-gradients":
         baseline = given.get("baseline", "black")
         if baseline == "none":

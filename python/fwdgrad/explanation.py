@@ -75,6 +75,16 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {key: _unpack(one, tensors) for key, one in value.items()}
 
 
+def is_of_pixels(x: Tensor) -> bool:
+    """Whether all values lie in [0, 1], but for a rounding.
+
+    >>> import torch
+    >>> is_of_pixels(torch.tensor([0.0, 1.0005])), is_of_pixels(torch.tensor([-0.5]))
+    (True, False)
+    """
+    return bool(((x >= -1e-3) & (x <= 1 + 1e-3)).all())
+
+
 @dataclass(eq=False)
 class Explanation:
     """Which elements of an input a score depends on, and how sure that is.
@@ -209,8 +219,7 @@ class Explanation:
         top = float(sizes.kthvalue(max(1, round(0.99 * sizes.numel()))).values) or 1.0
         strength = (heat / top).clamp(-1, 1)
         image = self.input.detach().float().cpu()
-        shown = picture and image.dim() == 3 and image.shape[0] in (1, 3)
-        shown = shown and bool(image.min() >= -0.001) and bool(image.max() <= 1.001)
+        shown = picture and image.dim() == 3 and image.shape[0] in (1, 3) and is_of_pixels(image)
         if shown:
             grey = image.mean(0).clamp(0, 1)
             ax.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)

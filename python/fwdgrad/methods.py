@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from torch import Tensor
 
-from fwdgrad.explanation import Explanation
+from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.gradients import Autograd, LikelihoodRatio
 from fwdgrad.parameters import ParameterNoise
 from fwdgrad.saliency import (
@@ -75,7 +75,6 @@ def regions(x: Tensor, given: Options) -> Options:
         )
     queries = given.get("queries", 1024)
     check_integer("queries", queries, 1)
-    blur = max(2.0, min(x.shape[1:]) / 56)
     options: Options = {
         "objective": "probability",
         "queries": queries,
@@ -89,7 +88,7 @@ def regions(x: Tensor, given: Options) -> Options:
         "control": "mean",
     }
     if "baseline" not in given:
-        options["baseline"] = blurred(x, blur)
+        options["baseline"] = light_blur(x)
         if not bool(((x - options["baseline"]).abs() > 1e-3).any()):
             raise ValueError(
                 "baseline must be given: the picture is plain, so it is its own blur; 0.5 is grey"
@@ -97,6 +96,16 @@ def regions(x: Tensor, given: Options) -> Options:
     if given.get("antithetic"):
         del options["control"]
     return {name: value for name, value in options.items() if name not in given}
+
+
+def light_blur(x: Tensor) -> Tensor:
+    """A picture (C, H, W) under a Gaussian of a 56th of its shorter side, 2 pixels at least.
+
+    >>> import torch
+    >>> light_blur(torch.ones(3, 32, 32)).shape
+    torch.Size([3, 32, 32])
+    """
+    return blurred(x, max(2.0, min(x.shape[1:]) / 56))
 
 
 def _cell(shape: tuple[int, ...], group: int) -> int:
@@ -253,7 +262,7 @@ def _is_picture(x: Any) -> bool:
     """Whether it looks like one: 1 or 3 channels, some size, values in [0, 1]."""
     if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[0] not in (1, 3):
         return False
-    return min(x.shape[1:]) >= 16 and bool(((x >= -1e-3) & (x <= 1 + 1e-3)).all())
+    return min(x.shape[1:]) >= 16 and is_of_pixels(x)
 
 
 @overload

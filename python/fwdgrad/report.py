@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.explanation import Explanation
+from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.metrics.curves import Curve
 
 
@@ -120,7 +120,7 @@ def _summary(explanation: Explanation) -> str:
 def _pictures(explanation: Explanation, label: str, mask: Tensor | None) -> str:
     x = explanation.input.detach().float().cpu()
     height, width = x.shape[1:]
-    is_plain = bool(x.min() >= -0.001) and bool(x.max() <= 1.001)
+    is_plain = is_of_pixels(x)
     photo = x if is_plain else (x - x.min()) / (float(x.max() - x.min()) or 1.0)
     note = "" if is_plain else "; its values are stretched to the screen’s"
     shown = [

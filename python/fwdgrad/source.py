@@ -122,9 +122,6 @@ class Source:
                 f"queries must be even with antithetic pairs, got {queries}; ask for "
                 f"{queries + 1}, or antithetic=False"
             )
-        extents = block if isinstance(block, (tuple, list)) else (block,)
-        if any(isinstance(extent, int) and extent < 1 for extent in extents):
-            raise ValueError(f"block must be at least 1, got {block!r}")
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
         if batch_size is not None and memory is not None:

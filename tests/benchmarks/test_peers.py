@@ -69,6 +69,7 @@ def test_means_and_errors_by_hand(peers):
     assert one["deletion"][:2] == (pytest.approx(0.2), pytest.approx(0.0))
     assert one["difference"][0] == pytest.approx(0.1)
     assert one["repeat"][0] == pytest.approx(0.0)  # 1 on a, -1 on b
-    (line,) = [row for row in peers._paired(records, [500]) if "RISE" in row]
+    means = {500: {name: peers.summary(records, name, 500) for name, *_ in records}}
+    (line,) = [row for row in peers._paired(means) if "RISE" in row]
     # Insertion +0.4 and +0.2, deletion -0.1 both times.
     assert line == "| 500 | RISE (xaitk-saliency), 500 | +0.300 ± 0.100 | -0.100 ± 0.000 |"

@@ -15,6 +15,8 @@ from fwdgrad.boxes.images import load_mask, photo_size
 from fwdgrad.metrics import Curve
 from fwdgrad.report import Number, report
 
+from .test_cli import refused
+
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
 
@@ -240,15 +242,6 @@ def test_a_camera_turns_photo_and_mask(folder):
 
 
 # ---- errors --------------------------------------------------------------------------------
-
-
-def refused(capsys, status, *fragments):
-    out, err = capsys.readouterr()
-    assert status not in (0, None)
-    assert re.fullmatch(r"fwdgrad: error: [^\n]+\n", err), err
-    assert out == ""
-    for fragment in fragments:
-        assert fragment in err
 
 
 @pytest.mark.parametrize(

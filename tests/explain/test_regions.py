@@ -167,19 +167,24 @@ def test_mean_takes_off_what_all_copies_have():
     )  # pairs fall on no draw here
 
 
-def test_the_error_of_one_group_is_that_over_seeds():
-    """What the unused directions tell, against the spread of 300 runs with other seeds."""
+def runs_of_a_quadratic(count):
+    """As many seeds' runs of one group each: 64 directions for 40 elements."""
     g = torch.Generator().manual_seed(9)
     b = torch.randn(40, 40, generator=g, dtype=torch.float64)
     x = torch.randn(40, generator=g, dtype=torch.float64)
     model = lambda batch: ((batch @ b) * batch).sum(1)  # noqa: E731
-    runs = [
+    return [
         fwdgrad.explain(
             model, x, target=None, law="hadamard", queries=64, antithetic=False, control="mean",
             sigma=1.0, seed=seed,
         )
-        for seed in range(300)
+        for seed in range(count)
     ]  # fmt: skip
+
+
+def test_the_error_of_one_group_is_that_over_seeds():
+    """What the unused directions tell, against the spread of 300 runs with other seeds."""
+    runs = runs_of_a_quadratic(300)
     found = torch.stack([run.attribution for run in runs])[:, 1:]  # draw 0 is lost to the mean
     said = torch.stack([run.standard_error for run in runs])[:, 1:]
     said, found = said.square().mean().sqrt(), found.std(0).square().mean().sqrt()
@@ -187,17 +192,7 @@ def test_the_error_of_one_group_is_that_over_seeds():
 
 
 def test_the_reliability_of_one_group_is_the_correlation_of_two():
-    g = torch.Generator().manual_seed(9)
-    b = torch.randn(40, 40, generator=g, dtype=torch.float64) / 4
-    x = torch.randn(40, generator=g, dtype=torch.float64)
-    model = lambda batch: ((batch @ b) * batch).sum(1)  # noqa: E731
-    runs = [
-        fwdgrad.explain(
-            model, x, target=None, law="hadamard", queries=64, antithetic=False, control="mean",
-            sigma=1.0, seed=seed,
-        )
-        for seed in range(100)
-    ]  # fmt: skip
+    runs = runs_of_a_quadratic(100)
     pairs = zip(runs[::2], runs[1::2], strict=True)
     correlation = sum(metrics.pearson(a, c) for a, c in pairs) / 50
     assert sum(run.reliability for run in runs) / 100 == pytest.approx(correlation, abs=0.05)

@@ -52,6 +52,15 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
     return found
 
 
+def elements_of(value: Any, name: str) -> Tensor:
+    """All elements of a map: an explanation's are not summed.
+
+    >>> elements_of(torch.tensor([[1.0], [2.0]]), "one").tolist()
+    [[1.0], [2.0]]
+    """
+    return heatmap_of(value.attribution if isinstance(value, Explanation) else value, name=name)
+
+
 def pair_of(one: Any, other: Any) -> tuple[Tensor, Tensor]:
     """Two maps that are compared, as vectors.
 
@@ -59,8 +68,7 @@ def pair_of(one: Any, other: Any) -> tuple[Tensor, Tensor]:
         >>> [len(v) for v in pair_of(torch.ones(2, 3), torch.zeros(2, 3))]
         [6, 6]
     """
-    a, b = (v if not isinstance(v, Explanation) else v.attribution for v in (one, other))
-    a, b = heatmap_of(a, name="one"), heatmap_of(b, name="other")
+    a, b = elements_of(one, "one"), elements_of(other, "other")
     if a.shape != b.shape:
         raise ValueError(f"the maps must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     return a.flatten(), b.flatten().to(a.device)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from fwdgrad.metrics.agreement import spearman
-from fwdgrad.metrics.maps import heatmap_of
+from fwdgrad.metrics.maps import elements_of
 from fwdgrad_kernels.spec import check_integer
 
 Model = Callable[[Tensor], Any]
 Explainer = Callable[[Any, Tensor], Any]
+_MAP = "the map of explain"
 
 
 def layers_of(model: torch.nn.Module) -> list[str]:
@@ -127,8 +128,9 @@ def consistency(
     Source: Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018, section 3; AX appendix
     F.1; AG table 1.
     """
-    one = _elements(explain(model, x))
-    other = _elements(explain(randomised(model, seed, layers), x))
+    one, other = (
+        elements_of(explain(m, x), _MAP) for m in (model, randomised(model, seed, layers))
+    )
     return (abs(spearman(one, other)) + abs(spearman(one.abs(), other.abs()))) / 2
 
 
@@ -180,8 +182,8 @@ def invariance(explain: Explainer, model: Model, x: Tensor, shift: float | Tenso
 
     Source: Kindermans et al., *The (un)reliability of saliency methods*, 2019, section 2.
     """
-    one = _elements(explain(model, x))
-    return spearman(one, _elements(explain(shifted(model, shift), x + shift)))
+    one = elements_of(explain(model, x), _MAP)
+    return spearman(one, elements_of(explain(shifted(model, shift), x + shift), _MAP))
 
 
 class _Shifted(torch.nn.Module):
@@ -205,8 +207,3 @@ def _draw(module: torch.nn.Module) -> None:
     for parameter in module.parameters(recurse=False):
         mean, deviation = parameter.mean(), parameter.std(correction=0)
         parameter.copy_(mean + deviation * torch.randn_like(parameter))
-
-
-def _elements(value: Any) -> Tensor:
-    """All elements of a map: an explanation's are not summed."""
-    return heatmap_of(getattr(value, "attribution", value), name="the map of explain")
