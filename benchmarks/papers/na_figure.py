@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from common import (
+    cached,
     cached_tensor,
     classifier,
     data,
@@ -15,6 +17,7 @@ from common import (
     save_picture,
     write_table,
 )
+from propagation import deep_lift, epsilon_lrp
 from torch import Tensor
 
 import fwdgrad
@@ -22,6 +25,7 @@ from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.sparseness import gini
 
 PHOTO, COPIES, SIGMA = "chelsea", 50, 0.025  # copies and sigma are the paper's
+EPSILON = 1e-4  # that of the program that the paper used
 
 METHODS: dict[str, dict[str, Any]] = {
     "gradient": {},
@@ -29,23 +33,32 @@ METHODS: dict[str, dict[str, Any]] = {
     "vargrad": {"sigma": SIGMA, "queries": COPIES},
     "gradient-x-input": {},
     "integrated-gradients": {},
+    "epsilon-lrp": {"epsilon": EPSILON},
+    "deeplift": {"baseline": 0.0},
     "smoothgrad-squared": {"sigma": SIGMA, "queries": COPIES},
     "adaptgrad": {"queries": COPIES},
     "noisegrad": {"queries": COPIES},
 }
+PROPAGATED = {"epsilon-lrp": epsilon_lrp, "deeplift": deep_lift}
+OF_INPUT = ("gradient-x-input", "integrated-gradients", *PROPAGATED)  # their sums mean something
 
 
-def photo_map(method: str, options: dict[str, Any]) -> Tensor:
-    """The map, its absolute values summed over channels."""
+def attribution(method: str, options: dict[str, Any]) -> Tensor:
+    """What each element of the photo says of its label, (3, H, W)."""
+    x, target = data.photos()[PHOTO].x, data.PHOTOS[PHOTO][2][0]
+    if method in PROPAGATED:
+        return PROPAGATED[method](classifier(), x, target, **options)
     explanation = fwdgrad.explain(
-        classifier(),
-        data.photos()[PHOTO].x,
-        method=method,
-        target=data.PHOTOS[PHOTO][2][0],
-        batch_size=4,
-        **options,
+        classifier(), x, method=method, target=target, batch_size=4, **options
     )
-    return explanation.attribution.abs().sum(0)
+    return explanation.attribution
+
+
+@torch.no_grad()
+def scores() -> list[float]:
+    """The label's score on the photo and on black."""
+    x = data.photos()[PHOTO].x
+    return classifier()(torch.stack([x, torch.zeros_like(x)]))[:, data.PHOTOS[PHOTO][2][0]].tolist()
 
 
 def main() -> None:
@@ -53,43 +66,63 @@ def main() -> None:
 
     options = parse_arguments(__doc__)
     estimate("about a minute on one thread; it goes on where it was")
-    methods = {k: METHODS[k] for k in ("gradient", "vargrad")} if options.quick else METHODS
-    figure, axes = plt.subplots(3, 3, figsize=(6, 6.4), layout="constrained")
+    names = ("gradient", "vargrad", *PROPAGATED) if options.quick else METHODS
+    figure, axes = plt.subplots(3, 4, figsize=(7.4, 5.9), layout="constrained")
     for ax in axes.flat:
         ax.set_axis_off()
     axes.flat[0].imshow(data.photos()[PHOTO].x.permute(1, 2, 0).numpy())
     rows, gradient = [], None
-    for ax, (method, chosen) in zip(axes.flat[1:], methods.items(), strict=False):
-        if options.quick and chosen:
+    for ax, method in zip(axes.flat[1:], names, strict=False):
+        chosen = METHODS[method]
+        if options.quick and "queries" in chosen:
             chosen = {**chosen, "queries": 4}
         key = {"experiment": "na_figure", "photo": PHOTO, "method": method, "options": chosen}
-        heatmap = cached_tensor(key, functools.partial(photo_map, method, chosen))
+        values = cached_tensor(
+            {**key, "signs": True}, functools.partial(attribution, method, chosen)
+        )
+        heatmap = values.abs().sum(0)
         gradient = heatmap if gradient is None else gradient
         draw_map(ax, heatmap, method)
-        rows.append((method, f"{spearman(heatmap, gradient):.3f}", f"{gini(heatmap):.3f}"))
+        total = f"{values.sum():.3f}" if method in OF_INPUT else "–"
+        rows.append((method, f"{spearman(heatmap, gradient):.3f}", f"{gini(heatmap):.3f}", total))
     save_picture("na_figure1", figure)
     plt.close(figure)
+    score, of_black = cached({"experiment": "na_figure", "photo": PHOTO, "of": "scores"}, scores)
     write_table(
         "na_figure1",
         "NA figure 1: methods on one photo",
         "python benchmarks/papers/na_figure.py",
-        ("method", "rank correlation with the gradient", "sparseness"),
+        ("method", "rank correlation with the gradient", "sparseness", "sum"),
         rows,
         [
             "![Maps of one photo](../../../docs/papers/na_figure1.jpg)",
             f"""{PHOTO}, EfficientNet-Lite0 (NA: Inception-v3), class = label; {COPIES} copies,
             SmoothGrad and VarGrad with sigma = {SIGMA} as in the paper, in units of pixels in
             [0, 1]; the others as `fwdgrad methods` has them. Maps are |a| summed over channels;
-            sparseness is their Gini index. NA's epsilon-LRP and DeepLIFT are not here: they
-            need rules for each kind of layer.""",
+            sparseness is their Gini index.""",
+            f"""epsilon-LRP (epsilon = {EPSILON}) and DeepLIFT (rescale rule, from black) are ours:
+            gradients in which each ReLU6 has another slope, after Ancona et al. 2018, as in the
+            program that NA used. On small networks they give Captum's numbers. Captum's own need
+            another network than EfficientNet-Lite0 as it comes: its LRP stops, and its DeepLIFT has
+            no rule for ReLU6 and gives gradient-x-input.""",
+            f"""The score is {score:.3f}, on black {of_black:.3f}, a difference of
+            {score - of_black:.3f}: DeepLIFT's sum must be the difference, and that of integrated
+            gradients nearly. epsilon-LRP shares the score out between the pixels and the biases
+            (BatchNorm's shifts, the last layer's, the normalisation's): but for epsilon, what its
+            sum lacks is theirs. All four multiply with the pixel, so that black counts for nothing;
+            NA's program multiplies with what the network takes, of which grey is the zero.""",
             COMMENT,
         ],
     )
 
 
-COMMENT = """As in the paper, VarGrad is sparser than the gradient and SmoothGrad is not. VarGrad's
-series has no term of the gradient itself, but that does not make the maps unlike: its ranks are
-nearer to the gradient's than SmoothGrad's are."""
+COMMENT = """As in the paper, VarGrad is sparser than the gradient, and than the four that multiply
+with the pixel, and SmoothGrad is not. VarGrad's series has no term of the gradient itself, but that
+does not make the maps unlike: its ranks are nearer to the gradient's than SmoothGrad's are. The
+four show the dark rims of the eyes because black counts for nothing. epsilon-LRP differs from
+gradient-x-input only where a ReLU6 is at its top, and by epsilon. That DeepLIFT and integrated
+gradients have nearly one sum does not make them alike: DeepLIFT is the farthest of the four from
+the gradient, and bright in the lower corners, where fur and whiskers are."""
 
 if __name__ == "__main__":
     main()
