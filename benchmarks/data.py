@@ -70,6 +70,8 @@ COLOURS = {"grey": 127 / 255, "white": 1.0}  # EfficientNet-Lite0's normalisatio
 TEXTURES = ("grass", "gravel", "brick")  # photos of scikit-image, without colour
 BACKGROUNDS = (*COLOURS, *TEXTURES)
 
+IMAGENET_MEANS = (123.68, 116.779, 103.939)  # of red, green and blue, of 255: SqueezeNet's
+
 
 @dataclass(frozen=True, eq=False)
 class Photo:
@@ -428,6 +430,24 @@ def cutouts(background: str = "grass", names: Iterable[str] | None = None) -> di
     return result
 
 
+@torch.no_grad()
+def recognised(model: Callable[[Tensor], Tensor], background: str = "grass") -> dict[str, Photo]:
+    """The cut-outs on a background that a model names rightly, in their order.
+
+    Args:
+        model: takes (1, 3, 224, 224); returns (1, 1000).
+        background: see ``backdrop``.
+
+    Raises:
+        FileNotFoundError: the stamps have not been fetched.
+    """
+    return {
+        name: cutout
+        for name, cutout in cutouts(background).items()
+        if int(model(cutout.x[None].clone()).argmax()) in cutout.labels
+    }
+
+
 def mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Handwritten digits, shuffled once and for all.
 
@@ -487,7 +507,7 @@ class SqueezeNet(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        mean = torch.tensor((103.939, 116.779, 123.68)).reshape(3, 1, 1)  # blue, green, red
+        mean = torch.tensor(IMAGENET_MEANS[::-1]).reshape(3, 1, 1)  # blue, green, red
         self.register_buffer("mean", mean, persistent=False)
         self.conv1 = torch.nn.Conv2d(3, 64, 3, stride=2)
         self.fire2 = Fire(64, 16, 64)
@@ -516,7 +536,14 @@ def squeezenet() -> ImageClassifier:
     """
     network = SqueezeNet()
     network.load_state_dict(load_file(ready("squeezenet") / "weights.safetensors"))
-    return ImageClassifier("squeezenet1.1", network.eval(), SIZE, imagenet_labels())
+    zero = tuple(mean / 255 for mean in IMAGENET_MEANS)
+    return ImageClassifier("squeezenet1.1", network.eval(), SIZE, imagenet_labels(), zero)
+
+
+NETWORKS: dict[str, Callable[[], ImageClassifier]] = {
+    "EfficientNet-Lite0": efficientnet_lite0,
+    "SqueezeNet 1.1": squeezenet,
+}
 
 
 # ---- the script --------------------------------------------------------------------------------
@@ -525,7 +552,7 @@ def squeezenet() -> ImageClassifier:
 @torch.no_grad()
 def check() -> None:
     """Prints how the two classifiers do on the photos and the cut-outs."""
-    boxes = (efficientnet_lite0(), squeezenet())
+    boxes = [load() for load in NETWORKS.values()]
 
     def guess(box: ImageClassifier, pictures: dict[str, Photo]) -> tuple[Tensor, Tensor, int]:
         batch = torch.stack([picture.x for picture in pictures.values()])

@@ -1,14 +1,14 @@
 """Maps of a black box at the same number of forward calls: other tools', and ours.
 
-    python benchmarks/peers.py            # about an hour and a half on two cores
-    python benchmarks/peers.py --full     # all cut-outs, 4,224 calls too, three seeds: a night
+    python benchmarks/peers.py            # about two hours on two cores
+    python benchmarks/peers.py --full     # two networks, all cut-outs, three seeds: about a day
     python benchmarks/peers.py --quick    # a minute, two pictures: no table is written
 
 Every method explains the probability of the class that the network predicts, on the same pictures,
-with the same calls of the same network (ONNX Runtime, one thread). A map is kept for each method,
-picture, budget and seed, in peers/ of the cache folder (FWDGRAD_CACHE, or ~/.cache/fwdgrad), so a
-run that was stopped goes on, and a change runs only what it touches. The table goes to
-benchmarks/results/peers.md.
+with the same calls of the same network (ONNX Runtime, one thread), in as many processes as there
+are cores. A map is kept for each method, network, picture, budget and seed, in peers/ of the cache
+folder (FWDGRAD_CACHE, or ~/.cache/fwdgrad), so a run that was stopped goes on, and a change runs
+only what it touches. The table goes to benchmarks/results/peers.md.
 
 Methods come from their own libraries where there is one to install: RISE and sliding windows from
 xaitk-saliency, LIME from lime, the partition explainer from shap, KernelSHAP from Captum. Those
@@ -19,18 +19,25 @@ this torch (Sobol and HSIC: xplique needs TensorFlow) or does not exist (evoluti
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
+import functools
 import hashlib
 import inspect
 import io
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch read it
@@ -44,19 +51,52 @@ from torch.nn import functional
 
 import fwdgrad
 from fwdgrad import metrics
-from fwdgrad.boxes.images import efficientnet_lite0
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "peers.md"
-FILL = 127 / 255  # what EfficientNet-Lite0's normalisation maps to zero
 SIZE, STEPS = 224, 28
+
+# How many seeds at each budget. Ours is also asked with fewer calls than any peer.
+SEEDS = {128: 2, 500: 2, 1536: 2, 4224: 1}
+FULL_SEEDS = {128: 3, 500: 3, 1536: 3, 4224: 3}
+OURS_ALONE = (128,)
+PAIRS = ((128, 500), (500, 500), (500, 4224), (1536, 1536))  # calls of ours, and of the peers
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A classifier that is only called.
+
+    Attributes:
+        name: a key of ``data.NETWORKS``.
+        model: takes (batch, 3, 224, 224) in [0, 1]; returns logits (batch, classes).
+        fill: (3,): what its normalisation maps to zero; the methods' grey.
+    """
+
+    name: str
+    model: Callable[[Tensor], Tensor]
+    fill: Tensor
+
+
+@functools.cache
+def network_of(name: str) -> Network:
+    """A network by ONNX Runtime, on one thread, loaded once in a process."""
+    box = data.NETWORKS[name]()
+    return Network(name, fast(box), torch.tensor(box.zero).expand(3))
 
 
 class Counted:
-    """The class's probability, and how many pictures it was asked for: never more than allowed."""
+    """The class's probability, and how many pictures it was asked for: never more than allowed.
 
-    def __init__(self, model: Callable[[Tensor], Tensor], target: int, budget: int) -> None:
-        self.model, self.target, self.budget, self.calls = model, target, budget, 0
+    Args:
+        network: that is asked; its ``fill`` is the score's.
+        target: the class.
+        budget: how many pictures a method may ask for.
+    """
+
+    def __init__(self, network: Network, target: int, budget: int) -> None:
+        self.model, self.fill = network.model, network.fill
+        self.target, self.budget, self.calls = target, budget, 0
 
     def scores(self, batch: Tensor) -> Tensor:
         """Logits (batch, classes)."""
@@ -123,7 +163,7 @@ def _by_xaitk(stack: Any, score: Counted, x: Tensor) -> Tensor:
         def get_config(self) -> dict[str, Any]:
             return {}
 
-    stack.fill = 127
+    stack.fill = (score.fill * 255).round().to(torch.uint8).numpy()  # as the picture is
     picture = (as_array(x) * 255).round().astype(np.uint8)
     return torch.from_numpy(np.asarray(stack.generate(picture, Box())[0], dtype=np.float64))
 
@@ -158,7 +198,7 @@ def kernel_shap(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
     np.random.seed(seed)  # noqa: NPY002
     found = KernelShap(score).attribute(
         x[None],
-        baselines=FILL,
+        baselines=score.fill.view(1, 3, 1, 1).expand(1, 3, SIZE, SIZE),
         feature_mask=segments[None, None].expand(1, 3, SIZE, SIZE),
         n_samples=budget - 2,  # and one for each end
         perturbations_per_eval=4,
@@ -212,10 +252,10 @@ def hsic(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
 
 def _masked(score: Counted, x: Tensor, masks: Tensor, cells: int) -> Tensor:
     """The scores of pictures of which a mask (n, cells^2) of nearest cells keeps a share."""
-    found = []
+    fill, found = score.fill[:, None, None], []
     for some in masks.split(4):
         keep = functional.interpolate(some.view(-1, 1, cells, cells).float(), size=(SIZE, SIZE))
-        found.append(score(FILL + keep * (x - FILL)))
+        found.append(score(fill + keep * (x - fill)))
     return torch.cat(found)
 
 
@@ -243,7 +283,8 @@ def regions(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
 
 def regions_on_grey(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
     """Ours, with grey in the place of the blur."""
-    return _ours(score, x, budget, seed, method="regions", baseline=FILL)
+    grey = score.fill[:, None, None].expand_as(x)
+    return _ours(score, x, budget, seed, method="regions", baseline=grey)
 
 
 def _ours(score: Counted, x: Tensor, budget: int, seed: int, **options: Any) -> Tensor:
@@ -288,97 +329,181 @@ FIXED = {sliding_window, partition_shap}  # nothing is drawn: one seed is all
 # ---- one map, and what it is worth -----------------------------------------------------------
 
 
-def record(
-    name: str, where: tuple[str, str], picture: data.Photo, model: Any, budget: int, seed: int
-) -> dict[str, Any]:
-    """A method's map of a picture and its numbers, from the cache where they are there."""
-    method = METHODS[name]
-    source = inspect.getsource(method)
-    for helper in (_by_xaitk, _masked, _upsampled, _ours, Counted):
-        if f"{helper.__name__}(" in source or helper is Counted:
-            source += inspect.getsource(helper)
-    if method in OURS.values() or method is evolution:
-        source += inspect.getsource(fwdgrad.methods.regions)
-    key = [source, *where, budget, seed, STEPS]
+Where = tuple[str, str]  # "photo" or a cut-out's background, and the picture's name
+
+
+@dataclass(frozen=True)
+class Job:
+    """A map to be made, and where it is kept."""
+
+    network: str
+    name: str  # of the method
+    where: Where
+    budget: int
+    seed: int
+    path: Path
+
+
+def job_of(network: str, name: str, where: Where, budget: int, seed: int) -> Job:
+    key = [network, *code_of(METHODS[name]), *where, budget, seed, STEPS]
+    if METHODS[name] in (regions, regions_on_grey):
+        key += code_of(fwdgrad.methods.regions)
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     path = data.cache_folder() / "peers" / f"{digest}.npz"
-    if path.exists():
-        with np.load(path) as kept:
-            return {**json.loads(str(kept["numbers"])), "map": torch.from_numpy(kept["map"])}
-    target = int(model(picture.x[None]).argmax())
-    counted = Counted(model, target, budget)
+    return Job(network, name, where, budget, seed, path)
+
+
+@functools.cache
+def code_of(function: FunctionType) -> tuple[str, ...]:
+    """A function's code and that of its module's functions that it calls, without their texts."""
+    found: dict[str, str] = {}
+    todo = [function]
+    while todo:
+        one = todo.pop()
+        (tree,) = ast.parse(inspect.getsource(one)).body
+        if ast.get_docstring(tree) is not None:
+            del tree.body[0]
+        found[one.__name__] = ast.unparse(tree)
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        called = [one.__globals__.get(name) for name in sorted(names - set(found))]
+        todo += [
+            other
+            for other in called
+            if isinstance(other, FunctionType) and other.__module__ == one.__module__
+        ]
+    return tuple(code for _, code in sorted(found.items()))
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """A map and its numbers."""
+    with np.load(path) as file:
+        return {**json.loads(str(file["numbers"])), "map": torch.from_numpy(file["map"])}
+
+
+def make(job: Job) -> None:
+    """Makes a method's map of a picture, measures it, and keeps both."""
+    if job.path.exists():  # another run was faster
+        return
+    network, picture = network_of(job.network), pictures(job.where[0])[job.where[1]]
+    target = int(network.model(picture.x[None]).argmax())
+    counted = Counted(network, target, job.budget)
     started = time.perf_counter()
-    heat = method(counted, picture.x, budget, seed).double()
+    heat = METHODS[job.name](counted, picture.x, job.budget, job.seed).double()
     seconds = time.perf_counter() - started
-    allowed = budget + 1  # ours asks once more, for the picture's own score
+    allowed = job.budget + 1  # ours asks once more, for the picture's own score
     if counted.calls > allowed:
-        raise AssertionError(f"{name} made {counted.calls} calls of {budget}")
-    options = {"steps": STEPS, "fill": FILL, "batch_size": 4}
+        raise AssertionError(f"{job.name} made {counted.calls} calls of {job.budget}")
+    options = {"steps": STEPS, "fill": network.fill, "batch_size": 4}
     numbers: dict[str, Any] = {
         "calls": counted.calls,
-        "seconds": seconds,
-        "insertion": metrics.insertion(model, picture.x, heat, target, **options).auc,
-        "deletion": metrics.deletion(model, picture.x, heat, target, **options).auc,
+        "seconds": seconds,  # beside whatever else ran
+        "insertion": metrics.insertion(network.model, picture.x, heat, target, **options).auc,
+        "deletion": metrics.deletion(network.model, picture.x, heat, target, **options).auc,
     }
     if picture.mask is not None:
         numbers["pointing"] = float(metrics.pointing_game(heat, picture.mask))
         numbers["inside"] = metrics.share_inside(heat, picture.mask)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part.npz")
-    small = heat.float().numpy()
-    np.savez_compressed(aside, numbers=json.dumps(numbers), map=small)
-    aside.replace(path)
-    return {**numbers, "map": torch.from_numpy(small)}
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    aside = job.path.with_suffix(f".{os.getpid()}.part.npz")
+    np.savez_compressed(aside, numbers=json.dumps(numbers), map=heat.float().numpy())
+    aside.replace(job.path)
 
 
-def peak_memory(names: list[str], budget: int) -> dict[str, float]:
-    """MiB that each method needs above the same program without it, in a process of its own."""
-
-    def run(what: str) -> float:
-        line = [sys.executable, __file__, "--peak", what, str(budget)]
-        done = subprocess.run(line, capture_output=True, text=True, check=True)
-        return float(done.stdout.split()[-1])
-
-    without = run("nothing")
-    return {name: run(name) - without for name in names}
+@functools.cache
+def pictures(kind: str) -> dict[str, data.Photo]:
+    """The photos, or the cut-outs on a background."""
+    return data.photos() if kind == "photo" else data.cutouts(kind)
 
 
-def print_peak(name: str, budget: int) -> None:
+def chosen(network: Network, count: int | None) -> list[Where]:
+    """The photos, and cut-outs on grass that the network names rightly, in their order."""
+    right = list(data.recognised(network.model, "grass"))[:count]
+    return [("photo", name) for name in pictures("photo")] + [("grass", name) for name in right]
+
+
+def plan(
+    network: str, names: Iterable[str], seeds: dict[int, int], shown: list[Where]
+) -> list[Job]:
+    """Every map of a network's tables; what draws nothing has one seed."""
+    return [
+        job_of(network, name, where, budget, seed)
+        for budget, most in seeds.items()
+        for name in names
+        if name in OURS or budget not in OURS_ALONE
+        for where in shown
+        for seed in range(1 if METHODS[name] in FIXED else most)
+    ]
+
+
+# ---- all maps, in several processes ----------------------------------------------------------
+
+
+def make_all(jobs: list[Job], processes: int) -> None:
+    """Makes the maps in so many processes, small budgets first."""
+    networks = sorted({job.network for job in jobs})
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _start, (networks,))
+    futures = [pool.submit(make, job) for job in sorted(jobs, key=lambda job: job.budget)]
+    try:
+        for number, done in enumerate(as_completed(futures), 1):
+            done.result()
+            if number % 20 == 0:
+                print(f"{number} of {len(jobs)}", file=sys.stderr, flush=True)
+    finally:  # where one failed, or after Ctrl-C
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(networks: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once: what is kept is whole
+    torch.set_num_threads(1)
+    for name in networks:
+        network_of(name)
+
+
+# ---- what it costs ---------------------------------------------------------------------------
+
+
+def costs(network: str, names: Iterable[str], budget: int) -> dict[str, tuple[float, float]]:
+    """Each method's seconds, and MiB above the program's without it; in a process of its own."""
+
+    def run(what: str) -> tuple[float, float]:
+        line = [sys.executable, __file__, "--cost", network, what, str(budget)]
+        done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+        seconds, peak = map(float, done.stdout.split()[-2:])
+        return seconds, peak
+
+    _, without = run("nothing")
+    measured = {name: run(name) for name in names}
+    return {name: (seconds, max(0.0, peak - without)) for name, (seconds, peak) in measured.items()}
+
+
+def print_cost(network: Network, name: str, budget: int) -> None:
+    """Seconds and peak MiB of a method on one photo; of "nothing", those of a call."""
     import resource
 
-    model = fast(efficientnet_lite0())
     x = data.photos()["chelsea"].x
-    target = int(model(x[None]).argmax())
-    if name == "nothing":
-        for _ in range(4):
-            model(x.expand(4, -1, -1, -1).contiguous())
-    else:
-        METHODS[name](Counted(model, target, budget), x, budget, 0)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    target = int(network.model(x[None]).argmax())
+    network.model(x.expand(4, -1, -1, -1).contiguous())
+    started = time.perf_counter()
+    if name != "nothing":
+        METHODS[name](Counted(network, target, budget), x, budget, 0)
+    seconds = time.perf_counter() - started
+    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 # ---- the table -------------------------------------------------------------------------------
 
 
-def pictures(model: Any, count: int | None) -> dict[tuple[str, str], data.Photo]:
-    """Seven photos, and cut-outs on grass that the network names rightly, in their order."""
-    chosen = {("photo", name): photo for name, photo in data.photos().items()}
-    right = [
-        (name, cut)
-        for name, cut in data.cutouts("grass").items()
-        if int(model(cut.x[None]).argmax()) in cut.labels
-    ]
-    return {**chosen, **{("grass", name): cut for name, cut in right[:count]}}
+Records = dict[Job, dict[str, Any]]
+Costs = dict[int, dict[str, tuple[float, float]]]
 
 
-def summary(records: dict[tuple[Any, ...], dict[str, Any]], name: str, budget: int) -> dict:
+def summary(records: Records, name: str, budget: int) -> dict[str, tuple[float, float, list]]:
     """A method's means over pictures, each first over its seeds, and their standard errors."""
-    of = {key: one for key, one in records.items() if key[0] == name and key[2] == budget}
-    shown = sorted({key[1] for key in of})
+    of = {job: one for job, one in records.items() if (job.name, job.budget) == (name, budget)}
     values: dict[str, list[float]] = {}
-    for where in shown:
-        runs = [one for key, one in of.items() if key[1] == where]
-        for column in ("insertion", "deletion", "pointing", "inside", "seconds"):
+    for where in sorted({job.where for job in of}):
+        runs = [one for job, one in of.items() if job.where == where]
+        for column in ("insertion", "deletion", "pointing", "inside"):
             known = [one[column] for one in runs if column in one]
             if known:
                 values.setdefault(column, []).append(float(np.mean(known)))
@@ -392,6 +517,16 @@ def _error(values: list[float]) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
+INTRODUCTION = """# Maps of a black box at the same number of calls
+
+Made by `{command}`. Networks by ONNX Runtime on one thread; torch {torch}. Standard errors are over
+pictures, each first averaged over its seeds; bold is the best of a column. Insertion and deletion
+in {steps} steps (RISE's definitions); pointing (15 pixels) and the share inside the mask on the
+cut-outs alone; repeat: rank correlation of two seeds' maps. Seconds, with the calls, and memory
+(MiB above the network's own) are of one photo on one thread, each method at each budget in a
+process of its own with nothing beside it. Grey is what the network's normalisation maps to zero.
+What ours does was chosen with EfficientNet-Lite0 on the seven photos and on eight other cut-outs.
+"""
 COLUMNS = {
     "insertion": ("insertion ↑", 3, True),
     "deletion": ("deletion ↓", 3, False),
@@ -400,136 +535,135 @@ COLUMNS = {
     "inside": ("inside ↑", 2, True),
     "repeat": ("repeat ↑", 2, True),
     "seconds": ("seconds", 1, False),
+    "memory": ("memory", 0, False),
 }
 
 
-def write(
-    records: dict[tuple[Any, ...], dict[str, Any]],
-    budgets: list[int],
-    peaks: dict[str, float],
-    line: str,
-    shown: int,
-    seeds: int,
-) -> str:
-    text = [
-        "# Maps of a black box at the same number of calls",
-        "",
-        f"Made by `{line}`. EfficientNet-Lite0 by ONNX Runtime on one thread; torch "
-        f"{torch.__version__}. {shown} pictures, {seeds} seeds. Standard errors are over "
-        "pictures, each first averaged over its seeds; bold is the best of a column. Insertion "
-        f"and deletion in {STEPS} steps (RISE's definitions); pointing (15 pixels) and the share "
-        "inside the mask on the cut-outs alone; repeat: rank correlation of two seeds' maps; "
-        "seconds with the calls, on a machine that did other work beside; memory (MiB) above the "
-        f"model's own, at {budgets[-1]} calls. What ours does was chosen on the seven photos and "
-        "on eight other cut-outs.",
-    ]
-    means = {
-        budget: {name: one for name in METHODS if (one := summary(records, name, budget))}
-        for budget in budgets
-    }
+def section(
+    network: str, records: Records, spent: Costs, pairs: Iterable[tuple[int, int]]
+) -> list[str]:
+    """A network's tables: one for each budget, and the peers beside ours."""
+    means: dict[int, dict[str, dict]] = {}
+    for budget in sorted({job.budget for job in records}):
+        found = {name: one for name in METHODS if (one := summary(records, name, budget))}
+        for name, (seconds, memory) in spent.get(budget, {}).items():
+            found[name] |= {"seconds": (seconds, math.nan, []), "memory": (memory, math.nan, [])}
+        means[budget] = found
+    shown = len({job.where for job in records})
+    lines = ["", f"## {network}: {shown} pictures"]
     for budget, found in means.items():
-        best = {
-            column: (max if up else min)(one[column][0] for one in found.values() if column in one)
-            for column, (_, _, up) in COLUMNS.items()
-            if any(column in one for one in found.values())
-        }
-        text += ["", f"## {budget} calls", ""]
-        memory = budget == budgets[-1] and bool(peaks)
-        heads = ["method", *(head for head, _, _ in COLUMNS.values()), *(["memory"] * memory)]
-        text += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        for name, one in found.items():
-            cells = [name]
-            for column, (_, digits, _) in COLUMNS.items():
-                if column not in one:
-                    cells.append("-")
-                    continue
-                mean, error, _ = one[column]
-                cell = f"{mean:.{digits}f}"
-                if column != "seconds" and not math.isnan(error):
-                    cell += f" ± {error:.{digits}f}"
-                cells.append(f"**{cell}**" if mean == best[column] else cell)
-            if memory:
-                cells.append(f"{peaks[name]:.0f}" if name in peaks else "-")
-            text.append(f"| {' | '.join(cells)} |")
-    text += ["", "## Against each peer, picture by picture", ""]
-    text += _paired(means)
-    return "\n".join(text) + "\n"
+        seeds = 1 + max(job.seed for job in records if job.budget == budget)
+        lines += ["", f"### {budget} calls, {seeds} seed{'s' * (seeds > 1)}", "", *_table(found)]
+    return [*lines, "", "### Against each peer, picture by picture", "", *_paired(means, pairs)]
 
 
-def _paired(means: dict[int, dict[str, dict]]) -> list[str]:
-    """Ours less the peer's, paired over pictures; also with fewer calls than the peer has.
+def _table(found: dict[str, dict]) -> list[str]:
+    """A row for each method; a column for what is known of one at least."""
+    best = {
+        column: (max if up else min)(one[column][0] for one in found.values() if column in one)
+        for column, (_, _, up) in COLUMNS.items()
+        if any(column in one for one in found.values())
+    }
+    heads = ["method", *(COLUMNS[column][0] for column in best)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for name, one in found.items():
+        cells = [name]
+        for column in best:
+            if column not in one:
+                cells.append("-")
+                continue
+            (mean, error, _), digits = one[column], COLUMNS[column][1]
+            cell = f"{mean:.{digits}f}"
+            if not math.isnan(error):
+                cell += f" ± {error:.{digits}f}"
+            cells.append(f"**{cell}**" if mean == best[column] else cell)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _paired(means: dict[int, dict[str, dict]], pairs: Iterable[tuple[int, int]]) -> list[str]:
+    """Ours less the peer's, paired over pictures.
 
     Args:
         means: each method's ``summary``, by budget.
+        pairs: budgets of ours and of the peers; those that were not run are left out.
     """
     lines = ["| ours, calls | peer, calls | insertion | deletion |", "|---|---|---|---|"]
-    ours = {budget: found["fwdgrad regions"] for budget, found in means.items()
-            if "fwdgrad regions" in found}  # fmt: skip
-    rows = [
-        (calls, one, theirs, peer, found[peer])
-        for calls, one in ours.items()
-        for theirs, found in means.items()
-        for peer in PEERS
-        if theirs >= calls and peer in found
-    ]
-    for calls, one, theirs, peer, other in rows:
-        cells = []
-        for column in ("insertion", "deletion"):
-            pairs = zip(one[column][2], other[column][2], strict=True)
-            apart = [a - b for a, b in pairs]
-            cells.append(f"{np.mean(apart):+.3f} ± {_error(apart):.3f}")
-        lines.append(f"| {calls} | {peer}, {theirs} | {' | '.join(cells)} |")
+    for calls, theirs in pairs:
+        one = means.get(calls, {}).get("fwdgrad regions")
+        for peer in PEERS:
+            other = means.get(theirs, {}).get(peer)
+            if one is None or other is None:
+                continue
+            cells = []
+            for column in ("insertion", "deletion"):
+                both = zip(one[column][2], other[column][2], strict=True)
+                apart = [a - b for a, b in both]
+                cells.append(f"{np.mean(apart):+.3f} ± {_error(apart):.3f}")
+            lines.append(f"| {calls} | {peer}, {theirs} | {' | '.join(cells)} |")
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="all cut-outs, up to 4,224 calls")
+    parser.add_argument("--full", action="store_true", help="two networks, all cut-outs")
     parser.add_argument("--quick", action="store_true", help="two pictures; no table is written")
-    parser.add_argument("--only", nargs="+", metavar="METHOD", help=f"of {', '.join(METHODS)}")
-    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--only", nargs="+", metavar="METHOD", help=f"no table is written; of {', '.join(METHODS)}"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="processes (default: the cores)"
+    )
+    parser.add_argument("--cost", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.peak:
-        return print_peak(options.peak[0], int(options.peak[1]))
-    model = fast(efficientnet_lite0())
-    shown = pictures(model, None if options.full else 9)
-    budgets, seeds = [500, 1536], 2
-    own = [128]  # ours is also asked with fewer calls than any peer
+    if options.cost:
+        network, name, budget = options.cost
+        return print_cost(network_of(network), name, int(budget))
+    networks, seeds, count, pairs = list(data.NETWORKS)[:1], SEEDS, 9, PAIRS
     if options.full:
-        budgets, seeds = [500, 1536, 4224], 3
+        networks, seeds, count = list(data.NETWORKS), FULL_SEEDS, None
+        pairs = tuple((ours, theirs) for ours in seeds for theirs in seeds if ours <= theirs)
     if options.quick:
-        shown, budgets, seeds, own = dict(list(shown.items())[6:8]), [140], 1, []
+        seeds, pairs = {140: 1}, ((140, 140),)
     names = [n for n in METHODS if not options.only or any(o in n for o in options.only)]
-    jobs = [
-        (name, where, budget, seed)
-        for budget in own + budgets
-        for name in names
-        if budget not in own or name in OURS
-        for where in shown
-        for seed in range(1 if METHODS[name] in FIXED else seeds)
-    ]
-    batch = torch.rand(4, 3, SIZE, SIZE)
+    jobs = []
+    for network in networks:
+        shown = chosen(network_of(network), count)
+        if options.quick:
+            shown = shown[6:8]  # a photo and a cut-out
+        jobs += plan(network, names, seeds, shown)
+    missing = [job for job in jobs if not job.path.exists()]
+    minutes = sum(job.budget + 2 * STEPS + 2 for job in missing) * _seconds_each() * 1.5 / 60
+    print(f"# {len(jobs)} maps, {len(jobs) - len(missing)} are kept from before; about "
+          f"{minutes / options.jobs:.0f} minutes", flush=True)  # fmt: skip
+    try:
+        make_all(missing, options.jobs)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
+    whole = not options.quick and not options.only
+    command = "python benchmarks/peers.py --full" if options.full else "make peers"
+    text = [INTRODUCTION.format(command=command, torch=torch.__version__, steps=STEPS)]
+    for network in networks:
+        records = {job: kept(job.path) for job in jobs if job.network == network}
+        spent = {}
+        if whole:
+            for budget in seeds:
+                asked = dict.fromkeys(job.name for job in records if job.budget == budget)
+                spent[budget] = costs(network, asked, budget)
+        text += section(network, records, spent, pairs)
+    print("\n".join(text))
+    if whole:
+        TABLE.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def _seconds_each() -> float:
+    """Of a picture in a batch of four."""
+    batch, model = torch.rand(4, 3, SIZE, SIZE), network_of(next(iter(data.NETWORKS))).model
     started = time.perf_counter()
     for _ in range(8):
         model(batch)
-    each = (time.perf_counter() - started) / 32
-    calls = sum(budget + 2 * STEPS + 2 for _, _, budget, _ in jobs)
-    print(f"# {len(jobs)} maps, {calls} calls: about {calls * each * 1.3 / 60:.0f} minutes, less "
-          "what is kept from before", flush=True)  # fmt: skip
-    records: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number, (name, where, budget, seed) in enumerate(jobs, 1):
-        records[name, where, budget, seed] = record(name, where, shown[where], model, budget, seed)
-        if number % 20 == 0:
-            print(f"{number} of {len(jobs)}", file=sys.stderr, flush=True)
-    peaks = {}
-    if not options.quick:
-        peaks = peak_memory(names, budgets[-1])
-    line = "make peers" if not options.full else "python benchmarks/peers.py --full"
-    text = write(records, own + budgets, peaks, line, len(shown), seeds)
-    print(text)
-    if not options.quick and not options.only:
-        TABLE.write_text(text, encoding="utf-8")
+    return (time.perf_counter() - started) / 32
 
 
 if __name__ == "__main__":

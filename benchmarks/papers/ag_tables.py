@@ -26,7 +26,6 @@ from torch import Tensor
 
 import fwdgrad
 from fwdgrad import AdaptiveScale, IntegratedGradients, ParameterNoise
-from fwdgrad.boxes.images import efficientnet_lite0
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.information import (
     THRESHOLDS,
@@ -164,12 +163,9 @@ little,
 and AdaptGrad, which leaves a digit's black and white pixels alone, is next to the gradient."""
 
 
-NETWORKS = {"EfficientNet-Lite0": efficientnet_lite0, "SqueezeNet 1.1": data.squeezenet}
-
-
 @functools.cache
 def classifier(network: str) -> Callable[[Tensor], Tensor]:
-    return NETWORKS[network]().forward
+    return data.NETWORKS[network]().forward
 
 
 def photo_cell(
@@ -193,7 +189,7 @@ def photo_cell(
 
 def table_2(quick: bool) -> None:
     copies, thresholds = (2, (0.1,)) if quick else (COPIES, THRESHOLDS)
-    networks = list(NETWORKS)[: 1 if quick else None]
+    networks = list(data.NETWORKS)[: 1 if quick else None]
     photos = ["coffee"] if quick else list(data.photos())
     names = ["SG", "A-IG(B)"] if quick else list(PAPER_2)
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}

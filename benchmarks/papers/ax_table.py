@@ -92,16 +92,12 @@ def digits_row(
 
 
 @functools.cache
-@torch.no_grad()
 def chosen(count: int) -> dict[str, Any]:
     """The first few cut-outs that the classifier gets right, by name."""
-    pictures = {}
-    for name, picture in data.cutouts("grass").items():
-        if int(classifier()(picture.x[None].clone()).argmax()) in picture.labels:
-            pictures[name] = picture
-        if len(pictures) == count:
-            return pictures
-    raise ValueError(f"there are only {len(pictures)} cut-outs that are right, not {count}")
+    pictures = data.recognised(classifier())
+    if len(pictures) < count:
+        raise ValueError(f"there are only {len(pictures)} cut-outs that are right, not {count}")
+    return dict(list(pictures.items())[:count])
 
 
 def cutout_cell(

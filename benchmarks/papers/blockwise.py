@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import fwdgrad
-from fwdgrad.boxes.images import ImageClassifier, efficientnet_lite0
+from fwdgrad.boxes.images import ImageClassifier
 from fwdgrad.metrics import deletion, insertion
 from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
 
@@ -37,29 +37,17 @@ class Network:
     Attributes:
         box: the classifier, in torch.
         scores: its scores, by ONNX Runtime where the run is not quick.
-        fill: what its normalisation maps to zero.
     """
 
     box: ImageClassifier
     scores: Callable[[Tensor], Tensor]
-    fill: float | Tensor
-
-
-NETWORKS: dict[str, Callable[[], ImageClassifier]] = {
-    "EfficientNet-Lite0": efficientnet_lite0,
-    "SqueezeNet 1.1": data.squeezenet,
-}
-FILLS = {
-    "EfficientNet-Lite0": 127 / 255,
-    "SqueezeNet 1.1": torch.tensor((123.68, 116.779, 103.939)) / 255,
-}
 
 
 @functools.cache
 def network_of(name: str) -> Network:
-    box = NETWORKS[name]()
+    box = data.NETWORKS[name]()
     scores = fast(box) if keeps() else _slow(box)
-    return Network(box, scores, FILLS[name])
+    return Network(box, scores)
 
 
 def _slow(box: ImageClassifier) -> Callable[[Tensor], Tensor]:
@@ -161,4 +149,5 @@ def _area(curve: Callable[..., fwdgrad.metrics.Curve], *case: object) -> float:
     network, photo, heatmap = case
     model, target = network_of(network), predicted(network, photo)
     x, steps = picture(photo), STEPS if keeps() else 4
-    return curve(model.scores, x, heatmap, target, steps=steps, fill=model.fill).auc
+    fill = torch.tensor(model.box.zero)
+    return curve(model.scores, x, heatmap, target, steps=steps, fill=fill).auc

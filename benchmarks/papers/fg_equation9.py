@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 
 import torch
-from blockwise import NETWORKS, TOGETHER, network_of, picture, predicted, vanilla
+from blockwise import TOGETHER, network_of, picture, predicted, vanilla
 from common import cached, data, estimate, parse_arguments, write_table
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -73,7 +73,7 @@ def middle(values: Sequence[float]) -> str:
 def main() -> None:
     options = parse_arguments(__doc__)
     estimate("3 minutes on one idle thread; goes on where it was")
-    network, photos = next(iter(NETWORKS)), tuple(data.PHOTOS)
+    network, photos = next(iter(data.NETWORKS)), tuple(data.PHOTOS)
     blocks, sigmas, copies = BLOCKS, SIGMAS, COPIES
     if options.quick:
         network, photos = "SqueezeNet 1.1", ("coffee",)

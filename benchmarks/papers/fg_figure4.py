@@ -11,7 +11,6 @@ from collections.abc import Callable
 from blockwise import (
     BLOCK,
     COPIES,
-    NETWORKS,
     REGIONS,
     SIGMA,
     STEPS,
@@ -80,7 +79,8 @@ def columns_of(found: list[Areas], reference: list[Areas]) -> list[str]:
 def main() -> None:
     options = parse_arguments(__doc__)
     estimate("3 minutes on one idle thread after fg_table2.py, 13 more before; goes on")
-    seeds, networks, photos, methods, copies = SEEDS, tuple(NETWORKS), data.PHOTOS, METHODS, COPIES
+    seeds, networks, photos = SEEDS, tuple(data.NETWORKS), data.PHOTOS
+    methods, copies = METHODS, COPIES
     if options.quick:
         seeds, networks, photos, copies = (0,), ("SqueezeNet 1.1",), {"coffee": ()}, 20
         methods = ("gradient", "blocks")

@@ -15,7 +15,6 @@ import matplotlib
 import torch
 from blockwise import (
     COPIES,
-    NETWORKS,
     REGIONS,
     gradients,
     losses,
@@ -70,10 +69,10 @@ def show(axes: Axes, values: Tensor, signed: bool = False) -> None:
 def figure_3(copies: int, queries: int) -> Figure:
     """Photos, and each network's three maps."""
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
-    grid = figure.subplots(len(IMAGES), 1 + 3 * len(NETWORKS))
+    grid = figure.subplots(len(IMAGES), 1 + 3 * len(data.NETWORKS))
     for row, photo in zip(grid, IMAGES, strict=True):
         row[0].imshow(picture(photo).permute(1, 2, 0).numpy())
-        for at, network in enumerate(NETWORKS):
+        for at, network in enumerate(data.NETWORKS):
             vanilla_axes, blocks_axes, regions_axes = row[1 + 3 * at : 4 + 3 * at]
             show(vanilla_axes, size(vanilla(network, photo)))
             found = losses(network, photo, 0, copies)
@@ -83,7 +82,7 @@ def figure_3(copies: int, queries: int) -> Figure:
     for axes in grid.flat:
         axes.set_axis_off()
     grid[0, 0].set_title("photo", fontsize=7)
-    for at, network in enumerate(NETWORKS):
+    for at, network in enumerate(data.NETWORKS):
         names = ("vanilla", f"{copies:,} blocks", f"regions, {queries} calls")
         for axes, name in zip(grid[0, 1 + 3 * at :], names, strict=False):
             axes.set_title(f"{network}\n{name}", fontsize=7)
@@ -201,7 +200,7 @@ def draw_scores(figure: Figure, texts: list[Words]) -> None:
 
 def figure_7(queries: int) -> tuple[Figure, list[float]]:
     """Photos under the maps of their captions, and the cosines."""
-    name = next(iter(NETWORKS))
+    name = next(iter(data.NETWORKS))
     quick = network_of(name)
     classes = ImageClassifier(name, quick.scores, data.SIZE, quick.box.labels)
     box = ImageText.conse(list(CAPTIONS.values()), classifier=classes)

@@ -12,7 +12,6 @@ import torch
 from blockwise import (
     BLOCK,
     COPIES,
-    NETWORKS,
     SIGMA,
     STEPS,
     gradients,
@@ -92,7 +91,7 @@ def lead(curves: list[list[Curve]], ends: list[dict[str, float]]) -> str:
 def main() -> None:
     options = parse_arguments(__doc__)
     estimate("15 minutes on one idle thread; goes on where it was")
-    counts, seeds, networks, photos = COUNTS, SEEDS, tuple(NETWORKS), tuple(data.PHOTOS)
+    counts, seeds, networks, photos = COUNTS, SEEDS, tuple(data.NETWORKS), tuple(data.PHOTOS)
     if options.quick:
         counts, seeds, networks, photos = (10, 20), (0,), ("SqueezeNet 1.1",), ("coffee",)
     rows = [[f"{count:,}", PAPER.get(count, "–")] for count in counts]

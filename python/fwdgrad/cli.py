@@ -579,7 +579,8 @@ def _fill(
     if arguments.fill is not None:
         return arguments.fill, "as given"
     if box.zero is not None:
-        return box.zero, "what the model's normalisation maps to zero"
+        zero = torch.tensor(box.zero) if isinstance(box.zero, tuple) else box.zero
+        return zero, "what the model's normalisation maps to zero"
     if bool(x.min() < 0) or bool(x.max() > 1):
         return 0.0, "the input lies outside [0, 1]: taken for normalised; see --fill"
     return 0.5, "grey: if your model's normalisation maps another value to zero, give it by --fill"

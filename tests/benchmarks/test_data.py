@@ -455,6 +455,29 @@ def test_real_cutouts():
 
 
 @needs("stamps")
+def test_a_model_recognises_what_it_names_rightly():
+    """One that says "lion" to dark pictures and "zebra" to bright ones: to the object's class."""
+    cutouts = data.cutouts("white")
+    bright = cutouts["zebra"].x.mean()
+
+    def model(batch):
+        scores = torch.zeros(1, 1000)
+        scores[0, 340 if batch.mean() >= bright else 291] = 1
+        batch.zero_()  # as a model may
+        return scores
+
+    named = [
+        name
+        for name, cutout in cutouts.items()
+        if (340 if cutout.x.mean() >= bright else 291) in cutout.labels
+    ]
+    found = data.recognised(model, "white")
+    assert list(found) == named
+    assert "zebra" in found
+    assert torch.equal(found["zebra"].x, cutouts["zebra"].x)
+
+
+@needs("stamps")
 @torch.no_grad()
 def test_most_cutouts_are_seen_for_what_they_are():
     pytest.importorskip("efficientnet_lite_pytorch")
@@ -503,6 +526,15 @@ def test_squeezenet_turns_rgb_to_bgr_and_takes_the_mean_away():
     red, green, blue = (255 * pixels).unbind(1)
     expected = torch.stack((blue - 103.939, green - 116.779, red - 123.68), dim=1)
     torch.testing.assert_close(seen[0], expected, atol=1e-4, rtol=0)
+
+
+@needs("squeezenet")
+@torch.no_grad()
+def test_squeezenet_s_own_grey_is_zero_to_its_first_layer():
+    box, seen = data.squeezenet(), []
+    box.forward.conv1.register_forward_hook(lambda module, given, result: seen.append(given[0]))
+    box.forward(torch.tensor(box.zero).view(1, 3, 1, 1).expand(1, 3, 64, 64))
+    assert seen[0].abs().max() < 1e-4  # of 255
 
 
 @needs("squeezenet")

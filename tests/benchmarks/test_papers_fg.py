@@ -78,7 +78,7 @@ def test_gradients_are_those_of_plain_runs(load, monkeypatch):
 
     target = int(model(x[None]).argmax())
     box = ImageClassifier("linear", model, 224)
-    network = blockwise.Network(box, model, 0.5)
+    network = blockwise.Network(box, model)
     monkeypatch.setattr(blockwise, "network_of", lambda name: network)
     monkeypatch.setattr(blockwise, "picture", lambda name: x)
     monkeypatch.setattr(blockwise, "predicted", lambda *case: target)

@@ -3,6 +3,7 @@
 import html.parser
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import fwdgrad
 from fwdgrad import Explanation, cli
-from fwdgrad.boxes.images import load_mask, photo_size
+from fwdgrad.boxes.images import load_classifier, load_mask, photo_size
 from fwdgrad.metrics import Curve
 from fwdgrad.report import Number, report
 
@@ -129,6 +130,18 @@ def test_a_fill_for_each_colour(folder, capsys):
     lines = lines_of(capsys.readouterr().out)
     assert lines["fill"] == "0, 0.3, 0.6 (as given)"
     assert lines["deletion"].startswith(f"{(0.65 + 0.9) / 4:.4f}")
+
+
+def test_a_model_s_own_fill_for_each_colour(folder, capsys, monkeypatch):
+    def load(*arguments):
+        return replace(load_classifier(*arguments), zero=(0.0, 0.3, 0.6))
+
+    monkeypatch.setattr(cli, "load_classifier", load)
+    assert evaluate("--steps", "4", "--report", "out.html") == 0
+    lines = lines_of(capsys.readouterr().out)
+    assert lines["fill"] == "0, 0.3, 0.6 (what the model's normalisation maps to zero)"
+    assert lines["deletion"].startswith(f"{(0.65 + 0.9) / 4:.4f}")
+    assert "0, 0.3, 0.6" in Path("out.html").read_text(encoding="utf-8")
 
 
 def test_a_normalised_input_is_filled_with_zero(folder, capsys):

@@ -34,14 +34,15 @@ class ImageClassifier:
         forward: takes (batch, 3, size, size), RGB in [0, 1]; returns (batch, classes).
         size: of the pictures it takes.
         labels: the classes' names, where they are known.
-        zero: the pixel that its normalisation maps to zero, where that is known.
+        zero: the pixel that its normalisation maps to zero, where that is known: a number, or one
+            for each of red, green and blue.
     """
 
     name: str
     forward: Callable[[Tensor], Any]
     size: int
     labels: tuple[str, ...] | None = None
-    zero: float | None = None
+    zero: float | tuple[float, ...] | None = None
 
     def label(self, target: int | None) -> str:
         """A class as a person would write it: number and first name."""
