@@ -46,10 +46,9 @@ def regions(x: Tensor, given: Options) -> Options:
     """The options of ``LikelihoodRatio`` that make the most of few calls on a picture.
 
     Each copy is the picture in some regions and its blur in the others, with smooth borders; which,
-    is drawn by orthogonal directions over cells: one group of them, and cells as small as that
-    allows. Where the queries are a power of two the group is whole, and a linear score of the cells
-    is found exactly. What is attributed to a cell is its Banzhaf value: how much the score rises as
-    the cell becomes sharp, averaged over what the others may be.
+    is drawn by orthogonal directions over cells: one group of them, and about a cell for each
+    query. What is attributed to a cell is its Banzhaf value: how much the score rises as the cell
+    becomes sharp, averaged over what the others may be.
 
     Args:
         x: a picture (C, H, W).
@@ -62,7 +61,7 @@ def regions(x: Tensor, given: Options) -> Options:
         >>> import torch
         >>> options = regions(torch.rand(3, 224, 224), {"queries": 512})
         >>> options["cell"], options["position"], options["sigma"], options["law"]
-        (12, 0.5, 0.5, 'hadamard')
+        (11, 0.5, 0.5, 'hadamard')
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, equation 2, in
     the space of a mask; the table of peers in ``benchmarks/results/peers.md`` is why.
@@ -79,7 +78,7 @@ def regions(x: Tensor, given: Options) -> Options:
         "objective": "probability",
         "queries": queries,
         "law": "hadamard",
-        "cell": _cell(tuple(x.shape), 1 << (queries - 1).bit_length()),
+        "cell": _cell(tuple(x.shape), queries),
         "field": "bilinear",
         "shared": True,
         "position": 0.5,
@@ -99,23 +98,29 @@ def regions(x: Tensor, given: Options) -> Options:
 
 
 def light_blur(x: Tensor) -> Tensor:
-    """A picture (C, H, W) under a Gaussian of a 56th of its shorter side, 2 pixels at least.
+    """A picture (C, H, W) under a Gaussian of a 32nd of its shorter side, 2 pixels at least.
 
     >>> import torch
     >>> light_blur(torch.ones(3, 32, 32)).shape
     torch.Size([3, 32, 32])
     """
-    return blurred(x, max(2.0, min(x.shape[1:]) / 56))
+    return blurred(x, max(2.0, min(x.shape[1:]) / 32))
 
 
-def _cell(shape: tuple[int, ...], group: int) -> int:
-    """The smallest cells that leave one of a group's directions unused, to tell the error by."""
-    largest = max(shape[-2:])
-    for cell in range(1, largest):
-        draws = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True).draws
-        if draws < group:
+def _cell(shape: tuple[int, ...], queries: int) -> int:
+    """The smallest cells with at most 1.15 draws a query: some lie on the border, or beyond it.
+
+    A direction of the group is left without a draw, where that can be, to tell the error by.
+    """
+    best = max(shape[-2:])
+    for cell in range(1, best):
+        spec = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True)
+        if spec.draws > 1.15 * queries:
+            continue
+        if spec.draws < spec.group:
             return cell
-    return largest
+        best = min(best, cell)
+    return best
 
 
 _SMOOTH: dict[str, Any] = {"sigma": None}

@@ -86,16 +86,26 @@ def test_a_copy_is_between_the_picture_and_its_blur():
     assert (copies - PICTURE).abs().amax((1, 2, 3)).min() > 0.1  # each is blurred somewhere
 
 
-@pytest.mark.parametrize(
-    ("queries", "group"), [(64, 64), (65, 128), (128, 128), (500, 512), (1024, 1024)]
-)
-def test_cells_leave_a_direction_of_one_group(queries, group):
+@pytest.mark.parametrize("queries", [64, 65, 128, 256, 500, 1024, 4224])
+def test_about_a_cell_for_each_query(queries):
+    """As many as may be, but for a direction of the group that none has."""
     options = regions(torch.rand(3, 224, 224), {"queries": queries})
-    kept = {name: options[name] for name in ("law", "cell", "field", "shared")}
-    draws = NoiseSpec((3, 224, 224), **kept).draws
-    assert draws < group
-    smaller = NoiseSpec((3, 224, 224), **{**kept, "cell": kept["cell"] - 1}).draws
-    assert smaller >= group
+
+    def spec_of(cell):
+        kept = {name: options[name] for name in ("law", "field", "shared")}
+        return NoiseSpec((3, 224, 224), cell=cell, **kept)
+
+    spec, smaller = spec_of(options["cell"]), spec_of(options["cell"] - 1)
+    assert spec.draws < spec.group
+    assert 0.6 * queries < spec.draws <= 1.15 * queries
+    assert smaller.draws > 1.15 * queries or smaller.draws == smaller.group
+
+
+def test_few_queries_have_cells_too():
+    """Of 16 draws none can be left; below, the picture is one cell."""
+    picture = torch.rand(3, 224, 224)
+    assert regions(picture, {"queries": 16})["cell"] < 112
+    assert regions(picture, {"queries": 5})["cell"] == 224
 
 
 def test_auto_is_regions_of_pictures_alone():
