@@ -210,12 +210,18 @@ def blurred(x: Tensor, deviation: float) -> Tensor:
             f"baseline 'blurred' is for images (..., H, W), got shape {tuple(x.shape)}; give a "
             "number or a tensor"
         )
-    wide = x.to(torch.float64).reshape(1, -1, *x.shape[-2:])
     reach = min(math.ceil(3 * deviation), min(x.shape[-2:]) - 1)
     at = torch.arange(-reach, reach + 1, dtype=torch.float64, device=x.device)
     kernel = torch.exp(-0.5 * (at / deviation) ** 2)
-    kernel = (kernel / kernel.sum()).expand(wide.shape[1], 1, -1)
-    padded = functional.pad(wide, (reach, reach, reach, reach), mode="reflect")
-    rows = functional.conv2d(padded, kernel[:, :, None, :], groups=wide.shape[1])
-    both = functional.conv2d(rows, kernel[:, :, :, None], groups=wide.shape[1])
-    return both.reshape(x.shape).to(x.dtype)
+    kernel /= kernel.sum()
+
+    def along_rows(planes: Tensor) -> Tensor:
+        padded = functional.pad(planes, (reach, reach), mode="reflect")
+        # By Fourier: torch's convolution takes a minute for a picture of 2,048 x 2,048.
+        size = padded.shape[-1]
+        product = torch.fft.rfft(padded) * torch.fft.rfft(kernel, size)
+        return torch.fft.irfft(product, size)[..., 2 * reach :]
+
+    rows = along_rows(x.to(torch.float64).reshape(-1, *x.shape[-2:]))
+    both = along_rows(rows.mT).mT
+    return both.reshape(x.shape).to(x.dtype).contiguous()
