@@ -393,12 +393,10 @@ def make(job: Job) -> None:
     allowed = job.budget + 1  # ours asks once more, for the picture's own score
     if counted.calls > allowed:
         raise AssertionError(f"{job.name} made {counted.calls} calls of {job.budget}")
-    options = {"steps": STEPS, "fill": network.fill, "batch_size": 4}
     numbers: dict[str, Any] = {
         "calls": counted.calls,
         "seconds": seconds,  # beside whatever else ran
-        "insertion": metrics.insertion(network.model, picture.x, heat, target, **options).auc,
-        "deletion": metrics.deletion(network.model, picture.x, heat, target, **options).auc,
+        **curves_of(network, picture.x, heat),
     }
     if picture.mask is not None:
         numbers["pointing"] = float(metrics.pointing_game(heat, picture.mask))
@@ -407,6 +405,16 @@ def make(job: Job) -> None:
     aside = job.path.with_suffix(f".{os.getpid()}.part.npz")
     np.savez_compressed(aside, numbers=json.dumps(numbers), map=heat.float().numpy())
     aside.replace(job.path)
+
+
+def curves_of(network: Network, x: Tensor, heat: Tensor) -> dict[str, float]:
+    """A map's insertion and deletion, of the class that the network predicts."""
+    return {
+        curve.__name__: curve(
+            network.model, x, heat, steps=STEPS, fill=network.fill, batch_size=4
+        ).auc
+        for curve in (metrics.insertion, metrics.deletion)
+    }
 
 
 @functools.cache
@@ -459,6 +467,36 @@ def _start(networks: list[str]) -> None:
         network_of(name)
 
 
+Records = dict[Job, dict[str, Any]]
+
+# ---- what noise in a map does ----------------------------------------------------------------
+
+
+def speckled(heat: Tensor, seed: int = 0) -> Tensor:
+    """A map, and half its deviation of noise that knows nothing of the model: 9-pixel cells."""
+    cells = -(-SIZE // 9)
+    draws = torch.randn(1, 1, cells, cells, generator=torch.Generator().manual_seed(seed))
+    noise = functional.interpolate(draws.double(), size=(9 * cells,) * 2, mode="bilinear")
+    return heat + 0.5 * heat.std() * noise[0, 0, :SIZE, :SIZE]
+
+
+def of_speckles(network: Network, records: Records) -> list[str]:
+    """How much better or worse maps of 500 calls (and ours of 128) do with that noise in them."""
+    lines = ["| method, calls | insertion | deletion |", "|---|---|---|"]
+    for budget, name in [(128, "fwdgrad regions"), *((500, name) for name in METHODS)]:
+        changes = []
+        for job, one in records.items():
+            if (job.name, job.budget, job.seed) != (name, budget, 0):
+                continue
+            x = pictures(job.where[0])[job.where[1]].x
+            found = curves_of(network, x, speckled(one["map"].double()))
+            changes.append([found[c] - one[c] for c in ("insertion", "deletion")])
+        if changes:
+            cells = [f"{np.mean(c):+.3f} ± {_error(list(c)):.3f}" for c in np.array(changes).T]
+            lines.append(f"| {name}, {budget} | {' | '.join(cells)} |")
+    return lines
+
+
 # ---- what it costs ---------------------------------------------------------------------------
 
 
@@ -493,7 +531,6 @@ def print_cost(network: Network, name: str, budget: int) -> None:
 # ---- the table -------------------------------------------------------------------------------
 
 
-Records = dict[Job, dict[str, Any]]
 Costs = dict[int, dict[str, tuple[float, float]]]
 
 
@@ -526,6 +563,12 @@ cut-outs alone; repeat: rank correlation of two seeds' maps. Seconds, with the c
 (MiB above the network's own) are of one photo on one thread, each method at each budget in a
 process of its own with nothing beside it. Grey is what the network's normalisation maps to zero.
 What ours does was chosen with EfficientNet-Lite0 on the seven photos and on eight other cut-outs.
+"""
+SPECKLES = """
+### What noise in a map does
+
+A map plus half its standard deviation of noise that knows nothing of the network (cells of 9
+pixels), less the map as it is: both curves look at where pixels lie, not only at what they say.
 """
 COLUMNS = {
     "insertion": ("insertion ↑", 3, True),
@@ -652,6 +695,8 @@ def main() -> None:
                 asked = dict.fromkeys(job.name for job in records if job.budget == budget)
                 spent[budget] = costs(network, asked, budget)
         text += section(network, records, spent, pairs)
+        if whole:
+            text += SPECKLES, *of_speckles(network_of(network), records)
     print("\n".join(text))
     if whole:
         TABLE.write_text("\n".join(text) + "\n", encoding="utf-8")

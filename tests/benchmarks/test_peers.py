@@ -263,3 +263,39 @@ def test_a_section_by_hand(peers):
         "| 128 | RISE (xaitk-saliency), 500 | +0.100 ± nan | -0.050 ± nan |",
         "| 128 | RISE (xaitk-saliency), 4224 | -0.025 ± nan | +0.075 ± nan |",
     ]
+
+
+def test_speckles_know_nothing_of_the_map(peers):
+    heat = torch.linspace(-3, 5, 224 * 224, dtype=torch.float64).view(224, 224)
+    noise = peers.speckled(heat) - heat
+    assert abs(float((noise * (heat - heat.mean())).mean())) < 0.05 * float(heat.var())
+    # Bilinear cells keep less than half the deviation that their draws have.
+    assert 0.25 < float(noise.std() / heat.std()) < 0.5
+    torch.testing.assert_close(peers.speckled(7 * heat) - 7 * heat, 7 * noise)
+    assert not torch.equal(peers.speckled(heat, seed=1), peers.speckled(heat))
+
+
+def test_what_speckles_do_by_hand(peers, monkeypatch):
+    """A map's numbers with noise, less those it had, over two pictures."""
+    records = records_of(
+        peers,
+        {
+            (RISE, "a", 500, 0): (0.5, 0.2, FLAT),
+            (RISE, "b", 500, 0): (0.3, 0.2, FLAT),
+            (RISE, "b", 500, 1): (0.9, 0.9, FLAT),  # another seed
+            (OURS, "a", 128, 0): (0.25, 0.5, FLAT),
+        },
+    )
+    monkeypatch.setattr(peers, "speckled", lambda heat: heat)
+    shown = {
+        "a": peers.data.Photo(torch.tensor(0.125), ()),
+        "b": peers.data.Photo(torch.tensor(0.075), ()),
+    }
+    monkeypatch.setattr(peers, "pictures", lambda kind: shown)
+    monkeypatch.setattr(
+        peers, "curves_of", lambda network, x, heat: {"insertion": 0.5, "deletion": float(x)}
+    )
+    assert peers.of_speckles(None, records)[2:] == [
+        "| fwdgrad regions, 128 | +0.250 ± nan | -0.375 ± nan |",
+        "| RISE (xaitk-saliency), 500 | +0.100 ± 0.100 | -0.100 ± 0.025 |",
+    ]

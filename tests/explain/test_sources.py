@@ -28,6 +28,7 @@ from fwdgrad import (
     stream,
 )
 from fwdgrad.parameters import NoisyParameters
+from fwdgrad.saliency import blurred
 from fwdgrad_kernels import NoiseSpec, path_positions, perturb
 
 from .models import Recorder, assert_same_bits
@@ -879,6 +880,21 @@ def test_options_that_are_refused(options, error, message):
 def test_paths_that_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         IntegratedGradients(*arguments)
+
+
+@pytest.mark.parametrize(("size", "deviation"), [((40, 31), 3.5), ((6, 9), 20.0)])
+def test_the_blur_is_scipy_s(size, deviation):
+    """Three deviations wide, reflected about the border's pixels."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    x = torch.rand(3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    reach = min(math.ceil(3 * deviation), min(size) - 1)
+    expected = [
+        ndimage.gaussian_filter(plane.numpy(), deviation, mode="mirror", radius=reach)
+        for plane in x
+    ]
+    found = blurred(x, deviation)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-12)
 
 
 def test_baselines_that_do_not_fit():
