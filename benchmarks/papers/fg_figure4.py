@@ -124,9 +124,8 @@ COMMENT = (
     "standard errors. But other noise in the same blocks does as well: what helps is "
     "occlusion by blocks, not an estimate of the gradient. Maps of regions are the best at "
     "insertion with a fortieth to a tenth of the calls (over the vanilla gradient by five to six "
-    "standard errors on EfficientNet-Lite0, by two to four on SqueezeNet); at deletion blocks are "
-    "lowest on EfficientNet-Lite0, though hardly below 512 calls on regions, and regions on "
-    "SqueezeNet."
+    "standard errors on EfficientNet-Lite0, by two to three on SqueezeNet), and those of 512 calls "
+    "at deletion too."
 )
 
 if __name__ == "__main__":

@@ -279,8 +279,9 @@ COMMENT = (
     "4,096 calls, does not find the vanilla gradient's words reliably. Figure 3 does not: the "
     "blocks' maps are blurs without the object's outline (see FG table 2), and on most photos "
     "nearly flat on EfficientNet-Lite0. Figure 7 has another model than the paper's and no "
-    "measure but the eye: red lies on the cat's eyes, the cup, the rocket, the camera and its "
-    "tripod; of the motorcycle, whose caption fits worst, most speaks against it."
+    "measure but the eye: red lies on the cat's nose and cheeks (not on its eyes), in the cup, at "
+    "the rocket's foot and on the tripod; of the motorcycle, whose caption fits worst, much of the "
+    "frame speaks against it."
 )
 
 if __name__ == "__main__":
