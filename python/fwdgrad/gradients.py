@@ -378,19 +378,27 @@ class LikelihoodRatio(Source):
 
         A group has M directions for fewer draws. A linear score has nothing along the others, so
         what is found there is what higher orders (and noise) put into any direction. Two draws i
-        and j that act together put it into direction i xor j, and not all are met as often.
+        and j that act together put it into direction i xor j, and not all are met as often. Of a
+        group that is not whole, a draw also leaks into others: by how much, is known.
         """
         n, draws = len(weights), spec.draws
         directions = NoiseSpec((spec.group,), "hadamard", seed=spec.seed)
-        found = torch.zeros(spec.group, dtype=weights.dtype, device=weights.device)
+        found, even = (
+            torch.zeros(spec.group, dtype=weights.dtype, device=weights.device) for _ in range(2)
+        )
         accumulate_(found, weights, directions, 0, backend=self.backend)
-        spare = found[draws:] / n
-        if not len(spare) or draws < 2:
+        accumulate_(even, torch.ones_like(weights), directions, 0, backend=self.backend)
+        found, even = (values.div_(n).square_().cpu().double() for values in (found, even))
+        if draws == spec.group or draws < 2:
             return  # no way to tell: it is NaN already
         used = torch.zeros(spec.group, dtype=torch.float64)
         used[:draws] = 1
+        even[0] = 0  # what draw i leaks into j is even[i xor j] of it
+        leaks = _walsh(_walsh(found * used) * _walsh(even)) / spec.group
         met = _walsh(_walsh(used).square())
-        variance = float(spare.square().mean()) * float(met[1:draws].mean() / met[draws:].mean())
+        variance = float((found - leaks)[draws:].mean().clamp(min=0))
+        variance *= float(met[1:draws].mean() / met[draws:].mean())
+        variance += float(leaks[1:draws].mean())
         ones, scratch = torch.ones_like(weights), torch.empty_like(spread).zero_()
         accumulate_(scratch, ones, spec, 0, square=spread.zero_(), backend=self.backend)
         spread.mul_(variance / n).sqrt_()

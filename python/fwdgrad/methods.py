@@ -46,7 +46,7 @@ def regions(x: Tensor, given: Options) -> Options:
     """The options of ``LikelihoodRatio`` that make the most of few calls on a picture.
 
     Each copy is the picture in some regions and its blur in the others, with smooth borders; which,
-    is drawn by orthogonal directions over cells: one group of them, and about a cell for each
+    is drawn by orthogonal directions over cells: one group of them, and nearly a cell for each
     query. What is attributed to a cell is its Banzhaf value: how much the score rises as the cell
     becomes sharp, averaged over what the others may be.
 
@@ -61,7 +61,7 @@ def regions(x: Tensor, given: Options) -> Options:
         >>> import torch
         >>> options = regions(torch.rand(3, 224, 224), {"queries": 512})
         >>> options["cell"], options["position"], options["sigma"], options["law"]
-        (11, 0.5, 0.5, 'hadamard')
+        (12, 0.5, 0.5, 'hadamard')
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, equation 2, in
     the space of a mask; the table of peers in ``benchmarks/results/peers.md`` is why.
@@ -108,16 +108,16 @@ def light_blur(x: Tensor) -> Tensor:
 
 
 def _cell(shape: tuple[int, ...], queries: int) -> int:
-    """The smallest cells with at most 1.15 draws a query: some lie on the border, or beyond it.
+    """The smallest cells with fewer draws than queries, and than directions in their group.
 
-    A direction of the group is left without a draw, where that can be, to tell the error by.
+    What has no draw tells the error. For 16 queries nothing can be left.
     """
     best = max(shape[-2:])
     for cell in range(1, best):
         spec = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True)
-        if spec.draws > 1.15 * queries:
+        if spec.draws > queries:
             continue
-        if spec.draws < spec.group:
+        if spec.draws < min(spec.group, queries):
             return cell
         best = min(best, cell)
     return best

@@ -87,8 +87,8 @@ def test_a_copy_is_between_the_picture_and_its_blur():
 
 
 @pytest.mark.parametrize("queries", [64, 65, 128, 256, 500, 1024, 4224])
-def test_about_a_cell_for_each_query(queries):
-    """As many as may be, but for a direction of the group that none has."""
+def test_nearly_a_cell_for_each_query(queries):
+    """As many as may be, but for a direction that none has."""
     options = regions(torch.rand(3, 224, 224), {"queries": queries})
 
     def spec_of(cell):
@@ -96,9 +96,8 @@ def test_about_a_cell_for_each_query(queries):
         return NoiseSpec((3, 224, 224), cell=cell, **kept)
 
     spec, smaller = spec_of(options["cell"]), spec_of(options["cell"] - 1)
-    assert spec.draws < spec.group
-    assert 0.6 * queries < spec.draws <= 1.15 * queries
-    assert smaller.draws > 1.15 * queries or smaller.draws == smaller.group
+    assert 0.6 * queries < spec.draws < min(spec.group, queries)
+    assert smaller.draws >= min(smaller.group, queries)
 
 
 def test_few_queries_have_cells_too():
