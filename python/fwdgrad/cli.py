@@ -30,7 +30,7 @@ from fwdgrad.boxes.images import (
     photo_size,
 )
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
-from fwdgrad.explanation import Explanation
+from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.methods import FAMILIES, light_blur
 from fwdgrad.metrics import Curve, deletion, gini, insertion, pointing_game, share_inside
 from fwdgrad.objectives import resolve_target, scores_of
@@ -414,8 +414,11 @@ def _check_labels(arguments: argparse.Namespace, box: ImageClassifier, outputs: 
 
 def _set_threads(arguments: argparse.Namespace) -> None:
     if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
+        most = 8 * (
+            os.cpu_count() or 1
+        )  # where there are no more threads to be had, OpenMP crashes
+        if not 1 <= arguments.threads <= most:
+            raise ValueError(f"--threads must be from 1 to {most} here, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
 
 
@@ -577,6 +580,12 @@ def _fill(
 ) -> tuple[float | torch.Tensor, str]:
     """What blotted-out pixels become, and why."""
     if arguments.fill is not None:
+        given = torch.as_tensor(arguments.fill)
+        if is_of_pixels(x) and not is_of_pixels(given):
+            raise ValueError(
+                "--fill must be from 0 to 1, as the pixels are, got "
+                f"{', '.join(f'{value:g}' for value in given.reshape(-1).tolist())}"
+            )
         return arguments.fill, "as given"
     if box.zero is not None:
         zero = torch.tensor(box.zero) if isinstance(box.zero, tuple) else box.zero

@@ -232,7 +232,7 @@ FAMILIES: dict[str, dict[str, str]] = {
 """What methods are put together from; every combination works or is refused with the reason."""
 
 
-_OF_ANY_MAP = {"objective", "queries", "seed", "batch_size", "memory", "backend"}
+_OF_ANY_MAP = {"objective", "queries", "seed", "batch_size", "memory", "backend", "baseline"}
 
 
 def source_of(
@@ -315,7 +315,8 @@ def explain(
         x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
             (N,); float32, float64, float16 or bfloat16.
         method: a name in ``METHODS``. "auto" is "regions" for pictures, (1 or 3, H, W) of values in
-            [0, 1], where no option says anything of the noise, and "likelihood-ratio" for all else.
+            [0, 1], where no option but a baseline says anything of the noise, and
+            "likelihood-ratio" for all else.
         target: the class to explain, "auto" for the predicted one, None where the model returns
             one number. A list of classes gives a list of explanations from the same calls.
         checkpoint: a file to write to and to go on from.

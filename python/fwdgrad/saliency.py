@@ -220,7 +220,8 @@ def blurred(x: Tensor, deviation: float) -> Tensor:
         # By Fourier: torch's convolution takes a minute for a picture of 2,048 x 2,048.
         size = padded.shape[-1]
         product = torch.fft.rfft(padded) * torch.fft.rfft(kernel, size)
-        return torch.fft.irfft(product, size)[..., 2 * reach :]
+        lines: Tensor = torch.fft.irfft(product, size)
+        return lines[..., 2 * reach :]
 
     rows = along_rows(x.to(torch.float64).reshape(-1, *x.shape[-2:]))
     both = along_rows(rows.mT).mT

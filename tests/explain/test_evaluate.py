@@ -132,6 +132,11 @@ def test_a_fill_for_each_colour(folder, capsys):
     assert lines["deletion"].startswith(f"{(0.65 + 0.9) / 4:.4f}")
 
 
+def test_a_fill_that_is_no_pixel_is_refused(folder, capsys):
+    assert evaluate("--steps", "4", "--fill", "255") != 0
+    assert "--fill must be from 0 to 1, as the pixels are, got 255" in capsys.readouterr().err
+
+
 def test_a_model_s_own_fill_for_each_colour(folder, capsys, monkeypatch):
     def load(*arguments):
         return replace(load_classifier(*arguments), zero=(0.0, 0.3, 0.6))
@@ -270,7 +275,7 @@ def test_a_camera_turns_photo_and_mask(folder):
         ("--steps 65", {}, ["steps must be at most 64"]),
         ("--fill 0.5,0.5", {}, ["fill must be a number or one for each", "(2,)"]),
         ("--batch-size 0", {}, ["batch_size must be"]),
-        ("--threads 0", {}, ["--threads must be at least 1"]),
+        ("--threads 0", {}, ["--threads must be from 1 to"]),
         ("--labels none.txt", {}, ["labels none.txt cannot be read"]),
         ("--mask none.png", {}, ["mask none.png does not exist"]),
         ("--mask box.py", {}, ["mask box.py cannot be read"]),

@@ -113,6 +113,9 @@ def test_auto_is_regions_of_pictures_alone():
     auto = fwdgrad.explain(model, PICTURE, queries=64, target=0)
     assert torch.equal(named.attribution, auto.attribution)
     assert auto.objective == "probability"
+    grey = fwdgrad.explain(model, PICTURE, queries=64, target=0, baseline=0.5)
+    assert grey.settings["law"] == "hadamard"
+    assert grey.settings["baseline"] == 0.5
     for x, options in [
         (PICTURE, {"sigma": 0.1}),  # something is said of the noise
         (PICTURE - 0.5, {}),  # no values in [0, 1]

@@ -181,7 +181,8 @@ def _rise_kernel() -> np.ndarray[Any, np.dtype[np.float64]]:
 def _filled(x: Tensor, fill: float | Tensor) -> Tensor:
     """The fill, of x's shape and type."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x must be a floating tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating tensor, got {kind}; make one with torch.as_tensor")
     values = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
     if values.dim() == 1 and x.dim() == 3 and len(values) == len(x):
         values = values[:, None, None]

@@ -68,8 +68,9 @@ def share_inside(heatmap: Any, mask: Tensor) -> float:
 def _on_mask(heatmap: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
     values = heatmap_of(heatmap)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(
-            f"mask must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}"
+            f"mask must be a bool tensor, got {kind}; torch.as_tensor(...) > 0 makes one"
         )
     if values.dim() != 2 or mask.shape != values.shape:
         raise ValueError(
