@@ -179,7 +179,7 @@ def test_mean_takes_off_what_all_copies_have():
     )  # pairs fall on no draw here
 
 
-def runs_of_a_quadratic(count):
+def runs_of_a_quadratic(count, queries=64):
     """As many seeds' runs of one group each: 64 directions for 40 elements."""
     g = torch.Generator().manual_seed(9)
     b = torch.randn(40, 40, generator=g, dtype=torch.float64)
@@ -187,20 +187,21 @@ def runs_of_a_quadratic(count):
     model = lambda batch: ((batch @ b) * batch).sum(1)  # noqa: E731
     return [
         fwdgrad.explain(
-            model, x, target=None, law="hadamard", queries=64, antithetic=False, control="mean",
-            sigma=1.0, seed=seed,
+            model, x, target=None, law="hadamard", queries=queries, antithetic=False,
+            control="mean", sigma=1.0, seed=seed,
         )
         for seed in range(count)
     ]  # fmt: skip
 
 
-def test_the_error_of_one_group_is_that_over_seeds():
+@pytest.mark.parametrize(("queries", "off"), [(64, 0.1), (56, 0.25), (48, 0.25)])
+def test_the_error_of_one_group_is_that_over_seeds(queries, off):
     """What the unused directions tell, against the spread of 300 runs with other seeds."""
-    runs = runs_of_a_quadratic(300)
+    runs = runs_of_a_quadratic(300, queries)
     found = torch.stack([run.attribution for run in runs])[:, 1:]  # draw 0 is lost to the mean
     said = torch.stack([run.standard_error for run in runs])[:, 1:]
     said, found = said.square().mean().sqrt(), found.std(0).square().mean().sqrt()
-    assert float(said / found) == pytest.approx(1, abs=0.1)  # 0.7, were all directions alike
+    assert float(said / found) == pytest.approx(1, abs=off)  # 0.7, were all directions alike
 
 
 def test_the_reliability_of_one_group_is_the_correlation_of_two():
