@@ -124,8 +124,8 @@ COMMENT = (
     "standard errors. But other noise in the same blocks does as well: what helps is "
     "occlusion by blocks, not an estimate of the gradient. Maps of regions are the best at "
     "insertion with a fortieth to a tenth of the calls (over the vanilla gradient by five to "
-    "seven standard errors on EfficientNet-Lite0, by two to three on SqueezeNet); at deletion those "
-    "of 512 calls are, on EfficientNet-Lite0 hardly."
+    "seven standard errors on EfficientNet-Lite0, by two to three on SqueezeNet); at deletion "
+    "those of 512 calls are, on EfficientNet-Lite0 hardly."
 )
 
 if __name__ == "__main__":

@@ -279,9 +279,9 @@ COMMENT = (
     "4,096 calls, does not find the vanilla gradient's words reliably. Figure 3 does not: the "
     "blocks' maps are blurs without the object's outline (see FG table 2), and on most photos "
     "nearly flat on EfficientNet-Lite0. Figure 7 has another model than the paper's and no "
-    "measure but the eye: red lies on the cat's nose and brow (not on its eyes), in the cup, beside "
-    "the rocket's foot and on the camera's tripod; of the motorcycle, whose caption fits worst, the "
-    "frame speaks against it."
+    "measure but the eye: red lies on the cat's nose and brow (not on its eyes), in the cup, "
+    "beside the rocket's foot and on the camera's tripod; of the motorcycle, whose caption fits "
+    "worst, the frame speaks against it."
 )
 
 if __name__ == "__main__":
