@@ -563,7 +563,8 @@ in {steps} steps (RISE's definitions); pointing (15 pixels) and the share inside
 cut-outs alone; repeat: rank correlation of two seeds' maps. Seconds, with the calls, and memory
 (MiB above the network's own) are of one photo on one thread, each method in a process of its own
 with nothing beside it. Grey is what the network's normalisation maps to zero.
-What ours does was chosen with EfficientNet-Lite0 on the seven photos and on eight other cut-outs.
+What ours does was chosen with EfficientNet-Lite0 on the seven photos and on eight other cut-outs;
+between a few blurs and sizes of cells, the means on these pictures were looked at, too.
 """
 SPECKLES = """
 ### What noise in a map does
