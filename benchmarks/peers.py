@@ -32,7 +32,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -493,8 +493,8 @@ def of_speckles(network: Network, records: Records) -> list[str]:
             found = curves_of(network, x, speckled(one["map"].double()))
             changes.append([found[c] - one[c] for c in ("insertion", "deletion")])
         if changes:
-            cells = [f"{np.mean(c):+.3f} ± {_error(list(c)):.3f}" for c in np.array(changes).T]
-            lines.append(f"| {name}, {budget} | {' | '.join(cells)} |")
+            cells = " | ".join(_change(column) for column in zip(*changes, strict=True))
+            lines.append(f"| {name}, {budget} | {cells} |")
     return lines
 
 
@@ -551,8 +551,13 @@ def summary(records: Records, name: str, budget: int) -> dict[str, tuple[float, 
     return {column: (float(np.mean(v)), _error(v), v) for column, v in values.items()}
 
 
-def _error(values: list[float]) -> float:
+def _error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def _change(values: Sequence[float]) -> str:
+    """The mean of differences, with its sign, and its standard error."""
+    return f"{np.mean(values):+.3f} ± {_error(values):.3f}"
 
 
 INTRODUCTION = """# Maps of a black box at the same number of calls
@@ -643,8 +648,7 @@ def _paired(means: dict[int, dict[str, dict]], pairs: Iterable[tuple[int, int]])
             cells = []
             for column in ("insertion", "deletion"):
                 both = zip(one[column][2], other[column][2], strict=True)
-                apart = [a - b for a, b in both]
-                cells.append(f"{np.mean(apart):+.3f} ± {_error(apart):.3f}")
+                cells.append(_change([a - b for a, b in both]))
             lines.append(f"| {calls} | {peer}, {theirs} | {' | '.join(cells)} |")
     return lines
 
@@ -691,9 +695,7 @@ def main() -> None:
     text = [INTRODUCTION.format(command=command, torch=torch.__version__, steps=STEPS)]
     for network in networks:
         records = {job: kept(job.path) for job in jobs if job.network == network}
-        spent = {}
-        if whole:
-            spent[COSTED] = costs(network, METHODS, COSTED)
+        spent = {COSTED: costs(network, METHODS, COSTED)} if whole else {}
         text += section(network, records, spent, pairs)
         if whole:
             text += SPECKLES, *of_speckles(network_of(network), records)
