@@ -26,6 +26,7 @@ class Geometry(NamedTuple):
     cell_width: int
     bilinear: int
     shared: int
+    shifts: int
     seed: int
     stream: int
 
@@ -55,9 +56,14 @@ class Geometry(NamedTuple):
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the grid of draws."""
         return (
-            grid_lines(self.height, self.cell_height, bool(self.bilinear)),
-            grid_lines(self.width, self.cell_width, bool(self.bilinear)),
+            grid_lines(self.height, self.cell_height, bool(self.bilinear), bool(self.shifts)),
+            grid_lines(self.width, self.cell_width, bool(self.bilinear), bool(self.shifts)),
         )
+
+    @property
+    def shift_ranges(self) -> tuple[int, int]:
+        """How many places a copy's grid can have, down and across."""
+        return (self.cell_height, self.cell_width) if self.shifts else (1, 1)
 
     @property
     def mask(self) -> int:

@@ -175,7 +175,8 @@ def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
     w = _placement_words(spec, copies // spec.group)
     grid = values.reshape(count, *spec.grid)
     for axis in (0, 1):
-        line, fraction = _grid_positions(spec, axis, _place(w[:, 2 + axis], spec.cells[axis]))
+        shift = _place(w[:, 2 + axis], spec.cells[axis] if spec.shifts else 1)
+        line, fraction = _grid_positions(spec, axis, shift)
         shape = [count, 1, 1, 1]
         shape[2 + axis] = -1
         index = line.reshape(shape).expand(

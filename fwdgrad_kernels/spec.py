@@ -46,13 +46,12 @@ def first_outside(tensor: Tensor, good: Tensor) -> tuple[int, float] | None:
     return index, tensor.flatten()[index].item()
 
 
-def grid_lines(length: int, cell: int, bilinear: bool) -> int:
+def grid_lines(length: int, cell: int, bilinear: bool, shifts: bool) -> int:
     """How many lines of draws an axis has: the twin of grid_length in draws.h."""
     if cell == 1 or length == 0:
         return length
-    if not bilinear:
-        return (length + cell - 2) // cell + 1
-    return (2 * (length + cell - 2) + 3 * cell) // (2 * cell) + 1
+    last = length - 1 + (cell - 1 if shifts else 0)
+    return ((2 * last + 3 * cell) // (2 * cell) if bilinear else last // cell) + 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,15 +74,17 @@ class NoiseSpec:
             the same extent on each of them. All leading axes are covered. None covers everything.
             The start is uniform over all positions that touch the input, and the block is cut at
             the border, so every element is covered with the same probability ``coverage``.
-        cell: draws live on a grid of ``cell`` x ``cell`` cells over the trailing two axes, which
-            every copy shifts at random. At most the longer of these axes; an axis of length 1 is
-            not divided.
+        cell: draws live on a grid of ``cell`` x ``cell`` cells over the trailing two axes. At most
+            the longer of these axes; an axis of length 1 is not divided.
         field: ``"nearest"`` gives a cell one value, ``"bilinear"`` interpolates between the
             centres of cells.
         shared: all leading axes (channels) take the same draws.
         seed: 0 .. 2^64 - 1.
         stream: which of a copy's independent streams of draws: 0 for inputs, 16 + t for the t-th
             parameter tensor of a model, which has no blocks, cells, shared draws or ``hadamard``.
+        shift: every copy (of ``hadamard`` every group) shifts its grid of cells at random, so that
+            no border of cells shows in a sum over many. Where False the grid starts with the
+            input, and needs fewer draws.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do.
@@ -106,6 +107,7 @@ class NoiseSpec:
     shared: bool = False
     seed: int = 0
     stream: int = 0
+    shift: bool = True
     encoded: tuple[int, ...] = dataclasses.field(init=False, repr=False)
     """What defines the draws, as the integers that cross to the kernels."""
 
@@ -119,8 +121,9 @@ class NoiseSpec:
             raise ValueError(f"law must be one of {', '.join(LAWS)}, got {self.law!r}")
         if self.field not in FIELDS:
             raise ValueError(f"field must be one of {', '.join(FIELDS)}, got {self.field!r}")
-        if not isinstance(self.shared, bool):
-            raise TypeError(f"shared must be True or False, got {self.shared!r}")
+        for name in ("shared", "shift"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         largest = min(max(*shape[-2:], 1), 2**31)
         object.__setattr__(self, "cell", check_integer("cell", self.cell, 1, largest))
         object.__setattr__(self, "seed", check_integer("seed", self.seed, 0, 2**64 - 1))
@@ -140,6 +143,7 @@ class NoiseSpec:
             *self.cells,
             int(self.is_bilinear),
             int(self.shared),
+            int(self.shifts),
             self.seed - 2**64 if self.seed >= 2**63 else self.seed,
             self.stream,
         )
@@ -256,11 +260,16 @@ class NoiseSpec:
         return self.field == "bilinear" and max(self.cells) > 1
 
     @property
+    def shifts(self) -> bool:
+        """Whether copies shift their grid: never where a cell is one element."""
+        return self.shift and max(self.cells) > 1
+
+    @property
     def grid(self) -> tuple[int, int, int]:
         """The shape of a copy's draws: planes, rows and columns of the grid of cells."""
         leading, height, width = self.planes
-        rows = grid_lines(height, self.cells[0], self.is_bilinear)
-        columns = grid_lines(width, self.cells[1], self.is_bilinear)
+        rows = grid_lines(height, self.cells[0], self.is_bilinear, self.shifts)
+        columns = grid_lines(width, self.cells[1], self.is_bilinear, self.shifts)
         return (min(leading, 1) if self.shared else leading), rows, columns
 
     @property

@@ -47,6 +47,8 @@ CASES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((3, 17, 19), {"cell": 4, "field": "bilinear"}),
     ((3, 17, 19), {"block": 6, "cell": 5, "field": "bilinear", "shared": True}),
     ((2, 17, 19), {"block": (1, 19), "cell": 19, "shared": True}),
+    ((3, 17, 19), {"cell": 4, "shift": False}),
+    ((3, 17, 19), {"block": 6, "cell": 5, "field": "bilinear", "shared": True, "shift": False}),
     # More than three axes, and two.
     ((2, 3, 5, 33), {"block": (2, 30), "cell": 2, "shared": True}),
     ((37, 60), {"block": 9, "cell": 60, "field": "bilinear"}),

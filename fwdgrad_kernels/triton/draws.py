@@ -45,7 +45,7 @@ def real(bits, wide: tl.constexpr):
 
 @triton.jit
 def placements_kernel(
-    out, count, first, k0, k1, height, width, block_height, block_width, cell_height, cell_width,
+    out, count, first, k0, k1, height, width, block_height, block_width, shifts_y, shifts_x,
     mask, IS_HADAMARD: tl.constexpr, COLUMNS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """Writes the first COLUMNS (4 or 8) columns of the placements of copies first onwards."""
@@ -71,8 +71,8 @@ def placements_kernel(
             _, _, w2, w3 = words_of(nought, PLACEMENT, group, k0, k1)
             a, b, _, _ = words_of(nought, HADAMARD_ORDER, group, k0, k1)
             order = ((a | 1).to(tl.int64) * (copies & mask) + b.to(tl.int64)) & mask
-        tl.store(row + 4, place(w2, zero + cell_height), inside)
-        tl.store(row + 5, place(w3, zero + cell_width), inside)
+        tl.store(row + 4, place(w2, zero + shifts_y), inside)
+        tl.store(row + 5, place(w3, zero + shifts_x), inside)
         tl.store(row + 6, order, inside)
         tl.store(row + 7, group, inside)
 

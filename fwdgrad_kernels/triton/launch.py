@@ -63,7 +63,7 @@ def _placements(g: Geometry, first: int, count: int, columns: int, out: Tensor) 
         return out
     placements_kernel[(triton.cdiv(count, size),)](
         out, count, first, *g.key, g.height, g.width, g.block_height, g.block_width,
-        g.cell_height, g.cell_width, g.mask, IS_HADAMARD=g.law == _HADAMARD, COLUMNS=columns,
+        *g.shift_ranges, g.mask, IS_HADAMARD=g.law == _HADAMARD, COLUMNS=columns,
         SIZE=size,
     )  # fmt: skip
     return out

@@ -720,9 +720,10 @@ def _why_nan(result: Explanation, words: int | None = None) -> str:
         return "it is told by the words' standard errors, and VarGrad has none"
     if words == 1:
         return "a single word has none to compare it with"
-    kept = ("law", "block", "cell", "field", "shared")
+    kept = ("law", "block", "cell", "field", "shared", "shift")
     spec = fwdgrad_kernels.NoiseSpec(
-        tuple(result.input.shape), **{name: result.settings[name] for name in kept}
+        tuple(result.input.shape),
+        **{name: result.settings[name] for name in kept if name in result.settings},
     )
     unit = math.lcm(spec.group, getattr(saliency, "steps", None) or 1)
     least = 2 * unit * (2 if result.settings["antithetic"] else 1)

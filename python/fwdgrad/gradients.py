@@ -68,9 +68,9 @@ class LikelihoodRatio(Source):
             is the score's derivative along that direction, not per unit of the input: how much
             the score rises as an element, or the cell that it shares, moves away from the
             baseline.
-        law, block, cell, field, shared: the noise, see ``fwdgrad_kernels.NoiseSpec``. The Cauchy
-            law's heavy tails need a bounded score, such as a probability. With cells
-            or shared draws, an element's attribution is the weighted sum of the gradient over the
+        law, block, cell, field, shared, shift: the noise, see ``fwdgrad_kernels.NoiseSpec``. The
+            Cauchy law's heavy tails need a bounded score, such as a probability. With cells or
+            shared draws, an element's attribution is the weighted sum of the gradient over the
             elements that move with it.
         antithetic: ask each copy with both signs of its noise: half the variance or less where
             the score is nearly linear, since everything even cancels.
@@ -120,6 +120,7 @@ class LikelihoodRatio(Source):
         cell: int = 1,
         field: str = "nearest",
         shared: bool = False,
+        shift: bool = True,
         antithetic: bool = True,
         control: str | None = None,
         position: float = 1.0,
@@ -142,6 +143,7 @@ class LikelihoodRatio(Source):
             cell=cell,
             field=field,
             shared=shared,
+            shift=shift,
             antithetic=antithetic,
             saliency=saliency,
             parameters=parameters,
@@ -473,7 +475,7 @@ class Autograd(Source):
         sigma: the noise's scale: a number, 0 for none, a tensor of the input's shape, an
             ``AdaptiveScale`` (AdaptGrad), or None for a fifth of the input's range (SmoothGrad).
         law: any, also uniform; see ``fwdgrad.MOLLIFIERS`` for the papers' names.
-        block, cell, field, shared: see ``fwdgrad_kernels.NoiseSpec``.
+        block, cell, field, shared, shift: see ``fwdgrad_kernels.NoiseSpec``.
         antithetic: ask each copy with both signs of its noise.
         saliency: what is made of the gradients: ``Gradient()``, ``GradientXInput()``,
             ``IntegratedGradients()``, ``SquaredGrad()`` or ``VarGrad()``.
@@ -508,6 +510,7 @@ class Autograd(Source):
         cell: int = 1,
         field: str = "nearest",
         shared: bool = False,
+        shift: bool = True,
         antithetic: bool = False,
         saliency: Gradient | None = None,
         parameters: ParameterNoise | None = None,
@@ -529,6 +532,7 @@ class Autograd(Source):
             cell=cell,
             field=field,
             shared=shared,
+            shift=shift,
             antithetic=antithetic,
             saliency=saliency,
             parameters=parameters,

@@ -61,7 +61,7 @@ def regions(x: Tensor, given: Options) -> Options:
         >>> import torch
         >>> options = regions(torch.rand(3, 224, 224), {"queries": 512})
         >>> options["cell"], options["position"], options["sigma"], options["law"]
-        (12, 0.5, 0.5, 'hadamard')
+        (11, 0.5, 0.5, 'hadamard')
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, equation 2, in
     the space of a mask; the table of peers in ``benchmarks/results/peers.md`` is why.
@@ -81,6 +81,7 @@ def regions(x: Tensor, given: Options) -> Options:
         "cell": _cell(tuple(x.shape), queries),
         "field": "bilinear",
         "shared": True,
+        "shift": False,
         "position": 0.5,
         "sigma": 0.5,
         "antithetic": False,
@@ -114,7 +115,7 @@ def _cell(shape: tuple[int, ...], queries: int) -> int:
     """
     best = max(shape[-2:])
     for cell in range(1, best):
-        spec = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True)
+        spec = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True, shift=False)
         if spec.draws > queries:
             continue
         if spec.draws < min(spec.group, queries):
@@ -322,9 +323,9 @@ def explain(
         checkpoint: a file to write to and to go on from.
         progress: True for a bar on standard error, or a callable of (calls done, all).
         **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective,
-            queries, sigma, law, block, cell, field, shared, antithetic, saliency, parameters,
-            clip, seed, batch_size, memory, backend; baseline, position and control of the first,
-            sampling of the second.
+            queries, sigma, law, block, cell, field, shared, shift, antithetic, saliency,
+            parameters, clip, seed, batch_size, memory, backend; baseline, position and control of
+            the first, sampling of the second.
 
     Returns:
         The explanation: attribution, standard error, reliability and what repeats the run.

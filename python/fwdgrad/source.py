@@ -100,6 +100,7 @@ class Source:
         cell: int,
         field: str,
         shared: bool,
+        shift: bool,
         antithetic: bool,
         saliency: Gradient | None,
         parameters: ParameterNoise | None,
@@ -144,6 +145,7 @@ class Source:
             "cell": cell,
             "field": field,
             "shared": shared,
+            "shift": shift,
             "seed": seed,
         }
         self.antithetic = antithetic

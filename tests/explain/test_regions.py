@@ -92,7 +92,7 @@ def test_nearly_a_cell_for_each_query(queries):
     options = regions(torch.rand(3, 224, 224), {"queries": queries})
 
     def spec_of(cell):
-        kept = {name: options[name] for name in ("law", "field", "shared")}
+        kept = {name: options[name] for name in ("law", "field", "shared", "shift")}
         return NoiseSpec((3, 224, 224), cell=cell, **kept)
 
     spec, smaller = spec_of(options["cell"]), spec_of(options["cell"] - 1)

@@ -42,6 +42,7 @@ def scale_with(value, at=7):
         (ValueError, ["law", "gauss", "normal", "hadamard"], {"law": "gauss"}),
         (ValueError, ["field", "cubic", "nearest", "bilinear"], {"field": "cubic"}),
         (TypeError, ["shared", "1"], {"shared": 1}),
+        (TypeError, ["shift", "None"], {"shift": None}),
         (ValueError, ["scale", ">= 0", "-0.1"], {"scale": -0.1}),
         (ValueError, ["scale", "finite", "nan"], {"scale": math.nan}),
         (ValueError, ["scale", "finite", "inf"], {"scale": math.inf}),

@@ -114,6 +114,22 @@ def nearest(shape, cell, copies, first=0, seed=4):
     return noise(spec, first, copies, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("field", ["nearest", "bilinear"])
+@pytest.mark.parametrize("shift", [True, False], ids=["shifted", "fixed"])
+def test_a_grid_has_the_lines_that_elements_reach(field, shift):
+    for length in range(2, 40):
+        for cell in range(2, length + 1):
+            spec = NoiseSpec((length,), cell=cell, field=field, shift=shift)
+            last = length - 1 + (cell - 1 if shift else 0)  # counted from the first cell's start
+            wanted = last // cell + 1
+            if field == "bilinear":  # centres at cell (line - 1/2); the last at or after the middle
+                wanted = math.ceil((last + 0.5) / cell + 0.5) + 1
+            assert spec.grid == (1, 1, wanted)
+            assert spec == NoiseSpec((length,), cell=cell, field=field, shift=shift)
+            assert spec != NoiseSpec((length,), cell=cell, field=field, shift=not shift)
+    assert NoiseSpec((9,), shift=False) == NoiseSpec((9,))  # without cells nothing shifts
+
+
 def test_grid_shifts_are_uniform():
     cell = 5
     field = nearest((11, 11), cell, 20_000)
@@ -140,9 +156,10 @@ def test_nearest_field_is_constant_in_each_cell(cell):
 @pytest.mark.parametrize(
     ("shape", "cell"), [((2, 12, 23), 4), ((9, 13), 5), ((2, 20), 12), ((1, 9), 3)], ids=str
 )
-def test_fields_follow_the_contract(shape, cell, field, backend):
+@pytest.mark.parametrize("shift", [True, False], ids=["shifted", "fixed"])
+def test_fields_follow_the_contract(shape, cell, field, shift, backend):
     seed = 2**63 + 1
-    spec = NoiseSpec(shape, "uniform", cell=cell, field=field, seed=seed)
+    spec = NoiseSpec(shape, "uniform", cell=cell, field=field, seed=seed, shift=shift)
     # Draw k of a field is draw k of a vector: the grid of cells is stored row by row.
     vector = NoiseSpec((spec.draws,), "uniform", seed=seed)
     for copy in (0, 7, 2**32 + 5):
@@ -151,7 +168,7 @@ def test_fields_follow_the_contract(shape, cell, field, backend):
             length = spec.planes[axis]
             if length == 1:
                 continue
-            at = torch.arange(length).double() + contract.place(word, cell)
+            at = torch.arange(length).double() + shift * contract.place(word, cell)
             if field == "nearest":
                 weights = torch.eye(spec.grid[axis])[(at // cell).long()].double()
             else:  # a tent around the centre of each cell, of which number 0 lies before the first

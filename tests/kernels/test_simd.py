@@ -23,7 +23,7 @@ WRAPPER = """
 using namespace fwdgrad;
 static Spec decoded(const int64_t* e) {
   Encoded encoded;
-  for (int i = 0; i < 12; ++i) encoded[i] = e[i];
+  for (int i = 0; i < 13; ++i) encoded[i] = e[i];
   return decode(encoded);
 }
 extern "C" void perturb(void* out, const void* x, double scale, int type, const int64_t* spec,
@@ -76,7 +76,7 @@ def address(tensor):
 )
 def test_levels_agree(library, law, options):
     spec = NoiseSpec((2, 11, 67), law, scale=1.0, seed=2**63 + 5, **options)
-    encoded = (ctypes.c_int64 * 12)(*spec.encoded)
+    encoded = (ctypes.c_int64 * 13)(*spec.encoded)
     x, weights = torch.zeros(spec.shape), torch.linspace(-1, 1, 9)
     out = torch.full((9, *spec.shape), torch.nan)
     library.perturb(address(out), address(x), ctypes.c_double(1.0), 0, encoded, ctypes.c_int64(9))
@@ -101,7 +101,7 @@ def test_half_precision_rounds_the_same_on_every_level(library, dtype):
     x = torch.randn(5000, generator=torch.Generator().manual_seed(0)).mul(100).to(dtype)
     out = torch.empty((1, 5000), dtype=dtype)
     kind = 2 if dtype == torch.float16 else 3
-    encoded = (ctypes.c_int64 * 12)(*spec.encoded)
+    encoded = (ctypes.c_int64 * 13)(*spec.encoded)
     library.perturb(
         address(out), address(x), ctypes.c_double(0.0), kind, encoded, ctypes.c_int64(1)
     )

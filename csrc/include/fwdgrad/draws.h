@@ -8,10 +8,10 @@ namespace fwdgrad {
 
 // The number of cells that can touch an axis, whatever the shift; a bilinear field has the
 // centres of cells, from one before the first to the last that an element can reach.
-FWDGRAD_HD int64_t grid_length(int64_t length, int64_t cell, bool bilinear) {
+FWDGRAD_HD int64_t grid_length(int64_t length, int64_t cell, bool bilinear, bool shifts) {
   if (cell == 1) return length;
-  if (!bilinear) return (length + cell - 2) / cell + 1;
-  return (2 * (length + cell - 2) + 3 * cell) / (2 * cell) + 1;
+  const int64_t last = length - 1 + (shifts ? cell - 1 : 0);
+  return (bilinear ? (2 * last + 3 * cell) / (2 * cell) : last / cell) + 1;
 }
 
 // Where an element of an axis lies on the grid: at line `low` or the fraction `rest` / `whole` of
@@ -39,8 +39,8 @@ struct Grid {
 
   FWDGRAD_HD static Grid of(const Spec& spec) {
     return {spec.shared ? 1 : spec.leading,
-            grid_length(spec.height, spec.cell_height, spec.bilinear),
-            grid_length(spec.width, spec.cell_width, spec.bilinear)};
+            grid_length(spec.height, spec.cell_height, spec.bilinear, spec.shifts),
+            grid_length(spec.width, spec.cell_width, spec.bilinear, spec.shifts)};
   }
   FWDGRAD_HD int64_t draws() const { return planes * rows * columns; }
 };
@@ -79,8 +79,8 @@ FWDGRAD_HD Placement placement_of(const Spec& spec, uint64_t copy) {
   Placement placement;
   place_axis(words.w0, spec.height, spec.block_height, &placement.y0, &placement.y1);
   place_axis(words.w1, spec.width, spec.block_width, &placement.x0, &placement.x1);
-  placement.shift_y = place(shifts.w2, spec.cell_height);
-  placement.shift_x = place(shifts.w3, spec.cell_width);
+  placement.shift_y = spec.shifts ? place(shifts.w2, spec.cell_height) : 0;
+  placement.shift_x = spec.shifts ? place(shifts.w3, spec.cell_width) : 0;
   return placement;
 }
 

@@ -13,6 +13,7 @@ struct Spec {
   int64_t cell_height, cell_width;    // 1 where an axis has no cells
   bool bilinear;                      // else nearest; bilinear only where there are cells
   bool shared;                        // one draw for all leading axes
+  bool shifts;                        // copies shift their grid of cells
   uint64_t seed;
   uint32_t stream;  // of the draws: kInputNoise, or a parameter's; not of hadamard's
 
