@@ -33,7 +33,8 @@ from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.methods import FAMILIES, light_blur
 from fwdgrad.metrics import Curve, deletion, gini, insertion, pointing_game, share_inside
-from fwdgrad.objectives import resolve_target, scores_of
+from fwdgrad.metrics.maps import heatmap_of
+from fwdgrad.objectives import outputs_at, resolve_target, scores_of
 from fwdgrad.report import Number, report
 from fwdgrad.stream import DEFAULT_BYTES, write_atomically
 from fwdgrad_kernels import cuda, native, triton
@@ -394,6 +395,8 @@ def _peak_memory() -> str:
 
 def _target(arguments: argparse.Namespace, box: ImageClassifier) -> int | str:
     text: str = arguments.target
+    if not text.strip():
+        raise ValueError("--target must be a class's number, its name or auto, got nothing")
     if text == "auto":
         return text
     try:
@@ -499,6 +502,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{arguments.map} explains {result.objective}, a callable that its file does not have; "
             "fwdgrad.metrics.deletion(..., objective=...) in Python takes it"
         )
+    try:
+        heatmap_of(result, x.shape)
+    except ValueError as error:
+        raise ValueError(f"{arguments.map} cannot be measured: {error}") from None
     box = load_classifier(arguments.model, x.shape[-1], arguments.labels)
     mask = None
     if arguments.mask is not None:
@@ -600,7 +607,7 @@ def _check_same_model(
 ) -> None:
     """Raises where the model's score at the input is not the one that was explained."""
     with torch.no_grad():
-        outputs = box.forward(result.input[None].clone())
+        outputs = outputs_at(box.forward, result.input)
     if arguments.labels is not None:
         _check_labels(arguments, box, outputs)
     try:
@@ -739,6 +746,8 @@ def _advice(result: Explanation) -> str:
         return "other noise would give much the same map"
     if result.settings["method"] != "likelihood-ratio":
         return "much of the map is noise: ask for more --queries"
+    if result.settings["position"] != 1:  # regions: more queries make finer ones
+        return "much of the detail is noise: a larger --cell has less of it"
     return "much of the map is noise: ask for more --queries, a larger --cell or a --block"
 
 

@@ -33,6 +33,35 @@ def objective_name(objective: Objective) -> str:
     return str(getattr(objective, "__qualname__", type(objective).__qualname__))
 
 
+def check_model(model: Any) -> None:
+    """Raises TypeError for what cannot be called.
+
+    >>> check_model(torch.nn.Linear(2, 2))
+    """
+    if not callable(model):
+        raise TypeError(f"model must be callable on a batch, got {type(model).__name__}")
+
+
+def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """What the model returns for one input; where it fails, with the shape that it was asked with.
+
+    >>> outputs_at(torch.nn.Flatten(), torch.ones(2, 3)).shape
+    torch.Size([1, 6])
+    """
+    try:
+        return model(x[None].clone())
+    except Exception as error:
+        hint = ""
+        if isinstance(error, (RuntimeError, ValueError, IndexError)):  # of shapes or types
+            hint = (
+                f" (x is one input, without a batch axis, and the batch has its dtype, {x.dtype})"
+            )
+        raise ModelError(
+            f"the model failed on a batch of shape {(1, *x.shape)}: {type(error).__name__}: "
+            f"{error}{hint}"
+        ) from error
+
+
 def check_objective(objective: Objective) -> None:
     """Raises where an objective is neither a known name nor callable.
 

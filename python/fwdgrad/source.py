@@ -22,8 +22,10 @@ from fwdgrad.errors import ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.objectives import (
     Objective,
+    check_model,
     check_objective,
     objective_name,
+    outputs_at,
     resolve_target,
     scores_of,
 )
@@ -111,8 +113,7 @@ class Source:
         backend: str,
     ) -> None:
         """Checks what can be checked without an input."""
-        if not callable(forward):
-            raise TypeError(f"model must be callable on a batch, got {type(forward).__name__}")
+        check_model(forward)
         check_objective(objective)
         if queries is not None:
             queries = check_integer("queries", queries, 1)
@@ -458,19 +459,7 @@ class Source:
     def _ask_at_input(self, x: Tensor, targets: list[Any]) -> tuple[list[int | None], list[float]]:
         """The classes that are meant, and their scores at the input itself."""
         with torch.no_grad():
-            try:
-                outputs = self.forward(x[None].clone())
-            except Exception as error:
-                hint = ""
-                if isinstance(error, (RuntimeError, ValueError, IndexError)):  # of shapes or types
-                    hint = (
-                        " (x is one input, without a batch axis, and the batch has its dtype, "
-                        f"{x.dtype})"
-                    )
-                raise ModelError(
-                    f"the model failed on a batch of shape {(1, *x.shape)}: "
-                    f"{type(error).__name__}: {error}{hint}"
-                ) from error
+            outputs = outputs_at(self.forward, x)
             try:
                 chosen = [resolve_target(t, outputs, self.objective, batch=1) for t in targets]
                 clean = [float(scores_of(outputs, self.objective, t, 1)[0]) for t in chosen]

@@ -68,6 +68,11 @@ def number(batch):
     return corner(batch).argmax(1)
 
 
+def erratic(batch):
+    """Nearly the same pictures have nothing to do with one another."""
+    return torch.stack([(1e6 * row.double().sum()).sin() for row in batch])[:, None]
+
+
 def fails(batch):
     raise OSError("the service\\n  is away")
 
@@ -267,6 +272,20 @@ def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
     assert why is None or why in out
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ([], "much of the detail is noise: a larger --cell has less of it"),
+        (["--plain"], "noise: ask for more --queries, a larger --cell or a --block"),
+    ],
+)
+def test_what_to_do_about_noise(folder, capsys, options, advice):
+    line = ["--objective", "logit", "--target", "0", "--baseline", "grey", *options]
+    _, result = explain(*line, model="box:erratic", queries=128)
+    assert result.reliability < 0.5
+    assert advice in capsys.readouterr().out
+
+
 def test_why_a_map_has_no_reliability(folder, capsys):
     line = ["--method", "integrated-gradients", "--sigma", "0.1", "--target", "1"]
     assert np.isnan(explain(*line, queries=50)[1].reliability)
@@ -456,6 +475,7 @@ ERRORS = [
     ("--plain --field nearest", {}, ["--field", "give --cell"]),
     ("--method smoothgrad --field nearest", {"queries": None}, ["--field", "give --cell"]),
     ("--target 4", {}, ["target must lie in 0 .. 3", "4"]),
+    ("--target=", {}, ["--target must be a class's number, its name or auto"]),
     ("--target -1", {}, ["target must lie in 0 .. 3", "-1"]),
     ("--target=--1", {}, ["target"]),
     ("--target lamp", {}, ["target must be a number", "'lamp'"]),

@@ -40,6 +40,10 @@ def one(batch):
     return corner(batch)[:, 0]
 
 
+def of_vectors(batch):
+    return batch @ torch.ones(5, 2)
+
+
 def spoils(batch):
     """As an own model may: it overwrites what it is given."""
     outputs = corner(batch)
@@ -280,6 +284,10 @@ def test_a_camera_turns_photo_and_mask(folder):
         ("--mask none.png", {}, ["mask none.png does not exist"]),
         ("--mask box.py", {}, ["mask box.py cannot be read"]),
         ("--mask black.png", {}, ["mask black.png marks nothing", "white, or opaque"]),
+        ("--mask all.png", {}, ["mask all.png marks all", "black, or transparent"]),
+        ("", {"map": "nan.safetensors"}, ["nan.safetensors cannot be measured", "finite", "nan"]),
+        ("", {"map": "other.safetensors"}, ["other.safetensors cannot be measured", "(3, 8, 8)"]),
+        ("", {"model": "box:of_vectors"}, ["the model failed on a batch of shape (1, 3, 8, 8)"]),
         ("--mask wide.png", {}, ["must be 8 x 8 pixels, as the map is, got 9 x 8"]),
         ("--report .", {}, ["--report . cannot be written to", "directory"]),
         ("--report no/out.html", {}, ["--report no/out.html cannot be written to"]),
@@ -287,7 +295,10 @@ def test_a_camera_turns_photo_and_mask(folder):
 )
 def test_refused(folder, capsys, options, changes, fragments):
     Image.new("L", (8, 8)).save("black.png")
+    white(8, 8, (0, 0, 8, 8)).save("all.png")
     white(9, 8, (0, 0, 4, 4)).save("wide.png")
+    save("nan.safetensors", attribution=torch.full((3, 8, 8), torch.nan))
+    save("other.safetensors", attribution=torch.zeros(3, 8, 9))
     save("one.safetensors", target=1)
     if changes.get("model") == "box:one":
         changes = {**changes, "map": "one.safetensors"}

@@ -112,7 +112,7 @@ def load_mask(
 
     Raises:
         FileNotFoundError, ValueError: see ``load_photo``; the mask has another size, or marks
-            nothing.
+            nothing or everything.
     """
     picture = _read(path, "mask", _of_object)
     size, whose = (photo, "photo") if photo else ((shape[1], shape[0]), "map")
@@ -126,6 +126,11 @@ def load_mask(
         raise ValueError(
             f"mask {path} marks nothing that the map covers: it must be white, or opaque on "
             "transparent, where the object is"
+        )
+    if bool(mask.all()):
+        raise ValueError(
+            f"mask {path} marks all that the map covers: beside the object it must be black, or "
+            "transparent"
         )
     return mask
 
