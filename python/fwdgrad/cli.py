@@ -543,6 +543,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             followed=objective,
             mask=mask,
             command=arguments.line,
+            model=arguments.model,
         )
         write_atomically(arguments.report, page.encode())
         print(f"{'report':{width}}  {arguments.report}")

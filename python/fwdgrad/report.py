@@ -36,6 +36,7 @@ def report(
     followed: str | None = None,
     mask: Tensor | None = None,
     command: str | None = None,
+    model: str | None = None,
 ) -> str:
     """A page with the picture, its map, the standard error, both curves and the numbers.
 
@@ -47,6 +48,7 @@ def report(
         followed: the name of the score that they follow. Default: the explanation's objective.
         mask: bool (H, W), true on the object, where it is known.
         command: the line that makes this page.
+        model: the model's name, as ``load_classifier`` takes it.
 
     Returns:
         A complete HTML document that refers to nothing outside itself. Whatever the label and the
@@ -98,7 +100,7 @@ def report(
         "good.</p>\n"
         f'<div class="curves">\n{charts}</div>\n</section>\n'
         f"<section>\n<h2>Numbers</h2>\n{_table(numbers)}</section>\n"
-        f"<section>\n<h2>How to repeat it</h2>\n{_repeat(explanation, command)}</section>\n"
+        f"<section>\n<h2>How to repeat it</h2>\n{_repeat(explanation, command, model)}</section>\n"
         "</main>\n</body>\n</html>\n"
     )
 
@@ -294,11 +296,19 @@ def _table(numbers: Sequence[Number]) -> str:
     return f"<table>\n{lines}</table>\n"
 
 
-def _repeat(explanation: Explanation, command: str | None) -> str:
-    again = (
-        'e = fwdgrad.Explanation.load("explanation.safetensors")\n'
-        "fwdgrad.explain(model, e.input, target=e.target, objective=e.objective, **e.settings)"
-    )
+def _repeat(explanation: Explanation, command: str | None, model: str | None) -> str:
+    lines = ["import fwdgrad"]
+    found = "...  # the one that was explained"
+    if model is not None:
+        lines.append("from fwdgrad.boxes.images import load_classifier")
+        found = f"load_classifier({model!r}, {explanation.input.shape[-1]}, labels=None).forward"
+    lines += [
+        "",
+        f"model = {found}",
+        'e = fwdgrad.Explanation.load("explanation.safetensors")',
+        "fwdgrad.explain(model, e.input, target=e.target, objective=e.objective, **e.settings)",
+    ]
+    again = "\n".join(lines)
     parts = [f"<p>The map, in Python:</p>\n<pre><code>{escape(again)}</code></pre>\n"]
     if command is not None:
         parts.append(f"<p>This page:</p>\n<pre><code>{escape(command)}</code></pre>\n")

@@ -394,6 +394,19 @@ def test_the_report_says_how_it_was_made(written):
     assert command + "--report 'a page.html'" in Page(written[0]).of("code")
 
 
+def test_what_the_report_says_in_python_makes_the_map_again(folder, capsys):
+    x = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = fwdgrad.explain(load_classifier("box:corner", 16, None).forward, x, queries=64)
+    made.save("explanation.safetensors")
+    assert evaluate("--report", "page.html", map="explanation.safetensors") == 0
+    (code,) = (
+        c for c in Page(Path("page.html").read_text(encoding="utf-8")).of("code") if "load" in c
+    )
+    again = {}
+    exec(code.replace("fwdgrad.explain(", "again = fwdgrad.explain("), again)
+    assert torch.equal(again["again"].attribution, made.attribution)
+
+
 def test_the_report_is_one_file_that_asks_for_nothing(written):
     text, _ = written
     assert "://" not in text
