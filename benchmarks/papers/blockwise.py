@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from common import cached, data, keeps
@@ -19,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 import fwdgrad
 from fwdgrad.boxes.images import ImageClassifier
+from fwdgrad.methods import regions as regions_of
 from fwdgrad.metrics import deletion, insertion
 from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
 
@@ -128,6 +130,14 @@ def regions(network: str, photo: str, queries: int, seed: int = 0) -> Tensor:
     return fwdgrad.explain(
         model, picture(photo), target=target, queries=queries, seed=seed, **REGIONS
     ).attribution
+
+
+def settings_of_regions(photo: str, queries: int) -> dict[str, Any]:
+    """What such a map depends on beside the photo, for the key of a kept result."""
+    x = picture(photo)
+    settings = regions_of(x, {**REGIONS, "queries": queries})
+    away = (x - settings.pop("baseline")).abs().double().mean()
+    return {**REGIONS, **settings, "away": float(away)}
 
 
 def size(gradient: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from blockwise import (
     inserted,
     losses,
     regions,
+    settings_of_regions,
     size,
     vanilla,
 )
@@ -92,6 +93,8 @@ def main() -> None:
                 key = {"experiment": "fg_figure4", "network": network, "photo": photo}
                 key |= {"method": method, "seeds": seeds, "copies": copies, "steps": STEPS}
                 key |= {"block": BLOCK, "sigma": SIGMA, "regions": REGIONS}
+                if method.startswith("regions"):
+                    key["regions"] = settings_of_regions(photo, int(method.split()[1]))
                 call = functools.partial(areas, network, photo, method, seeds, copies)
                 found.setdefault(method, []).append(cached(key, call))
         for method, values in found.items():

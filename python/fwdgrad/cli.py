@@ -36,7 +36,7 @@ from fwdgrad.metrics import Curve, deletion, gini, insertion, pointing_game, sha
 from fwdgrad.metrics.maps import heatmap_of
 from fwdgrad.objectives import outputs_at, resolve_target, scores_of
 from fwdgrad.report import Number, report
-from fwdgrad.stream import DEFAULT_BYTES, write_atomically
+from fwdgrad.stream import DEFAULT_BYTES, process_memory, write_atomically
 from fwdgrad_kernels import cuda, native, triton
 
 _TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -385,12 +385,15 @@ def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _peak_memory() -> str:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return "unknown"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{peak * (1 if sys.platform == 'darwin' else 1024) / 2**20:.0f} MiB"
+    peak = process_memory("VmHWM")  # on Linux; its getrusage has the parent's peak in it
+    if not peak:
+        try:
+            import resource
+        except ImportError:  # Windows
+            return "unknown"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak *= 1 if sys.platform == "darwin" else 1024
+    return f"{peak / 2**20:.0f} MiB"
 
 
 def _target(arguments: argparse.Namespace, box: ImageClassifier) -> int | str:

@@ -235,16 +235,20 @@ class _Meter:
         # Sets the kernel's high-water mark of this process to what it uses now.
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
             file.write("5")
-        self.base = _status("VmRSS")
+        self.base = process_memory("VmRSS")
 
     def peak(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self.base
-        return _status("VmHWM") - self.base
+        return process_memory("VmHWM") - self.base
 
 
-def _status(field: str) -> int:
-    """A size of this process in bytes; 0 where the system does not tell."""
+def process_memory(field: str) -> int:
+    """A size of this process in bytes; 0 where the system does not tell.
+
+    >>> process_memory("none")
+    0
+    """
     with contextlib.suppress(OSError), open("/proc/self/status") as file:
         for line in file:
             if line.startswith(field + ":"):

@@ -21,7 +21,7 @@ def peers(monkeypatch, tmp_path):
     import peers as module
 
     yield module
-    for name in ("peers", "fast", "data"):
+    for name in ("peers", "fast", "data", "memory"):
         sys.modules.pop(name, None)
 
 
@@ -263,6 +263,15 @@ def test_a_section_by_hand(peers):
         "| 128 | RISE (xaitk-saliency), 500 | +0.100 ± nan | -0.050 ± nan |",
         "| 128 | RISE (xaitk-saliency), 4224 | -0.025 ± nan | +0.075 ± nan |",
     ]
+
+
+def test_the_other_pictures_are_in_no_table(peers, monkeypatch):
+    right = {f"cut-out {i}": None for i in range(20)}
+    monkeypatch.setattr(peers.data, "recognised", lambda model, background: right)
+    monkeypatch.setattr(peers, "pictures", lambda kind: {"a photo": None})
+    network = peers.Network("corner", Corner(), GREYS)
+    assert peers.others(network) == [("grass", f"cut-out {i}") for i in (17, 18, 19)]
+    assert not set(peers.others(network)) & set(peers.chosen(network, 9))
 
 
 def test_speckles_know_nothing_of_the_map(peers):

@@ -655,6 +655,15 @@ def test_the_installed_script_obeys_ctrl_c(folder, script):
 # ---- info ----------------------------------------------------------------------------------
 
 
+def test_peak_memory_is_of_this_process_alone():
+    child = "from fwdgrad.cli import _peak_memory; print(_peak_memory())"
+    ballast = b"x" * 900 * 2**20  # which a child's getrusage remembers
+    peak = subprocess.run(
+        [sys.executable, "-c", child], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert 50 < float(peak.stdout.split()[0]) < len(ballast) / 2**20 - 100
+
+
 def test_info(capsys):
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
