@@ -8,7 +8,7 @@ import torch
 import fwdgrad
 from fwdgrad import metrics
 from fwdgrad.methods import regions
-from fwdgrad_kernels import NoiseSpec
+from fwdgrad_kernels import NoiseSpec, noise
 
 from .models import Recorder
 
@@ -84,6 +84,25 @@ def test_a_copy_is_between_the_picture_and_its_blur():
     assert (copies >= low - 1e-6).all()
     assert (copies <= high + 1e-6).all()
     assert (copies - PICTURE).abs().amax((1, 2, 3)).min() > 0.1  # each is blurred somewhere
+
+
+def test_the_grid_lies_still():
+    seen = []
+
+    def model(batch):
+        seen.append(batch.clone())
+        return batch.sum((1, 2, 3))
+
+    ones = torch.ones(3, 32, 40)
+    result = fwdgrad.explain(
+        model, ones, method="regions", baseline=0.0, target=None, objective="logit", queries=100,
+        seed=3,
+    )  # fmt: skip
+    kept = {name: result.settings[name] for name in ("law", "cell", "field", "shared", "seed")}
+    fixed = NoiseSpec((3, 32, 40), shift=False, **kept)
+    wanted = noise(fixed, 0, 100)
+    torch.testing.assert_close(2 * torch.cat(seen[1:]) - 1, wanted, rtol=0, atol=1e-6)
+    assert fixed.draws < NoiseSpec((3, 32, 40), **kept).draws < 100
 
 
 @pytest.mark.parametrize("queries", [64, 65, 128, 256, 500, 1024, 4224])
