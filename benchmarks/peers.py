@@ -46,17 +46,18 @@ import data
 import numpy as np
 import torch
 from fast import fast
-from memory import status
 from torch import Tensor
 from torch.nn import functional
 
 import fwdgrad
 from fwdgrad import metrics
+from fwdgrad.stream import process_memory
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "peers.md"
 OTHERS_TABLE = TABLE.with_name("peers-others.md")
 SIZE, STEPS = 224, 28
+SHOWN, TUNED_ON = 9, 8  # cut-outs in the table, and those after them that ours was chosen on
 
 # How many seeds at each budget. Ours is also asked with fewer calls than any peer.
 SEEDS = {128: 2, 500: 2, 1536: 2, 4224: 1}
@@ -428,15 +429,19 @@ def pictures(kind: str) -> dict[str, data.Photo]:
     return data.photos() if kind == "photo" else data.cutouts(kind)
 
 
+def named(network: Network) -> list[Where]:
+    """The cut-outs on grass that the network names rightly, in their order."""
+    return [("grass", name) for name in data.recognised(network.model, "grass")]
+
+
 def chosen(network: Network, count: int | None) -> list[Where]:
-    """The photos, and cut-outs on grass that the network names rightly, in their order."""
-    right = list(data.recognised(network.model, "grass"))[:count]
-    return [("photo", name) for name in pictures("photo")] + [("grass", name) for name in right]
+    """The photos, and so many of the cut-outs."""
+    return [("photo", name) for name in pictures("photo")] + named(network)[:count]
 
 
 def others(network: Network) -> list[Where]:
     """The cut-outs of neither the table nor the eight that ours was chosen on."""
-    return [where for where in chosen(network, None) if where[0] == "grass"][9 + 8 :]
+    return named(network)[SHOWN + TUNED_ON :]
 
 
 def plan(
@@ -537,7 +542,7 @@ def print_cost(network: Network, name: str, budget: int) -> None:
     if name != "nothing":
         METHODS[name](Counted(network, target, budget), x, budget, 0)
     seconds = time.perf_counter() - started
-    print(seconds, status("VmHWM") / 2**20)  # getrusage would have the parent's own in it
+    print(seconds, process_memory("VmHWM") / 2**20)  # getrusage would have the parent's own in it
 
 
 # ---- the table -------------------------------------------------------------------------------
@@ -673,8 +678,9 @@ def _paired(means: dict[int, dict[str, dict]], pairs: Iterable[tuple[int, int]])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="two networks, all cut-outs")
-    parser.add_argument(
+    more = parser.add_mutually_exclusive_group()
+    more.add_argument("--full", action="store_true", help="two networks, all cut-outs")
+    more.add_argument(
         "--others",
         action="store_true",
         help="the strongest peers and ours on the cut-outs that the table leaves out",
@@ -692,12 +698,12 @@ def main() -> None:
     if options.cost:
         network, name, budget = options.cost
         return print_cost(network_of(network), name, int(budget))
-    networks, seeds, count, pairs = list(data.NETWORKS)[:1], SEEDS, 9, PAIRS
+    networks, seeds, count, pairs = list(data.NETWORKS)[:1], SEEDS, SHOWN, PAIRS
     if options.full:
         networks, seeds, count = list(data.NETWORKS), FULL_SEEDS, None
         pairs = tuple((ours, theirs) for ours in seeds for theirs in seeds if ours <= theirs)
     if options.others:
-        seeds, pairs = OTHERS_SEEDS, PAIRS[:3]
+        seeds = OTHERS_SEEDS
     if options.quick:
         seeds, pairs = {140: 1}, ((140, 140),)
     names = STRONGEST if options.others else list(METHODS)

@@ -420,9 +420,8 @@ def _check_labels(arguments: argparse.Namespace, box: ImageClassifier, outputs: 
 
 def _set_threads(arguments: argparse.Namespace) -> None:
     if arguments.threads is not None:
-        most = 8 * (
-            os.cpu_count() or 1
-        )  # where there are no more threads to be had, OpenMP crashes
+        # Where there are no more threads to be had, OpenMP crashes.
+        most = 8 * (os.cpu_count() or 1)
         if not 1 <= arguments.threads <= most:
             raise ValueError(f"--threads must be from 1 to {most} here, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
@@ -750,7 +749,7 @@ def _advice(result: Explanation) -> str:
         return "other noise would give much the same map"
     if result.settings["method"] != "likelihood-ratio":
         return "much of the map is noise: ask for more --queries"
-    if result.settings["position"] != 1:  # regions: more queries make finer ones
+    if result.settings.get("position", 1) != 1:  # regions: more queries make finer ones
         return "much of the detail is noise: a larger --cell has less of it"
     return "much of the map is noise: ask for more --queries, a larger --cell or a --block"
 

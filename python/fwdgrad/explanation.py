@@ -98,7 +98,7 @@ class Explanation:
             Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it is
             noise itself, and more queries, blocks or cells are needed. A single Hadamard group,
             which cannot be halved, has it from its standard errors, and then it is rougher: 0.1
-            to 0.2 too high, since another grid of cells would change a little more, too low where
+            to 0.2 too high (more so where other noise would shift the cells), too low where
             opposite cells act together, as of a large object in the middle. NaN where there is
             neither.
         queries: forward calls on noisy copies.

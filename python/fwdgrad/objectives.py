@@ -48,6 +48,7 @@ def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
     >>> outputs_at(torch.nn.Flatten(), torch.ones(2, 3)).shape
     torch.Size([1, 6])
     """
+    check_model(model)
     try:
         return model(x[None].clone())
     except Exception as error:
@@ -279,3 +280,14 @@ class Difference:
 
 def _floating(scores: Tensor) -> Tensor:
     return scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+
+
+def class_at(
+    model: Callable[[Tensor], Any], x: Tensor, target: int | str | None, objective: Objective
+) -> int | None:
+    """The class that is meant, checked against what the model returns for one input.
+
+    >>> class_at(torch.nn.Identity(), torch.tensor([1.0, 3.0, 2.0]), "auto", "logit")
+    1
+    """
+    return resolve_target(target, outputs_at(model, x), objective, batch=1)

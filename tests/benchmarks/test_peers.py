@@ -21,7 +21,7 @@ def peers(monkeypatch, tmp_path):
     import peers as module
 
     yield module
-    for name in ("peers", "fast", "data", "memory"):
+    for name in ("peers", "fast", "data"):
         sys.modules.pop(name, None)
 
 

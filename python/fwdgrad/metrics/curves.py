@@ -12,14 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad.objectives import (
-    Objective,
-    check_model,
-    check_objective,
-    outputs_at,
-    resolve_target,
-    scores_of,
-)
+from fwdgrad.objectives import Objective, check_objective, class_at, scores_of
 from fwdgrad_kernels.spec import check_integer
 
 _KERNEL, _DEVIATION = 11, 5.0  # of RISE's blur, in pixels
@@ -212,7 +205,6 @@ def _curve(
     batch_size: int,
     inserting: bool,
 ) -> Curve:
-    check_model(model)
     check_objective(objective)
     batch_size = check_integer("batch_size", batch_size, 1)
     values = heatmap_of(heatmap, x.shape)
@@ -227,7 +219,7 @@ def _curve(
     each = -(-values.numel() // steps)
     before, after = (other, x) if inserting else (x, other)
     with torch.no_grad():
-        chosen = resolve_target(target, outputs_at(model, x), objective, batch=1)
+        chosen = class_at(model, x, target, objective)
         scores = []
         for first in range(0, steps + 1, batch_size):
             count = min(batch_size, steps + 1 - first)

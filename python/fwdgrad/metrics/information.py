@@ -14,14 +14,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad.objectives import (
-    Objective,
-    check_model,
-    check_objective,
-    outputs_at,
-    resolve_target,
-    scores_of,
-)
+from fwdgrad.objectives import Objective, check_objective, class_at, scores_of
 from fwdgrad_kernels.spec import check_integer
 
 Array = np.ndarray[Any, Any]
@@ -111,7 +104,6 @@ def information_curve(
     """
     if objective != "accuracy":
         check_objective(objective)
-    check_model(model)
     if x.dim() != 3 or x.shape[0] not in (1, 3) or not x.is_floating_point():
         raise ValueError(
             f"x must be a floating picture (3, H, W) or (1, H, W), got {x.dtype} {tuple(x.shape)}"
@@ -260,7 +252,7 @@ def _scores(
     with torch.no_grad():
         accuracy = objective == "accuracy"
         kind = "probability" if accuracy else objective
-        chosen = resolve_target(target, outputs_at(model, batch[-1]), kind, batch=1)
+        chosen = class_at(model, batch[-1], target, kind)
         if accuracy:
             objective = lambda outputs: (outputs.argmax(1) == chosen).to(x.dtype)  # noqa: E731
             chosen_class = None
