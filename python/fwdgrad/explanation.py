@@ -92,15 +92,15 @@ class Explanation:
     Attributes:
         attribution: the estimated gradient, of the input's shape, in score units per input unit;
             with a baseline, the derivative along input - baseline, in score units.
-        standard_error: of each element of it, in its units. A single group of Hadamard copies
-            has it from the directions that no draw uses; NaN where it leaves none.
+        standard_error: of each element of it, in its units. Hadamard copies of fewer than two
+            whole groups have it from the directions that no draw uses; NaN where there is none.
         reliability: the correlation of the maps of two half-runs, stepped up to the full run by
             Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it is
-            noise itself, and more queries, blocks or cells are needed. A single Hadamard group,
-            which cannot be halved, has it from its standard errors, and then it is rougher: 0.1
-            to 0.2 too high (more so where other noise would shift the cells), too low where
-            opposite cells act together, as of a large object in the middle. NaN where there is
-            neither.
+            noise itself, and more queries, blocks or cells are needed. Fewer than two whole
+            Hadamard groups, which cannot be halved, have it from their standard errors, and then
+            it is rougher: 0.1 to 0.2 too high (more so where other noise would shift the cells),
+            too low where opposite cells act together, as of a large object in the middle. NaN
+            where there is neither.
         queries: forward calls on noisy copies.
         target: the class that was explained; None where the model returns one number.
         score: the objective at the input itself.

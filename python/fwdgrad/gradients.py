@@ -327,8 +327,9 @@ class LikelihoodRatio(Source):
             scale = NoiseSpec(spec.shape, scale=self._strength(), **self.noise)
         frozen = self._frozen(spec)
         agreement = self._reliability(first_half, mean, plan, scale, frozen)
-        alone = plan.copies <= plan.unit == spec.group and spec.law == "hadamard"
-        if alone and spec.block is None:
+        spare = spec.law == "hadamard" and spec.block is None and 1 < spec.draws < spec.group
+        alone = spare and plan.copies < 2 * plan.unit == 2 * spec.group
+        if alone:
             self._spare_error_(spread, weights, spec)
         attribution = scale.gradient(mean, 1, out=mean, x=x)
         error = scale.gradient(spread, 1, out=spread, x=x).abs_()
@@ -376,31 +377,34 @@ class LikelihoodRatio(Source):
         return first_half
 
     def _spare_error_(self, spread: Tensor, weights: Tensor, spec: NoiseSpec) -> None:
-        """The standard error of a single Hadamard group, from the directions that nothing uses.
+        """The standard error of less than two Hadamard groups, from what no draw uses.
 
         A group has M directions for fewer draws. A linear score has nothing along the others, so
         what is found there is what higher orders (and noise) put into any direction. Two draws i
         and j that act together put it into direction i xor j, and not all are met as often. Of a
-        group that is not whole, a draw also leaks into others: by how much, is known.
+        group that is not whole, a draw also leaks into others: by how much, is known. Copies of a
+        second group that was begun err as much again, and by the leaks of any score there.
         """
-        n, draws = len(weights), spec.draws
-        directions = NoiseSpec((spec.group,), "hadamard", seed=spec.seed)
+        n, draws, group = len(weights), spec.draws, spec.group
+        directions = NoiseSpec((group,), "hadamard", seed=spec.seed)
+        first, more = weights[:group], max(0, n - group)
         found, even = (
-            torch.zeros(spec.group, dtype=weights.dtype, device=weights.device) for _ in range(2)
+            torch.zeros(group, dtype=weights.dtype, device=weights.device) for _ in range(2)
         )
-        accumulate_(found, weights, directions, 0, backend=self.backend)
-        accumulate_(even, torch.ones_like(weights), directions, 0, backend=self.backend)
-        found, even = (values.div_(n).square_().cpu().double() for values in (found, even))
-        if draws == spec.group or draws < 2:
-            return  # no way to tell: it is NaN already
-        used = torch.zeros(spec.group, dtype=torch.float64)
+        accumulate_(found, first, directions, 0, backend=self.backend)
+        accumulate_(even, torch.ones_like(first), directions, 0, backend=self.backend)
+        found, even = (values.div_(len(first)).square_().cpu().double() for values in (found, even))
+        used = torch.zeros(group, dtype=torch.float64)
         used[:draws] = 1
         even[0] = 0  # what draw i leaks into j is even[i xor j] of it
-        leaks = _walsh(_walsh(found * used) * _walsh(even)) / spec.group
+        leaks = _walsh(_walsh(found * used) * _walsh(even)) / group
         met = _walsh(_walsh(used).square())
         variance = float((found - leaks)[draws:].mean().clamp(min=0))
         variance *= float(met[1:draws].mean() / met[draws:].mean())
         variance += float(leaks[1:draws].mean())
+        if more:
+            begun = variance + (1 / more - 1 / group) * float(weights[group:].var(correction=0))
+            variance = ((n - more) / n) ** 2 * variance + (more / n) ** 2 * begun
         ones, scratch = torch.ones_like(weights), torch.empty_like(spread).zero_()
         accumulate_(scratch, ones, spec, 0, square=spread.zero_(), backend=self.backend)
         spread.mul_(variance / n).sqrt_()

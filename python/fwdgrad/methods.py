@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from torch import Tensor
@@ -105,16 +105,22 @@ def light_blur(x: Tensor) -> Tensor:
     >>> light_blur(torch.ones(3, 32, 32)).shape
     torch.Size([3, 32, 32])
     """
-    return blurred(x, max(2.0, min(x.shape[1:]) / 32))
+    return blurred(x, _blur(x.shape))
+
+
+def _blur(shape: Sequence[int]) -> float:
+    """Pixels."""
+    return max(2.0, min(shape[-2:]) / 32)
 
 
 def _cell(shape: tuple[int, ...], queries: int) -> int:
     """The smallest cells with fewer draws than queries, and than directions in their group.
 
-    What has no draw tells the error. For 16 queries nothing can be left.
+    What has no draw tells the error. For 16 queries nothing can be left. Cells are larger than
+    the blur's deviation: what it mixes are the neighbours of a smaller one.
     """
     best = max(shape[-2:])
-    for cell in range(1, best):
+    for cell in range(int(_blur(shape)) + 1, best):
         spec = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True, shift=False)
         if spec.draws > queries:
             continue

@@ -346,7 +346,7 @@ DEFAULTS = {
     "position": 0.5,
     "law": "hadamard",
     "block": None,
-    "cell": 2,  # 10 x 10 cells are the most that 127 of 128 directions hold
+    "cell": 3,  # larger than the blur's deviation of 2 pixels
     "field": "bilinear",
     "shared": True,
     "seed": 0,
