@@ -1,8 +1,12 @@
 """Maps of a black box at the same number of forward calls: other tools', and ours.
 
-    python benchmarks/peers.py            # about two hours on two cores
-    python benchmarks/peers.py --full     # two networks, all cut-outs, three seeds: about a day
-    python benchmarks/peers.py --quick    # a minute, two pictures: no table is written
+    python benchmarks/peers.py                 # about two hours on two cores
+    python benchmarks/peers.py --others        # the strongest peers, on cut-outs left out there
+    python benchmarks/peers.py --backgrounds   # and on every background
+    python benchmarks/peers.py --full          # two networks, three seeds: about a day
+    python benchmarks/peers.py --quick         # a minute, two pictures: no table is written
+
+Cut-outs are shown where the network names them rightly.
 
 Every method explains the probability of the class that the network predicts, on the same pictures,
 with the same calls of the same network (ONNX Runtime, one thread), in as many processes as there
@@ -55,13 +59,13 @@ from fwdgrad.stream import process_memory
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "peers.md"
-OTHERS_TABLE = TABLE.with_name("peers-others.md")
 SIZE, STEPS = 224, 28
 SHOWN, TUNED_ON = 9, 8  # cut-outs in the table, and those after them that ours was chosen on
 
 # How many seeds at each budget. Ours is also asked with fewer calls than any peer.
 SEEDS = {128: 2, 500: 2, 1536: 2, 4224: 1}
 OTHERS_SEEDS = {128: 2, 500: 2, 4224: 1}
+BACKGROUND_SEEDS = {128: 1, 500: 1}
 FULL_SEEDS = {128: 3, 500: 3, 1536: 3, 4224: 3}
 OURS_ALONE = (128,)
 COSTED = 1536  # the budget at which seconds and memory are measured
@@ -429,9 +433,9 @@ def pictures(kind: str) -> dict[str, data.Photo]:
     return data.photos() if kind == "photo" else data.cutouts(kind)
 
 
-def named(network: Network) -> list[Where]:
-    """The cut-outs on grass that the network names rightly, in their order."""
-    return [("grass", name) for name in data.recognised(network.model, "grass")]
+def named(network: Network, background: str = "grass") -> list[Where]:
+    """The cut-outs on a background that the network names rightly, in their order."""
+    return [(background, name) for name in data.recognised(network.model, background)]
 
 
 def chosen(network: Network, count: int | None) -> list[Where]:
@@ -442,6 +446,11 @@ def chosen(network: Network, count: int | None) -> list[Where]:
 def others(network: Network) -> list[Where]:
     """The cut-outs of neither the table nor the eight that ours was chosen on."""
     return named(network)[SHOWN + TUNED_ON :]
+
+
+def everywhere(network: Network) -> list[Where]:
+    """The cut-outs on each background."""
+    return [where for background in data.BACKGROUNDS for where in named(network, background)]
 
 
 def plan(
@@ -594,6 +603,9 @@ CHOSEN_ON_OTHERS = """\
 These are the cut-outs that are neither in the table of peers nor among the eight on which ours was
 chosen. One choice was looked at on them as well: that grids of cells do not shift.
 """
+ON_BACKGROUNDS = """\
+Cut-outs on plain and textured backgrounds. Ours was chosen with pictures on grass alone.
+"""
 SPECKLES = """
 ### What noise in a map does
 
@@ -685,6 +697,11 @@ def main() -> None:
         action="store_true",
         help="the strongest peers and ours on the cut-outs that the table leaves out",
     )
+    more.add_argument(
+        "--backgrounds",
+        action="store_true",
+        help="the strongest peers and ours on plain and textured backgrounds",
+    )
     parser.add_argument("--quick", action="store_true", help="two pictures; no table is written")
     parser.add_argument(
         "--only", nargs="+", metavar="METHOD", help=f"no table is written; of {', '.join(METHODS)}"
@@ -698,21 +715,23 @@ def main() -> None:
     if options.cost:
         network, name, budget = options.cost
         return print_cost(network_of(network), name, int(budget))
-    networks, seeds, count, pairs = list(data.NETWORKS)[:1], SEEDS, SHOWN, PAIRS
+    networks, seeds, names, pairs = list(data.NETWORKS)[:1], SEEDS, list(METHODS), PAIRS
+    pictures_of: Callable[[Network], list[Where]] = functools.partial(chosen, count=SHOWN)
+    which = [f for f in ("full", "others", "backgrounds") if vars(options)[f]]
     if options.full:
-        networks, seeds, count = list(data.NETWORKS), FULL_SEEDS, None
+        networks, seeds = list(data.NETWORKS), FULL_SEEDS
+        pictures_of = functools.partial(chosen, count=None)
         pairs = tuple((ours, theirs) for ours in seeds for theirs in seeds if ours <= theirs)
     if options.others:
-        seeds = OTHERS_SEEDS
+        seeds, names, pictures_of = OTHERS_SEEDS, STRONGEST, others
+    if options.backgrounds:
+        seeds, names, pictures_of = BACKGROUND_SEEDS, STRONGEST, everywhere
     if options.quick:
         seeds, pairs = {140: 1}, ((140, 140),)
-    names = STRONGEST if options.others else list(METHODS)
     names = [n for n in names if not options.only or any(o in n for o in options.only)]
     jobs = []
     for network in networks:
-        shown = (
-            others(network_of(network)) if options.others else chosen(network_of(network), count)
-        )
+        shown = pictures_of(network_of(network))
         if options.quick:
             shown = shown[6:8]  # a photo and a cut-out
         jobs += plan(network, names, seeds, shown)
@@ -725,20 +744,28 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on")
     whole = not options.quick and not options.only
-    flags = [f"--{name}" for name in ("full", "others") if vars(options)[name]]
-    command = " ".join(["python benchmarks/peers.py", *flags]) if flags else "make peers"
-    text = [INTRODUCTION.format(command=command, torch=torch.__version__, steps=STEPS)]
-    text.append(CHOSEN_ON_OTHERS if options.others else CHOSEN)
+    command = " ".join(["python benchmarks/peers.py", *(f"--{f}" for f in which)])
+    text = [INTRODUCTION.format(
+        command=command if which else "make peers", torch=torch.__version__, steps=STEPS
+    )]  # fmt: skip
+    text.append(
+        ON_BACKGROUNDS if options.backgrounds else CHOSEN_ON_OTHERS if options.others else CHOSEN
+    )
     for network in networks:
         records = {job: kept(job.path) for job in jobs if job.network == network}
-        alone = whole and not options.others
+        alone = whole and names == list(METHODS)
         spent = {COSTED: costs(network, METHODS, COSTED)} if alone else {}
         text += section(network, records, spent, pairs)
         if alone:
             text += SPECKLES, *of_speckles(network_of(network), records)
+        if options.backgrounds:
+            for background in data.BACKGROUNDS:
+                part = {job: one for job, one in records.items() if job.where[0] == background}
+                text += section(f"{network}, on {background}", part, {}, pairs)
     print("\n".join(text))
     if whole:
-        (OTHERS_TABLE if options.others else TABLE).write_text(
+        part_of_name = [f for f in which if f != "full"]
+        TABLE.with_name("-".join(["peers", *part_of_name]) + ".md").write_text(
             "\n".join(text) + "\n", encoding="utf-8"
         )
 

@@ -32,7 +32,15 @@ from fwdgrad.boxes.images import (
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.methods import FAMILIES, light_blur
-from fwdgrad.metrics import Curve, deletion, gini, insertion, pointing_game, share_inside
+from fwdgrad.metrics import (
+    Curve,
+    deletion,
+    gini,
+    information_curve,
+    insertion,
+    pointing_game,
+    share_inside,
+)
 from fwdgrad.metrics.maps import heatmap_of
 from fwdgrad.objectives import outputs_at, resolve_target, scores_of
 from fwdgrad.report import Number, report
@@ -531,6 +539,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         Number("curves of", objective, f"in {len(deleted.scores) - 1} steps"),
         Number("fill", ", ".join(f"{v:.4g}" for v in torch.as_tensor(fill).reshape(-1)), why),
         *_measured(result, deleted, inserted, mask),
+        _information(result, box, objective, options["batch_size"]),
     ]
     width = max(len(number.name) for number in numbers)
     for name, value, note in numbers:
@@ -583,6 +592,18 @@ def _measured(
             Number("share inside", f"{share_inside(result, mask):.4f}", f"by chance {share:.4f}"),
         ]
     return numbers
+
+
+def _information(
+    result: Explanation, box: ImageClassifier, objective: str, batch_size: int
+) -> Number:
+    name, x, target = "information", result.input, result.target
+    options: dict[str, Any] = {"objective": objective, "batch_size": batch_size}
+    try:
+        curve = information_curve(box.forward, x, result, target, **options)
+    except (ImportError, ValueError) as error:
+        return Number(name, "none", str(error))
+    return Number(name, f"{curve.auc:.4f}", "the score over the picture's bytes; high is good")
 
 
 def _fill(

@@ -119,7 +119,10 @@ def test_the_numbers(folder, capsys):
         "insertion": f"{((1 + blur) / 2 + 3) / 4:.4f} (high is good)",
         "insertion - deletion": f"{((1 + blur) / 2 + 3) / 4 - 0.34375:.4f} (high is good)",
         "gini": "0.7500 (0: all pixels alike; near 1: a single one)",
+        # White has nothing to be blurred.
+        "information": lines["information"],
     }
+    assert lines["information"].startswith("none (the blurred picture must hold less than")
 
 
 def test_the_fill_of_an_own_model_is_grey_and_said(folder, capsys):

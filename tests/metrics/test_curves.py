@@ -92,6 +92,20 @@ def rise_deletion(model, x, heatmap, target, pixels, finish):
     return scores, (scores.sum() - scores[0] / 2 - scores[-1] / 2) / n
 
 
+@pytest.mark.parametrize(("side", "steps"), [(16, 224), (28, 224), (32, 1000), (7, 5)])
+def test_steps_that_do_not_divide_the_pixels(side, steps):
+    """Of a model that tells how many are left, the curve is the straight line."""
+    g = torch.Generator().manual_seed(2)
+    left = lambda batch: batch.mean((1, 2, 3))  # noqa: E731
+    options = {"target": None, "steps": steps, "objective": "logit"}
+    ones, heatmap = torch.ones(1, side, side), torch.rand(side, side, generator=g)
+    curve = metrics.deletion(left, ones, heatmap, **options)
+    np.testing.assert_allclose(curve.scores, 1 - curve.fractions, rtol=0, atol=1 / side**2)
+    assert curve.auc == pytest.approx(0.5, abs=1 / side**2)
+    shares = -np.diff(curve.scores.numpy()) * side**2
+    assert set(np.round(shares)) <= {side**2 // steps, side**2 // steps + 1}
+
+
 def test_as_rise_evaluates():
     g = torch.Generator().manual_seed(1)
     x, heatmap = torch.rand(3, 28, 28, generator=g), torch.rand(28, 28, generator=g)

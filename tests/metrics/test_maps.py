@@ -24,6 +24,7 @@ def test_agreement_by_hand():
 @pytest.mark.parametrize("ties", [False, True])
 def test_correlations_are_scipys(ties):
     stats = pytest.importorskip("scipy.stats")
+    distance = pytest.importorskip("scipy.spatial.distance")
     g = torch.Generator().manual_seed(3)
     a, b = torch.randn(2, 500, generator=g)
     b = b + a
@@ -32,6 +33,9 @@ def test_correlations_are_scipys(ties):
     assert metrics.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
     assert metrics.pearson(a, b) == pytest.approx(
         stats.pearsonr(a.double(), b.double()).statistic, abs=1e-12
+    )
+    assert metrics.cosine(a, b) == pytest.approx(
+        1 - distance.cosine(a.double(), b.double()), abs=1e-12
     )
 
 

@@ -10,7 +10,7 @@ import torch
 import fwdgrad
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.curves import deletion
-from fwdgrad.metrics.localization import pointing_game
+from fwdgrad.metrics.localization import pointing_game, share_inside
 from fwdgrad.metrics.quantus import quantus_metric
 from fwdgrad.metrics.sanity import invariance, randomised
 from fwdgrad.metrics.sparseness import gini
@@ -72,6 +72,19 @@ def test_pointing_game():
     ours = [pointing_game(m, mask, tolerance=0) for m, mask in zip(maps, masks, strict=True)]
     assert [bool(hit) for hit in hits] == ours
     assert set(ours) == {True, False}
+
+
+def test_share_inside():
+    maps = torch.rand((6, 8, 8), generator=torch.Generator().manual_seed(2)) - 0.5
+    masks = torch.zeros(6, 8, 8, dtype=torch.bool)
+    masks[:, 2:, 4:] = True
+    # With its normalisation and signs it divides by what is negative, too.
+    shares = quantus_metric(
+        "AttributionLocalisation", None, inputs(3, 6), [0] * 6, heatmaps=maps.clamp(min=0),
+        masks=masks, abs=False, positive_attributions=True, max_size=1.0,
+    )  # fmt: skip
+    ours = [share_inside(m, mask) for m, mask in zip(maps, masks, strict=True)]
+    assert shares == pytest.approx(ours, abs=1e-6)
 
 
 def test_several_highest_pixels():

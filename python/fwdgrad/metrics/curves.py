@@ -36,7 +36,7 @@ class Curve:
 
     @property
     def fractions(self) -> Tensor:
-        """Of the steps, done at each score: float64 (steps + 1,) from 0 to 1."""
+        """Of the pixels, changed at each score: float64 (steps + 1,) from 0 to 1."""
         return torch.linspace(0, 1, len(self.scores), dtype=torch.float64)
 
     @property
@@ -65,7 +65,8 @@ def deletion(
         heatmap: a map (H, W), or an ``Explanation``, whose axes before those are summed. All
             channels of a pixel change together.
         target: the class whose score is followed; "auto": the predicted one.
-        steps: in which as many pixels change, the last few fewer; one score more is taken.
+        steps: in which as many pixels change, to one where they do not divide them; one score
+            more is taken.
             Default: 224, as in RISE's evaluation of pictures of 224 x 224, or the map's pixels
             where those are fewer.
         fill: what takes the pixels' place: a number, or one for each channel (C,). RISE takes what
@@ -216,7 +217,6 @@ def _curve(
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
     rank = rank.view(values.shape).to(x.device)
-    each = -(-values.numel() // steps)
     before, after = (other, x) if inserting else (x, other)
     with torch.no_grad():
         chosen = class_at(model, x, target, objective)
@@ -225,6 +225,7 @@ def _curve(
             count = min(batch_size, steps + 1 - first)
             batch = x.new_empty((count, *x.shape))
             for row, step in zip(batch, range(first, first + count), strict=True):
-                torch.where(rank < step * each, after, before, out=row)
+                changed = -(-step * values.numel() // steps)
+                torch.where(rank < changed, after, before, out=row)
             scores.append(scores_of(model(batch), objective, chosen, count).double().cpu())
     return Curve(torch.cat(scores))

@@ -1,10 +1,12 @@
 """Quantus' metrics on this library's maps: one function between the two.
 
-Where both have a metric, this is how they differ:
+What ``fwdgrad evaluate`` prints needs no further package, so a few metrics are here as well. Where
+both have one, this is how they differ:
 
 - Sparseness is ``gini``, after 1e-7 has been added to each element of the normalised map.
 - PointingGame is ``pointing_game`` with a tolerance of 0. Of several highest pixels any may hit;
   ours takes the first.
+- AttributionLocalisation is ``share_inside`` of a map that has nothing negative.
 - MPRT randomises one layer after another, from the output, each from the same seed, and gives the
   signed correlation of the maps' absolute values after each (of the maps themselves with
   ``abs=False``). ``consistency`` is the mean size of the two.
