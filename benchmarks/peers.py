@@ -58,18 +58,13 @@ from fwdgrad import metrics
 from fwdgrad.stream import process_memory
 
 ROOT = Path(__file__).parents[1]
-TABLE = ROOT / "benchmarks" / "results" / "peers.md"
+RESULTS = ROOT / "benchmarks" / "results"
 SIZE, STEPS = 224, 28
 SHOWN, TUNED_ON = 9, 8  # cut-outs in the table, and those after them that ours was chosen on
 
-# How many seeds at each budget. Ours is also asked with fewer calls than any peer.
-SEEDS = {128: 2, 500: 2, 1536: 2, 4224: 1}
-OTHERS_SEEDS = {128: 2, 500: 2, 4224: 1}
-BACKGROUND_SEEDS = {128: 1, 500: 1}
-FULL_SEEDS = {128: 3, 500: 3, 1536: 3, 4224: 3}
-OURS_ALONE = (128,)
+BUDGETS = (128, 500, 1536, 4224)
+OURS_ALONE = (128,)  # fewer calls than any peer is asked with
 COSTED = 1536  # the budget at which seconds and memory are measured
-PAIRS = ((128, 500), (500, 500), (500, 4224), (1536, 1536))  # calls of ours, and of the peers
 
 
 @dataclass(frozen=True, eq=False)
@@ -688,20 +683,73 @@ def _paired(means: dict[int, dict[str, dict]], pairs: Iterable[tuple[int, int]])
     return lines
 
 
+@dataclass(frozen=True)
+class Run:
+    """Which maps are made, and what is said above their table.
+
+    Attributes:
+        file: of the table, in benchmarks/results.
+        help: of its option.
+        seeds: how many at each budget.
+        pictures: of a network.
+        about: the pictures, to the table's reader.
+        names: of the methods.
+        pairs: calls of ours, and of the peers beside it.
+        networks: how many.
+    """
+
+    file: str
+    help: str
+    seeds: dict[int, int]
+    pictures: Callable[[Network], list[Where]]
+    about: str = CHOSEN
+    names: Sequence[str] = tuple(METHODS)
+    pairs: Sequence[tuple[int, int]] = ((128, 500), (500, 500), (500, 4224), (1536, 1536))
+    networks: int = 1
+
+
+RUNS = {
+    "": Run(
+        "peers.md",
+        "",
+        {128: 2, 500: 2, 1536: 2, 4224: 1},
+        functools.partial(chosen, count=SHOWN),
+    ),
+    "full": Run(
+        "peers.md",
+        "two networks, all cut-outs",
+        dict.fromkeys(BUDGETS, 3),
+        functools.partial(chosen, count=None),
+        pairs=[(ours, theirs) for ours in BUDGETS for theirs in BUDGETS if ours <= theirs],
+        networks=len(data.NETWORKS),
+    ),
+    "others": Run(
+        "peers-others.md",
+        "the strongest peers and ours on the cut-outs that the table leaves out",
+        {128: 2, 500: 2, 4224: 1},
+        others,
+        CHOSEN_ON_OTHERS,
+        STRONGEST,
+    ),
+    "backgrounds": Run(
+        "peers-backgrounds.md",
+        "the strongest peers and ours on plain and textured backgrounds",
+        {128: 1, 500: 1},
+        everywhere,
+        ON_BACKGROUNDS,
+        STRONGEST,
+    ),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     more = parser.add_mutually_exclusive_group()
-    more.add_argument("--full", action="store_true", help="two networks, all cut-outs")
-    more.add_argument(
-        "--others",
-        action="store_true",
-        help="the strongest peers and ours on the cut-outs that the table leaves out",
-    )
-    more.add_argument(
-        "--backgrounds",
-        action="store_true",
-        help="the strongest peers and ours on plain and textured backgrounds",
-    )
+    for name, one in RUNS.items():
+        if name:
+            more.add_argument(
+                f"--{name}", dest="run", action="store_const", const=name, default="", help=one.help
+            )
     parser.add_argument("--quick", action="store_true", help="two pictures; no table is written")
     parser.add_argument(
         "--only", nargs="+", metavar="METHOD", help=f"no table is written; of {', '.join(METHODS)}"
@@ -715,23 +763,14 @@ def main() -> None:
     if options.cost:
         network, name, budget = options.cost
         return print_cost(network_of(network), name, int(budget))
-    networks, seeds, names, pairs = list(data.NETWORKS)[:1], SEEDS, list(METHODS), PAIRS
-    pictures_of: Callable[[Network], list[Where]] = functools.partial(chosen, count=SHOWN)
-    which = [f for f in ("full", "others", "backgrounds") if vars(options)[f]]
-    if options.full:
-        networks, seeds = list(data.NETWORKS), FULL_SEEDS
-        pictures_of = functools.partial(chosen, count=None)
-        pairs = tuple((ours, theirs) for ours in seeds for theirs in seeds if ours <= theirs)
-    if options.others:
-        seeds, names, pictures_of = OTHERS_SEEDS, STRONGEST, others
-    if options.backgrounds:
-        seeds, names, pictures_of = BACKGROUND_SEEDS, STRONGEST, everywhere
+    run = RUNS[options.run]
+    networks, seeds, pairs = list(data.NETWORKS)[: run.networks], run.seeds, run.pairs
     if options.quick:
         seeds, pairs = {140: 1}, ((140, 140),)
-    names = [n for n in names if not options.only or any(o in n for o in options.only)]
+    names = [n for n in run.names if not options.only or any(o in n for o in options.only)]
     jobs = []
     for network in networks:
-        shown = pictures_of(network_of(network))
+        shown = run.pictures(network_of(network))
         if options.quick:
             shown = shown[6:8]  # a photo and a cut-out
         jobs += plan(network, names, seeds, shown)
@@ -744,30 +783,22 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on")
     whole = not options.quick and not options.only
-    command = " ".join(["python benchmarks/peers.py", *(f"--{f}" for f in which)])
-    text = [INTRODUCTION.format(
-        command=command if which else "make peers", torch=torch.__version__, steps=STEPS
-    )]  # fmt: skip
-    text.append(
-        ON_BACKGROUNDS if options.backgrounds else CHOSEN_ON_OTHERS if options.others else CHOSEN
-    )
+    command = f"python benchmarks/peers.py --{options.run}" if options.run else "make peers"
+    text = [INTRODUCTION.format(command=command, torch=torch.__version__, steps=STEPS), run.about]
     for network in networks:
         records = {job: kept(job.path) for job in jobs if job.network == network}
-        alone = whole and names == list(METHODS)
-        spent = {COSTED: costs(network, METHODS, COSTED)} if alone else {}
+        complete = whole and len(names) == len(METHODS)
+        spent = {COSTED: costs(network, METHODS, COSTED)} if complete else {}
         text += section(network, records, spent, pairs)
-        if alone:
+        if complete:
             text += SPECKLES, *of_speckles(network_of(network), records)
-        if options.backgrounds:
+        if run.pictures is everywhere:
             for background in data.BACKGROUNDS:
                 part = {job: one for job, one in records.items() if job.where[0] == background}
                 text += section(f"{network}, on {background}", part, {}, pairs)
     print("\n".join(text))
     if whole:
-        part_of_name = [f for f in which if f != "full"]
-        TABLE.with_name("-".join(["peers", *part_of_name]) + ".md").write_text(
-            "\n".join(text) + "\n", encoding="utf-8"
-        )
+        (RESULTS / run.file).write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 def _seconds_each() -> float:

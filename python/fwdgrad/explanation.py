@@ -93,7 +93,7 @@ class Explanation:
         attribution: the estimated gradient, of the input's shape, in score units per input unit;
             with a baseline, the derivative along input - baseline, in score units.
         standard_error: of each element of it, in its units. Hadamard copies of fewer than two
-            whole groups have it from the directions that no draw uses; NaN where there is none.
+            whole groups have it from the directions that no draw uses; one without such has NaN.
         reliability: the correlation of the maps of two half-runs, stepped up to the full run by
             Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it is
             noise itself, and more queries, blocks or cells are needed. Fewer than two whole

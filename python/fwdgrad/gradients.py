@@ -328,7 +328,7 @@ class LikelihoodRatio(Source):
         frozen = self._frozen(spec)
         agreement = self._reliability(first_half, mean, plan, scale, frozen)
         spare = spec.law == "hadamard" and spec.block is None and 1 < spec.draws < spec.group
-        alone = spare and plan.copies < 2 * plan.unit == 2 * spec.group
+        alone = spare and plan.unit == spec.group and plan.copies < 2 * plan.unit
         if alone:
             self._spare_error_(spread, weights, spec)
         attribution = scale.gradient(mean, 1, out=mean, x=x)

@@ -109,7 +109,7 @@ def light_blur(x: Tensor) -> Tensor:
 
 
 def _blur(shape: Sequence[int]) -> float:
-    """Pixels."""
+    """Its deviation in pixels."""
     return max(2.0, min(shape[-2:]) / 32)
 
 

@@ -272,6 +272,9 @@ def test_the_other_pictures_are_in_no_table(peers, monkeypatch):
     network = peers.Network("corner", Corner(), GREYS)
     assert peers.others(network) == [("grass", f"cut-out {i}") for i in (17, 18, 19)]
     assert not set(peers.others(network)) & set(peers.chosen(network, 9))
+    everywhere = peers.everywhere(network)
+    assert [name for _, name in everywhere] == 5 * list(right)
+    assert [ground for ground, _ in everywhere[::20]] == list(peers.data.BACKGROUNDS)
 
 
 def test_speckles_know_nothing_of_the_map(peers):
