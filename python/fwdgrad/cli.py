@@ -31,7 +31,7 @@ from fwdgrad.boxes.images import (
 )
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.explanation import Explanation, is_of_pixels
-from fwdgrad.methods import FAMILIES, light_blur
+from fwdgrad.methods import FAMILIES, light_blur, smallest_cell
 from fwdgrad.metrics import (
     Curve,
     deletion,
@@ -770,8 +770,10 @@ def _advice(result: Explanation) -> str:
         return "other noise would give much the same map"
     if result.settings["method"] != "likelihood-ratio":
         return "much of the map is noise: ask for more --queries"
-    if result.settings.get("position", 1) != 1:  # regions: more queries make finer ones
-        return "much of the detail is noise: a larger --cell has less of it"
+    if result.settings.get("position", 1) != 1:  # regions: more queries make finer ones, at first
+        smallest = smallest_cell(tuple(result.input.shape))
+        more = " or more --queries" if result.settings["cell"] <= smallest else ""
+        return f"much of the detail is noise: a larger --cell{more} would leave less of it"
     return "much of the map is noise: ask for more --queries, a larger --cell or a --block"
 
 
@@ -797,6 +799,8 @@ def _spoken(message: object) -> str:
     """A message on one line, with the options in it as the command line has them."""
     text = " ".join(str(message).split()).replace("antithetic=False", "--no-antithetic")
     text = text.replace("objective must be 'logit'", "--objective must be logit")
+    text = text.replace("baseline must be given", "--baseline must be given")
+    text = text.replace("0.5 is grey", "grey, say")
     return re.sub(r"\b(control|method|objective)='([\w-]+)'", r"--\1 \2", text)
 
 

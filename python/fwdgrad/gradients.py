@@ -67,7 +67,8 @@ class LikelihoodRatio(Source):
         baseline: a number or tensor; the noise then goes along x - baseline, and the attribution
             is the score's derivative along that direction, not per unit of the input: how much
             the score rises as an element, or the cell that it shares, moves away from the
-            baseline.
+            baseline. An element on the baseline has none (with shared draws, one that is there in
+            all planes): nothing moves it.
         law, block, cell, field, shared, shift: the noise, see ``fwdgrad_kernels.NoiseSpec``. The
             Cauchy law's heavy tails need a bounded score, such as a probability. With cells or
             shared draws, an element's attribution is the weighted sum of the gradient over the
@@ -421,12 +422,14 @@ class LikelihoodRatio(Source):
         return 0.0 if share < 0 else share  # NaN stays
 
     def _frozen(self, spec: NoiseSpec) -> Tensor | None:
-        """Where the attribution is 0 by definition: no noise, and no neighbour that moves too."""
+        """Where the attribution is 0 by definition: what no noise moves cannot matter."""
         if not isinstance(spec.scale, Tensor):
             return None
-        if self.baseline is not None and spec.grid != spec.planes:
-            return None
-        return spec.scale == 0
+        still = spec.scale == 0
+        if self.baseline is not None and spec.shared:
+            # The attribution is to the draw, which moves all planes that are not at the baseline.
+            still = still.reshape(spec.planes).all(0).expand(spec.planes).reshape(spec.shape)
+        return still
 
     def _reliability(
         self, first: Tensor, both: Tensor, plan: Plan, spec: NoiseSpec, frozen: Tensor | None

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
+import torch
 from torch import Tensor
 
 from fwdgrad.explanation import Explanation, is_of_pixels
@@ -89,7 +90,7 @@ def regions(x: Tensor, given: Options) -> Options:
     }
     if "baseline" not in given:
         options["baseline"] = light_blur(x)
-        if not bool(((x - options["baseline"]).abs() > 1e-3).any()):
+        if torch.equal(x, options["baseline"]):
             raise ValueError(
                 "baseline must be given: the picture is plain, so it is its own blur; 0.5 is grey"
             )
@@ -101,11 +102,14 @@ def regions(x: Tensor, given: Options) -> Options:
 def light_blur(x: Tensor) -> Tensor:
     """A picture (C, H, W) under a Gaussian of a 32nd of its shorter side, 2 pixels at least.
 
+    A pixel that this changes by less than half a step of eight bits stays as it is.
+
     >>> import torch
-    >>> light_blur(torch.ones(3, 32, 32)).shape
-    torch.Size([3, 32, 32])
+    >>> light_blur(torch.ones(3, 32, 32)).unique()
+    tensor([1.])
     """
-    return blurred(x, _blur(x.shape))
+    blur = blurred(x, _blur(x.shape))
+    return torch.where(((x - blur).abs() < 1 / 510).all(0), x, blur)
 
 
 def _blur(shape: Sequence[int]) -> float:
@@ -113,14 +117,22 @@ def _blur(shape: Sequence[int]) -> float:
     return max(2.0, min(shape[-2:]) / 32)
 
 
+def smallest_cell(shape: Sequence[int]) -> int:
+    """Larger than the blur's deviation: what it mixes are the neighbours of a smaller one.
+
+    >>> smallest_cell((3, 224, 224))
+    8
+    """
+    return int(_blur(shape)) + 1
+
+
 def _cell(shape: tuple[int, ...], queries: int) -> int:
     """The smallest cells with fewer draws than queries, and than directions in their group.
 
-    What has no draw tells the error. For 16 queries nothing can be left. Cells are larger than
-    the blur's deviation: what it mixes are the neighbours of a smaller one.
+    What has no draw tells the error. For 16 queries nothing can be left.
     """
     best = max(shape[-2:])
-    for cell in range(int(_blur(shape)) + 1, best):
+    for cell in range(smallest_cell(shape), best):
         spec = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True, shift=False)
         if spec.draws > queries:
             continue

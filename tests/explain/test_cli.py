@@ -275,7 +275,8 @@ def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ([], "much of the detail is noise: a larger --cell has less of it"),
+        (["--cell", "4"], "much of the detail is noise: a larger --cell would leave less of it"),
+        ([], "a larger --cell or more --queries would leave less of it"),
         (["--plain"], "noise: ask for more --queries, a larger --cell or a --block"),
     ],
 )
@@ -449,6 +450,13 @@ def refused(capsys, status, *fragments):
     for fragment in fragments:
         assert fragment in err
     return err
+
+
+def test_a_plain_photo_has_no_blur_to_differ_from(folder, capsys):
+    Image.new("RGB", (16, 16), "navy").save("plain.png")
+    status, _ = explain(photo="plain.png")
+    refused(capsys, status, "--baseline must be given", "the picture is plain", "grey, say")
+    assert explain("--baseline", "grey", photo="plain.png")[0] == 0
 
 
 ERRORS = [

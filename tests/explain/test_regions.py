@@ -86,6 +86,40 @@ def test_a_copy_is_between_the_picture_and_its_blur():
     assert (copies - PICTURE).abs().amax((1, 2, 3)).min() > 0.1  # each is blurred somewhere
 
 
+def test_what_the_blur_leaves_alone_has_no_attribution():
+    picture = torch.ones(3, 64, 64)
+    picture[:, 40:60, 40:60] = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(1))
+    seen = []
+
+    def model(batch):
+        seen.append(batch.clone())
+        return batch.square().mean((1, 2, 3))
+
+    result = fwdgrad.explain(
+        model, picture, method="regions", target=None, objective="logit", queries=64
+    )
+    moved = (torch.cat(seen[1:]) != picture).any(0).any(0)
+    assert 0.1 < moved.double().mean() < 0.4
+    assert torch.equal((result.attribution != 0).all(0), moved)
+    assert torch.equal((result.attribution != 0).any(0), moved)
+    assert torch.equal((result.standard_error != 0).any(0), moved)
+
+
+def test_of_planes_that_share_a_draw_one_that_moves_is_enough():
+    x = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(2))
+    baseline = x + 1
+    baseline[:2, 0] = x[:2, 0]
+    baseline[:, 1] = x[:, 1]
+    options = {"target": None, "baseline": baseline, "queries": 16}
+    shared, own = (
+        fwdgrad.explain(lambda batch: batch.sum((1, 2, 3)), x, shared=shared, **options)
+        for shared in (True, False)
+    )
+    assert torch.equal(shared.attribution[:, 1] == 0, torch.ones(3, 4, dtype=torch.bool))
+    assert (shared.attribution[:, [0, 2, 3]] != 0).all()
+    assert torch.equal(own.attribution == 0, baseline == x)
+
+
 def test_the_grid_lies_still():
     seen = []
 
