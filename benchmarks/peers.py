@@ -520,7 +520,7 @@ def of_speckles(network: Network, records: Records) -> list[str]:
 
 
 def costs(network: str, names: Iterable[str], budget: int) -> dict[str, tuple[float, float]]:
-    """Each method's seconds, and MiB above the program's without it; in a process of its own."""
+    """Each method's seconds, and MiB above the program's without it: medians of three processes."""
 
     def run(what: str) -> tuple[float, float]:
         line = [sys.executable, __file__, "--cost", network, what, str(budget)]
@@ -532,9 +532,10 @@ def costs(network: str, names: Iterable[str], budget: int) -> dict[str, tuple[fl
         seconds, peak = map(float, done.stdout.split()[-2:])
         return seconds, peak
 
-    _, without = run("nothing")
-    measured = {name: run(name) for name in names}
-    return {name: (seconds, max(0.0, peak - without)) for name, (seconds, peak) in measured.items()}
+    rounds = [{name: run(name) for name in ("nothing", *names)} for _ in range(3)]
+    middle = {name: np.median([one[name] for one in rounds], axis=0) for name in rounds[0]}
+    without = middle.pop("nothing")[1]
+    return {name: (seconds, max(0.0, peak - without)) for name, (seconds, peak) in middle.items()}
 
 
 def print_cost(network: Network, name: str, budget: int) -> None:
@@ -587,8 +588,8 @@ pictures, each first averaged over its seeds; bold is the best of a column. Inse
 in {steps} steps (RISE's definitions); pointing (15 pixels) and the share inside the mask on the
 cut-outs alone; repeat: rank correlation of two seeds' maps. Seconds, with the calls, and memory
 (MiB above the network's own, what a library takes when it is imported among them) are of one photo
-on one thread, each method in a process of its own with nothing beside it. Grey is what the
-network's normalisation maps to zero.
+on one thread, each method in a process of its own with nothing beside it: medians of three. Grey
+is what the network's normalisation maps to zero.
 """
 CHOSEN = """\
 What ours does was chosen with EfficientNet-Lite0 on the seven photos and on eight other cut-outs;

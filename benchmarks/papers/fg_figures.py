@@ -258,12 +258,13 @@ def main() -> None:
         "python benchmarks/papers/fg_figures.py",
         ("figure", "text", "forward gradient", "correlation with the vanilla one, over words"),
         rows,
-        [NOTE, COMMENT],
+        [NOTE, COMMENT, *PICTURES],
     )
 
 
+PICTURES = [f"![FG figure {n}](../../../docs/papers/fg_figure{n}.jpg)" for n in (3, 5, 6, 7)]
 NOTE = (
-    "Figure 3 (fg_figure3.jpg): the sizes of the vanilla gradient, of the forward gradient of FG "
+    "Figure 3: the sizes of the vanilla gradient, of the forward gradient of FG "
     f"table 2, and maps on regions of {QUERIES} calls with their sign (red speaks for the class). "
     "Figure 5: reviews by the LSTM, the logit of the predicted class; a word's score is gradient x "
     "embedding; plain and in pairs with noise on every number, a quarter of the embeddings' "
