@@ -7,7 +7,8 @@ import torch
 
 import fwdgrad
 from fwdgrad import metrics
-from fwdgrad.methods import regions
+from fwdgrad.methods import light_blur, regions
+from fwdgrad.saliency import blurred
 from fwdgrad_kernels import NoiseSpec, noise
 
 from .models import Recorder
@@ -103,6 +104,13 @@ def test_what_the_blur_leaves_alone_has_no_attribution():
     assert torch.equal((result.attribution != 0).all(0), moved)
     assert torch.equal((result.attribution != 0).any(0), moved)
     assert torch.equal((result.standard_error != 0).any(0), moved)
+
+
+def test_single_pixels_that_a_blur_happens_to_meet_move_as_all_others_do():
+    picture = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(1))
+    blur = blurred(picture, 2.0)
+    assert ((picture - blur).abs() < 1 / 510).any()
+    assert torch.equal(light_blur(picture), blur)
 
 
 def test_of_planes_that_share_a_draw_one_that_moves_is_enough():
