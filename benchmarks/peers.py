@@ -669,7 +669,9 @@ def _paired(means: dict[int, dict[str, dict]], pairs: Iterable[tuple[int, int]])
         means: each method's ``summary``, by budget.
         pairs: budgets of ours and of the peers; those that were not run are left out.
     """
-    lines = ["| ours, calls | peer, calls | insertion | deletion |", "|---|---|---|---|"]
+    columns = ("insertion", "deletion", "difference")
+    lines = ["| ours, calls | peer, calls | insertion ↑ | deletion ↓ | ins. - del. ↑ |"]
+    lines.append("|---|---|---|---|---|")
     for calls, theirs in pairs:
         one = means.get(calls, {}).get("fwdgrad regions")
         for peer in PEERS:
@@ -677,7 +679,7 @@ def _paired(means: dict[int, dict[str, dict]], pairs: Iterable[tuple[int, int]])
             if one is None or other is None:
                 continue
             cells = []
-            for column in ("insertion", "deletion"):
+            for column in columns:
                 both = zip(one[column][2], other[column][2], strict=True)
                 cells.append(_change([a - b for a, b in both]))
             lines.append(f"| {calls} | {peer}, {theirs} | {' | '.join(cells)} |")

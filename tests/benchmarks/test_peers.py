@@ -218,8 +218,9 @@ def test_means_and_errors_by_hand(peers):
     assert one["difference"][0] == pytest.approx(0.1)
     assert one["repeat"][0] == pytest.approx(0.0)  # 1 on a, -1 on b
     # Insertion +0.4 and +0.2, deletion -0.1 both times.
-    text = peers.section("a network", records, {}, [(500, 500)])
-    assert text[-1] == "| 500 | RISE (xaitk-saliency), 500 | +0.300 ± 0.100 | -0.100 ± 0.000 |"
+    last = peers.section("a network", records, {}, [(500, 500)])[-1]
+    changes = "+0.300 ± 0.100 | -0.100 ± 0.000 | +0.400 ± 0.100"
+    assert last == f"| 500 | RISE (xaitk-saliency), 500 | {changes} |"
 
 
 def test_a_section_by_hand(peers):
@@ -258,10 +259,10 @@ def test_a_section_by_hand(peers):
         "",
         "### Against each peer, picture by picture",
         "",
-        "| ours, calls | peer, calls | insertion | deletion |",
-        "|---|---|---|---|",
-        "| 128 | RISE (xaitk-saliency), 500 | +0.100 ± nan | -0.050 ± nan |",
-        "| 128 | RISE (xaitk-saliency), 4224 | -0.025 ± nan | +0.075 ± nan |",
+        "| ours, calls | peer, calls | insertion ↑ | deletion ↓ | ins. - del. ↑ |",
+        "|---|---|---|---|---|",
+        "| 128 | RISE (xaitk-saliency), 500 | +0.100 ± nan | -0.050 ± nan | +0.150 ± nan |",
+        "| 128 | RISE (xaitk-saliency), 4224 | -0.025 ± nan | +0.075 ± nan | -0.100 ± nan |",
     ]
 
 
