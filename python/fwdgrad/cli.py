@@ -555,6 +555,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             mask=mask,
             command=arguments.line,
             model=arguments.model,
+            saved=str(arguments.map),
         )
         write_atomically(arguments.report, page.encode())
         print(f"{'report':{width}}  {arguments.report}")
@@ -639,13 +640,14 @@ def _check_same_model(
         score = float(scores_of(outputs, result.objective, target, 1))
     except (TypeError, ValueError, fwdgrad.ModelError) as error:
         raise ValueError(
-            f"--model {box.name} is not the one that {arguments.map} explains: {error}"
+            f"--model {box.name} is not the one that {arguments.map} explains: {error}; give "
+            "the --model that explain had"
         ) from None
     if not math.isclose(score, result.score, rel_tol=1e-3, abs_tol=1e-6):
         raise ValueError(
             f"--model {box.name} is not the one that {arguments.map} explains: its "
             f"{result.objective} of {box.label(result.target)} is {score:.6g}, and the explained "
-            f"one {result.score:.6g}"
+            f"one {result.score:.6g}; give the --model that explain had"
         )
 
 
@@ -771,9 +773,9 @@ def _advice(result: Explanation) -> str:
     if result.settings["method"] != "likelihood-ratio":
         return "much of the map is noise: ask for more --queries"
     if result.settings.get("position", 1) != 1:  # regions: more queries make finer ones, at first
-        smallest = smallest_cell(tuple(result.input.shape))
-        more = " or more --queries" if result.settings["cell"] <= smallest else ""
-        return f"much of the detail is noise: a larger --cell{more} would leave less of it"
+        cell = result.settings["cell"]
+        more = " or more --queries" if cell <= smallest_cell(tuple(result.input.shape)) else ""
+        return f"much of the detail is noise: a --cell above {cell}{more} would leave less of it"
     return "much of the map is noise: ask for more --queries, a larger --cell or a --block"
 
 

@@ -184,6 +184,10 @@ class LikelihoodRatio(Source):
                     f"saliency must be Gradient() with a baseline, along which the attribution is "
                     f"the derivative already, got {self.saliency!r}"
                 )
+            if isinstance(baseline, str):
+                raise TypeError(
+                    f"baseline must be a number or a tensor, got {baseline!r}; 0.5 is grey"
+                )
             if not isinstance(baseline, Tensor):
                 baseline = check_number("baseline", baseline)
             values = torch.as_tensor(baseline)

@@ -272,7 +272,8 @@ def source_of(
         VarGrad()
     """
     if method == "auto":
-        plain = set(options) <= _OF_ANY_MAP  # nothing is said of the noise
+        meant = set(options) & set(inspect.signature(LikelihoodRatio.__init__).parameters)
+        plain = meant <= _OF_ANY_MAP  # nothing is said of the noise
         method = "regions" if plain and _is_picture(x) else "likelihood-ratio"
     if method not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, 1)

@@ -37,6 +37,7 @@ def report(
     mask: Tensor | None = None,
     command: str | None = None,
     model: str | None = None,
+    saved: str = "explanation.safetensors",
 ) -> str:
     """A page with the picture, its map, the standard error, both curves and the numbers.
 
@@ -49,6 +50,7 @@ def report(
         mask: bool (H, W), true on the object, where it is known.
         command: the line that makes this page.
         model: the model's name, as ``load_classifier`` takes it.
+        saved: the explanation's own file.
 
     Returns:
         A complete HTML document that refers to nothing outside itself. Whatever the label and the
@@ -100,7 +102,7 @@ def report(
         "good.</p>\n"
         f'<div class="curves">\n{charts}</div>\n</section>\n'
         f"<section>\n<h2>Numbers</h2>\n{_table(numbers)}</section>\n"
-        f"<section>\n<h2>How to repeat it</h2>\n{_repeat(explanation, command, model)}</section>\n"
+        f"<section>\n<h2>How to repeat it</h2>\n{_repeat(explanation, command, model, saved)}</section>\n"
         "</main>\n</body>\n</html>\n"
     )
 
@@ -296,7 +298,9 @@ def _table(numbers: Sequence[Number]) -> str:
     return f"<table>\n{lines}</table>\n"
 
 
-def _repeat(explanation: Explanation, command: str | None, model: str | None) -> str:
+def _repeat(
+    explanation: Explanation, command: str | None, model: str | None, saved: str
+) -> str:
     lines = ["import fwdgrad"]
     found = "...  # the one that was explained"
     if model is not None:
@@ -305,7 +309,7 @@ def _repeat(explanation: Explanation, command: str | None, model: str | None) ->
     lines += [
         "",
         f"model = {found}",
-        'e = fwdgrad.Explanation.load("explanation.safetensors")',
+        f"e = fwdgrad.Explanation.load({saved!r})",
         "fwdgrad.explain(model, e.input, target=e.target, objective=e.objective, **e.settings)",
     ]
     again = "\n".join(lines)

@@ -84,7 +84,7 @@ def refused(error, change, fragments):
     (ValueError, {"baseline": X[0]}, ["baseline", "(2, 4, 6)", "(4, 6)"]),
     (ValueError, {"baseline": math.nan}, ["baseline must be finite", "nan"]),
     (ValueError, {"baseline": x_with(math.inf)}, ["baseline must be finite", "inf"]),
-    (TypeError, {"baseline": "grey"}, ["baseline must be", "'grey'"]),
+    (TypeError, {"baseline": "grey"}, ["baseline must be", "'grey'", "0.5 is grey"]),
     # Neither can be written down by ``Explanation.save``.
     (TypeError, {"baseline": X.numpy() + 1}, ["baseline must be", "array"]),
     (TypeError, {"baseline": [[[0.0]]]}, ["baseline must be", "[[[0.0]]]"]),

@@ -275,8 +275,8 @@ def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        (["--cell", "4"], "much of the detail is noise: a larger --cell would leave less of it"),
-        ([], "a larger --cell or more --queries would leave less of it"),
+        (["--cell", "4"], "much of the detail is noise: a --cell above 4 would leave less of it"),
+        ([], "a --cell above 3 or more --queries would leave less of it"),
         (["--plain"], "noise: ask for more --queries, a larger --cell or a --block"),
     ],
 )

@@ -194,6 +194,11 @@ def test_auto_is_regions_of_pictures_alone():
         assert result.objective == "logit"
 
 
+def test_a_slip_is_told_of_the_method_that_was_meant():
+    with pytest.raises(TypeError, match="'regions' has no option 'querys'; did you mean queries"):
+        fwdgrad.explain(lambda batch: batch, PICTURE, querys=64)
+
+
 def test_own_options_take_the_place_of_the_methods():
     model = lambda batch: batch.flatten(1)[:, :40].clone()  # noqa: E731
     result = fwdgrad.explain(

@@ -111,8 +111,8 @@ def load_mask(
         bool (H, W): true where the picture is more than half opaque, or half white.
 
     Raises:
-        FileNotFoundError, ValueError: see ``load_photo``; the mask has another size, or marks
-            nothing or everything.
+        FileNotFoundError, ValueError: see ``load_photo``; the mask is in colours, has another
+            size, or marks nothing or everything.
     """
     picture = _read(path, "mask", _of_object)
     size, whose = (photo, "photo") if photo else ((shape[1], shape[0]), "map")
@@ -174,7 +174,11 @@ def _of_object(picture: Image.Image) -> Image.Image:
         alpha = picture.convert("RGBA").getchannel("A")
         if alpha.getextrema() != (255, 255):
             return alpha
-    return _rgb(picture).convert("L")
+    picture = _rgb(picture)
+    values = np.asarray(picture).astype(np.int16)
+    if (np.ptp(values, axis=2) > 64).mean() > 0.01:
+        raise ValueError("it is in colours; it must be white on black, or opaque on transparent")
+    return picture.convert("L")
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
