@@ -102,7 +102,8 @@ def report(
         "good.</p>\n"
         f'<div class="curves">\n{charts}</div>\n</section>\n'
         f"<section>\n<h2>Numbers</h2>\n{_table(numbers)}</section>\n"
-        f"<section>\n<h2>How to repeat it</h2>\n{_repeat(explanation, command, model, saved)}</section>\n"
+        "<section>\n<h2>How to repeat it</h2>\n"
+        f"{_repeat(explanation, command, model, saved)}</section>\n"
         "</main>\n</body>\n</html>\n"
     )
 
