@@ -299,9 +299,7 @@ def _table(numbers: Sequence[Number]) -> str:
     return f"<table>\n{lines}</table>\n"
 
 
-def _repeat(
-    explanation: Explanation, command: str | None, model: str | None, saved: str
-) -> str:
+def _repeat(explanation: Explanation, command: str | None, model: str | None, saved: str) -> str:
     lines = ["import fwdgrad"]
     found = "...  # the one that was explained"
     if model is not None:

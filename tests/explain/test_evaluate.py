@@ -291,7 +291,11 @@ def test_a_camera_turns_photo_and_mask(folder):
         ("", {"map": "none.safetensors"}, ["No such file", "none.safetensors"]),
         ("", {"map": "."}, ["MAP must be a file, such as explanation.safetensors, got a folder"]),
         ("", {"map": "box.py"}, ["box.py is no explanation, or damaged"]),
-        ("", {"model": "box:brighter"}, ["box:brighter is not the one", "1.01", "is 1", "give the"]),
+        (
+            "",
+            {"model": "box:brighter"},
+            ["box:brighter is not the one", "1.01", "is 1", "give the"],
+        ),
         ("", {"model": "box:one"}, ["--model box:one is not the one", "target must be 0"]),
         ("", {"model": "box:none"}, ["has no 'none'"]),
         ("--steps 0", {}, ["steps must be"]),
