@@ -670,8 +670,8 @@ def _paired(means: dict[int, dict[str, dict]], pairs: Iterable[tuple[int, int]])
         pairs: budgets of ours and of the peers; those that were not run are left out.
     """
     columns = ("insertion", "deletion", "difference")
-    lines = ["| ours, calls | peer, calls | insertion ↑ | deletion ↓ | ins. - del. ↑ |"]
-    lines.append("|---|---|---|---|---|")
+    titles = ["ours, calls", "peer, calls", *(COLUMNS[column][0] for column in columns)]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for calls, theirs in pairs:
         one = means.get(calls, {}).get("fwdgrad regions")
         for peer in PEERS:

@@ -175,8 +175,7 @@ def _of_object(picture: Image.Image) -> Image.Image:
         if alpha.getextrema() != (255, 255):
             return alpha
     picture = _rgb(picture)
-    values = np.asarray(picture).astype(np.int16)
-    if (np.ptp(values, axis=2) > 64).mean() > 0.01:
+    if (np.ptp(np.asarray(picture), axis=2) > 64).mean() > 0.01:
         raise ValueError("it is in colours; it must be white on black, or opaque on transparent")
     return picture.convert("L")
 
