@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import html
 import io
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.metrics.curves import Curve
+from fwdgrad.terminal import plain
 
 
 class Number(NamedTuple):
@@ -312,7 +313,8 @@ def _repeat(explanation: Explanation, command: str | None, model: str | None, sa
         "fwdgrad.explain(model, e.input, target=e.target, objective=e.objective, **e.settings)",
     ]
     again = "\n".join(lines)
-    parts = [f"<p>The map, in Python:</p>\n<pre><code>{escape(again)}</code></pre>\n"]
+    shown = "\n".join(map(escape, again.split("\n")))
+    parts = [f"<p>The map, in Python:</p>\n<pre><code>{shown}</code></pre>\n"]
     if command is not None:
         parts.append(f"<p>This page:</p>\n<pre><code>{escape(command)}</code></pre>\n")
     for title, pairs in (
@@ -396,3 +398,8 @@ summary { cursor: pointer; color: var(--ink); }
 }
 @media (max-width: 30rem) { .tick { font-size: 15px; } }
 """
+
+
+def escape(text: object) -> str:
+    """Text as a page shows it, on one line: no markup, nothing that turns its direction."""
+    return html.escape(plain(text))

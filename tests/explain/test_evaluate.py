@@ -164,7 +164,7 @@ def test_a_model_s_own_fill_for_each_colour(folder, capsys, monkeypatch):
     def load(*arguments):
         return replace(load_classifier(*arguments), zero=(0.0, 0.3, 0.6))
 
-    monkeypatch.setattr(cli, "load_classifier", load)
+    monkeypatch.setattr("fwdgrad.cli.evaluate.load_classifier", load)
     assert evaluate("--steps", "4", "--report", "out.html") == 0
     lines = lines_of(capsys.readouterr().out)
     assert lines["fill"] == "0, 0.3, 0.6 (what the model's normalisation maps to zero)"

@@ -257,7 +257,7 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
     """A classifier by its name, or a callable of one's own as package.module:callable.
 
     Args:
-        name: a key of ``MODELS`` or an import path; the working directory is searched too.
+        name: a key of ``MODELS`` or an import path; the working directory is searched too, last.
         size: of the pictures that an own callable takes.
         labels: a text file of its classes' names, one a line.
 
@@ -267,7 +267,7 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
     names = None
     if labels is not None:
         try:
-            names = tuple(labels.read_text(encoding="utf-8").splitlines())
+            names = tuple(labels.read_text(encoding="utf-8-sig").rstrip("\n").split("\n"))
         except OSError as error:
             raise ValueError(f"labels {labels} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
@@ -280,8 +280,12 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
         raise ValueError(
             f"model must be {', '.join(MODELS)} or package.module:callable, got {name!r}"
         )
+    # A downloaded folder may have a PIL.py: what is installed comes first, ours before all.
+    for ours in ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(ours)
     if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -289,7 +293,8 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise ValueError(f"model {name!r}: {module_name} has no {attribute!r}")
+            where = getattr(module, "__file__", None) or "Python itself"
+            raise ValueError(f"model {name!r}: {module_name} of {where} has no {attribute!r}")
         found = getattr(found, part)
     if isinstance(found, type) or not callable(found):
         kind = f"the class {attribute}" if isinstance(found, type) else type(found).__name__

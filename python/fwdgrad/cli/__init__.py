@@ -1,0 +1,66 @@
+"""The command line: fwdgrad explain, evaluate, methods and info."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+
+from fwdgrad.cli.parser import make_parser
+from fwdgrad.terminal import say
+
+_TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+_MODULES = {"methods": "info"}  # where a command is, if not in the module of its name
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], None]:
+    """What runs a command; only now is torch imported."""
+    module = importlib.import_module(f"fwdgrad.cli.{_MODULES.get(name, name)}")
+    found: Callable[[argparse.Namespace], None] = getattr(module, name)
+    return found
+
+
+def _spoken(message: object) -> str:
+    """A message on one line, with the options in it as the command line has them."""
+    text = " ".join(str(message).split()).replace("antithetic=False", "--no-antithetic")
+    text = text.replace("objective must be 'logit'", "--objective must be logit")
+    text = text.replace("baseline must be given", "--baseline must be given")
+    text = text.replace("0.5 is grey", "grey, say")
+    return re.sub(r"\b(control|method|objective)='([\w-]+)'", r"--\1 \2", text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = make_parser().parse_args(argv)
+    arguments.line = shlex.join(["fwdgrad", *argv])
+    show = warnings.showwarning
+    warnings.showwarning = lambda message, *rest, **more: say(
+        f"fwdgrad: warning: {_spoken(message)}", sys.stderr
+    )
+    try:
+        _command(arguments.command)(arguments)
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except KeyboardInterrupt:
+        again = "goes on from here" if arguments.command == "explain" else "starts anew"
+        say(f"fwdgrad: interrupted; the same command {again}", sys.stderr)
+        return 130
+    except Exception as error:
+        if arguments.debug:
+            say(traceback.format_exc().rstrip(), sys.stderr, lines=True)
+            return 1
+        text = _spoken(error)
+        if not text or not isinstance(error, _TELLING):  # a KeyError's text is only the key
+            text = f"{type(error).__name__}: {text}"
+        say(f"fwdgrad: error: {text}", sys.stderr)
+        return 1
+    finally:
+        warnings.showwarning = show
+    return 0

@@ -1,0 +1,109 @@
+"""What several commands say and check."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fwdgrad
+import fwdgrad_kernels
+from fwdgrad.boxes.images import ImageClassifier
+from fwdgrad.explanation import Explanation
+from fwdgrad.methods import smallest_cell
+from fwdgrad.stream import process_memory
+
+
+def peak_memory() -> str:
+    """The most memory that this process had."""
+    peak = process_memory("VmHWM")  # on Linux; its getrusage has the parent's peak in it
+    if not peak:
+        try:
+            import resource
+        except ImportError:  # Windows
+            return "unknown"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak *= 1 if sys.platform == "darwin" else 1024
+    return f"{peak / 2**20:.0f} MiB"
+
+
+def check_labels(arguments: argparse.Namespace, box: ImageClassifier, outputs: Any) -> None:
+    """Raises where --labels names another number of classes than the model's output has."""
+    shape = tuple(getattr(outputs, "shape", ()))
+    if len(shape) == 2 and box.labels is not None and shape[1] != len(box.labels):
+        raise ValueError(
+            f"--labels {arguments.labels} must name {shape[1]} classes, as many as the model has, "
+            f"got {len(box.labels)}"
+        )
+
+
+def set_threads(arguments: argparse.Namespace) -> None:
+    """Takes over --threads."""
+    if arguments.threads is not None:
+        # Where there are no more threads to be had, OpenMP crashes.
+        most = 8 * (os.cpu_count() or 1)
+        if not 1 <= arguments.threads <= most:
+            raise ValueError(f"--threads must be from 1 to {most} here, got {arguments.threads}")
+        torch.set_num_threads(arguments.threads)
+
+
+@contextlib.contextmanager
+def made_folder(output: Path) -> Iterator[None]:
+    """The output folder, seen to be written to before a run; gone again where that fails."""
+    is_new = not output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        why = "it must be a folder" if output.is_file() else error.strerror
+        raise ValueError(f"--output {output} cannot be written to: {why}") from None
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # which it is where there is a checkpoint in it
+                output.rmdir()
+        raise
+
+
+def why_nan(result: Explanation, words: int | None = None) -> str:
+    """Why there is no reliability, of a map or of the scores of so many words."""
+    saliency = result.settings["saliency"]
+    if words is not None and isinstance(saliency, fwdgrad.VarGrad):
+        return "it is told by the words' standard errors, and VarGrad has none"
+    if words == 1:
+        return "a single word has none to compare it with"
+    kept = ("law", "block", "cell", "field", "shared", "shift")
+    spec = fwdgrad_kernels.NoiseSpec(
+        tuple(result.input.shape),
+        **{name: result.settings[name] for name in kept if name in result.settings},
+    )
+    unit = math.lcm(spec.group, getattr(saliency, "steps", None) or 1)
+    least = 2 * unit * (2 if result.settings["antithetic"] else 1)
+    if result.queries >= least:
+        return "it is the same everywhere, by half of the run at least"
+    return f"no two halves of the run to compare: that takes --queries {least} or more"
+
+
+def advice(result: Explanation) -> str:
+    """What a map's reliability says, and what would raise it."""
+    if math.isnan(result.reliability):
+        return why_nan(result)
+    if result.reliability >= 0.8:
+        return "other noise would give much the same map"
+    if result.settings["method"] != "likelihood-ratio":
+        return "much of the map is noise: ask for more --queries"
+    if result.settings.get("position", 1) != 1:  # regions: more queries make finer ones, at first
+        cell = result.settings["cell"]
+        more = " or more --queries" if cell <= smallest_cell(tuple(result.input.shape)) else ""
+        return f"much of the detail is noise: a --cell above {cell}{more} would leave less of it"
+    return "much of the map is noise: ask for more --queries, a larger --cell or a --block"

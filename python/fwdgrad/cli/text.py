@@ -1,0 +1,68 @@
+"""fwdgrad explain of a text."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+from pathlib import Path
+
+import fwdgrad
+from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
+from fwdgrad.cli.options import check_noise, common_options, path_steps
+from fwdgrad.cli.output import made_folder, why_nan
+from fwdgrad.stream import write_atomically
+from fwdgrad.terminal import say
+
+_OF_PHOTOS = ("plain", "control", "baseline", "block", "cell", "field", "size", "labels")
+
+
+def explain_a_text(arguments: argparse.Namespace) -> None:
+    """Explains --text, and writes files where there is an output folder."""
+    given = vars(arguments)
+    for name in _OF_PHOTOS:
+        if given.get(name):
+            raise ValueError(f"--{name} is of photos, and --text is given")
+    if arguments.model is None:
+        raise ValueError(
+            f"--text needs --model: a file that examples/train_sentiment.py wrote, or one of "
+            f"{', '.join(TEXT_MODELS)}"
+        )
+    answers = tuple(given["answers"].split(",")) if "answers" in given else None
+    box = load_text_box(arguments.model, answers)
+    target: int | str = arguments.target
+    if isinstance(target, str) and target.isdecimal():
+        target = int(target)
+    names = ("law", "sigma", "shared", "antithetic")
+    if arguments.method == "auto":
+        arguments.method = "likelihood-ratio"
+    check_noise(arguments)
+    options = {name: given[name] for name in names if name in given} | common_options(arguments)
+    if arguments.method == "integrated-gradients":
+        options["saliency"] = fwdgrad.IntegratedGradients(0.0, steps=path_steps(arguments))
+    if arguments.method == "likelihood-ratio" and "shared" not in given:
+        options |= {"shared": True, "law": given.get("law", "hadamard")}
+    output: Path | None = given.get("output")
+    with made_folder(output) if output is not None else contextlib.nullcontext():
+        if output is not None:
+            options.setdefault("checkpoint", output / "checkpoint.safetensors")
+        result = explain_text(
+            box, arguments.text, target, progress=not arguments.no_progress, **options
+        )
+    say(result.to_terminal(), lines=True)
+    say(f"class        {result.label}, {result.explanation.objective} "
+          f"{result.explanation.score:.4g}")  # fmt: skip
+    say(f"queries      {result.explanation.queries} on copies and 1 on the text itself")
+    words = len(result.words)
+    advice = f" ({why_nan(result.explanation, words)})" if math.isnan(result.reliability) else ""
+    say(f"reliability  {result.reliability:.3f} of the words' scores{advice}")
+    say(f"seconds      {result.explanation.seconds:.1f}")
+    if output is None:
+        return
+    page, saved = output / "words.html", output / "explanation.safetensors"
+    write_atomically(page, result.to_html().encode())
+    result.explanation.save(saved)
+    if "checkpoint" not in given:
+        (output / "checkpoint.safetensors").unlink(missing_ok=True)
+    say(f"words        {page}")
+    say(f"attribution  {saved} (of the embeddings, with its standard error)")
