@@ -5,7 +5,7 @@ BUILT := .venv/.built
 CSRC := $(shell find csrc -type f)
 export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
-.PHONY: demo test check format bench papers peers gpu-check clean
+.PHONY: demo test check format bench campaign papers peers gpu-check clean
 
 demo: $(BUILT)
 	@mkdir -p demo
@@ -30,6 +30,10 @@ format: $(BUILT)
 
 bench: $(BUILT)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -p no:cacheprovider
+
+# Kills, changed bytes, mutated pictures, odd models, threads and op calls: about 20 minutes.
+campaign: $(BUILT)
+	$(BIN)/python benchmarks/campaign/all.py
 
 # The papers' tables, and maps of other tools at the same number of calls: each says how long it will
 # take, keeps what it computes in a cache folder, and goes on from there when it is run again.

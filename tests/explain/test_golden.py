@@ -1,7 +1,7 @@
 """The demo photo's map as it was: the network's scores are kept, so the kernels are what is tried.
 
-``golden/demo.safetensors`` has the 1,025 probabilities of "tiger cat" that EfficientNet-Lite0 gave, the
-photo's own first, and of the map and its standard error every eighth pixel.
+``golden/demo.safetensors`` has the 1,025 probabilities of "tiger cat" that EfficientNet-Lite0 gave,
+the photo's own first, and of the map and its standard error every eighth pixel.
 """
 
 from pathlib import Path
