@@ -43,7 +43,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import max_pool2d, relu
 
-from fwdgrad.boxes.images import ImageClassifier, efficientnet_lite0, imagenet_labels, load_photo
+from fwdgrad.boxes.images import ImageClassifier, efficientnet_lite0, imagenet_labels
+from fwdgrad.boxes.photos import load_photo
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -424,7 +425,7 @@ def cutouts(background: str = "grass", names: Iterable[str] | None = None) -> di
     folder = ready("stamps")
     result = {}
     for name in chosen:
-        with Image.open(folder / f"{name}.png") as stamp:
+        with Image.open(folder / f"{name}.png", formats=("PNG",)) as stamp:
             x, mask = compose(stamp, ground)
         result[name] = Photo(x, tuple(STAMPS[name]["imagenet"]), mask)
     return result

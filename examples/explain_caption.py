@@ -20,7 +20,7 @@ import torch
 
 import fwdgrad
 from fwdgrad.boxes.image_text import ImageText
-from fwdgrad.boxes.images import load_photo
+from fwdgrad.boxes.photos import load_photo
 
 CAPTIONS = (
     "a photo of a cat",

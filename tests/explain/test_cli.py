@@ -18,8 +18,8 @@ import torch
 
 import fwdgrad
 from fwdgrad import Explanation, cli
-from fwdgrad.boxes.images import load_photo
 from fwdgrad.boxes.lstm import LSTMClassifier
+from fwdgrad.boxes.photos import load_photo
 from fwdgrad.boxes.text import explain_text
 from fwdgrad_kernels import native
 

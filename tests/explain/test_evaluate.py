@@ -12,7 +12,8 @@ import torch
 
 import fwdgrad
 from fwdgrad import Explanation, cli
-from fwdgrad.boxes.images import load_classifier, load_mask, photo_size
+from fwdgrad.boxes.images import load_classifier
+from fwdgrad.boxes.photos import load_mask, read_photo
 from fwdgrad.metrics import Curve
 from fwdgrad.report import Number, report
 
@@ -276,7 +277,8 @@ def test_a_camera_turns_photo_and_mask(folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     white(6, 4, (0, 0, 3, 4), "RGB").save("turned.jpg", exif=exif, quality=100)
-    assert photo_size("turned.jpg") == (4, 6)
+    photo = read_photo("turned.jpg", 8)
+    assert (photo.width, photo.height) == (4, 6)
     mask = load_mask("turned.jpg", (6, 4))
     assert mask[:3].all()
     assert not mask[3:].any()

@@ -220,7 +220,7 @@ def test_conse_takes_the_ten_likeliest():
 )
 def test_conse_finds_the_caption(tmp_path):
     data, io = pytest.importorskip("skimage.data"), pytest.importorskip("skimage.io")
-    from fwdgrad.boxes.images import load_photo
+    from fwdgrad.boxes.photos import load_photo
 
     captions = ["a photo of a cat", "a cup of coffee", "a rocket", "a man with a tripod"]
     box = ImageText.conse(captions)

@@ -2,12 +2,16 @@
 
 import re
 import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 import torch
 
-from fwdgrad.boxes.images import ImageClassifier, imagenet_labels, load_photo
+from fwdgrad.boxes import photos
+from fwdgrad.boxes.images import ImageClassifier, imagenet_labels
+from fwdgrad.boxes.photos import FITS, load_mask, load_photo, read_photo
 
 from . import worker
 
@@ -225,11 +229,202 @@ def test_the_crop_is_the_usual_share(tmp_path):
     assert photo(tmp_path, picture(values), "a.png").sum() == 3 * (28 * 28 - 1)
 
 
-def test_a_strip_takes_no_more_memory_than_it_has_to(tmp_path):
-    # To scale the whole strip before cutting it would take the most of a gigabyte.
-    path = tmp_path / "strip.png"
-    picture(np.zeros((4, 10_000, 3), np.uint8)).save(path)
-    assert worker.result_of("photo", path, 224) < 200 * 2**20
+# ---- fit -----------------------------------------------------------------------------------
+
+
+def test_a_photo_is_padded_with_grey(tmp_path):
+    path = tmp_path / "a.png"
+    picture(np.full((20, 80, 3), 200, np.uint8)).save(path)
+    result = read_photo(path, 40, "pad")
+    want = torch.full((3, 40, 40), 127 / 255)
+    want[:, 15:25] = 200 / 255  # 10 rows of the 40, in the middle
+    assert torch.equal(result.pixels, want)
+    assert (result.width, result.height, result.fit, result.share) == (80, 20, "pad", 1)
+
+
+def test_a_photo_is_stretched(tmp_path):
+    # Halves and quarters of it stay halves and quarters.
+    values = np.zeros((20, 80, 3), np.uint8)
+    values[:10, :, 0] = 255
+    values[:, :20, 1] = 255
+    path = tmp_path / "a.png"
+    picture(values).save(path)
+    result = read_photo(path, 40, "stretch")
+    red, green, _ = result.pixels > 0.5
+    assert red[:20].all() and not red[20:].any()  # noqa: PT018 one fact
+    assert green[:, :10].all() and not green[:, 10:].any()  # noqa: PT018
+    assert result.share == 1
+
+
+def test_what_has_the_size_is_taken_as_it_is(tmp_path):
+    digit = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
+    path = tmp_path / "digit.png"
+    picture(digit).save(path)
+    result = read_photo(path, 28, None)
+    assert torch.equal(result.pixels, torch.from_numpy(digit).permute(2, 0, 1) / 255)
+    assert (result.fit, result.share) == ("stretch", 1)
+    assert read_photo(path, 24, None).fit == "crop"
+    assert read_photo(path, 28).fit == "crop"
+
+
+def test_the_share_that_is_kept(tmp_path):
+    path = tmp_path / "a.png"
+    picture(RGB).save(path)
+    assert read_photo(path, 28).share == 42 * 42 / (64 * 48)
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (7, 5)])
+@pytest.mark.parametrize("fit", FITS)
+def test_any_shape_with_any_fit(tmp_path, fit, shape):
+    values = np.full((*shape, 3), 127, np.uint8)
+    path = tmp_path / "a.png"
+    picture(values).save(path)
+    assert torch.equal(load_photo(path, SIZE, fit), torch.full((3, SIZE, SIZE), 127 / 255))
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_mask_is_cut_as_its_photo(tmp_path, fit):
+    values = np.zeros((60, 40, 3), np.uint8)
+    values[20:50, 6:30] = 255
+    for name in ("a.png", "mask.png"):
+        picture(values).save(tmp_path / name)
+    photo = read_photo(tmp_path / "a.png", 32, fit)
+    mask = load_mask(tmp_path / "mask.png", (32, 32), (40, 60), fit)
+    inside = {"pad": slice(5, 26)}.get(fit, slice(None))  # beside it the photo is grey
+    assert torch.equal(mask[:, inside], photo.pixels[0, :, inside] > 0.5)
+    assert mask.sum() == (photo.pixels[0] > 0.5).sum()
+
+
+def test_a_fit_that_there_is_not(tmp_path):
+    with pytest.raises(ValueError, match="fit must be crop, pad, stretch or None, got 'squeeze'"):
+        load_photo(tmp_path / "a.png", SIZE, "squeeze")
+
+
+# ---- large ones ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("kind", ["a.jpg", "a.png", "rgba.png", "16.png", "palette.png"])
+def test_a_large_photo_is_reduced_on_its_way(tmp_path, monkeypatch, kind, turn, fit):
+    rows, columns = np.mgrid[0:500, 0:713]
+    colours = np.stack([columns * 255 / 712, rows * 255 / 499, 127 + 100 * np.sin(columns / 60)], 2)
+    values = np.ascontiguousarray(TURNS[turn](colours.astype(np.uint8)))
+    stored = {
+        "rgba.png": lambda: picture(np.dstack([values, values[..., 0]])),
+        "16.png": lambda: picture(values[..., 2] * np.uint16(257)),
+        "palette.png": lambda: picture(values // 64 * 64).quantize(256),
+    }.get(kind, lambda: picture(values))()
+    exif = Image.Exif()
+    exif[274] = turn
+    path = tmp_path / kind
+    stored.save(path, exif=exif, **({"quality": 95} if kind == "a.jpg" else {}))
+    whole = read_photo(path, SIZE, fit)
+    monkeypatch.setattr(photos, "_WHOLE", 1000)
+    monkeypatch.setattr(photos, "_BLOCK", 64)
+    reduced = read_photo(path, SIZE, fit)
+    assert (reduced.width, reduced.height) == (whole.width, whole.height) == (713, 500)
+    assert (reduced.pixels - whole.pixels).abs().mean() < 0.003
+    assert (reduced.pixels - whole.pixels).abs().max() < 0.1  # an edge of the palette's
+
+
+def png(path, width, height, whole=True, bits=8, colour=2):
+    """Black, or its header alone."""
+    bytes_a_row = 1 + -(-width * bits * {0: 1, 2: 3, 6: 4}[colour] // 8)
+
+    def chunk(kind, data):
+        end = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + end
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    pixels = zlib.compress(bytes(bytes_a_row * height)) if whole else b""
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    return path
+
+
+def test_the_memory_that_a_large_photo_takes(tmp_path):
+    # What is converted is a part of it at a time: it is never there twice.
+    million = 10**6
+    for name, shape in {"a.jpg": (5000, 8000, 3), "strip.png": (4, 10_000, 3)}.items():
+        picture(np.zeros(shape, np.uint8)).save(tmp_path / name)
+    most = {
+        tmp_path / "strip.png": 20 * million,  # scaled whole it would be most of a gigabyte
+        tmp_path / "a.jpg": 40 * million,  # whole it would be 160
+        png(tmp_path / "rgb.png", 6000, 4000): 4 * 24 * million,
+        png(tmp_path / "16.png", 6000, 4000, bits=16, colour=0): 2 * 24 * million,
+        png(tmp_path / "rgba.png", 6000, 4000, bits=16, colour=6): 4 * 24 * million,
+    }
+    for path, peak in zip(most, worker.result_of("photos", 224, *most), strict=True):
+        assert peak < 1.1 * most[path] + 20 * million, path.name
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "needed"),
+    [(18_000, 18_000, 324_000_000), (2, 40_000_000, 5_120_000_000), (2**31 - 1, 2**31 - 1, None)],
+)
+def test_too_many_pixels_are_refused_by_the_header(tmp_path, width, height, needed):
+    path = png(tmp_path / "a.png", width, height, whole=False)
+    message = refused(path)
+    assert f"{width} x {height} pixels" in message
+    assert f"give max_pixels={needed or (2**31 - 1) ** 2}" in message
+
+
+def test_the_number_that_an_error_names_would_do(tmp_path):
+    # A side of more than a 128th counts, and a palette no less than colours.
+    path = png(tmp_path / "a.png", 300, 200)
+    with pytest.raises(ValueError, match="give max_pixels=60000"):
+        load_photo(path, SIZE, max_pixels=59_999)
+    assert load_photo(path, SIZE, max_pixels=60_000).sum() == 0
+    with pytest.raises(ValueError, match="give max_pixels=38400"):
+        load_photo(png(tmp_path / "strip.png", 300, 2), SIZE, max_pixels=38_399)
+
+
+def test_formats_that_are_held_several_times_over(tmp_path):
+    for name, times in {"a.webp": 5, "a.jp2": 8, "a.tiff": 2}.items():
+        picture(RGB).save(tmp_path / name)
+        with pytest.raises(ValueError, match=f"give max_pixels={max(times * 48, 128) * 64}"):
+            load_photo(tmp_path / name, SIZE, max_pixels=1024)
+    picture(RGB).resize((640, 480)).save(tmp_path / "a.jpg", progressive=True)
+    with pytest.raises(ValueError, match=f"give max_pixels={2 * 640 * 480}"):
+        load_photo(tmp_path / "a.jpg", SIZE, max_pixels=640 * 480)
+
+
+def test_a_tile_that_is_larger_than_its_picture(tmp_path):
+    data = zlib.compress(bytes(16))
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: 40_000, 323: 10_000}
+    tags |= {324: 8, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    folder = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    path = tmp_path / "a.tiff"
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + folder)
+    assert "give max_pixels=400000512" in refused(path)
+
+
+def test_a_file_that_is_itself_too_large(tmp_path):
+    path = tmp_path / "a.webp"
+    path.write_bytes(b"RIFF\0\0\0\0WEBPVP8X")
+    with path.open("r+b") as file:
+        file.truncate(10**10)  # no block of it is on the disk
+    assert "its file has more than 8 bytes for each of max_pixels=125000000" in refused(path)
+
+
+def test_a_jpeg_of_many_scans(tmp_path):
+    # The same scan again and again: each takes the time of the whole picture.
+    path = tmp_path / "a.jpg"
+    picture(RGB).save(path, progressive=True)
+    content = path.read_bytes()
+    last = content.rindex(b"\xff\xda")
+    path.write_bytes(content[:last] + content[last:-2] * 200 + b"\xff\xd9")
+    assert "scans, more than the 100" in refused(path)
+
+
+def test_pillows_own_limit_is_not_ours(tmp_path, monkeypatch):
+    # It is one number for the whole process.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_photo(png(tmp_path / "a.png", 300, 200), SIZE).sum() == 0
 
 
 # ---- what is no photo ----------------------------------------------------------------------
@@ -254,6 +449,28 @@ def test_what_is_no_picture(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     assert "cannot be read" in refused(path)
+
+
+def test_no_program_is_run(tmp_path, monkeypatch):
+    # Ghostscript does what an EPS file says; here it leaves a file, whatever it is asked.
+    made = tmp_path / "made"
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {made}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{ } loop\n")
+    assert "it looks like EPS, which is not read; convert it to PNG or JPEG" in refused(path)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("suffix", ["ico", "icns", "pcx", "sgi", "dds", "eps", "pdf"])
+def test_formats_that_are_not_read(tmp_path, suffix):
+    path = tmp_path / "a.png"
+    picture(RGB).save(path, format=suffix)
+    message = refused(path)
+    assert f"it looks like {suffix.upper()}, which is not read" in message
+    assert "convert it to PNG or JPEG (read are PNG, JPEG, GIF" in message
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.8, 0.95])

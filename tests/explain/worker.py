@@ -98,13 +98,17 @@ def budget(memory, own_copies, output):
     print(json.dumps([sizes[1:], peak.read()]))
 
 
-def photo(path, size):
-    """Bytes at the most that reading a photo takes."""
-    from fwdgrad.boxes.images import load_photo
+def photos(size, *paths):
+    """Bytes at the most that reading a photo takes, for each of them."""
+    from fwdgrad.boxes.photos import load_photo
 
-    peak = Peak()
-    load_photo(path, int(size))
-    print(json.dumps(peak.read()))
+    load_photo(paths[0], int(size))  # what Pillow and NumPy take once
+    peaks = []
+    for path in paths:
+        peak = Peak()
+        load_photo(path, int(size))
+        peaks.append(peak.read())
+    print(json.dumps(peaks))
 
 
 if __name__ == "__main__":
