@@ -344,8 +344,9 @@ def explain(
         method: a name in ``METHODS``. "auto" is "regions" for pictures, (1 or 3, H, W) of values in
             [0, 1], where no option but a baseline says anything of the noise, and
             "likelihood-ratio" for all else.
-        target: the class to explain, "auto" for the predicted one, None where the model returns
-            one number. A list of classes gives a list of explanations from the same calls.
+        target: the class to explain, its name where the model knows names (an
+            ``ImageClassifier``), "auto" for the predicted one, None where the model returns one
+            number. A list of classes gives a list of explanations from the same calls.
         checkpoint: a file to write to and to go on from.
         progress: True for a bar on standard error, or a callable of (calls done, all).
         **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective,

@@ -137,6 +137,18 @@ def _are_names(outputs: Any) -> bool:
     return is_list and len(outputs) > 0 and all(isinstance(one, str) for one in outputs)
 
 
+def by_name(model: Any, target: Any) -> Any:
+    """The class of a name, where the model knows names (has ``find``); any other target as it is.
+
+    >>> from fwdgrad.boxes.images import ImageClassifier
+    >>> by_name(ImageClassifier("pets", torch.nn.Identity(), 8, ("cat, puss", "dog")), "puss")
+    0
+    """
+    find = getattr(model, "find", None)
+    is_name = isinstance(target, str) and target != "auto"
+    return find(target) if is_name and callable(find) else target
+
+
 def resolve_target(
     target: Any, outputs: Any, objective: Objective, batch: int | None = None
 ) -> int | None:
@@ -290,4 +302,4 @@ def class_at(
     >>> class_at(torch.nn.Identity(), torch.tensor([1.0, 3.0, 2.0]), "auto", "logit")
     1
     """
-    return resolve_target(target, outputs_at(model, x), objective, batch=1)
+    return resolve_target(by_name(model, target), outputs_at(model, x), objective, batch=1)

@@ -22,6 +22,7 @@ from fwdgrad.errors import ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.objectives import (
     Objective,
+    by_name,
     check_model,
     check_objective,
     objective_name,
@@ -241,9 +242,9 @@ class Source:
 
         Args:
             x: the input, without a batch axis: (C, H, W), (T, E), (N,), ...
-            target: a class, "auto" for the predicted one, or None where the model returns one
-                number. A list of classes gives a list of explanations, all from the same
-                forward calls.
+            target: a class, its name where the model knows names (an ``ImageClassifier``), "auto"
+                for the predicted one, or None where the model returns one number. A list of
+                classes gives a list of explanations, all from the same forward calls.
             checkpoint: a file that is written every few seconds and at Ctrl-C. Where it exists,
                 the run goes on from it and ends with the same bits as an uninterrupted one.
             progress: True for a bar on standard error, or a callable of (calls done, all).
@@ -458,6 +459,7 @@ class Source:
 
     def _ask_at_input(self, x: Tensor, targets: list[Any]) -> tuple[list[int | None], list[float]]:
         """The classes that are meant, and their scores at the input itself."""
+        targets = [by_name(self.forward, target) for target in targets]
         with torch.no_grad():
             outputs = outputs_at(self.forward, x)
             try:

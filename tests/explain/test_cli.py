@@ -18,9 +18,11 @@ import torch
 
 import fwdgrad
 from fwdgrad import Explanation, cli
+from fwdgrad.boxes.images import ImageClassifier
 from fwdgrad.boxes.lstm import LSTMClassifier
 from fwdgrad.boxes.photos import load_photo
 from fwdgrad.boxes.text import explain_text
+from fwdgrad.metrics import deletion
 from fwdgrad_kernels import native
 
 from .models import assert_same_bits
@@ -142,7 +144,7 @@ def test_explain_writes_and_prints(folder, capsys):
     assert result.target == 1
     assert torch.equal(result.input, load_photo("photo.png", 16))
     assert (result.standard_error > 0).all()
-    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.splitlines() if "  " in line)
+    lines = lines_of(out)
     assert lines["class"] == f"lamp (class 1), probability {result.score:.4g}"
     assert re.match(r"1024 on copies and 2 ", lines["queries"])  # one to count the classes
     assert float(lines["seconds"]) == pytest.approx(result.seconds, abs=0.06)
@@ -291,11 +293,10 @@ def test_why_a_map_has_no_reliability(folder, capsys):
     line = ["--method", "integrated-gradients", "--sigma", "0.1", "--target", "1"]
     assert np.isnan(explain(*line, queries=50)[1].reliability)
     assert "takes --queries 100 or more" in capsys.readouterr().out
-    assert not np.isnan(explain(*line, queries=100)[1].reliability)
+    assert not np.isnan(explain(*line, queries=100, output="more")[1].reliability)
     capsys.readouterr()
-    assert np.isnan(
-        explain("--target", "3", "--objective", "logit", "--method", "smoothgrad")[1].reliability
-    )
+    line = ["--target", "3", "--objective", "logit", "--method", "smoothgrad"]
+    assert np.isnan(explain(*line, output="same")[1].reliability)
     assert "the same everywhere" in capsys.readouterr().out
 
 
@@ -439,6 +440,123 @@ def test_target(folder, target, number):
     assert explain("--target", target, "--labels", "labels.txt")[1].target == number
 
 
+def lines_of(out):
+    return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.splitlines() if "  " in line)
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"),
+    [
+        ("crop", "its centre, 51% of its 60 x 40 pixels; --fit pad takes all of it"),
+        ("pad", "all of its 60 x 40 pixels, with grey beside it"),
+        ("stretch", "all of its 60 x 40 pixels, stretched to a square"),
+    ],
+)
+def test_how_a_photo_fits_is_chosen_and_said(folder, capsys, fit, said):
+    _, result = explain("--fit", fit)
+    assert torch.equal(result.input, load_photo("photo.png", 16, fit))
+    assert result.provenance["photo"]["fit"] == fit
+    assert lines_of(capsys.readouterr().out)["photo"] == said
+
+
+def test_a_digit_of_the_models_size_is_taken_as_it_is(folder, capsys):
+    digit = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+    Image.fromarray(digit).save("digit.png")
+    _, result = explain(photo="digit.png")
+    assert torch.equal(result.input, torch.from_numpy(digit).expand(3, 16, 16) / 255)
+    assert lines_of(capsys.readouterr().out)["photo"] == "all of its 16 x 16 pixels"
+
+
+def test_several_targets_give_several_maps(folder, capsys):
+    line = ["explain", "photo.png", "--model", "box:corner", "--size", "16", "--queries", "128"]
+    line += ["--labels", "labels.txt", "--no-progress"]
+    targets = ["--target", "3", "--target", "lamp", "--target", "light"]  # two names of class 1
+    assert cli.main([*line, *targets, "--output", "both"]) == 0
+    assert copies_asked() == 128
+    out = capsys.readouterr().out
+    assert "\nclass        crane (class 3), " in out
+    assert "\nclass        lamp (class 1), " in out
+    for number in (3, 1):
+        alone = explain("--labels", "labels.txt", "--target", str(number), output=str(number))[1]
+        kept = Explanation.load(f"both/explanation-{number}.safetensors")
+        assert kept.target == number
+        assert torch.equal(kept.attribution, alone.attribution)
+        assert Path(f"both/heatmap-{number}.png").exists()
+    assert len(list(Path("both").iterdir())) == 4
+
+
+def test_the_most_probable_classes_are_said(folder, capsys):
+    _, result = explain("--labels", "labels.txt")
+    light = 4 * float(result.input[:, :8, :8].double().mean())
+    outputs = torch.tensor([0, light, -light, -9], dtype=torch.float64).softmax(0)
+    names = ["lamp (class 1)", "background (class 0)", "crane (class 2)", "crane (class 3)"]
+    want = [f"{names[i]} {outputs[c]:.3g}" for i, c in enumerate((1, 0, 2, 3))]
+    assert lines_of(capsys.readouterr().out)["probable"] == ", ".join(want)
+    # Seven classes whose probabilities the model itself gives: five of them, as they are.
+    with Path("box.py").open("a") as file:
+        file.write(
+            "\n\ndef seven(batch):\n    outputs = torch.full((len(batch), 7), 0.125)\n"
+            "    outputs[:, 2] = batch.mean((1, 2, 3))\n    return outputs\n"
+        )
+    sys.modules.pop("box")
+    line = ["--objective", "logit", "--baseline", "black"]
+    _, result = explain(*line, model="box:seven", output="seven")
+    said = lines_of(capsys.readouterr().out)["probable"].split(", ")
+    assert said[0] == f"class 2 {result.input.mean():.3g}"
+    assert len(said) == 5
+    assert all(one.endswith(" 0.125") for one in said[1:])
+
+
+def test_another_runs_map_is_not_overwritten(folder, capsys):
+    _, first = explain()
+    kept = {path: path.read_bytes() for path in Path("out").iterdir()}
+    copies_asked()
+    capsys.readouterr()
+    for other in (["--seed", "1"], ["--target", "3"], ["--fit", "pad"]):
+        status, _ = explain(*other)
+        refused(capsys, status, "--output out has explanation.safetensors of another run",
+                "give another --output, or --overwrite")  # fmt: skip
+    assert copies_asked() == 0
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == kept
+    # The same run replaces its own, in other batches too.
+    assert_same_bits(explain("--batch-size", "3")[1], first)
+    assert explain("--seed", "1", "--overwrite")[1].settings["seed"] == 1
+
+
+def test_a_file_of_the_users_own_is_not_overwritten(folder, sentiment, capsys):
+    Path("out").mkdir()
+    Path("out/heatmap.png").write_text("my own")
+    refused(capsys, explain()[0], "--output out has heatmap.png of another run")
+    assert Path("out/heatmap.png").read_text() == "my own"
+    line = ["explain", "--text", "A fine film", "--model", str(sentiment), "--queries", "64"]
+    Path("out/words.html").write_text("my own")
+    refused(capsys, cli.main([*line, "--output", "out"]), "--output out has words.html of another")
+    assert cli.main([*line, "--output", "text", "--no-progress"]) == 0
+    assert cli.main([*line, "--output", "text", "--no-progress"]) == 0
+    capsys.readouterr()
+    status = cli.main([*line, "--target", "bad", "--output", "text", "--no-progress"])
+    refused(capsys, status, "--output text has explanation.safetensors of another run")
+    status = cli.main([*line, "--target", "bad", "--target", "good"])
+    refused(capsys, status, "--target is given once for a --text, got bad, good")
+
+
+def test_names_of_classes_in_python():
+    def model(batch):
+        return torch.stack([batch.flatten(1).sum(1), -batch.flatten(1).sum(1)], 1)
+
+    box = ImageClassifier("pets", model, 8, ("cat, puss", "dog"))
+    x = torch.linspace(0, 1, 3 * 64).view(3, 8, 8)
+    options = {"queries": 64, "objective": "logit", "seed": 1}
+    by_name = fwdgrad.explain(box, x, target="puss", **options)
+    assert_same_bits(by_name, fwdgrad.explain(model, x, target=0, **options))
+    several = fwdgrad.explain(box, x, target=["dog", 0, "auto"], **options)
+    assert [one.target for one in several] == [1, 0, 0]
+    curves = [deletion(box, x, by_name, target, steps=8).auc for target in ("dog", 1)]
+    assert curves[0] == curves[1]
+    with pytest.raises(ValueError, match="target 'cot' is no class of pets; perhaps cat"):
+        fwdgrad.explain(box, x, target="cot", **options)
+
+
 # ---- errors --------------------------------------------------------------------------------
 
 
@@ -498,6 +616,9 @@ ERRORS = [
     ("--cell 17", {}, ["cell", "17"]),
     ("--seed -1", {}, ["seed", "-1"]),
     ("--size 4", {}, ["--size", "4"]),
+    ("--max-pixels 7679", {}, ["60 x 40 pixels", "--max-pixels 7679 allows", "--max-pixels 7680"]),
+    ("--max-pixels 0", {}, ["--max-pixels must be at least 1, got 0"]),
+    ("--fit squeeze", {}, ["--fit", "squeeze", "crop"]),
     ("--threads 0", {}, ["--threads", "0"]),
     ("--batch-size 4 --memory 1GiB", {}, ["batch_size", "memory"]),
     ("--memory lots", {}, ["memory", "'lots'"]),
@@ -734,8 +855,8 @@ def test_an_unwritable_folder_is_refused_before_the_run(folder, capsys):
 def test_how_many_queries_make_two_halves_is_said(folder, capsys):
     assert np.isnan(explain("--cell", "1", queries=256)[1].reliability)
     least = int(re.search(r"--queries (\d+) or more", capsys.readouterr().out)[1])
-    assert not np.isnan(explain("--cell", "1", queries=least)[1].reliability)
-    assert np.isnan(explain("--cell", "1", queries=least - 1)[1].reliability)
+    assert not np.isnan(explain("--cell", "1", queries=least, output="more")[1].reliability)
+    assert np.isnan(explain("--cell", "1", queries=least - 1, output="less")[1].reliability)
 
 
 def test_info_says_that_a_backend_asked_for_is_missing(capsys, monkeypatch):

@@ -250,7 +250,7 @@ def test_a_photo_and_its_mask_are_cut_alike(folder, capsys):
     assert cli.main([*line, "--objective", "logit", "--no-progress", "--output", "out"]) == 0
     saved = "out/explanation.safetensors"
     photo = Explanation.load(saved).provenance["photo"]
-    assert photo == {"name": "photo.png", "width": 60, "height": 40}
+    assert photo == {"name": "photo.png", "width": 60, "height": 40, "fit": "crop"}
     white(60, 40, (0, 0, 21, 20)).save("mask.png")  # two columns of the eight, four rows
     capsys.readouterr()
     assert evaluate("--steps", "4", "--mask", "mask.png", map=saved) == 0
@@ -258,6 +258,17 @@ def test_a_photo_and_its_mask_are_cut_alike(folder, capsys):
     white(8, 8, (0, 0, 4, 4)).save("small.png")
     status = evaluate("--mask", "small.png", map=saved)
     refused(capsys, status, "mask small.png must be 60 x 40 pixels, as the photo is, got 8 x 8")
+
+    # Padded it is 8 x 5 pixels of the 8 x 8, and the left half of it 4 x 5.
+    line += ["--objective", "logit", "--no-progress", "--fit", "pad", "--output", "padded"]
+    assert cli.main(line) == 0
+    white(60, 40, (0, 0, 30, 40)).save("mask.png")
+    capsys.readouterr()
+    saved = "padded/explanation.safetensors"
+    assert evaluate("--steps", "4", "--mask", "mask.png", map=saved) == 0
+    assert "(by chance 0.3125)" in lines_of(capsys.readouterr().out)["share inside"]
+    status = evaluate("--mask", "mask.png", "--max-pixels", "7679", map=saved)
+    refused(capsys, status, "mask mask.png", "--max-pixels 7679 allows", "give --max-pixels 7680")
 
 
 def test_transparency_or_brightness(folder):

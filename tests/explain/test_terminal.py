@@ -13,6 +13,7 @@ import fwdgrad
 import fwdgrad_kernels
 from fwdgrad import cli
 from fwdgrad.boxes.images import MODELS, load_classifier
+from fwdgrad.boxes.photos import FITS
 from fwdgrad.boxes.text import TEXT_MODELS
 from fwdgrad.cli import choices
 from fwdgrad.terminal import plain, say, styled
@@ -61,7 +62,7 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("mybox", None)
 
 
-LINE = ["explain", "photo.png", "--size", "16", "--queries", "16", "--output", "out"]
+LINE = ["explain", "photo.png", "--size", "16", "--queries", "16", "--output", "out", "--overwrite"]
 LINE += ["--no-progress", "--model"]
 
 
@@ -145,6 +146,7 @@ def test_the_choices_are_those_that_there_are():
     assert fwdgrad_kernels.FIELDS == choices.FIELDS
     assert (None, *choices.CONTROLS) == fwdgrad.CONTROLS
     assert tuple(MODELS) == choices.MODELS
+    assert FITS == choices.FITS
     assert TEXT_MODELS == choices.TEXT_MODELS
 
 

@@ -38,6 +38,10 @@ class ImageClassifier:
     labels: tuple[str, ...] | None = None
     zero: float | tuple[float, ...] | None = None
 
+    def __call__(self, batch: Tensor) -> Any:
+        """What ``forward`` returns: a classifier is a model that knows its classes' names."""
+        return self.forward(batch)
+
     def label(self, target: int | None) -> str:
         """A class as a person would write it: number and first name."""
         if target is None:

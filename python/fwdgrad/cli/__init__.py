@@ -30,7 +30,8 @@ def _spoken(message: object) -> str:
     text = " ".join(str(message).split()).replace("antithetic=False", "--no-antithetic")
     text = text.replace("objective must be 'logit'", "--objective must be logit")
     text = text.replace("baseline must be given", "--baseline must be given")
-    text = text.replace("0.5 is grey", "grey, say")
+    text = text.replace("0.5 is grey", "grey, say").replace("max_pixels=", "--max-pixels ")
+    text = text.replace("max_pixels must", "--max-pixels must")
     return re.sub(r"\b(control|method|objective)='([\w-]+)'", r"--\1 \2", text)
 
 

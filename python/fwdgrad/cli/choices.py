@@ -3,6 +3,7 @@
 BASELINES = ("grey", "black", "white", "blurred", "none")
 CONTROLS = ("clean", "leave-one-out", "mean")
 FIELDS = ("nearest", "bilinear")
+FITS = ("crop", "pad", "stretch")
 LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
 METHODS = (
     "regions",

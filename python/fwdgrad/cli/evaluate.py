@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.images import ImageClassifier, load_classifier, load_mask
+from fwdgrad.boxes.images import ImageClassifier, load_classifier
+from fwdgrad.boxes.photos import load_mask
 from fwdgrad.cli.output import advice, check_labels, set_threads
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.metrics import (
@@ -59,8 +60,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     mask = None
     if arguments.mask is not None:
         photo = result.provenance.get("photo")
-        size = photo and (photo["width"], photo["height"])
-        mask = load_mask(arguments.mask, (x.shape[1], x.shape[2]), size)
+        cut = {"photo": (photo["width"], photo["height"]), "fit": photo["fit"]} if photo else {}
+        shape = (x.shape[1], x.shape[2])
+        mask = load_mask(arguments.mask, shape, max_pixels=arguments.max_pixels, **cut)
     if arguments.report is not None:
         _check_writable(arguments.report)
     _check_same_model(arguments, result, box)

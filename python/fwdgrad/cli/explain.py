@@ -4,29 +4,72 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier, load_photo, photo_size
+from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier
+from fwdgrad.boxes.photos import Photo, read_photo
 from fwdgrad.cli.options import photo_options
-from fwdgrad.cli.output import advice, check_labels, made_folder, peak_memory, set_threads
+from fwdgrad.cli.output import (
+    advice,
+    check_labels,
+    check_not_of_another,
+    made_folder,
+    peak_memory,
+    request_of,
+    set_threads,
+)
 from fwdgrad.cli.text import explain_a_text
 from fwdgrad.explanation import Explanation
+from fwdgrad.objectives import outputs_at
 from fwdgrad.stream import write_atomically
 from fwdgrad.terminal import plain, say
 
 
-def _target(arguments: argparse.Namespace, box: ImageClassifier) -> int | str:
-    text: str = arguments.target
-    if not text.strip():
-        raise ValueError("--target must be a class's number, its name or auto, got nothing")
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        return box.find(text)
+def _targets(arguments: argparse.Namespace, box: ImageClassifier) -> list[int | str | None]:
+    """The classes by their numbers, "auto" as it is, none of them twice."""
+    found: list[int | str | None] = []
+    for text in vars(arguments).get("target", ["auto"]):
+        if not text.strip():
+            raise ValueError("--target must be a class's number, its name or auto, got nothing")
+        try:
+            found.append(text if text == "auto" else int(text))
+        except ValueError:
+            found.append(box.find(text))
+    return list(dict.fromkeys(found))
+
+
+def _photo(arguments: argparse.Namespace, size: int) -> Photo:
+    own = arguments.model not in MODELS
+    fit = vars(arguments).get("fit", None if own else "crop")
+    return read_photo(arguments.photo, size, fit, arguments.max_pixels)
+
+
+def _how_cut(photo: Photo) -> str:
+    """What of a photo is explained."""
+    size = f"{photo.width} x {photo.height} pixels"
+    if photo.fit == "crop":
+        return f"its centre, {photo.share:.0%} of its {size}; --fit pad takes all of it"
+    if photo.width == photo.height:
+        return f"all of its {size}"
+    how = "with grey beside it" if photo.fit == "pad" else "stretched to a square"
+    return f"all of its {size}, {how}"
+
+
+def _most_probable(outputs: Any, box: ImageClassifier) -> str | None:
+    """The five most probable classes, where there are classes."""
+    rows = torch.as_tensor(outputs).detach().double().cpu()
+    if rows.dim() != 2 or rows.shape[1] == 1:
+        return None
+    is_probability = bool(((rows >= 0) & (rows <= 1)).all())
+    row = rows[0] if is_probability else rows[0].softmax(0)
+    values, classes = row.topk(min(5, len(row)))
+    return ", ".join(
+        f"{box.label(c)} {value:.3g}"
+        for c, value in zip(classes.tolist(), values.tolist(), strict=True)
+    )
 
 
 def explain(arguments: argparse.Namespace) -> None:
@@ -46,48 +89,62 @@ def explain(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--size is for a callable of your own; {arguments.model} has its own size"
         )
+    request = request_of(arguments)
     box = load_classifier(arguments.model, size, arguments.labels)
-    x = load_photo(arguments.photo, box.size)
-    width, height = photo_size(arguments.photo)
-    target = _target(arguments, box)
-    options = photo_options(arguments, x)
-    if arguments.labels is not None:
-        with torch.no_grad():
-            check_labels(arguments, box, box.forward(x[None].clone()))
+    photo = _photo(arguments, box.size)
+    targets = _targets(arguments, box)
+    options = photo_options(arguments, photo.pixels)
     output: Path = vars(arguments).get("output", Path(f"{arguments.photo.stem}-explanation"))
+    ends = [""] if len(targets) == 1 else [f"-{target}" for target in targets]
+    maps = {output / f"explanation{end}.safetensors": output / f"heatmap{end}.png" for end in ends}
+    if not arguments.overwrite:
+        check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
     own_checkpoint = options.pop("checkpoint", None)
     checkpoint = Path(own_checkpoint or output / "checkpoint.safetensors")
     with made_folder(output):
-        result = fwdgrad.explain(
+        with torch.no_grad():
+            outputs = outputs_at(box, photo.pixels)
+        if arguments.labels is not None:
+            check_labels(arguments, box, outputs)
+        results = fwdgrad.explain(
             box.forward,
-            x,
-            target=target,
+            photo.pixels,
+            target=targets,
             checkpoint=checkpoint,
             progress=not arguments.no_progress,
             **options,
         )
-    # A mask of the photo is cut as it was.
-    result.provenance["photo"] = {"name": arguments.photo.name, "width": width, "height": height}
-    saved, picture = output / "explanation.safetensors", output / "heatmap.png"
-    result.save(saved)
-    _draw(
-        result,
-        picture,
-        f"{box.label(result.target)}: {result.objective} {result.score:.3g}",
-        f"red speaks for it, blue against; reliability {result.reliability:.2f}",
-    )
+    for result, (saved, drawn) in zip(results, maps.items(), strict=True):
+        # A mask of the photo is cut as it was.
+        result.provenance["photo"] = {
+            "name": arguments.photo.name,
+            "width": photo.width,
+            "height": photo.height,
+            "fit": photo.fit,
+        }
+        result.provenance["request"] = request
+        result.save(saved)
+        _draw(
+            result,
+            drawn,
+            f"{box.label(result.target)}: {result.objective} {result.score:.3g}",
+            f"red speaks for it, blue against; reliability {result.reliability:.2f}",
+        )
     if own_checkpoint is None:
         checkpoint.unlink(missing_ok=True)
-    say(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
-    itself = 1 if arguments.labels is None else 2
-    say(f"queries      {result.queries} on copies and {itself} on the photo itself")
-    if result.delta is not None:
-        say(f"delta        {result.delta:.3g}: the map's sum less the change from the baseline")
-    say(f"reliability  {result.reliability:.3f} ({advice(result)})")
-    say(f"seconds      {result.seconds:.1f}")
+    say(f"photo        {_how_cut(photo)}")
+    if classes := _most_probable(outputs, box):
+        say(f"probable     {classes}")
+    say(f"queries      {results[0].queries} on copies and 2 on the photo itself")
+    for result, (saved, drawn) in zip(results, maps.items(), strict=True):
+        say(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
+        if result.delta is not None:
+            say(f"delta        {result.delta:.3g}: the map's sum less the change from the baseline")
+        say(f"reliability  {result.reliability:.3f} ({advice(result)})")
+        say(f"heatmap      {drawn}")
+        say(f"attribution  {saved} (with its standard error)")
+    say(f"seconds      {results[0].seconds:.1f}")
     say(f"peak memory  {peak_memory()}, the model's and Python's own included")
-    say(f"heatmap      {picture}")
-    say(f"attribution  {saved} (with its standard error)")
 
 
 def _draw(result: Explanation, path: Path, *title: str) -> None:

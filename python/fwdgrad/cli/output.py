@@ -75,6 +75,42 @@ def made_folder(output: Path) -> Iterator[None]:
         raise
 
 
+_HOW = (  # what a run comes out the same with, whatever it is
+    "batch_size", "checkpoint", "command", "debug", "line", "max_pixels", "memory", "no_progress",
+    "output", "overwrite", "threads",
+)  # fmt: skip
+
+
+def request_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a run was asked for: the options that its map depends on, as JSON has them."""
+    given = {name: value for name, value in vars(arguments).items() if name not in _HOW}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if value is not None and value is not False
+    }
+
+
+def check_not_of_another(files: dict[Path, list[Path]], request: dict[str, Any]) -> None:
+    """Raises where a run would replace files that a run with the same request has not written.
+
+    Args:
+        files: of each map's file the other files that are written with it.
+        request: see ``request_of``; a map's provenance has its own.
+    """
+    for saved, others in files.items():
+        there = [path for path in (saved, *others) if path.exists()]
+        try:
+            is_own = Explanation.load(saved).provenance.get("request") == request
+        except (OSError, ValueError):
+            is_own = False
+        if there and not is_own:
+            raise ValueError(
+                f"--output {saved.parent} has {there[0].name} of another run, which would be lost; "
+                "give another --output, or --overwrite"
+            )
+
+
 def why_nan(result: Explanation, words: int | None = None) -> str:
     """Why there is no reliability, of a map or of the scores of so many words."""
     saliency = result.settings["saliency"]

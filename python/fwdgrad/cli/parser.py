@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import fwdgrad
+from fwdgrad.boxes.decoding import FORMATS, MAX_PIXELS
 from fwdgrad.cli.choices import (
     BASELINES,
     CONTROLS,
     FIELDS,
+    FITS,
     LAWS,
     METHODS,
     MODELS,
@@ -49,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         "words' embeddings.",
     )
     add = explain.add_argument
-    add("photo", type=Path, nargs="?", help="any picture that Pillow reads")
+    add("photo", type=Path, nargs="?", help=f"a picture: {', '.join(FORMATS)}")
     add("--text", help="a sentence, instead of a photo")
     add(
         "--model",
@@ -78,8 +80,28 @@ def make_parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="of the pictures that an own callable takes (default: 224)",
     )
+    add(
+        "--fit",
+        choices=FITS,
+        default=argparse.SUPPRESS,
+        help="how the photo becomes a square: its centre is cut out, as for ImageNet; all of it, "
+        "with grey beside it; or all of it, stretched (default: crop, and of an own callable a "
+        "photo of its size as it is)",
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help="of a photo: what takes more memory than so many, by its header, is refused",
+    )
     add("--labels", type=Path, help="text file of class names, one a line")
-    add("--target", default="auto", help="class number, class name, or auto: the predicted class")
+    add(
+        "--target",
+        action="append",
+        default=argparse.SUPPRESS,
+        help="class number, class name, or auto: the predicted class; given again, several maps "
+        "from the same calls (default: auto)",
+    )
     add(
         "--objective",
         default="probability",
@@ -169,6 +191,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder for the files (default: the photo's name and -explanation)",
     )
     add(
+        "--overwrite",
+        action="store_true",
+        help="replace another run's files in the output folder, too",
+    )
+    add(
         "--checkpoint",
         type=Path,
         default=argparse.SUPPRESS,
@@ -229,6 +256,12 @@ def _add_evaluate(commands: Any) -> None:
         metavar="FILE",
         help="a picture of the photo's size, opaque on transparent or white on black where the "
         "object is",
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help=f"of the mask, as of explain's photo (default: {MAX_PIXELS})",
     )
     add("--report", type=Path, metavar="FILE", help="write a page of pictures, curves and numbers")
     add("--batch-size", type=int, help="pictures per forward call")

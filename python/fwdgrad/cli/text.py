@@ -10,11 +10,11 @@ from pathlib import Path
 import fwdgrad
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.cli.options import check_noise, common_options, path_steps
-from fwdgrad.cli.output import made_folder, why_nan
+from fwdgrad.cli.output import check_not_of_another, made_folder, request_of, why_nan
 from fwdgrad.stream import write_atomically
 from fwdgrad.terminal import say
 
-_OF_PHOTOS = ("plain", "control", "baseline", "block", "cell", "field", "size", "labels")
+_OF_PHOTOS = ("plain", "control", "baseline", "block", "cell", "field", "size", "labels", "fit")
 
 
 def explain_a_text(arguments: argparse.Namespace) -> None:
@@ -30,9 +30,10 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
         )
     answers = tuple(given["answers"].split(",")) if "answers" in given else None
     box = load_text_box(arguments.model, answers)
-    target: int | str = arguments.target
-    if isinstance(target, str) and target.isdecimal():
-        target = int(target)
+    targets: list[str] = given.get("target", ["auto"])
+    if len(targets) > 1:
+        raise ValueError(f"--target is given once for a --text, got {', '.join(targets)}")
+    target: int | str = int(targets[0]) if targets[0].isdecimal() else targets[0]
     names = ("law", "sigma", "shared", "antithetic")
     if arguments.method == "auto":
         arguments.method = "likelihood-ratio"
@@ -43,6 +44,11 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     if arguments.method == "likelihood-ratio" and "shared" not in given:
         options |= {"shared": True, "law": given.get("law", "hadamard")}
     output: Path | None = given.get("output")
+    request = request_of(arguments)
+    if output is not None:
+        page, saved = output / "words.html", output / "explanation.safetensors"
+        if not arguments.overwrite:
+            check_not_of_another({saved: [page]}, request)
     with made_folder(output) if output is not None else contextlib.nullcontext():
         if output is not None:
             options.setdefault("checkpoint", output / "checkpoint.safetensors")
@@ -59,9 +65,9 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     say(f"seconds      {result.explanation.seconds:.1f}")
     if output is None:
         return
-    page, saved = output / "words.html", output / "explanation.safetensors"
-    write_atomically(page, result.to_html().encode())
+    result.explanation.provenance["request"] = request
     result.explanation.save(saved)
+    write_atomically(page, result.to_html().encode())
     if "checkpoint" not in given:
         (output / "checkpoint.safetensors").unlink(missing_ok=True)
     say(f"words        {page}")
