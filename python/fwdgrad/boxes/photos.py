@@ -24,7 +24,7 @@ FITS: tuple[Fit, ...] = get_args(Fit)
 
 _CROP = 0.875  # the share of a photo's shorter side that the usual ImageNet crop keeps
 _GREY = (127, 127, 127)  # beside a padded photo; what ImageNet's usual normalisations take for zero
-_WHOLE = 2**24  # pixels: above, a photo is reduced on its way
+_WHOLE = 2**24  # pixels: above, a photo is reduced on its way; below, it is converted as a whole
 _GAP = 3.0  # what is reduced by whole numbers keeps this many times the pixels of the result
 _BLOCK = 512  # the side of what is converted at a time
 
@@ -264,6 +264,8 @@ def _all(picture: Image.Image) -> Iterator[Image.Image]:
 
 def _converted(picture: Image.Image, convert: Converter) -> Image.Image:
     """All of it, converted part by part."""
+    if convert is _as_rgb and picture.mode == "RGB":
+        return picture
     return _reduced(picture, _Cut.of(*picture.size, None, "stretch"), convert)[0]
 
 
@@ -335,7 +337,11 @@ def _rgb(picture: Image.Image) -> Converter:
         return partial(_levels, top=65535.0 if wide else 255.0)
     if "A" in picture.getbands() or "transparency" in picture.info:
         return _on_white
-    return lambda part: part.convert("RGB")
+    return _as_rgb
+
+
+def _as_rgb(part: Image.Image) -> Image.Image:
+    return part.convert("RGB")
 
 
 def _levels(part: Image.Image, top: float) -> Image.Image:
