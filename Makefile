@@ -10,7 +10,7 @@ export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 demo: $(BUILT)
 	@mkdir -p demo
 	@$(BIN)/python -c "from skimage import data, io; io.imsave('demo/chelsea.png', data.chelsea())"
-	$(BIN)/fwdgrad explain demo/chelsea.png --model efficientnet-lite0 --output demo
+	$(BIN)/fwdgrad explain demo/chelsea.png --model efficientnet-lite0 --output demo --overwrite
 
 # Tests of the experiments' data are skipped where a package that they lie in cannot be fetched.
 test: $(BUILT)

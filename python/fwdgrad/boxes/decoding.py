@@ -17,7 +17,7 @@ _OTHERS = {b"%PDF": "PDF", b"<svg": "SVG", b"<?xml": "XML (SVG, perhaps)"}
 MAX_PIXELS = 125_000_000  # 500 MB: Pillow has 4 bytes for a pixel of most kinds
 # How many times 4 bytes a pixel their decoders take (measured; a TIFF's strips come on top).
 _TIMES = {"TIFF": 2, "WEBP": 5, "AVIF": 4, "JPEG2000": 8}
-_SCANS = 100  # of a progressive JPEG; ten are usual, and each takes the time of a whole picture
+_SCANS = 100  # of a JPEG; one or ten are usual, and each takes the time of a whole picture
 _SIDE = 128  # a side of more than a 128th of max_pixels: rows, too, take memory, each for itself
 
 
@@ -53,6 +53,8 @@ def open_picture(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
         if name in FORMATS and accepted:
             opened = factory(file, "")
             _check_memory(opened, max_pixels)
+            if name == "JPEG":
+                _check_scans(file)
             return opened
         if accepted and not isinstance(accepted, str):
             known = known or name
@@ -75,7 +77,6 @@ def _check_memory(opened: ImageFile.ImageFile, max_pixels: int) -> None:
         pixels += int(tile[0]) * (int(tile[1]) if 323 in tags else min(height, int(tile[1])))
     if opened.info.get("progressive"):  # a JPEG whose coefficients are all held, 2 bytes each
         pixels *= 2
-        _check_scans(opened)
     needed = max(pixels, _SIDE * max(width, height))
     if needed > max_pixels:
         raise ValueError(
@@ -84,12 +85,13 @@ def _check_memory(opened: ImageFile.ImageFile, max_pixels: int) -> None:
         )
 
 
-def _check_scans(opened: ImageFile.ImageFile) -> None:
-    """Raises where a progressive JPEG goes over its pixels so often that it would seem to hang."""
-    assert opened.fp is not None
-    place = opened.fp.tell()
-    opened.fp.seek(0)
-    scans = opened.fp.read().count(b"\xff\xda")  # elsewhere 0xff is followed by 0
-    opened.fp.seek(place)
+def _check_scans(file: BinaryIO) -> None:
+    """Raises where a JPEG goes over its pixels so often that it would seem to hang."""
+    place, scans, last = file.tell(), 0, b""
+    file.seek(0)
+    while part := file.read(2**20):
+        scans += (last + part).count(b"\xff\xda")  # among the pixels 0xff is followed by 0
+        last = part[-1:]
+    file.seek(place)
     if scans > _SCANS:
         raise ValueError(f"it has {scans} scans, more than the {_SCANS} that are read")

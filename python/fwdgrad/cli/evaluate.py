@@ -60,7 +60,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     mask = None
     if arguments.mask is not None:
         photo = result.provenance.get("photo")
-        cut = {"photo": (photo["width"], photo["height"]), "fit": photo["fit"]} if photo else {}
+        cut = {}
+        if photo:
+            fit = photo.get("fit", "crop")  # the only one there was before maps told it
+            cut = {"photo": (photo["width"], photo["height"]), "fit": fit}
         shape = (x.shape[1], x.shape[2])
         mask = load_mask(arguments.mask, shape, max_pixels=arguments.max_pixels, **cut)
     if arguments.report is not None:
