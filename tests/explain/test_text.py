@@ -12,7 +12,8 @@ import torch
 import fwdgrad
 from fwdgrad.boxes.lstm import LSTMClassifier
 from fwdgrad.boxes.minilm import MiniLMClassifier
-from fwdgrad.boxes.text import EncodedText, TextExplanation, explain_text, split_words
+from fwdgrad.boxes.text import EncodedText, TextExplanation, explain_text
+from fwdgrad.boxes.words import split_words
 from fwdgrad_kernels import NoiseSpec, perturb
 
 LABELS = ("bad", "good")
@@ -86,20 +87,6 @@ def result_of(text, scores, label="good"):
 
 
 # ---- words -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("A fine film.", ["A", "fine", "film", "."]),
-        ("  Isn't it\nwell-made?! ", ["Isn't", "it", "well-made", "?", "!"]),
-        ("Café, naïve: été’s 3.5 $", ["Café", ",", "naïve", ":", "été’s", "3", ".", "5", "$"]),
-        ("--'quoted'", ["-", "-", "'", "quoted", "'"]),
-        ("映画 🎬<b>", ["映画", "🎬", "<", "b", ">"]),
-    ],
-)
-def test_words_are_slices_of_the_text(text, words):
-    assert [text[start:stop] for start, stop in split_words(text)] == words
 
 
 def test_unknown_words_share_an_embedding_and_case_does_not_count(box):

@@ -11,13 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.text import (
-    EncodedText,
-    check_length,
-    kept_words,
-    split_words,
-    word_at,
-)
+from fwdgrad.boxes.text import EncodedText
+from fwdgrad.boxes.words import Spans, check_length, split_words, words_of_tokens
 
 PROMPT = (
     "Is the sentiment of this film review positive or negative? Answer with one word.\n\n"
@@ -232,7 +227,7 @@ def answer_tokens(tokenizer: Any, answers: tuple[str, ...]) -> list[list[int]]:
 
 def prompted(
     tokenizer: Any, before: list[int], text: str, after: list[int], longest: int
-) -> tuple[tuple[tuple[int, int], ...], list[int], tuple[int, ...]]:
+) -> tuple[Spans, list[int], tuple[int, ...]]:
     """A text's words, all tokens of the prompt around it, and the word that each is of."""
     spans = split_words(text)
     read = tokenizer(
@@ -244,10 +239,6 @@ def prompted(
     )
     numbers, offsets = read["input_ids"], read["offset_mapping"]
     check_length(text, len(numbers), longest, "tokens")
-    # A token may start with the space before its word.
-    words = [
-        word_at(spans, start + len(text[start:stop]) - len(text[start:stop].lstrip()))
-        for start, stop in offsets
-    ]
-    spans, word_of = kept_words(spans, [*[-1] * len(before), *words, *[-1] * len(after)])
+    places = [*[None] * len(before), *offsets, *[None] * len(after)]
+    spans, word_of = words_of_tokens(text, spans, places)
     return spans, [*before, *numbers, *after], word_of

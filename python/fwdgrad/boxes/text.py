@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
 import html
 import math
 import os
-import re
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -27,7 +25,6 @@ SIGMA = 0.25  # the noise's default scale, as a share of the embeddings' standar
 SHARED_SIGMA = 1.0  # of noise along an embedding, as a share of the embedding itself
 REDUCTIONS = ("input", "norm")
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _NO_WORDS = {
     "block": "the block is a span of tokens: give span, a number of tokens",
     "baseline": "the scores are gradient x embedding, or the gradient's norm: see reduce",
@@ -103,73 +100,6 @@ class TextBox(Protocol):
 
     def encode(self, text: str) -> EncodedText:
         """A text's words, tokens and embeddings, and the model that takes these."""
-
-
-def split_words(text: str) -> tuple[tuple[int, int], ...]:
-    """Where the words of a text are: runs of letters and digits, and single other signs.
-
-    Args:
-        text: any text; an apostrophe or hyphen within a word belongs to it.
-
-    Returns:
-        Start and stop of each.
-
-    Raises:
-        TypeError: it is no string, but a list of token numbers, say.
-        ValueError: it has no words.
-
-    Example:
-        >>> [text[a:b] for text in ["Isn't well-made."] for a, b in split_words(text)]
-        ["Isn't", 'well-made', '.']
-    """
-    if not isinstance(text, str):
-        kind = f"a tensor of {text.dtype}" if isinstance(text, Tensor) else type(text).__name__
-        raise TypeError(
-            f"text must be a string, got {kind}; noise cannot go on token numbers: give the text "
-            "itself, or explain its embeddings (T, E) with fwdgrad.explain"
-        )
-    spans = tuple(match.span() for match in _WORD.finditer(text))
-    if not spans:
-        raise ValueError(f"text must have at least one word, got {_shortened(text)}")
-    return spans
-
-
-def check_length(text: str, count: int, longest: int, unit: str) -> None:
-    """Refuses a text that is too long for a model.
-
-    >>> check_length("a b c", 3, longest=2, unit="words")
-    Traceback (most recent call last):
-    ValueError: text must have at most 2 words, got 3 in 'a b c'; give a part of it
-    """
-    if count > longest:
-        raise ValueError(
-            f"text must have at most {longest} {unit}, got {count} in {_shortened(text)}; give a "
-            "part of it"
-        )
-
-
-def word_at(spans: tuple[tuple[int, int], ...], start: int) -> int:
-    """The number of the word that a token starting at a character is of.
-
-    >>> word_at(((0, 5), (6, 15), (15, 16)), 9)
-    1
-    """
-    return max(0, bisect.bisect_right(spans, (start, sys.maxsize)) - 1)
-
-
-def kept_words(
-    spans: tuple[tuple[int, int], ...], word_of: Sequence[int]
-) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """The words that have tokens, and the words of tokens by their new numbers.
-
-    A tokenizer leaves out signs such as a zero-width space: they are no words.
-
-    >>> kept_words(((0, 1), (1, 2), (3, 5)), [-1, 0, 2, 2])
-    (((0, 1), (3, 5)), (-1, 0, 1, 1))
-    """
-    kept = sorted(set(word_of) - {-1})
-    number = {-1: -1, **{word: i for i, word in enumerate(kept)}}
-    return tuple(spans[word] for word in kept), tuple(number[word] for word in word_of)
 
 
 def explain_text(
@@ -505,8 +435,8 @@ class TextExplanation:
             "<style>body{background:#fff;color:#111;font:18px/1.7 sans-serif;max-width:45em;"
             "margin:2em auto}span{border-radius:3px}.text{white-space:pre-wrap}"
             ".note{color:#555;font-size:14px}</style></head>\n"
-            f"<body><h1>{html.escape(self._headline())}</h1>\n"
-            f'<p class="text">{self._marked(html.escape, mark)}</p>\n'
+            f'<body><h1 dir="auto">{html.escape(self._headline())}</h1>\n'
+            f'<p class="text" dir="auto">{self._marked(html.escape, mark)}</p>\n'
             f'<p class="note">{_legend(self.reduce)} '
             f"{self.explanation.queries} queries, reliability {self.reliability:.2f}.</p>"
             "</body></html>\n"
@@ -551,10 +481,6 @@ def _visible(text: str) -> str:
     return "".join(
         "\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text
     )
-
-
-def _shortened(text: str) -> str:
-    return repr(text) if len(text) <= 40 else f"{text[:40]!r}..."
 
 
 def _label(box: TextBox, target: int | None) -> str:
