@@ -9,14 +9,15 @@ from typing import TextIO
 # Controls of both ranges (C0, C1), what breaks a line, what overrides the direction of writing, and
 # halves of surrogate pairs. Joiners and plain marks of direction stay: several scripts need them.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_COLOURS = re.compile("(\x1b\\[[0-9;]*m|[\n\t])")
+_COLOURS = re.compile("(\x1b\\[[0-9;]*m)")
 
 
-def plain(text: object) -> str:
+def plain(text: object, *, lines: bool = False) -> str:
     r"""A text on one line, with what a terminal or a page would obey written out.
 
     Args:
         text: anything; a class name, a message, a path.
+        lines: whether it is a text of its own, whose line breaks and tabulators stay.
 
     Returns:
         The text, controls, line breaks and marks of direction as escapes.
@@ -25,7 +26,9 @@ def plain(text: object) -> str:
         >>> print(plain("cat\x1b[2J\u202e"))
         cat\x1b[2J\u202e
     """
-    return _OBEYED.sub(_escaped, str(text))
+    return _OBEYED.sub(
+        lambda found: found[0] if lines and found[0] in "\n\t" else _escaped(found), str(text)
+    )
 
 
 def styled(text: str) -> str:
@@ -34,7 +37,9 @@ def styled(text: str) -> str:
     >>> styled("\x1b[31mred\x1b[0m\n\x1b]0;title\x07")
     '\x1b[31mred\x1b[0m\n\\x1b]0;title\\x07'
     """
-    return "".join(part if i % 2 else plain(part) for i, part in enumerate(_COLOURS.split(text)))
+    return "".join(
+        part if i % 2 else plain(part, lines=True) for i, part in enumerate(_COLOURS.split(text))
+    )
 
 
 def say(text: object, file: TextIO | None = None, *, lines: bool = False) -> None:

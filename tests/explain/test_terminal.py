@@ -25,6 +25,7 @@ SHOWN = r"cat\x1b]0;owned\x07\x1b[2J\x9b1m\u202egnp.\u2066\n100 %\r"
 def test_what_a_terminal_would_obey_is_written_out():
     assert plain(ATTACK) == SHOWN
     assert plain("नमस्ते 👩\u200d🚀 שָׁלוֹם\u200f naïve") == "नमस्ते 👩\u200d🚀 שָׁלוֹם\u200f naïve"
+    assert plain("a\n\tb\x1b", lines=True) == "a\n\tb\\x1b"
     assert styled(f"\x1b[48;5;16m{ATTACK}\x1b[0m").count("\x1b") == 2
 
 

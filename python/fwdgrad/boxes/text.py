@@ -6,7 +6,6 @@ import html
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from fwdgrad.explanation import Explanation
 from fwdgrad.gradients import LikelihoodRatio
 from fwdgrad.methods import METHODS
 from fwdgrad.saliency import Gradient, IntegratedGradients
+from fwdgrad.terminal import plain
 from fwdgrad_kernels.spec import check_integer
 
 SIGMA = 0.25  # the noise's default scale, as a share of the embeddings' standard deviation
@@ -385,10 +385,10 @@ class TextExplanation:
     def __str__(self) -> str:
         """A headline and the marked text, coloured where a terminal reads it."""
         reliability = f"reliability {self.reliability:.2f}"
-        return f"{_visible(self._headline())}; {reliability}\n{self.to_terminal()}"
+        return f"{self._headline()}; {reliability}\n{self.to_terminal()}"
 
     def _headline(self) -> str:
-        return f"{self.label}: {self.explanation.objective} {self.explanation.score:.4g}"
+        return f"{plain(self.label)}: {self.explanation.objective} {self.explanation.score:.4g}"
 
     def to_terminal(self, colour: bool | None = None) -> str:
         """The text with its words marked: red speaks for the class, blue against it.
@@ -399,8 +399,7 @@ class TextExplanation:
                 that has them and NO_COLOR is not set.
 
         Returns:
-            The text; control characters in it come out as U+FFFD, for they could drive the
-            terminal.
+            The text; what a terminal would obey in it is written out.
         """
         if colour is None:
             colour = (
@@ -409,7 +408,7 @@ class TextExplanation:
                 and sys.stdout is not None
                 and sys.stdout.isatty()
             )
-        return self._marked(_visible, _in_colour if colour else _with_signs)
+        return self._marked(_shown, _in_colour if colour else _with_signs)
 
     def to_html(self) -> str:
         """A page of its own with the words coloured: red speaks for the class, blue against it.
@@ -420,6 +419,10 @@ class TextExplanation:
         Returns:
             A complete HTML document that refers to nothing outside itself.
         """
+
+        def safe(text: str) -> str:
+            return html.escape(_shown(text))
+
         numbers = iter(zip(self.scores.tolist(), self.standard_errors.tolist(), strict=True))
 
         def mark(word: str, strength: float) -> str:
@@ -436,7 +439,7 @@ class TextExplanation:
             "margin:2em auto}span{border-radius:3px}.text{white-space:pre-wrap}"
             ".note{color:#555;font-size:14px}</style></head>\n"
             f'<body><h1 dir="auto">{html.escape(self._headline())}</h1>\n'
-            f'<p class="text" dir="auto">{self._marked(html.escape, mark)}</p>\n'
+            f'<p class="text" dir="auto">{self._marked(safe, mark)}</p>\n'
             f'<p class="note">{_legend(self.reduce)} '
             f"{self.explanation.queries} queries, reliability {self.reliability:.2f}.</p>"
             "</body></html>\n"
@@ -476,11 +479,9 @@ def _with_signs(word: str, strength: float) -> str:
     return f"{word}({signs})" if signs else word
 
 
-def _visible(text: str) -> str:
-    """Without the characters by which a text could drive a terminal."""
-    return "".join(
-        "\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text
-    )
+def _shown(text: str) -> str:
+    """The text itself, without what would drive a terminal or turn a page's words around."""
+    return plain(text, lines=True)
 
 
 def _label(box: TextBox, target: int | None) -> str:
