@@ -181,15 +181,35 @@ class Explanation:
             raise ValueError(f"{path} is no explanation, or damaged: {error}") from None
 
     def heatmap(self) -> Tensor:
-        """The attribution over the trailing two axes, summed over the others: (H, W).
+        """The attribution over the trailing two axes, for the others together: (H, W).
+
+        It is their sum; where they share their draws, as the channels of regions do, each has what
+        all of them add already, and it is their mean.
 
         Returns:
             float32 on the CPU; a vector gives (1, N).
         """
-        values = self.attribution.detach().float().cpu()
-        while values.dim() > 2:
-            values = values.sum(0)
-        return values if values.dim() == 2 else values[None]
+        return self.over_planes(self.attribution).float().cpu()
+
+    def over_planes(self, values: Tensor) -> Tensor:
+        """Values of the input's shape, such as the attribution, as ``heatmap`` has them.
+
+        Returns:
+            float64 (H, W), on the values' device.
+        """
+        values = values.detach().double()
+        if values.dim() < 3:
+            return values if values.dim() == 2 else values[None]
+        planes = values.flatten(0, -3)
+        # Autograd's noise may be shared, too, but each element has a gradient of its own.
+        settings = self.settings
+        if not (settings.get("shared") and settings.get("method") == "likelihood-ratio"):
+            return planes.sum(0)
+        sigma = settings.get("sigma")
+        if not isinstance(sigma, Tensor):
+            return planes.mean(0)
+        moved = (sigma != 0).to(values).flatten(0, -3).sum(0)  # frozen planes have no share
+        return planes.sum(0) / moved.clamp(min=1)
 
     def plot(self, ax: Axes | None = None, *, picture: bool = True) -> Axes:
         """Draws the heatmap over the input: red speaks for the score, blue against it.
@@ -213,11 +233,13 @@ class Explanation:
             ) from None
         if ax is None:
             _, ax = plt.subplots()
-        heat = self.heatmap()
-        # The largest hundredth is drawn at full strength, so that one pixel does not fade the rest.
-        sizes = heat.abs().flatten()
-        top = float(sizes.kthvalue(max(1, round(0.99 * sizes.numel()))).values) or 1.0
-        strength = (heat / top).clamp(-1, 1)
+        heat = self.over_planes(self.attribution).cpu()  # float32 would lose the smallest
+        # The largest hundredth of what is not zero is drawn at full strength, so that one pixel
+        # does not fade the rest.
+        sizes = heat.abs()[heat.isfinite() & (heat != 0)]
+        rank = max(1, round(0.99 * sizes.numel()))
+        top = float(sizes.kthvalue(rank).values) if len(sizes) else 1.0
+        strength = (heat / top).clamp(-1, 1).float()
         image = self.input.detach().float().cpu()
         shown = picture and image.dim() == 3 and image.shape[0] in (1, 3) and is_of_pixels(image)
         if shown:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.metrics.curves import Curve
+from fwdgrad.saliency import IntegratedGradients
 from fwdgrad.terminal import plain
 
 
@@ -155,26 +156,38 @@ def _pictures(explanation: Explanation, label: str, mask: Tensor | None) -> str:
 
 
 def _error_figure(explanation: Explanation) -> str:
-    error = explanation.standard_error.detach().double().cpu().sum(0)
-    largest = float(error.max())
-    if not bool(error.isfinite().all()):
+    error = explanation.over_planes(explanation.standard_error).cpu()
+    known = error.isfinite()
+    largest = float(error[known].max()) if bool(known.any()) else math.nan
+    if not largest > 0:
         why = "None: the run was too short to tell, or its method leaves no way to."
+        if largest == 0:
+            why = "Zero everywhere: every copy said the same."
+            if not _is_drawn(explanation.settings):
+                why = "Zero everywhere: nothing was drawn by chance."
         return f"<figure>\n<figcaption><h2>Standard error</h2>{why}</figcaption>\n</figure>\n"
-    if largest == 0:
-        why = "Zero everywhere: nothing was drawn by chance."
-        return f"<figure>\n<figcaption><h2>Standard error</h2>{why}</figcaption>\n</figure>\n"
-    strength = (error / largest)[..., None]
+    strength = (error / largest).where(known, 0.0)[..., None]
     paper, ink = torch.tensor([[247, 246, 250], [72, 42, 120]], dtype=torch.float64) / 255
     colours = (paper + (ink - paper) * strength).permute(2, 0, 1)
-    top = float(explanation.heatmap().abs().max())
+    top = float(explanation.over_planes(explanation.attribution).abs().max())
+    unknown = float((~known).double().mean())
+    rest = f" It is not known at {100 * unknown:.2g} % of the places." if unknown else ""
     return _figure(
         "Standard error",
         f"Of the map, at most: dark is {largest:.2g}, where the map’s own largest value is "
-        f"{top:.2g}.",
+        f"{top:.2g}.{rest}",
         _png(colours),
         f"The standard error at each place: the darker the larger, {largest:.2g} at most",
         error.shape[1],
     )
+
+
+def _is_drawn(settings: dict[str, Any]) -> bool:
+    """Whether a run drew anything by chance: noise, or places on a path."""
+    saliency, sigma = settings.get("saliency"), settings.get("sigma")
+    drawn_path = isinstance(saliency, IntegratedGradients) and saliency.steps is None
+    without = isinstance(sigma, float) and sigma == 0
+    return not without or settings.get("parameters") is not None or drawn_path
 
 
 def _figure(title: str, caption: str, source: str, alternative: str, width: int) -> str:

@@ -1,6 +1,7 @@
 """fwdgrad evaluate: what it prints of a saved map, its report, and how it fails."""
 
 import html.parser
+import math
 import re
 import sys
 from dataclasses import replace
@@ -523,15 +524,35 @@ def test_labels_are_escaped(folder, capsys):
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(float("nan"), "None: the run was too short"), (0.0, "Zero everywhere")],
+    [
+        (float("nan"), "None: the run was too short"),
+        (0.0, "Zero everywhere: every copy said the same."),
+        (None, "Zero everywhere: nothing was drawn by chance."),
+    ],
 )
 def test_no_standard_error_to_show(folder, error, said):
     one = Explanation.load("map.safetensors")
-    one.standard_error = torch.full_like(one.standard_error, error)
+    if error is None:
+        one.settings = {"method": "autograd", "sigma": 0.0}
+    one.standard_error = torch.full_like(one.standard_error, error or 0.0)
     curve = Curve(torch.tensor([1.0, 0.0]))
     text = report(one, "light", [], curve, curve)
     assert said in text
     assert text.count("<img") == 2
+
+
+def test_the_largest_value_and_error_of_shared_channels(folder):
+    """What a region adds, and its error, are in each channel: not three times that."""
+    one = Explanation.load("map.safetensors")
+    one.settings = {"method": "likelihood-ratio", "shared": True, "sigma": 0.5}
+    one.standard_error[:, 0, 0] = math.nan
+    curve = Curve(torch.tensor([1.0, 0.0]))
+    text = report(one, "light", [], curve, curve)
+    assert "dark is 0.01, where the map’s own largest value is 0.021." in text  # 1 / 48
+    assert "It is not known at 1.6 % of the places." in text
+    one.settings["shared"] = False
+    text = report(one, "light", [], curve, curve)
+    assert "dark is 0.03, where the map’s own largest value is 0.063." in text
 
 
 def test_settings_of_every_kind(folder):

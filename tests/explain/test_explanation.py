@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import fwdgrad
-from fwdgrad import Explanation
+from fwdgrad import Explanation, metrics
 
 from .models import SHAPE, X, assert_same_bits, bits, exact
 
@@ -219,6 +219,45 @@ def test_heatmap_sums_the_leading_axes(shape, expected, dtype):
 UNIT = (X + 1) / 2
 
 
+def region(batch):
+    """(batch,): the mean of a quarter of a picture, in all of its channels."""
+    return batch[:, :, :16, :16].mean((1, 2, 3))
+
+
+def test_the_heatmap_of_regions_is_what_a_region_adds():
+    """Before zero, a linear score rises from 0 to 1 with the quarter: each place of it adds 1."""
+    result = fwdgrad.explain(
+        region, torch.ones(3, 32, 32), target=None, objective="logit", method="regions",
+        baseline=0.0, cell=16, field="nearest", queries=64,
+    )  # fmt: skip
+    added = torch.zeros(32, 32)
+    added[:16, :16] = 1
+    torch.testing.assert_close(result.heatmap(), added, rtol=0, atol=1e-5)
+    kept = metrics.maps.heatmap_of(result)
+    torch.testing.assert_close(kept.float(), added, rtol=0, atol=1e-5)
+
+
+def test_of_shared_planes_those_that_are_frozen_have_no_share():
+    sigma = torch.full((3, 4, 4), 0.5)
+    sigma[0] = 0
+    sigma[:, 0] = 0
+    result = fwdgrad.explain(
+        lambda batch: 2 * batch.sum((1, 2, 3)), torch.ones(3, 4, 4), target=None, sigma=sigma,
+        shared=True, law="hadamard", queries=64,
+    )  # fmt: skip
+    want = torch.full((4, 4), 4.0)  # two planes that move, 2 for each
+    want[0] = 0
+    torch.testing.assert_close(result.heatmap(), want, rtol=0, atol=1e-5)
+
+
+def test_a_gradient_under_shared_noise_is_each_channels_own():
+    result = fwdgrad.explain(
+        lambda batch: batch.sum((1, 2, 3)), torch.rand(3, 4, 4), method="smoothgrad", target=None,
+        sigma=0.1, shared=True, queries=4,
+    )  # fmt: skip
+    assert torch.equal(result.heatmap(), torch.full((4, 4), 3.0))
+
+
 @pytest.mark.parametrize(
     ("x", "images"),
     [
@@ -254,6 +293,25 @@ def test_plot_shows_the_sign_and_not_one_outlier():
     red, blue = drawn.cmap(drawn.norm(1.0)), drawn.cmap(drawn.norm(-1.0))
     assert red[0] > red[2]
     assert blue[2] > blue[0]
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-60])
+def test_plot_shows_what_few_pixels_have(size):
+    """A hundredth of 400 pixels is not zero, and below it nothing but zeros."""
+    result = explain(UNIT.repeat(1, 5, 5)[:1])
+    heat = torch.zeros(20, 30, dtype=torch.float64)
+    heat[3, 4], heat[5, 6], heat[7, 8] = size, -size, size / 2
+    result.attribution = heat[None]
+    drawn = result.plot(picture=False).images[0].get_array()
+    assert drawn[[3, 5, 7, 0], [4, 6, 8, 0]].tolist() == [1, -1, 0.5, 0]
+
+
+def test_plot_of_what_is_not_finite():
+    result = explain(UNIT[:1])
+    result.attribution = torch.zeros(1, 4, 6)
+    result.attribution[0, 0] = torch.tensor([math.inf, -math.inf, 2.0, 1.0, 0.0, 0.0])
+    drawn = result.plot(picture=False).images[0].get_array()
+    assert drawn[0].tolist() == [1, -1, 1, 0.5, 0, 0]
 
 
 def test_plot_of_nothing():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fwdgrad.boxes import photos
-from fwdgrad.boxes.images import ImageClassifier, imagenet_labels
+from fwdgrad.boxes.images import ImageClassifier, _OfPixels, imagenet_labels
 from fwdgrad.boxes.photos import FITS, load_mask, load_photo, read_photo
 
 from . import worker
@@ -552,3 +552,16 @@ def test_labels():
     assert BOX.label(282) == "tiger cat (class 282)"
     assert BOX.label(None) == "the model's output"
     assert ImageClassifier("own", BOX.forward, 8).label(3) == "class 3"
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_the_models_argument_is_left_as_it_is(graph):
+    pixels = torch.tensor([0.0, 127 / 255, 1.0]).reshape(1, 3, 1, 1).requires_grad_(graph)
+    model = _OfPixels(torch.nn.Flatten())
+    first, second = model(pixels), model(pixels)
+    assert pixels.flatten().tolist() == pytest.approx([0, 127 / 255, 1])
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first.detach(), torch.tensor([[-127 / 128, 0.0, 1.0]]))
+    if graph:
+        first.sum().backward()
+        assert pixels.grad.flatten().tolist() == [255 / 128] * 3

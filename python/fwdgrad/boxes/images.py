@@ -105,11 +105,7 @@ class _OfPixels(torch.nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        if pixels.requires_grad:
-            pixels = pixels * (255 / 128) - 127 / 128
-        else:  # the batch is ours to overwrite
-            pixels.mul_(255).sub_(127).div_(128)
-        scores: Tensor = self.network(pixels)
+        scores: Tensor = self.network(pixels.mul(255).sub_(127).div_(128))
         return scores
 
 

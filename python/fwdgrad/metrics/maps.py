@@ -16,8 +16,8 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
     """A map as one number a pixel.
 
     Args:
-        value: a floating or integer tensor, or an ``Explanation``: its attribution, summed over
-            the axes before the trailing two.
+        value: a floating or integer tensor, or an ``Explanation``: its attribution for all axes
+            before the trailing two together, as its ``heatmap`` has it.
         shape: of the input that it belongs to: the map's own must be its trailing axes.
         name: of the argument, for errors.
 
@@ -32,8 +32,8 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
         tensor([1., 2.], dtype=torch.float64)
     """
     if isinstance(value, Explanation):
-        attribution = value.attribution.detach().double()
-        value = attribution.flatten(0, -3).sum(0) if attribution.dim() > 2 else attribution
+        attribution = value.attribution
+        value = value.over_planes(attribution) if attribution.dim() > 2 else attribution
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor or an Explanation, got {type(value).__name__}")
     if value.is_complex() or value.dtype == torch.bool or not value.numel():
