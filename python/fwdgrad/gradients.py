@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import ModelError
+from fwdgrad.errors import ModelError, warn
 from fwdgrad.objectives import Objective, scores_of
 from fwdgrad.parameters import ParameterNoise
+from fwdgrad.powers import exponent_of, times_power, unscale_
 from fwdgrad.saliency import Gradient, IntegratedGradients
 from fwdgrad.sampling import Sampling, weights_of
 from fwdgrad.smoothing import with_floor
@@ -36,6 +36,7 @@ from fwdgrad_kernels.spec import first_outside
 CONTROLS = (None, "clean", "leave-one-out", "mean")
 
 _SLICE = 2**20  # elements that a finishing step works on at once
+_UNSET = 2**15  # no power of two yet
 _COPIES = 50  # of a smoothed gradient, where nothing is asked for
 
 
@@ -283,18 +284,18 @@ class LikelihoodRatio(Source):
         for target, found in zip(targets, scores.unbind(2), strict=True):
             if len(found) > 1 and bool((found == found[0, 0]).all()):
                 which = "" if target is None else f" of class {target}"
-                warnings.warn(
+                zero = self.antithetic or self.control or not found[0, 0]
+                warn(
                     f"the score{which} is {float(found[0, 0]):.6g} for every copy, so the map is "
-                    "zero: more noise (sigma), larger blocks or cells, or another objective may "
-                    "change it",
-                    stacklevel=4,
+                    f"{'zero' if zero else 'noise alone'}: more noise (sigma), larger blocks or "
+                    "cells, or another objective may change it"
                 )
         return [self._sum(plan, scores[:, :, t], clean[t]) for t in range(len(targets))]
 
     def _weights(self, scores: Tensor, plan: Plan, clean: float) -> Tensor:
         """The weight of each copy: its score less the control variate, or half a difference."""
         if self.antithetic:
-            return (scores[:, 0] - scores[:, 1]) / 2
+            return (scores[:, 0] - scores[:, 1]) / 2  # scaled: no difference is out of range
         weights = scores[:, 0]
         if self.control == "clean":
             return weights - clean
@@ -318,10 +319,15 @@ class LikelihoodRatio(Source):
         dtype = sum_dtype(x)
         mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
         spread = torch.zeros_like(mean)
-        weights = self._weights(scores, plan, clean)
+        # Scaled, for whatever the score's unit is, differences and sums of squares must hold it:
+        # first so that all scores are below 1, then for the weights, which may be far smaller.
+        unit = max(exponent_of(scores), math.frexp(clean)[1])
+        weights = self._weights(times_power(scores, -unit), plan, math.ldexp(clean, -unit))
         if plan.weights is not None:
             weights = weights * plan.weights
-        weights = weights.to(x.device, dtype)
+        nothing = not bool(weights.any())
+        small = exponent_of(weights)
+        weights = times_power(weights, -small).to(x.device, dtype)
         if plan.unit == 1:
             first_half = self._sum_copies_(mean, spread, weights, spec, plan.half)
         else:
@@ -338,11 +344,14 @@ class LikelihoodRatio(Source):
             self._spare_error_(spread, weights, spec)
         attribution = scale.gradient(mean, 1, out=mean, x=x)
         error = scale.gradient(spread, 1, out=spread, x=x).abs_()
+        if nothing:  # of what never changed the score it is not known how often it would
+            error.fill_(torch.nan)
         if frozen is not None:
             attribution.masked_fill_(frozen, 0)
             error.masked_fill_(frozen, 0)
         if alone:
             agreement = self._spare_reliability(attribution, error, x)
+        unscale_(attribution, error, unit + small)
         return attribution, error, agreement
 
     def _sum_copies_(
@@ -359,10 +368,14 @@ class LikelihoodRatio(Source):
             accumulate_(mean, weights[first:stop], spec, first, square=spread, backend=self.backend)
             first = stop
         mean.div_(n)
-        # sum (t - mean)^2 / (n (n - 1)), a slice at a time: a whole map of squares is too much.
+        # sum (t - mean)^2 / (n (n - 1)), a slice at a time: a whole map of squares is too much. Of
+        # a difference no more is known than the rounding of its sums leaves.
+        rounding = torch.finfo(mean.dtype).eps * math.sqrt(n)
         for at in range(0, mean.numel(), _SLICE):
             m, s = (a.view(-1)[at : at + _SLICE] for a in (mean, spread))
-            s.div_(n).addcmul_(m, m, value=-1).clamp_(min=0)
+            unseen = s == 0  # no copy's block was there, or none that changed the score
+            s.div_(n).addcmul_(m, m, value=-1)
+            torch.maximum(s, m.square().mul_(rounding), out=s).masked_fill_(unseen, torch.nan)
         spread.div_(n - 1).sqrt_() if n > 1 else spread.fill_(torch.nan)
         return first_half
 
@@ -378,6 +391,8 @@ class LikelihoodRatio(Source):
             some = weights[first : first + plan.unit]
             accumulate_(part.zero_(), some, spec, first, backend=self.backend)
             enter_unit_(mean, spread, part.div_(len(some)), first, len(some), plan.unit)
+        if spec.block is not None:
+            spread.masked_fill_((mean == 0) & (spread == 0), torch.nan)  # no copy's block was there
         standard_error_(spread, len(weights), plan.unit)
         return first_half
 
@@ -666,6 +681,9 @@ class Autograd(Source):
             name: torch.zeros(shape, dtype=dtype, device=x.device)
             for name in ("mean", "spread", *(("part",) if unit > 1 or plan.signs > 1 else ()))
         }
+        # Powers of two that gradients are divided by, so that their squares are in range: of each
+        # target, from its first gradient that is not zero.
+        state["power"] = torch.full((len(targets),), _UNSET, dtype=torch.int32)
         kept = len(sample(x))
         state["half"] = torch.zeros((2, len(targets), kept), dtype=dtype, device=x.device)
         mean, spread = state["mean"], state["spread"]
@@ -681,6 +699,7 @@ class Autograd(Source):
                 for found in results:
                     one = [gradients[i] for gradients in found]
                     term = (one[0][None] if len(one) == 1 else torch.stack(one)).to(dtype)
+                    term = self._in_range(term, state["power"])
                     if self.saliency.statistic == "square":
                         term = term.square()
                     if weights is not None:
@@ -706,6 +725,17 @@ class Autograd(Source):
             checkpoint, progress,
         )  # fmt: skip
         return [self._result(plan, state, t, unit) for t in range(len(targets))]
+
+    def _in_range(self, terms: Tensor, powers: Tensor) -> Tensor:
+        """Gradients (targets, ...) over their powers of two; nearly always these are 1."""
+        for t, power in enumerate(powers.tolist()):
+            if power == _UNSET and bool(terms[t].any()):
+                power = exponent_of(terms[t])
+                power = power if abs(power) > 30 else 0
+                powers[t] = power
+            if power not in (0, _UNSET):
+                terms[t] = times_power(terms[t], -power)
+        return terms
 
     def _ratios(self, plan: Plan) -> Tensor | None:
         """Each copy's weight: of the path's quadrature, and of the densities of theorem 3.11."""
@@ -759,8 +789,14 @@ class Autograd(Source):
         mean, spread = state["mean"][t], state["spread"][t]
         variance = self.saliency.statistic == "variance"
         half, n = plan.half, plan.copies
+        power = int(state["power"][t])
+        power = 0 if power == _UNSET else power
+        if self.saliency.statistic != "mean":
+            power *= 2  # of a square
         if not self._is_random(plan.spec):
-            return mean, torch.zeros_like(mean), 1.0
+            error = torch.zeros_like(mean)
+            unscale_(mean, error, power)
+            return mean, error, 1.0
         agreement = math.nan
         if 0 < half < n:
             one, squares = (kept[t].double() for kept in state["half"])
@@ -774,9 +810,10 @@ class Autograd(Source):
             if factor is not None:
                 one, other = (half_map * sample(factor).to(one) for half_map in (one, other))
             agreement = reliability(one, other)
-        if variance:
-            return spread / (n * plan.signs), torch.full_like(mean, torch.nan), agreement
-        return mean, standard_error_(spread, n, unit), agreement
+        error = torch.full_like(mean, torch.nan) if variance else standard_error_(spread, n, unit)
+        found = spread / (n * plan.signs) if variance else mean
+        unscale_(found, error, power)
+        return found, error, agreement
 
 
 _NO_GRADIENT = (

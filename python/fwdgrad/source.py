@@ -31,6 +31,7 @@ from fwdgrad.objectives import (
     scores_of,
 )
 from fwdgrad.parameters import NoisyParameters, ParameterNoise
+from fwdgrad.powers import warn_unless_finite
 from fwdgrad.saliency import Gradient, IntegratedGradients, Path
 from fwdgrad.smoothing import check_bounds
 from fwdgrad.stream import (
@@ -208,6 +209,8 @@ class Source:
         result = torch.empty_like(inputs, memory_format=torch.contiguous_format)
         for row, x, wanted in zip(result, inputs, targets, strict=True):
             row.copy_(self.explain(x, wanted).attribution)
+        if inputs.dtype not in (torch.float32, torch.float64):  # narrower than an explanation's
+            warn_unless_finite(result)
         return result
 
     @overload
@@ -274,6 +277,8 @@ class Source:
             with plan.noisy.installed() if plan.noisy is not None else contextlib.nullcontext():
                 results = self._run(plan, chosen, clean, kept, progress)
             deltas = self._finish(plan, chosen, clean, results)
+        for attribution, error, _ in results:
+            warn_unless_finite(attribution, error)
         seconds = time.perf_counter() - started
         explanations = [
             Explanation(
