@@ -30,7 +30,7 @@ from fwdgrad.source import (
     sum_dtype,
 )
 from fwdgrad.stream import Checkpoint, Progress
-from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks
 from fwdgrad_kernels.spec import first_outside
 
 CONTROLS = (None, "clean", "leave-one-out", "mean")
@@ -64,7 +64,8 @@ class LikelihoodRatio(Source):
             each element's own, so that copies mostly keep within bounds (see its floor); how far
             the others leave them is up to the law: Cauchy's tails go anywhere. Default: a fifth of
             the input's range (SmoothGrad's rule); with a baseline, a number that multiplies
-            x - baseline, default 0.5.
+            x - baseline, default 0.5. A row of a table whose columns are of unlike scale needs a
+            tensor: their standard deviations, or a share of them.
         baseline: a number or tensor; the noise then goes along x - baseline, and the attribution
             is the score's derivative along that direction, not per unit of the input: how much
             the score rises as an element, or the cell that it shares, moves away from the
@@ -73,7 +74,8 @@ class LikelihoodRatio(Source):
         law, block, cell, field, shared, shift: the noise, see ``fwdgrad_kernels.NoiseSpec``. The
             Cauchy law's heavy tails need a bounded score, such as a probability. With cells or
             shared draws, an element's attribution is the weighted sum of the gradient over the
-            elements that move with it.
+            elements that move with it. Cells are squares over the trailing two axes: give a series
+            as (C, 1, T), so that channels share none, and of a volume a mask of cubes (below).
         antithetic: ask each copy with both signs of its noise: half the variance or less where
             the score is nearly linear, since everything even cancels.
         position: where copies lie on the way from the baseline (0) to x (1): they are centred
@@ -102,6 +104,17 @@ class LikelihoodRatio(Source):
         >>> explainer = LikelihoodRatio(lambda batch: batch @ weights, queries=4096, sigma=0.1)
         >>> explainer.attribute(torch.zeros(1, 3)).round(decimals=1) + 0.0
         tensor([[ 1., -2.,  0.]])
+
+        What each cube of 4 x 4 x 4 of a volume adds, to a model that looks at the first one:
+
+        >>> from torch.nn.functional import interpolate
+        >>> volume = torch.ones(1, 8, 8, 8)
+        >>> model = lambda batch: batch[:, 0, :4, :4, :4].sum((1, 2, 3))
+        >>> of_masks = lambda masks: model(interpolate(masks[:, None], scale_factor=4.0) * volume)
+        >>> options = {"baseline": 0.0, "position": 0.5, "sigma": 0.5, "law": "hadamard"}
+        >>> explainer = LikelihoodRatio(of_masks, queries=16, **options)
+        >>> explainer.explain(torch.ones(2, 2, 2), None).attribution.flatten().round()[:4] + 0.0
+        tensor([64.,  0.,  0.,  0.])
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, equations 2
     and 6, algorithm 1.
@@ -207,6 +220,8 @@ class LikelihoodRatio(Source):
 
     def _plan(self, x: Tensor) -> Plan:
         plan = super()._plan(x)
+        assert plan.spec is not None
+        _check_cells(plan.spec)
         if plan.path is not None and isinstance(self.sigma, AdaptiveScale):
             raise ValueError(
                 "sigma must be a number or a tensor on a path with the likelihood ratio, which "
@@ -346,6 +361,8 @@ class LikelihoodRatio(Source):
         error = scale.gradient(spread, 1, out=spread, x=x).abs_()
         if nothing:  # of what never changed the score it is not known how often it would
             error.fill_(torch.nan)
+        elif spec.block is not None and bool((error == 0).any()):
+            error.masked_fill_(self._uncovered(spec, plan.copies, x.device), torch.nan)
         if frozen is not None:
             attribution.masked_fill_(frozen, 0)
             error.masked_fill_(frozen, 0)
@@ -373,9 +390,8 @@ class LikelihoodRatio(Source):
         rounding = torch.finfo(mean.dtype).eps * math.sqrt(n)
         for at in range(0, mean.numel(), _SLICE):
             m, s = (a.view(-1)[at : at + _SLICE] for a in (mean, spread))
-            unseen = s == 0  # no copy's block was there, or none that changed the score
             s.div_(n).addcmul_(m, m, value=-1)
-            torch.maximum(s, m.square().mul_(rounding), out=s).masked_fill_(unseen, torch.nan)
+            torch.maximum(s, m.square().mul_(rounding), out=s)
         spread.div_(n - 1).sqrt_() if n > 1 else spread.fill_(torch.nan)
         return first_half
 
@@ -391,8 +407,6 @@ class LikelihoodRatio(Source):
             some = weights[first : first + plan.unit]
             accumulate_(part.zero_(), some, spec, first, backend=self.backend)
             enter_unit_(mean, spread, part.div_(len(some)), first, len(some), plan.unit)
-        if spec.block is not None:
-            spread.masked_fill_((mean == 0) & (spread == 0), torch.nan)  # no copy's block was there
         standard_error_(spread, len(weights), plan.unit)
         return first_half
 
@@ -440,6 +454,21 @@ class LikelihoodRatio(Source):
         share = 1 - float(wrong.square().mean()) / total if total else math.nan
         return 0.0 if share < 0 else share  # NaN stays
 
+    def _uncovered(self, spec: NoiseSpec, copies: int, device: torch.device) -> Tensor:
+        """Where no copy's block was."""
+        _, height, width = spec.planes
+        edges = torch.zeros(height + 1, width + 1, dtype=torch.int64)
+        for first in range(0, copies, 2**16):
+            count = min(2**16, copies - first)
+            bounds = blocks(spec, first, count, device=device, backend=self.backend).cpu()
+            if len(spec.shape) == 1:
+                bounds = torch.cat([torch.tensor([[[0, 1]]]).expand(count, 1, 2), bounds], 1)
+            for i, j, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
+                at = (bounds[:, 0, i], bounds[:, 1, j])
+                edges.index_put_(at, torch.tensor(sign), accumulate=True)
+        covers = edges.cumsum(0).cumsum(1)[:-1, :-1]
+        return (covers == 0).to(device).expand(spec.planes).reshape(spec.shape)
+
     def _frozen(self, spec: NoiseSpec) -> Tensor | None:
         """Where the attribution is 0 by definition: what no noise moves cannot matter."""
         if not isinstance(spec.scale, Tensor):
@@ -473,6 +502,25 @@ class LikelihoodRatio(Source):
             kept = ~sample(frozen)
             one, other = one[kept], other[kept]
         return reliability(one, other)
+
+
+def _check_cells(spec: NoiseSpec) -> None:
+    """Raises where cells would join what is not alike: channels of a series, a volume's planes."""
+    shape = spec.shape
+    if len(shape) == 2 and min(spec.cells) > 1:
+        raise ValueError(
+            f"cell must be 1 for x of shape {shape}, got {spec.cell}: cells are squares over the "
+            "trailing two axes, and channels of a series (T, C) would share them; give it as "
+            "x.T[:, None], with lambda batch: model(batch[:, :, 0].mT), or a picture (H, W) as "
+            "x[None], with lambda batch: model(batch[:, 0])"
+        )
+    if len(shape) > 3 and math.prod(shape[1:-2]) > 1 and (max(spec.cells) > 1 or spec.shared):
+        name = "cell must be 1" if max(spec.cells) > 1 else "shared must be False"
+        raise ValueError(
+            f"{name} for x of shape {shape}: cells part the trailing two axes alone, and not the "
+            "depth of a volume; explain a mask of its cubes, as the docstring of LikelihoodRatio "
+            "shows, or x.flatten(0, -3), each of whose planes has cells of its own"
+        )
 
 
 def _walsh(values: Tensor) -> Tensor:

@@ -65,6 +65,49 @@ def check_bounds(x: Tensor, rule: AdaptiveScale) -> None:
             )
 
 
+_SERIES = 16  # channels at most of what is taken for a series (T, C) or (C, T)
+
+
+def check_alike(x: Tensor, sigma: float) -> None:
+    """Raises where one scale is meant for elements of unlike scale, such as a table's columns.
+
+    That is where values are beyond 10, so neither standardised nor fractions, and a tenth of the
+    elements at least are less than a tenth of sigma and than a fiftieth of the largest: the noise
+    takes them far away from what they are. Zeros (of one-hot columns, say) tell nothing. Of a
+    series the channels are compared. What is smaller than 10 throughout cannot be told apart.
+
+    Args:
+        x: the input; one of more axes than a series has no columns.
+        sigma: the scale that is meant for all of it.
+
+    Example:
+        >>> check_alike(torch.randn(20), 0.8)
+        >>> check_alike(torch.tensor([40.0, 50_000.0]), 9992.0)
+        Traceback (most recent call last):
+        ValueError: sigma must have a scale for each element where they are as unlike as these, \
+from 40 to 5e+04 in size, got 9992 for all: give a tensor of their deviations, such as \
+0.2 * X.std(0) of a table X that x is a row of (times it, attributions of columns can be \
+compared), or a baseline, such as X.mean(0); torch.full_like(x, 9992) takes one for all
+    """
+    sizes = x.detach().double().abs()
+    if x.dim() == 2 and min(x.shape) <= _SERIES:
+        sizes = sizes.square().mean(0 if x.shape[1] <= x.shape[0] else 1).sqrt()
+    elif x.dim() != 1:
+        return
+    sizes = sizes[sizes > 0]
+    if not len(sizes):
+        return
+    largest, low = float(sizes.max()), float(sizes.kthvalue(-(-len(sizes) // 10)).values)
+    if largest > 10 and sigma > 10 * low and largest > 50 * low:
+        raise ValueError(
+            "sigma must have a scale for each element where they are as unlike as these, from "
+            f"{low:.4g} to {largest:.4g} in size, got {sigma:.4g} for all: give a tensor of their "
+            "deviations, such as 0.2 * X.std(0) of a table X that x is a row of (times it, "
+            "attributions of columns can be compared), or a baseline, such as X.mean(0); "
+            f"torch.full_like(x, {sigma:.4g}) takes one for all"
+        )
+
+
 def with_floor(rule: AdaptiveScale) -> AdaptiveScale:
     """The rule with a floor for the likelihood ratio: a tenth of the narrowest bounds, if none.
 

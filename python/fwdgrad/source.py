@@ -33,7 +33,7 @@ from fwdgrad.objectives import (
 from fwdgrad.parameters import NoisyParameters, ParameterNoise
 from fwdgrad.powers import warn_unless_finite
 from fwdgrad.saliency import Gradient, IntegratedGradients, Path
-from fwdgrad.smoothing import check_bounds
+from fwdgrad.smoothing import check_alike, check_bounds
 from fwdgrad.stream import (
     MODEL_SCORE,
     BatchSize,
@@ -372,6 +372,7 @@ class Source:
             scale = 0.2 * (high.double() - low.double()).item()
             if scale == 0:
                 raise ValueError("sigma must be given: x is constant, so it has no range")
+            check_alike(x, scale)
             return scale
         if isinstance(self.sigma, AdaptiveScale):
             rule = self._rule(self.sigma)
@@ -389,6 +390,7 @@ class Source:
                     f"{tuple(self.sigma.shape)}"
                 )
             return self.sigma.to(x.device, sum_dtype(x))
+        check_alike(x, self.sigma)
         return float(self.sigma)
 
     def _rule(self, rule: AdaptiveScale) -> AdaptiveScale:
