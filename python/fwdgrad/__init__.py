@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fwdgrad.errors import CheckpointError, ModelError
+    from fwdgrad.errors import CheckpointError, ModelError, ReliabilityWarning
     from fwdgrad.explanation import Explanation
     from fwdgrad.gradients import CONTROLS, Autograd, LikelihoodRatio
     from fwdgrad.hard_labels import KeptLabel, LabelDistance, TextAnswer
@@ -48,7 +48,7 @@ if "torch" not in sys.modules:
 # Where the public names are. They are imported when they are asked for: torch takes seconds to
 # load, and the command line's help does not need it.
 _PLACES = {
-    "fwdgrad.errors": ("CheckpointError", "ModelError"),
+    "fwdgrad.errors": ("CheckpointError", "ModelError", "ReliabilityWarning"),
     "fwdgrad.explanation": ("Explanation",),
     "fwdgrad.gradients": ("CONTROLS", "Autograd", "LikelihoodRatio"),
     "fwdgrad.hard_labels": ("KeptLabel", "LabelDistance", "TextAnswer"),
@@ -101,6 +101,7 @@ __all__ = [
     "LikelihoodRatio",
     "ModelError",
     "ParameterNoise",
+    "ReliabilityWarning",
     "Sampling",
     "SquaredGrad",
     "Taxonomy",

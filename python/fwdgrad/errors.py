@@ -14,6 +14,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint is of another run, or damaged."""
 
 
+class ReliabilityWarning(UserWarning):
+    """Most of a map is noise; the message says what would leave less of it."""
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warns at the line of the caller's own that led here: the first outside this package.
 

@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fwdgrad.errors import warn
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.gradients import Autograd, LikelihoodRatio
 from fwdgrad.parameters import ParameterNoise
@@ -21,7 +22,9 @@ from fwdgrad.saliency import (
     IntegratedGradients,
     SquaredGrad,
     VarGrad,
+    blur_deviation,
     blurred,
+    smallest_cell,
 )
 from fwdgrad.source import Source, Target
 from fwdgrad.stream import Progress
@@ -80,7 +83,6 @@ def regions(x: Tensor, given: Options) -> Options:
         "objective": "probability",
         "queries": queries,
         "law": "hadamard",
-        "cell": _cell(tuple(x.shape), queries),
         "field": "bilinear",
         "shared": True,
         "shift": False,
@@ -97,6 +99,9 @@ def regions(x: Tensor, given: Options) -> Options:
             )
     if given.get("antithetic"):
         del options["control"]
+        queries //= 2  # a pair is one direction
+    grid = {name: given.get(name, options[name]) for name in ("field", "shared", "shift")}
+    options["cell"] = _cell(tuple(x.shape), queries, **grid)
     return {name: value for name, value in options.items() if name not in given}
 
 
@@ -110,7 +115,7 @@ def light_blur(x: Tensor) -> Tensor:
     >>> light_blur(torch.ones(3, 32, 32)).unique()
     tensor([1.])
     """
-    deviation = _blur(x.shape)
+    deviation = blur_deviation(x.shape)
     blur = blurred(x, deviation)
     around = int(deviation)
     change = (x - blur).abs().amax(0, keepdim=True).float()
@@ -119,28 +124,14 @@ def light_blur(x: Tensor) -> Tensor:
     return torch.where(change < 1 / 510, x, blur)
 
 
-def _blur(shape: Sequence[int]) -> float:
-    """Its deviation in pixels."""
-    return max(2.0, min(shape[-2:]) / 32)
-
-
-def smallest_cell(shape: Sequence[int]) -> int:
-    """Larger than the blur's deviation: what it mixes are the neighbours of a smaller one.
-
-    >>> smallest_cell((3, 224, 224))
-    8
-    """
-    return int(_blur(shape)) + 1
-
-
-def _cell(shape: tuple[int, ...], queries: int) -> int:
+def _cell(shape: tuple[int, ...], queries: int, **grid: Any) -> int:
     """The smallest cells with fewer draws than queries, and than directions in their group.
 
     What has no draw tells the error. For 16 queries nothing can be left.
     """
     best = max(shape[-2:])
     for cell in range(smallest_cell(shape), best):
-        spec = NoiseSpec(shape, "hadamard", cell=cell, field="bilinear", shared=True, shift=False)
+        spec = NoiseSpec(shape, "hadamard", cell=cell, **grid)
         if spec.draws > queries:
             continue
         if spec.draws < min(spec.group, queries):
@@ -259,6 +250,49 @@ FAMILIES: dict[str, dict[str, str]] = {
 
 
 _OF_ANY_MAP = {"objective", "queries", "seed", "batch_size", "memory", "backend", "baseline"}
+_SIDE = 16  # pixels of a picture at least
+_OF_REGIONS = {"cell", "field", "shared", "shift", "antithetic", "clip"}
+
+
+def _choose(x: Any, options: Options) -> str:
+    """The method that "auto" is; a warning says where another may have been meant."""
+    meant = set(options) & set(inspect.signature(LikelihoodRatio.__init__).parameters)
+    other = sorted(meant - _OF_ANY_MAP - _OF_REGIONS)
+    if _is_picture(x):
+        if not other:
+            return "regions"
+        warn(
+            f"{', '.join(other)} of noise on single pixels: the map is of the gradient of a logit "
+            "by method='likelihood-ratio', and not of what each region adds to a probability, "
+            "which pictures get without; give the one or the other, method='regions', by name"
+        )
+    elif meant <= _OF_ANY_MAP and (hint := _like_a_picture(x)):
+        why, way = hint
+        warn(
+            f"x of shape {tuple(x.shape)} {why}, so each of its numbers gets noise of its own, as "
+            "by method='likelihood-ratio', and a map of many numbers takes very many queries; if "
+            f"it is a picture, {way}method='regions' tells what its regions add"
+        )
+    return "likelihood-ratio"
+
+
+def _like_a_picture(x: Any) -> tuple[str, str] | None:
+    """Why something that may be a picture is not taken for one, and how to give it."""
+    if not isinstance(x, Tensor) or x.dim() not in (2, 3) or not x.numel():
+        return None
+    sides = [side >= _SIDE for side in x.shape]
+    if x.dim() == 2:  # of embeddings some are negative
+        is_one = all(sides) and bool(x.min() >= 0)
+        way = "x[None] with lambda batch: model(batch[:, 0]) and "
+        return ("has no channels", way) if is_one else None
+    if all(sides[1:]):
+        if len(x) in (1, 3):
+            return f"has values outside [0, 1], {x.min():.3g} to {x.max():.3g}", ""
+        return f"has {len(x)} channels", ""
+    if all(sides[:2]) and x.shape[2] <= 4:
+        way = "x.permute(2, 0, 1) with lambda batch: model(batch.permute(0, 2, 3, 1)) and "
+        return "has its channels last", way
+    return None
 
 
 def source_of(
@@ -272,9 +306,7 @@ def source_of(
         VarGrad()
     """
     if method == "auto":
-        meant = set(options) & set(inspect.signature(LikelihoodRatio.__init__).parameters)
-        plain = meant <= _OF_ANY_MAP  # nothing is said of the noise
-        method = "regions" if plain and _is_picture(x) else "likelihood-ratio"
+        method = _choose(x, options)
     if method not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -294,7 +326,7 @@ def _is_picture(x: Any) -> bool:
     """Whether it looks like one: 1 or 3 channels, some size, values in [0, 1]."""
     if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[0] not in (1, 3):
         return False
-    return min(x.shape[1:]) >= 16 and is_of_pixels(x)
+    return min(x.shape[1:]) >= _SIDE and is_of_pixels(x)
 
 
 @overload
@@ -342,8 +374,9 @@ def explain(
         x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
             (N,); float32, float64, float16 or bfloat16.
         method: a name in ``METHODS``. "auto" is "regions" for pictures, (1 or 3, H, W) of values in
-            [0, 1], where no option but a baseline says anything of the noise, and
-            "likelihood-ratio" for all else.
+            [0, 1], and "likelihood-ratio" for all else. With an option that regions have no use for
+            (sigma, law, block, control, position, saliency, parameters) a picture gets the latter,
+            too, and a warning; what may be a picture and is not taken for one gets a warning.
         target: the class to explain, its name where the model knows names (an
             ``ImageClassifier``), "auto" for the predicted one, None where the model returns one
             number. A list of classes gives a list of explanations from the same calls.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -197,6 +198,20 @@ class Path:
         wide = x.dtype if x.dtype == torch.float64 else torch.float32
         t = float(self.positions[copy])
         return torch.lerp(self.start.to(wide), x.to(wide), t).to(x.dtype)
+
+
+def blur_deviation(shape: Sequence[int]) -> float:
+    """The deviation in pixels of a light blur: a 32nd of the shorter side, 2 at least."""
+    return max(2.0, min(shape[-2:]) / 32)
+
+
+def smallest_cell(shape: Sequence[int]) -> int:
+    """Larger than that deviation: what the blur mixes are the neighbours of a smaller one.
+
+    >>> smallest_cell((3, 224, 224))
+    8
+    """
+    return int(blur_deviation(shape)) + 1
 
 
 def blurred(x: Tensor, deviation: float) -> Tensor:

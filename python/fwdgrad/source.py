@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import fwdgrad_kernels
+from fwdgrad.advice import is_noise, warn_of_noise
 from fwdgrad.errors import ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.objectives import (
@@ -207,8 +208,12 @@ class Source:
         else:
             targets = [target] * len(inputs)
         result = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+        low = []
         for row, x, wanted in zip(result, inputs, targets, strict=True):
-            row.copy_(self.explain(x, wanted).attribution)
+            (found,) = self.explanations(x, [wanted])
+            row.copy_(found.attribution)
+            low += [found] * is_noise(found)
+        warn_of_noise(low, len(inputs))
         if inputs.dtype not in (torch.float32, torch.float64):  # narrower than an explanation's
             warn_unless_finite(result)
         return result
@@ -259,17 +264,29 @@ class Source:
             ModelError: the model failed or returned something of no use.
             CheckpointError: the checkpoint is of another run, or damaged.
         """
+        several = isinstance(target, (list, tuple))
+        found = self.explanations(x, list(target) if several else [target], checkpoint, progress)
+        warn_of_noise(list(filter(is_noise, found)), len(found))
+        return found if several else found[0]
+
+    def explanations(
+        self,
+        x: Tensor,
+        targets: list[Any],
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: Progress = False,
+    ) -> list[Explanation]:
+        """What ``explain`` gives for each target, without a warning where it is mostly noise."""
         started = time.perf_counter()
         x = self._check_input(x)
         plan = self._plan(x)
         if not (isinstance(progress, bool) or callable(progress)):
             raise TypeError(f"progress must be True, False or a callable, got {progress!r}")
-        several = isinstance(target, (list, tuple))
-        if several and not target:
+        if not targets:
             raise ValueError("target must name at least one class, got an empty list")
         self._check_mode()
         with self._run_mode():
-            chosen, clean = self._ask_at_input(x, list(target) if several else [target])
+            chosen, clean = self._ask_at_input(x, targets)
             self._find_parameters(plan)
             settings = self._settings(plan)
             identity = self._identity(plan, settings, chosen, clean)
@@ -280,7 +297,7 @@ class Source:
         for attribution, error, _ in results:
             warn_unless_finite(attribution, error)
         seconds = time.perf_counter() - started
-        explanations = [
+        return [
             Explanation(
                 attribution=attribution,
                 standard_error=error,
@@ -309,7 +326,6 @@ class Source:
                 chosen, clean, deltas, results, strict=True
             )
         ]
-        return explanations if several else explanations[0]
 
     def _run(
         self,

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-import fwdgrad
+from fwdgrad.advice import advice_for_words, is_noise
+from fwdgrad.errors import ReliabilityWarning, warn
 from fwdgrad.explanation import Explanation
 from fwdgrad.gradients import LikelihoodRatio
-from fwdgrad.methods import METHODS
+from fwdgrad.methods import METHODS, source_of
 from fwdgrad.saliency import Gradient, IntegratedGradients
 from fwdgrad.terminal import plain
 from fwdgrad_kernels.spec import check_integer
@@ -202,16 +203,14 @@ def explain_text(
         forward, x = _Drawn(forward, x), torch.ones_like(x[:, 0])
     scale = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     scale[free] = sigma
-    explanation = fwdgrad.explain(
-        forward,
-        x,
-        target=target,
-        sigma=scale if sigma else 0.0,
-        block=None if span is None else (span, *x.shape[1:]),
-        **options,
-    )
+    run = {name: options.pop(name) for name in ("checkpoint", "progress") if name in options}
+    method = options.pop("method", "likelihood-ratio")
+    block = None if span is None else (span, *x.shape[1:])
+    options |= {"sigma": scale if sigma else 0.0, "block": block}
+    source = source_of(forward, x, method, options)
+    (explanation,) = source.explanations(x, [target], **run)
     scores, errors = _reduced(explanation, encoded, reduce)
-    return TextExplanation(
+    result = TextExplanation(
         text=encoded.text,
         spans=encoded.spans,
         scores=scores,
@@ -220,6 +219,13 @@ def explain_text(
         label=_label(box, explanation.target),
         explanation=explanation,
     )
+    if is_noise(result):  # of the words: single numbers of embeddings nearly always are
+        warn(
+            f"the words' scores have a reliability of {result.reliability:.2f}: "
+            f"{advice_for_words(result)}",
+            ReliabilityWarning,
+        )
+    return result
 
 
 TEXT_MODELS = ("smollm2", "smollm2-llama.cpp")

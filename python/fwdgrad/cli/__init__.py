@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from fwdgrad.cli.parser import make_parser
+from fwdgrad.errors import ReliabilityWarning
 from fwdgrad.terminal import say
 
 _TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -35,15 +36,19 @@ def _spoken(message: object) -> str:
     return re.sub(r"\b(control|method|objective)='([\w-]+)'", r"--\1 \2", text)
 
 
+def _warn(message: object, category: type[Warning], *_: object, **__: object) -> None:
+    """Says a warning, but for what the table of results says."""
+    if not issubclass(category, ReliabilityWarning):
+        say(f"fwdgrad: warning: {_spoken(message)}", sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = make_parser().parse_args(argv)
     arguments.line = shlex.join(["fwdgrad", *argv])
     show = warnings.showwarning
-    warnings.showwarning = lambda message, *rest, **more: say(
-        f"fwdgrad: warning: {_spoken(message)}", sys.stderr
-    )
+    warnings.showwarning = _warn
     try:
         _command(arguments.command)(arguments)
     except BrokenPipeError:  # the reader of our output has left

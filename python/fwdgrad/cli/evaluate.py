@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 import fwdgrad
+from fwdgrad.advice import advice
 from fwdgrad.boxes.images import ImageClassifier, load_classifier
 from fwdgrad.boxes.photos import load_mask
-from fwdgrad.cli.output import advice, check_labels, set_threads
+from fwdgrad.cli.output import check_labels, option, set_threads
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.metrics import (
     Curve,
@@ -112,7 +113,7 @@ def _known(result: Explanation, box: ImageClassifier) -> list[Number]:
         Number("objective", result.objective),
         Number("score", f"{result.score:.4g}"),
         Number("queries", str(result.queries)),
-        Number("reliability", f"{result.reliability:.3f}", advice(result)),
+        Number("reliability", f"{result.reliability:.3f}", advice(result, option)),
         Number("seconds", f"{result.seconds:.1f}"),
     ]
 

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 import fwdgrad
+from fwdgrad.advice import advice
 from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.boxes.photos import Photo, read_photo
 from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
-    advice,
     check_labels,
     check_not_of_another,
     made_folder,
+    option,
     peak_memory,
     request_of,
     set_threads,
@@ -140,7 +141,7 @@ def explain(arguments: argparse.Namespace) -> None:
         say(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
         if result.delta is not None:
             say(f"delta        {result.delta:.3g}: the map's sum less the change from the baseline")
-        say(f"reliability  {result.reliability:.3f} ({advice(result)})")
+        say(f"reliability  {result.reliability:.3f} ({advice(result, option)})")
         say(f"heatmap      {drawn}")
         say(f"attribution  {saved} (with its standard error)")
     say(f"seconds      {results[0].seconds:.1f}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import sys
 import tempfile
@@ -14,11 +13,8 @@ from typing import Any
 
 import torch
 
-import fwdgrad
-import fwdgrad_kernels
 from fwdgrad.boxes.images import ImageClassifier
 from fwdgrad.explanation import Explanation
-from fwdgrad.methods import smallest_cell
 from fwdgrad.stream import process_memory
 
 
@@ -111,35 +107,6 @@ def check_not_of_another(files: dict[Path, list[Path]], request: dict[str, Any])
             )
 
 
-def why_nan(result: Explanation, words: int | None = None) -> str:
-    """Why there is no reliability, of a map or of the scores of so many words."""
-    saliency = result.settings["saliency"]
-    if words is not None and isinstance(saliency, fwdgrad.VarGrad):
-        return "it is told by the words' standard errors, and VarGrad has none"
-    if words == 1:
-        return "a single word has none to compare it with"
-    kept = ("law", "block", "cell", "field", "shared", "shift")
-    spec = fwdgrad_kernels.NoiseSpec(
-        tuple(result.input.shape),
-        **{name: result.settings[name] for name in kept if name in result.settings},
-    )
-    unit = math.lcm(spec.group, getattr(saliency, "steps", None) or 1)
-    least = 2 * unit * (2 if result.settings["antithetic"] else 1)
-    if result.queries >= least:
-        return "it is the same everywhere, by half of the run at least"
-    return f"no two halves of the run to compare: that takes --queries {least} or more"
-
-
-def advice(result: Explanation) -> str:
-    """What a map's reliability says, and what would raise it."""
-    if math.isnan(result.reliability):
-        return why_nan(result)
-    if result.reliability >= 0.8:
-        return "other noise would give much the same map"
-    if result.settings["method"] != "likelihood-ratio":
-        return "much of the map is noise: ask for more --queries"
-    if result.settings.get("position", 1) != 1:  # regions: more queries make finer ones, at first
-        cell = result.settings["cell"]
-        more = " or more --queries" if cell <= smallest_cell(tuple(result.input.shape)) else ""
-        return f"much of the detail is noise: a --cell above {cell}{more} would leave less of it"
-    return "much of the map is noise: ask for more --queries, a larger --cell or a --block"
+def option(name: str) -> str:
+    """An option as the command line has it, in a piece of advice."""
+    return f"--{name}"

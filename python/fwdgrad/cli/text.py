@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 from pathlib import Path
 
 import fwdgrad
+from fwdgrad.advice import advice_for_words
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.cli.options import check_noise, common_options, path_steps
-from fwdgrad.cli.output import check_not_of_another, made_folder, request_of, why_nan
+from fwdgrad.cli.output import check_not_of_another, made_folder, option, request_of
 from fwdgrad.stream import write_atomically
 from fwdgrad.terminal import say
 
@@ -59,9 +59,8 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     say(f"class        {result.label}, {result.explanation.objective} "
           f"{result.explanation.score:.4g}")  # fmt: skip
     say(f"queries      {result.explanation.queries} on copies and 1 on the text itself")
-    words = len(result.words)
-    advice = f" ({why_nan(result.explanation, words)})" if math.isnan(result.reliability) else ""
-    say(f"reliability  {result.reliability:.3f} of the words' scores{advice}")
+    advice = advice_for_words(result, option)
+    say(f"reliability  {result.reliability:.3f} of the words' scores{advice and f' ({advice})'}")
     say(f"seconds      {result.explanation.seconds:.1f}")
     if output is None:
         return
