@@ -52,8 +52,8 @@ def main() -> None:
     if arguments.caption is not None:
         target = captions.index(arguments.caption)
     result = fwdgrad.explain(
-        box, x, target=target, queries=arguments.queries, baseline=0.5, sigma=0.8, law="hadamard",
-        cell=box.size // 7, field="bilinear", shared=True,
+        box, x, method="likelihood-ratio", target=target, queries=arguments.queries, baseline=0.5,
+        sigma=0.8, law="hadamard", cell=box.size // 7, field="bilinear", shared=True,
     )  # fmt: skip
     print(f"explained: {captions[target]!r}, {result.queries} queries, {result.seconds:.0f} s, "
           f"reliability {result.reliability:.2f}")  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
@@ -187,9 +188,10 @@ class Explanation:
         all of them add already, and it is their mean.
 
         Returns:
-            float32 on the CPU; a vector gives (1, N).
+            float32, or float64 of such a map, on the CPU; a vector gives (1, N).
         """
-        return self.over_planes(self.attribution).float().cpu()
+        wide = torch.float64 if self.attribution.dtype == torch.float64 else torch.float32
+        return self.over_planes(self.attribution).to("cpu", wide)
 
     def over_planes(self, values: Tensor) -> Tensor:
         """Values of the input's shape, such as the attribution, as ``heatmap`` has them.

@@ -77,6 +77,12 @@ def regions(x: Tensor, given: Options) -> Options:
             f"{tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; use "
             "method='likelihood-ratio'"
         )
+    if len(x) >= _SIDE and given.get("shared", True):
+        warn(
+            f"a picture of shape {tuple(x.shape)}: its {len(x)} channels share their draws, so "
+            "the map does not tell them apart; if it is a volume, explain a mask of its cubes, as "
+            "the docstring of LikelihoodRatio shows"
+        )
     queries = given.get("queries", 1024)
     check_integer("queries", queries, 1)
     options: Options = {
@@ -262,9 +268,9 @@ def _choose(x: Any, options: Options) -> str:
         if not other:
             return "regions"
         warn(
-            f"{', '.join(other)} of noise on single pixels: the map is of the gradient of a logit "
-            "by method='likelihood-ratio', and not of what each region adds to a probability, "
-            "which pictures get without; give the one or the other, method='regions', by name"
+            f"a picture with options of noise on single pixels ({', '.join(other)}) gets "
+            "method='likelihood-ratio', the gradient of its logit, and not, as without them, "
+            "method='regions', what each region adds to its probability; give one of them by name"
         )
     elif meant <= _OF_ANY_MAP and (hint := _like_a_picture(x)):
         why, way = hint

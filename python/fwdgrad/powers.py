@@ -37,6 +37,8 @@ def unscale_(attribution: Tensor, error: Tensor, exponent: int) -> None:
 
     Warns where their type is too narrow for the result: even the largest value has few digits left.
     """
+    if not exponent:
+        return
     digits = torch.finfo(attribution.dtype)
     lost = False
     for values in (attribution, error):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 
 import torch
 from torch import Tensor
 
+from fwdgrad.errors import warn
 from fwdgrad_kernels import LAWS, NoiseSpec, noise
 from fwdgrad_kernels.scale import law_log_density
 
@@ -93,10 +93,9 @@ def weights_of(log_weights: Tensor) -> Tensor:
     relative = (log_weights - largest).exp()
     effective = float(relative.sum() ** 2 / relative.square().sum())
     if effective < _WEAK * len(log_weights):
-        warnings.warn(
+        warn(
             f"sampling leaves {effective:.1f} effective copies of {len(log_weights)}: a few "
             "outweigh all others; draw from a law nearer to the mollifier, or smooth fewer "
-            "elements",
-            stacklevel=4,
+            "elements"
         )
     return log_weights.exp()

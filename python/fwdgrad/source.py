@@ -9,7 +9,6 @@ import itertools
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, overload
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 import fwdgrad_kernels
 from fwdgrad.advice import is_noise, warn_of_noise
-from fwdgrad.errors import ModelError
+from fwdgrad.errors import ModelError, warn
 from fwdgrad.explanation import Explanation
 from fwdgrad.objectives import (
     Objective,
@@ -469,10 +468,9 @@ class Source:
                 "change its batch normalisation; call model.eval() first"
             )
         if model.training:
-            warnings.warn(
+            warn(
                 "the model is in training mode: its scores may be random or change it; call "
-                "model.eval() first",
-                stacklevel=3,
+                "model.eval() first"
             )
 
     @contextlib.contextmanager
@@ -637,10 +635,9 @@ def _has_running_statistics(model: torch.nn.Module) -> bool:
 def _warn_of_probabilities(outputs: Any, objective: Objective) -> None:
     values = torch.as_tensor(outputs).double()
     if values.min() >= 0 and bool((values.sum(1) - 1).abs().max() < 1e-3):
-        warnings.warn(
+        warn(
             f"the model's output looks like probabilities already, and objective {objective!r} "
-            "takes the softmax of it; objective='logit' explains the output as it is",
-            stacklevel=3,
+            "takes the softmax of it; objective='logit' explains the output as it is"
         )
 
 

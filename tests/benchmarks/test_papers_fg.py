@@ -86,8 +86,8 @@ def test_gradients_are_those_of_plain_runs(load, monkeypatch):
     found = blockwise.losses("linear", "noise", 3, 12)
     for count, gradient in zip((5, 12), blockwise.gradients(found, (5, 12), 3), strict=True):
         expected = fwdgrad.explain(
-            model, x, target=target, objective="cross-entropy", queries=count, seed=3,
-            sigma=128 / 255, block=71, antithetic=False,
+            model, x, method="likelihood-ratio", target=target, objective="cross-entropy",
+            queries=count, seed=3, sigma=128 / 255, block=71, antithetic=False,
         ).attribution  # fmt: skip
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 

@@ -82,9 +82,9 @@ def test_another_estimate_is_told(options, names):
     e, said = told(edges, PICTURE, queries=64, target=0, **options)
     assert e.settings["law"] == options.get("law", "normal")
     assert e.objective == "logit"
-    assert said[0].startswith(f"{names} of noise on single pixels")
-    assert "method='likelihood-ratio', and not" in said[0]
-    assert "method='regions', by name" in said[0]
+    assert f"a picture with options of noise on single pixels ({names})" in said[0]
+    assert "method='likelihood-ratio', the gradient of its logit" in said[0]
+    assert "method='regions', what each region adds to its probability" in said[0]
     _, said = told(edges, PICTURE, queries=64, target=0, method="likelihood-ratio", **options)
     assert not any("single pixels" in one for one in said)
 

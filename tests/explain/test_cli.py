@@ -285,8 +285,10 @@ def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
 def test_what_to_do_about_noise(folder, capsys, options, advice):
     line = ["--objective", "logit", "--target", "0", "--baseline", "grey", *options]
     _, result = explain(*line, model="box:erratic", queries=128)
-    assert result.reliability < 0.5
-    assert advice in capsys.readouterr().out
+    assert result.reliability < 0.3
+    printed = capsys.readouterr()
+    assert advice in printed.out
+    assert "reliability" not in printed.err  # Python's warning would say it twice
 
 
 def test_why_a_map_has_no_reliability(folder, capsys):

@@ -141,8 +141,8 @@ def test_cells_of_a_picture_without_channels():
     with pytest.raises(ValueError, match=r"or a picture \(H, W\) as x\[None\]"):
         fwdgrad.explain(model, x, target=None, cell=8, queries=256, **CELLS)
     e = fwdgrad.explain(
-        lambda batch: model(batch[:, 0]), x[None], target=None, cell=8, shift=False, queries=256,
-        **CELLS,
+        lambda batch: model(batch[:, 0]), x[None], method="likelihood-ratio", target=None, cell=8,
+        shift=False, queries=256, **CELLS,
     )  # fmt: skip
     want = torch.zeros(1, 32, 32)
     want[:, :8, :8] = 1
@@ -175,3 +175,13 @@ def test_cells_of_a_volume_are_refused(options):
     assert planes.attribution.shape == (8, 8, 8)
     frames = torch.ones(3, 1, 8, 8)  # no depth
     fwdgrad.explain(lambda b: b.sum((1, 2, 3, 4)), frames, target=None, queries=64, **options)
+
+
+def test_a_volume_as_a_picture_of_many_channels_is_told():
+    """Its planes share their draws: nothing says which of them matters."""
+    volume = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(1))
+    model = lambda batch: batch[:, :4, :4, :4].mean((1, 2, 3))  # noqa: E731
+    options = {"method": "regions", "target": None, "objective": "logit", "queries": 64}
+    with pytest.warns(UserWarning, match="its 16 channels share their draws.*mask of its cubes"):
+        e = fwdgrad.explain(model, volume, **options)
+    assert torch.equal(e.attribution, e.attribution[:1].expand(16, -1, -1))
