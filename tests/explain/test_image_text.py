@@ -83,7 +83,8 @@ def test_both_sources_on_a_clip(clip):
     box = ImageText.from_transformers(*clip, CAPTIONS)
     x = PICTURES[0]
     white = fwdgrad.explain(box, x, method="smoothgrad", target=1, sigma=0.1, queries=256)
-    black = fwdgrad.explain(box, x, target=1, law="hadamard", sigma=0.1, queries=8192)
+    options = {"method": "likelihood-ratio", "law": "hadamard", "sigma": 0.1, "queries": 8192}
+    black = fwdgrad.explain(box, x, target=1, **options)
     both = torch.stack([white.attribution.flatten(), black.attribution.flatten()])
     assert torch.corrcoef(both)[0, 1] > 0.9
 
