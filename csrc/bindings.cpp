@@ -2,6 +2,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#endif
+
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 #include "encoded.h"
@@ -47,6 +55,26 @@ void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count) {
   }
 }
 
+// Whether the first and the last byte of memory can be written to; true where that cannot be told.
+// Linux: the kernel is asked to or 0 into the words that hold them, which is atomic, changes
+// nothing even where another thread writes there, and is an error, not a signal, where it may not
+// be done.
+bool is_writable(uintptr_t address, int64_t bytes) {
+#if defined(__linux__) && defined(SYS_futex)
+  const auto writes = [](uintptr_t at) {
+    uint32_t unused = 0;
+    return syscall(SYS_futex, &unused, FUTEX_WAKE_OP_PRIVATE, 0, nullptr, at & ~uintptr_t{3},
+                   FUTEX_OP(FUTEX_OP_OR, 0, FUTEX_OP_CMP_LT, 0)) >= 0 ||
+           errno != EFAULT;
+  };
+  return bytes <= 0 || (writes(address) && writes(address + static_cast<uintptr_t>(bytes) - 1));
+#else
+  static_cast<void>(address);
+  static_cast<void>(bytes);
+  return true;
+#endif
+}
+
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   const auto w =
       fwdgrad::philox4x32_10({counter[0], counter[1], counter[2], counter[3]}, {key[0], key[1]});
@@ -60,6 +88,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("accumulate", &accumulate);
   m.def("blocks", &blocks);
   m.def("philox", &philox);
+  m.def("is_writable", &is_writable);
   m.def("simd_level", &fwdgrad::cpu::simd_level);
 #ifdef _OPENMP
   m.attr("openmp") = true;

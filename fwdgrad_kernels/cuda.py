@@ -7,11 +7,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from fwdgrad_kernels.checks import DTYPES
 from fwdgrad_kernels.layout import Geometry, interleaved
 from fwdgrad_kernels.native import address
-from fwdgrad_kernels.spec import DTYPES
 
-COPIES = 65536  # whose placements are held at once: 4 MiB
+COPIES = 16384  # whose placements are held at once: 1 MiB
 
 module: ModuleType | None
 _absent = ""
@@ -106,27 +106,30 @@ def perturb_(
     assert module is not None
     count, planes = out.shape[0] // (2 if pairs else 1), interleaved(out)
     needed = Geometry(*spec).placed or planes > 1 or held is not None
-    placed = _placed(spec, first if needed else None, count, out)  # kept until the launch
-    before = _placed(spec, held, count, out)
-    module.perturb(
-        address(out),
-        address(x),
-        address(scale_map),
-        address(bounds),
-        rule,
-        address(placed),
-        address(before),
-        scale,
-        DTYPES.index(x.dtype),
-        spec,
-        first,
-        count,
-        pairs,
-        low,
-        high,
-        planes,
-        *_where(out),
-    )
+    for base in range(0, count, COPIES):
+        some = min(COPIES, count - base)
+        # Both tables are kept until the launch.
+        placed = _placed(spec, first + base if needed else None, some, out)
+        before = _placed(spec, None if held is None else held + base, some, out)
+        module.perturb(
+            address(out[base:]),
+            address(x),
+            address(scale_map),
+            address(bounds),
+            rule,
+            address(placed),
+            address(before),
+            scale,
+            DTYPES.index(x.dtype),
+            spec,
+            first + base,
+            some,
+            count if pairs else 0,
+            low,
+            high,
+            planes,
+            *_where(out),
+        )
 
 
 def accumulate_(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fwdgrad_kernels.spec import LAWS, grid_lines
@@ -86,9 +85,10 @@ def is_channels_last(x: Tensor) -> bool:
 
 def empty_copies(x: Tensor, rows: int) -> Tensor:
     """(rows, *x.shape) without values, of x's type and device and in its memory format."""
-    last = x.dim() == 3 and is_channels_last(x)
-    format = torch.channels_last if last else torch.contiguous_format
-    return torch.empty((rows, *x.shape), dtype=x.dtype, device=x.device, memory_format=format)
+    if x.dim() == 3 and is_channels_last(x):
+        planes, height, width = x.shape
+        return x.new_empty((rows, height, width, planes)).permute(0, 3, 1, 2)
+    return x.new_empty((rows, *x.shape))
 
 
 def interleaved(out: Tensor) -> int:

@@ -9,8 +9,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from fwdgrad_kernels.checks import DTYPES
 from fwdgrad_kernels.layout import interleaved
-from fwdgrad_kernels.spec import DTYPES
 
 module: ModuleType | None
 _absent = ""
@@ -37,6 +37,11 @@ def serves(device: torch.device) -> bool:
 def address(tensor: Tensor | None) -> int:
     """Of the first element, for the compiled modules."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def is_writable(tensor: Tensor) -> bool:
+    """Whether a contiguous tensor's memory can be written to; true where that cannot be told."""
+    return module is None or bool(module.is_writable(tensor.data_ptr(), tensor.nbytes))
 
 
 def perturb_(

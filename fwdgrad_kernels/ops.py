@@ -1,8 +1,9 @@
 """The public ops: schema, argument checks, choice of backend.
 
 They are registered with torch as ``fwdgrad_kernels::perturb_``, ``accumulate_`` and ``blocks_``,
-with fakes, so ``torch.compile`` sees them (``noise`` perturbs a zero). They are defined through
-``torch.library.Library``: ``torch.library.custom_op`` costs over 10 us a call.
+with fakes, so ``torch.compile`` sees them (``noise`` perturbs a zero). They check nothing: the
+functions here do, before anything is written. They are defined through ``torch.library.Library``:
+``torch.library.custom_op`` costs over 10 us a call.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fwdgrad_kernels import cuda, native, reference, triton
+from fwdgrad_kernels.checks import (
+    DTYPES,
+    check_alike,
+    check_bytes,
+    check_floating,
+    check_memory,
+    check_writable,
+    overlap,
+)
 from fwdgrad_kernels.layout import empty_copies, interleaved, is_channels_last, to_channels_last
 from fwdgrad_kernels.scale import AdaptiveScale
-from fwdgrad_kernels.spec import DTYPES, NoiseSpec, check_integer
+from fwdgrad_kernels.spec import NoiseSpec, check_integer
 
 _COMPILED = {"cpu": native, "cuda": cuda, "triton": triton}
 BACKENDS = ("auto", *_COMPILED, "reference")
@@ -113,30 +124,36 @@ def _check_copies(first: int, count: int) -> tuple[int, int]:
     return first, check_integer("count", count, 0, 2**63 - 1 - first)
 
 
+def _device(device: object) -> torch.device:
+    if device is not None and not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a torch.device or a name such as 'cpu', got {device!r}")
+    return torch.device("cpu" if device is None else device)
+
+
 def check_clip(clip: object) -> tuple[float, float]:
     """The bounds of a clip, infinite where it is None."""
     if clip is None:
         return -math.inf, math.inf
     try:
         low, high = (float(bound) for bound in clip)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"clip must be (low, high), got {clip!r}") from None
     if not low <= high:
         raise ValueError(f"clip must be (low, high) with low <= high, got {clip}")
     return low, high
 
 
-def _check_floating(name: str, tensor: object) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in DTYPES:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
-    return tensor
+def _check_spec(spec: object) -> None:
+    if not isinstance(spec, NoiseSpec):
+        raise TypeError(f"spec must be a NoiseSpec, got {type(spec).__name__}")
 
 
 def _check_destination(
-    name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor, channels_last: bool = False
+    name: str, tensor: Any, shape: tuple[int, ...], like: Tensor, channels_last: bool = False
 ) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    check_memory(name, tensor)
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
     if tensor.dtype != like.dtype:
@@ -148,21 +165,9 @@ def _check_destination(
     if not (tensor.is_contiguous() or (channels_last and is_channels_last(tensor))):
         also = " or in channels_last format" if channels_last else ""
         raise ValueError(f"{name} must be contiguous{also}, got strides {tensor.stride()}")
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors can share memory: their ranges of addresses meet."""
-    if not a.numel() or not b.numel() or torch.compiler.is_compiling():
-        return False
-    if a.untyped_storage().device.type == "meta":  # fake tensors, too, have no address
-        return False
-
-    def span(t: Tensor) -> tuple[int, int]:
-        last = sum((n - 1) * abs(s) for n, s in zip(t.shape, t.stride(), strict=True))
-        return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
-
-    (a0, a1), (b0, b1) = span(a), span(b)
-    return a0 < b1 and b0 < a1
+    if tensor.is_neg():
+        raise ValueError(f"{name} must not be a negative view; resolve_neg() makes a copy")
+    check_writable(name, tensor)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -191,8 +196,11 @@ def perturb(
 ) -> Tensor:
     """Noisy copies first .. first + count - 1 of an input: x + sign * scale * J_i * xi_i.
 
+    Where a copy's block does not cover an element, it is x there, whatever the scale.
+
     Args:
-        x: the input, of the spec's shape; float32, float64, float16 or bfloat16.
+        x: the input, of the spec's shape; float32, float64, float16 or bfloat16. It is taken as a
+            constant: no gradient flows through the result.
         spec: what noise the copies get.
         first: the number of the first copy, counted over the whole run.
         count: how many copies.
@@ -210,7 +218,14 @@ def perturb(
 
     Returns:
         The copies, (count, *shape); with pairs (2 count, *shape), first all with ``sign``, then
-        all with the other. ``out`` where it was given; else in x's memory format.
+        all with the other. ``out`` where it was given; else in x's memory format. Besides it at
+        most 2 MiB of placements are held, with cells 8 bytes for each row or column, and a copy of
+        x or of the spec's scale where that is of another layout, or not of the type that copies are
+        computed in.
+
+    Raises:
+        TypeError, ValueError: naming the argument; nothing was written then.
+        NotImplementedError: torch.func or forward-mode differentiation follows a tensor.
 
     Example:
         >>> import torch
@@ -222,19 +237,28 @@ def perturb(
     Source: *Is forward gradient an effective tool for explaining black-box models?*,
     algorithm 1, lines 1 to 3, and equation 6.
     """
-    _check_floating("x", x)
+    check_floating("x", x)
+    _check_spec(spec)
     if tuple(x.shape) != spec.shape:
         raise ValueError(f"x must have the spec's shape {spec.shape}, got {tuple(x.shape)}")
     first, count = _check_copies(first, count)
-    if isinstance(sign, bool) or sign not in (1, -1):
+    whole = isinstance(sign, (int, float, np.number)) and not isinstance(sign, bool)
+    if not whole or sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, got {sign!r}")
-    if not isinstance(pairs, bool):
-        raise TypeError(f"pairs must be True or False, got {pairs!r}")
+    for name, value in (("pairs", pairs), ("relative", relative)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
     if relative and not isinstance(spec.scale, float):
         raise ValueError("scale must be a number where relative=True")
     low, high = check_clip(clip)
     backend = backend_for(x.device, backend)
     rows = 2 * count if pairs else count
+    each = max(x.numel(), 1) * x.element_size() * (2 if pairs else 1)
+    check_bytes(count, each, f"copies of {each} bytes")
+    given = spec.scale if isinstance(spec.scale, Tensor) else None
+    check_alike(x=x, out=out, scale=given)
+    if given is not None:
+        check_memory("scale", given)
     x = x.detach()
     if out is None:
         if held is not None:
@@ -242,21 +266,21 @@ def perturb(
         out = empty_copies(x, rows)
     else:
         _check_destination("out", out, (rows, *spec.shape), x, channels_last=x.dim() == 3)
-        if _overlap(out, x):
+        if overlap(out, x):
             raise ValueError("out must not share memory with x")
     if held is not None:
         held = check_integer("held", held, 0, 2**63 - 1 - count)
     lay = to_channels_last if interleaved(out) > 1 else torch.Tensor.contiguous
     x = lay(x)
     scale_map = None
-    if isinstance(spec.scale, Tensor):
-        if spec.scale.device != x.device:
+    if given is not None:
+        if given.device != x.device:
             raise ValueError(
-                f"scale must be on x's device {x.device}, got {spec.scale.device}; "
+                f"scale must be on x's device {x.device}, got {given.device}; "
                 "make the spec with scale.to(x.device)"
             )
-        scale_map = lay(spec.scale.to(_wide(x)))
-        if _overlap(out, spec.scale):
+        scale_map = lay(given.to(_wide(x)))
+        if overlap(out, given):
             raise ValueError("out must not share memory with the spec's scale")
     if relative:
         scale_map = x.to(_wide(x))
@@ -302,7 +326,7 @@ def relative_perturber(
 
     Returns:
         A function of (out, copy) that writes x (1 + scale xi) of that copy into out, (1, *shape),
-        contiguous and of x's dtype and device: this is not checked.
+        contiguous and of x's dtype and device.
 
     Example:
         >>> import torch
@@ -316,17 +340,23 @@ def relative_perturber(
     if x.dim() != 1 or not x.is_contiguous():
         raise ValueError(f"x must be a contiguous vector, got shape {tuple(x.shape)}")
     backend, x, low, high = backend_for(x.device, backend), x.detach(), -math.inf, math.inf
-    if backend == "reference":
-
-        def by_definition(out: Tensor, copy: int) -> None:
-            out.copy_(reference.perturb(x, spec, copy, 1, 1, low, high, True))
-
-        return by_definition
+    x = x.resolve_neg()  # the kernels read what is in memory
     wide, rule, encoded = x.to(_wide(x)), [0.0] * 6, list(spec.encoded)
-    run, scale = _COMPILED[backend].perturb_, spec.scale
-    return lambda out, copy: run(
-        out, x, wide, None, rule, scale, encoded, copy, None, False, low, high
-    )
+    shape, scale = (1, *spec.shape), spec.scale
+
+    def fill(out: Tensor, copy: int) -> None:
+        _check_copies(copy, 1)
+        check_memory("x", x)
+        _check_destination("out", out, shape, x)
+        if overlap(out, x):
+            raise ValueError("out must not share memory with x")
+        if backend == "reference":
+            out.copy_(reference.perturb(x, spec, copy, 1, 1, low, high, True))
+        elif x.numel():
+            run = _COMPILED[backend].perturb_
+            run(out, x, wide, None, rule, scale, encoded, copy, None, False, low, high)
+
+    return fill
 
 
 def accumulate_(
@@ -341,11 +371,14 @@ def accumulate_(
     """Adds sum_i weights[i] * J_i * s1(xi_i) to total: the likelihood-ratio sum, in unit scores.
 
     Each element adds its copies in ascending order, so the sum has the same bits however the
-    copies are split over calls. ``spec.gradient(total, count)`` makes the gradient of it.
+    copies are split over calls, and with ``square`` or without. A copy whose block does not cover
+    an element adds nothing there, even where its weight is infinite or NaN.
+    ``spec.gradient(total, count)`` makes the gradient of it.
 
     Args:
         total: the sum so far, of the spec's shape, float32 or float64, contiguous.
-        weights: (count,), the score of each copy; floating, on total's device.
+        weights: (count,), the score of each copy; floating, on total's device. Like total they are
+            taken as constants: no gradient flows through the sum.
         spec: what noise the copies had.
         first: the number of the first copy.
         square: like total; takes the squares of the terms, for standard errors.
@@ -355,7 +388,8 @@ def accumulate_(
         total.
 
     Raises:
-        TypeError, ValueError: naming the argument; a law without a score.
+        TypeError, ValueError: naming the argument; a law without a score. Nothing was written then.
+        NotImplementedError: torch.func or forward-mode differentiation follows a tensor.
 
     Example:
         >>> import torch
@@ -368,17 +402,18 @@ def accumulate_(
     Source: *Is forward gradient an effective tool for explaining black-box models?*,
     algorithm 1, lines 5 and 6, and equation 6.
     """
+    _check_spec(spec)
     if not spec.has_score:
         raise ValueError(
             f"law {spec.law!r} has no score: its density has no slope inside its support, so "
             "there is no likelihood-ratio gradient; use normal, cauchy, hyperbolic, logistic, "
             "rademacher or hadamard"
         )
-    _check_floating("total", total)
+    check_floating("total", total)
     if total.dtype not in DTYPES[:2]:
         raise TypeError(f"total must be float32 or float64, got {total.dtype}")
     _check_destination("total", total, spec.shape, total)
-    _check_floating("weights", weights)
+    check_floating("weights", weights)
     if weights.dim() != 1:
         raise ValueError(
             f"weights must have one axis, one weight per copy, got {tuple(weights.shape)}"
@@ -388,13 +423,14 @@ def accumulate_(
     first, _ = _check_copies(first, weights.shape[0])
     backend = backend_for(total.device, backend)
     if square is not None:
-        _check_floating("square", square)
+        check_floating("square", square)
         _check_destination("square", square, spec.shape, total)
-        if _overlap(square, total):
+        if overlap(square, total):
             raise ValueError("square must not share memory with total")
     for name, other in (("total", total), ("square", square)):
-        if other is not None and _overlap(other, weights):
+        if other is not None and overlap(other, weights):
             raise ValueError(f"{name} must not share memory with weights")
+    check_alike(total=total, weights=weights, square=square)
     weights = weights.detach().to(total.dtype).contiguous()
     if not total.numel() or not weights.numel():
         return total
@@ -433,11 +469,17 @@ def noise(
     """
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be float32, float64, float16 or bfloat16, got {dtype}")
+    _check_spec(spec)
     if isinstance(spec.scale, AdaptiveScale):
         raise ValueError("scale must not depend on an input here: use perturb(x, spec, ...) - x")
     if device is None and isinstance(spec.scale, Tensor):
         device = spec.scale.device
-    zero = torch.zeros(spec.shape, dtype=dtype, device=device)
+    where = _device(device)
+    backend = backend_for(where, backend)
+    first, count = _check_copies(first, count)
+    each = max(spec.numel, 1) * dtype.itemsize
+    check_bytes(count, each, f"copies of {each} bytes")
+    zero = torch.zeros(spec.shape, dtype=dtype, device=where)
     return perturb(zero, spec, first, count, backend=backend)
 
 
@@ -457,6 +499,7 @@ def path_positions(seed: int, first: int, count: int) -> Tensor:
         tensor(0.5000, dtype=torch.float64)
     """
     first, count = _check_copies(first, count)
+    check_bytes(count, 8, "positions of 8 bytes")
     return reference.positions(check_integer("seed", seed, 0, 2**64 - 1), first, count)
 
 
@@ -485,8 +528,10 @@ def blocks(
         >>> blocks(NoiseSpec((3, 8, 8), block=(8, 2), seed=1), first=0, count=1).tolist()
         [[[0, 8], [0, 2]]]
     """
+    _check_spec(spec)
     first, count = _check_copies(first, count)
-    where = torch.device("cpu" if device is None else device)
+    check_bytes(count, 32, "blocks of 32 bytes")
+    where = _device(device)
     backend = backend_for(where, backend)
     if backend == "reference":
         bounds = reference.blocks(spec, first, count, where)

@@ -147,6 +147,14 @@ def masks(
     return covered[0][:, :, None] & covered[1][:, None, :]
 
 
+def covered(
+    spec: NoiseSpec, first: int, count: int, device: torch.device | str | None = None
+) -> Tensor:
+    """``masks`` at every element: bool (count, *shape)."""
+    mask = masks(spec, first, count, device)[:, None]
+    return mask.expand(count, *spec.planes).reshape(count, *spec.shape)
+
+
 def _grid_positions(spec: NoiseSpec, axis: int, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Of each element of an axis, the grid line below it and the fraction of the way to the next.
 
@@ -200,8 +208,7 @@ def unit(
 ) -> Tensor:
     """J_i xi_i, or J_i s1(xi_i), in float64: (count, *shape)."""
     field = spread(spec, draws(spec, first, count, score=score, device=device), first)
-    mask = masks(spec, first, count, device)
-    return (field.reshape(count, *spec.planes) * mask[:, None]).reshape(count, *spec.shape)
+    return field * covered(spec, first, count, device)
 
 
 def positions(
@@ -223,20 +230,28 @@ def perturb(
     high: float,
     relative: bool = False,
 ) -> Tensor:
-    """clamp(x + sign scale J_i xi_i, low, high) in x's dtype, rounded once: (count, *shape)."""
+    """clamp(x + sign scale J_i xi_i, low, high) in x's dtype, rounded once: (count, *shape).
+
+    Where a block does not cover, x is left as it is, whatever the scale there.
+    """
     scale = spec.scale_at(x.double())
     scale = scale.double() if isinstance(scale, Tensor) else scale
     scale = scale * x.double() if relative else scale
-    noise = sign * scale * unit(spec, first, count, device=x.device)
-    return (x.double() + noise).clamp(low, high).to(x.dtype)
+    noisy = x.double() + sign * scale * unit(spec, first, count, device=x.device)
+    noisy = torch.where(covered(spec, first, count, x.device), noisy, x.double())
+    return noisy.clamp(low, high).to(x.dtype)
 
 
 def accumulate_(
     total: Tensor, weights: Tensor, spec: NoiseSpec, first: int, square: Tensor | None
 ) -> None:
-    """Adds sum_i weights[i] J_i s1(xi_i) to total, copy by copy, and the squares to square."""
+    """Adds sum_i weights[i] J_i s1(xi_i) to total, copy by copy, and the squares to square.
+
+    A copy whose block does not cover an element adds nothing there, whatever its weight.
+    """
     scores = unit(spec, first, len(weights), score=True, device=total.device).to(total.dtype)
-    for weight, score in zip(weights, scores, strict=True):
-        total += weight * score
+    where = covered(spec, first, len(weights), total.device)
+    for weight, score, inside in zip(weights, scores, where, strict=True):
+        total.copy_(torch.where(inside, total + weight * score, total))
         if square is not None:
-            square += (weight * score) ** 2
+            square.copy_(torch.where(inside, square + (weight * score) ** 2, square))

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad_kernels.checks import check_floating
+
 FORMS = ("nearest", "released", "exact")
 
 _PIECE = 2**20  # elements worked on at once, where a map of all is not wanted
@@ -231,6 +233,7 @@ class AdaptiveScale:
 
     def pieces(self, x: Tensor, law: str) -> Iterator[tuple[int, Tensor]]:
         """The scales of stretches of x, in float64 and in order: (number of the first, scales)."""
+        check_floating("x", x)
         leading = math.prod(x.shape[:-2])
         self.check(law, leading)
         planes = x.detach().reshape(leading, -1)
@@ -266,6 +269,7 @@ class AdaptiveScale:
         Returns:
             Of x's shape and dtype.
         """
+        check_floating("x", x)
         scale = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
         for start, values in self.pieces(x, law):
             scale[start : start + len(values)] = values

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad_kernels.checks import DTYPES as DTYPES
+from fwdgrad_kernels.checks import check_floating, check_memory, check_writable
 from fwdgrad_kernels.scale import AdaptiveScale
 
 LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
 FIELDS = ("nearest", "bilinear")
 PARAMETER_NOISE = 16  # the stream of the first parameter tensor
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of copies, as in csrc
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -116,6 +118,8 @@ class NoiseSpec:
         shape = _integers("shape", self.shape, 0, 2**62)
         if not shape:
             raise ValueError("shape must have at least one axis, got ()")
+        if math.prod(max(length, 1) for length in shape) > 2**60:
+            raise ValueError(f"shape must have at most 2^60 elements, got {shape}")
         object.__setattr__(self, "shape", shape)
         if self.law not in LAWS:
             raise ValueError(f"law must be one of {', '.join(LAWS)}, got {self.law!r}")
@@ -154,6 +158,7 @@ class NoiseSpec:
         if isinstance(scale, AdaptiveScale):
             return scale.check(self.law, self.planes[0])
         if isinstance(scale, Tensor):
+            check_memory("scale", scale)
             if not scale.is_floating_point():
                 raise TypeError(f"scale must be a floating tensor or a number, got {scale.dtype}")
             if tuple(scale.shape) != self.shape:
@@ -168,7 +173,7 @@ class NoiseSpec:
             return
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
             raise TypeError(f"scale must be a number or a tensor, got {scale!r}")
-        if not (math.isfinite(scale) and scale >= 0):
+        if not 0 <= scale <= sys.float_info.max:
             raise ValueError(f"scale must be a finite number >= 0, got {scale}")
         object.__setattr__(self, "scale", float(scale))
 
@@ -327,6 +332,10 @@ class NoiseSpec:
         Source: *Is forward gradient an effective tool for explaining black-box models?*,
         equations 2 and 6, with s(z) = s1(xi) / scale.
         """
+        for name, tensor in (("total", total), ("out", out)):
+            if tensor is None and name == "out":
+                continue
+            check_floating(name, tensor)
         if tuple(total.shape) != self.shape:
             raise ValueError(
                 f"total must have the spec's shape {self.shape}, got {tuple(total.shape)}"
@@ -334,10 +343,17 @@ class NoiseSpec:
         check_integer("count", count, 1, 2**63 - 1)
         if out is not None and out.shape != total.shape:
             raise ValueError(f"out must have shape {self.shape}, got {tuple(out.shape)}")
+        if out is not None:
+            check_writable("out", out)
+        if isinstance(self.scale, Tensor):
+            check_memory("scale", self.scale)
         given = self.scale
         if isinstance(given, AdaptiveScale):
             if x is None:
                 raise ValueError("x must be given: the scale is adaptive")
+            check_floating("x", x)
+            if tuple(x.shape) != self.shape:
+                raise ValueError(f"x must have the spec's shape {self.shape}, got {tuple(x.shape)}")
             gradient = torch.empty_like(total) if out is None else out
             flat, sums = gradient.view(-1), total.reshape(-1)
             for start, some in given.pieces(x, self.law):

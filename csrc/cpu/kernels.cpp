@@ -20,8 +20,12 @@ constexpr int64_t kElementsPerThread = 16384;
 // Copies for which an adaptive scale is computed once.
 constexpr int64_t kCopiesPerScale = 32;
 
+// Copies whose placements are held at once: 192 KiB, whatever the call's count.
+constexpr int64_t kCopies = 4096;
+
 int useful_threads(int threads, int64_t count, int64_t numel) {
-  return static_cast<int>(std::min<int64_t>(threads, 1 + count * numel / kElementsPerThread));
+  const double elements = static_cast<double>(count) * static_cast<double>(numel);
+  return static_cast<int>(std::min<double>(threads, 1 + elements / kElementsPerThread));
 }
 
 // ---- the inner loops: macros because GCC makes no clones of a template's instances -------
@@ -71,17 +75,20 @@ FWDGRAD_ADD_NOISE(Half)
 FWDGRAD_ADD_NOISE(BFloat16)
 #undef FWDGRAD_ADD_NOISE
 
-#define FWDGRAD_ADD_TERMS(T)                                                          \
-  FWDGRAD_SIMD void add_terms(T weight, const float* __restrict score, int64_t count, \
-                              T* __restrict total, T* __restrict square) {            \
-    if (square)                                                                       \
-      for (int64_t k = 0; k < count; ++k) {                                           \
-        const T term = weight * T(score[k]);                                          \
-        total[k] += term;                                                             \
-        square[k] += term * term;                                                     \
-      }                                                                               \
-    else                                                                              \
-      for (int64_t k = 0; k < count; ++k) total[k] += weight * T(score[k]);           \
+// Squares have a loop of their own: where one served both, the compiler fused the product and the
+// sum in the one case and not in the other, and the sum's bits turned on whether squares were
+// asked.
+#define FWDGRAD_ADD_TERMS(T)                                                            \
+  FWDGRAD_SIMD void add_terms(T weight, const float* __restrict score, int64_t count,   \
+                              T* __restrict total) {                                    \
+    for (int64_t k = 0; k < count; ++k) total[k] += weight * T(score[k]);               \
+  }                                                                                     \
+  FWDGRAD_SIMD void add_squares(T weight, const float* __restrict score, int64_t count, \
+                                T* __restrict square) {                                 \
+    for (int64_t k = 0; k < count; ++k) {                                               \
+      const T term = weight * T(score[k]);                                              \
+      square[k] += term * term;                                                         \
+    }                                                                                   \
   }
 FWDGRAD_ADD_TERMS(float)
 FWDGRAD_ADD_TERMS(double)
@@ -354,10 +361,6 @@ void perturb_typed(const Perturb& call) {
   using C = typename Compute<T>::type;
   const Spec& spec = call.spec;
   const Plan plan(spec);
-  const std::vector<Placement> placements = placements_of(spec, call.first, call.count);
-  const std::vector<Placement> held =
-      call.held < 0 ? std::vector<Placement>()
-                    : placements_of(spec, static_cast<uint64_t>(call.held), call.count);
   // Memory is a line of positions: elements, or pixels that hold a value of every plane.
   const int64_t apart = call.interleaved, numel = spec.numel(), line = numel / apart;
   const bool by_rows = !spec.is_elementwise();
@@ -377,56 +380,64 @@ void perturb_typed(const Perturb& call) {
   const auto* const bounds = static_cast<const C*>(call.bounds);
   const int64_t tiles = (line + kTile - 1) / kTile;
   const int64_t together = adapts ? kCopiesPerScale : 1;
-  const int64_t slices = (call.count + together - 1) / together;
+  for (int64_t base = 0; base < call.count; base += kCopies) {
+    const int64_t some = std::min(kCopies, call.count - base);
+    const uint64_t start = call.first + static_cast<uint64_t>(base);
+    const std::vector<Placement> placements = placements_of(spec, start, some);
+    const std::vector<Placement> held =
+        call.held < 0 ? std::vector<Placement>()
+                      : placements_of(spec, static_cast<uint64_t>(call.held + base), some);
+    const int64_t slices = (some + together - 1) / together;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t work = 0; work < slices * tiles; ++work) {
-    const int64_t begin = work % tiles * kTile, end = std::min(begin + kTile, line);
-    std::vector<C> own(adapts ? (end - begin) * apart : 0);
-    if (adapts) tile_scales<T>(call, begin, end, own.data());
-    // Indexed as x is.
-    const C* const scales = adapts ? own.data() - begin * apart : map;
-    const int64_t last = std::min(call.count, (work / tiles + 1) * together);
-    for (int64_t i = work / tiles * together; i < last; ++i) {
-      const Placement& block = placements[i];
-      T* const copy = static_cast<T*>(call.out) + i * numel;
-      T* const opposite = call.pairs ? copy + call.count * numel : nullptr;
-      const auto restore = [&](int64_t from, int64_t length) {
-        for (T* to : {copy, opposite}) {
-          if (!to) continue;
-          if (clips)
-            clamp_only(x + from * apart, low, high, length * apart, to + from * apart);
-          else
-            std::memcpy(to + from * apart, x + from * apart, sizeof(T) * length * apart);
-        }
-      };
-      if (call.held >= 0)
-        for_each_run(positions, held[i], begin, end, false, restore);
-      else if (!covers_all(spec, block))
-        restore(begin, end - begin);
-      Field field(plan, call.first + static_cast<uint64_t>(i), block, false);
-      for (int64_t plane = 0; plane < apart; ++plane)
-        for_each_run(positions, block, begin, end, by_rows, [&](int64_t from, int length) {
-          const float* noise = field.run(plane * line + from, length);
-          const int64_t at = from * apart + plane;
+    for (int64_t work = 0; work < slices * tiles; ++work) {
+      const int64_t begin = work % tiles * kTile, end = std::min(begin + kTile, line);
+      std::vector<C> own(adapts ? (end - begin) * apart : 0);
+      if (adapts) tile_scales<T>(call, begin, end, own.data());
+      // Indexed as x is.
+      const C* const scales = adapts ? own.data() - begin * apart : map;
+      const int64_t last = std::min(some, (work / tiles + 1) * together);
+      for (int64_t i = work / tiles * together; i < last; ++i) {
+        const Placement& block = placements[i];
+        T* const copy = static_cast<T*>(call.out) + (base + i) * numel;
+        T* const opposite = call.pairs ? copy + call.count * numel : nullptr;
+        const auto restore = [&](int64_t from, int64_t length) {
           for (T* to : {copy, opposite}) {
             if (!to) continue;
-            const C scale = C(to == copy ? call.scale : -call.scale);
-            for (int64_t k = 0; nearest && k < length;) {  // a plane at a time
-              const int64_t plane = (at + k) / pixels;
-              const int64_t some = std::min<int64_t>(length - k, (plane + 1) * pixels - (at + k));
-              add_noise_nearest(x + at + k, bounds[plane], bounds[spec.leading + plane],
-                                C(call.rule.factor), C(call.rule.floor), scale, noise + k, low,
-                                high, some, to + at + k);
-              k += some;
-            }
-            if (nearest) continue;
-            const C* const factors = scales ? scales + at : nullptr;
-            if (apart == 1)
-              add_noise(x + at, factors, scale, noise, low, high, length, to + at);
+            if (clips)
+              clamp_only(x + from * apart, low, high, length * apart, to + from * apart);
             else
-              add_noise_apart(x + at, factors, scale, noise, low, high, length, apart, to + at);
+              std::memcpy(to + from * apart, x + from * apart, sizeof(T) * length * apart);
           }
-        });
+        };
+        if (call.held >= 0)
+          for_each_run(positions, held[i], begin, end, false, restore);
+        else if (!covers_all(spec, block))
+          restore(begin, end - begin);
+        Field field(plan, start + static_cast<uint64_t>(i), block, false);
+        for (int64_t plane = 0; plane < apart; ++plane)
+          for_each_run(positions, block, begin, end, by_rows, [&](int64_t from, int length) {
+            const float* noise = field.run(plane * line + from, length);
+            const int64_t at = from * apart + plane;
+            for (T* to : {copy, opposite}) {
+              if (!to) continue;
+              const C scale = C(to == copy ? call.scale : -call.scale);
+              for (int64_t k = 0; nearest && k < length;) {  // a plane at a time
+                const int64_t plane = (at + k) / pixels;
+                const int64_t some = std::min<int64_t>(length - k, (plane + 1) * pixels - (at + k));
+                add_noise_nearest(x + at + k, bounds[plane], bounds[spec.leading + plane],
+                                  C(call.rule.factor), C(call.rule.floor), scale, noise + k, low,
+                                  high, some, to + at + k);
+                k += some;
+              }
+              if (nearest) continue;
+              const C* const factors = scales ? scales + at : nullptr;
+              if (apart == 1)
+                add_noise(x + at, factors, scale, noise, low, high, length, to + at);
+              else
+                add_noise_apart(x + at, factors, scale, noise, low, high, length, apart, to + at);
+            }
+          });
+      }
     }
   }
 }
@@ -434,7 +445,6 @@ void perturb_typed(const Perturb& call) {
 template <typename T>
 void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, uint64_t first,
                       int64_t count, int threads) {
-  constexpr int64_t kCopies = 4096;  // placements held at once
   const Plan plan(spec);
   const int64_t numel = spec.numel(), tiles = (numel + kTile - 1) / kTile;
   for (int64_t base = 0; base < count; base += kCopies) {
@@ -448,8 +458,10 @@ void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, u
         Field field(plan, start + static_cast<uint64_t>(i), placements[i], true);
         for_each_run(spec, placements[i], begin, end, !spec.is_elementwise(),
                      [&](int64_t from, int length) {
-                       add_terms(weights[base + i], field.run(from, length), length, total + from,
-                                 square ? square + from : nullptr);
+                       const T weight = weights[base + i];
+                       const float* const score = field.run(from, length);
+                       add_terms(weight, score, length, total + from);
+                       if (square) add_squares(weight, score, length, square + from);
                      });
       }
     }

@@ -6,6 +6,23 @@
 namespace fwdgrad::cuda {
 namespace {
 
+// a b + c, rounded once. By name, because whether a compiler fuses a product with a sum turns on what
+// else the product is for, and a total must not depend on whether squares are summed, too.
+FWDGRAD_HD float fused(float a, float b, float c) {
+#ifdef __CUDA_ARCH__
+  return __fmaf_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+FWDGRAD_HD double fused(double a, double b, double c) {
+#ifdef __CUDA_ARCH__
+  return __fma_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
+}
+
 // The sums of a thread's elements, `stride` apart in memory.
 template <typename T, bool squared, int n>
 struct Sums {
@@ -19,9 +36,11 @@ struct Sums {
     }
   }
   FWDGRAD_HD void add(int j, T weight, float score) {
-    const T term = weight * static_cast<T>(score);
-    total[j] += term;
-    if constexpr (squared) square[j] += term * term;
+    total[j] = fused(weight, static_cast<T>(score), total[j]);
+    if constexpr (squared) {
+      const T term = weight * static_cast<T>(score);
+      square[j] = fused(term, term, square[j]);
+    }
   }
   FWDGRAD_HD void store(const Accumulate& call, int64_t k, int64_t stride, int inside) const {
     for (int j = 0; j < n; ++j) {

@@ -18,7 +18,7 @@ void place(Placed* out, const Spec& spec, uint64_t first, int64_t count, Where w
 void blocks(int64_t* out, const Spec& spec, uint64_t first, int64_t count, Where where);
 
 // out[i] = clamp(x + scale * J_i xi_i, low, high) for copies first .. first + count - 1 and, with
-// pairs, out[count + i] = clamp(x - scale * J_i xi_i, low, high).
+// pairs, out[opposite + i] = clamp(x - scale * J_i xi_i, low, high).
 struct Perturb {
   void* out;
   const void* x;
@@ -31,7 +31,7 @@ struct Perturb {
   Spec spec;
   uint64_t first;
   int64_t count;
-  bool pairs;
+  int64_t opposite;  // 0, or with pairs how many copies further the opposite of each lies
   // 1: memory has the order of the elements. Else the number of planes, and a pixel's values lie
   // side by side in out and x (channels last).
   int64_t interleaved;

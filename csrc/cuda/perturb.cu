@@ -147,13 +147,14 @@ __global__ void __launch_bounds__(kThreads, planes > 1       ? 2
           if (covered >> j & 1u)
             step[j * planes + p] = scale[j * planes + p] * static_cast<C>(noise[j]);
       }
+      // Where the block does not cover, an infinite scale must not make NaN of 0.
       if (map)
         for (int j = 0; j < m; ++j)
-          if (j < inside) step[j] *= map[j];
+          if (j < inside && (covered >> (j / planes) & 1u)) step[j] *= map[j];
     }
     T* out = static_cast<T*>(call.out) + i * numel + start;
     for (int sign = 0; sign < 2; ++sign) {
-      if (sign && !call.pairs) break;
+      if (sign && !call.opposite) break;
       C result[m];
       for (int j = 0; j < m; ++j)
         result[j] = bounds(sign ? value[j] - step[j] : value[j] + step[j]);
@@ -163,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, planes > 1       ? 2
         for (int j = 0; j < m; ++j)
           if (j < inside) store(result[j], out + j);
       }
-      out += call.count * numel;
+      out += call.opposite * numel;
     }
   }
 }
@@ -205,14 +206,17 @@ __global__ void __launch_bounds__(kThreads, 2) perturb_field(const Perturb call,
     for (int64_t p = spec.shared ? 0 : plane; p < (spec.shared ? spec.leading : plane + 1); ++p) {
       const int64_t at = offset_of(p * pixels + y * spec.width + x, pixels, call.interleaved);
       T* const out = static_cast<T*>(call.out) + i * spec.numel() + at;
-      T* const opposite = call.pairs ? out + call.count * spec.numel() : nullptr;
+      T* const opposite = call.opposite ? out + call.opposite * spec.numel() : nullptr;
 #pragma unroll
       for (int j = 0; j < kRows; ++j) {
         if (j >= inside) continue;
         const C value = load(static_cast<const T*>(call.x)[at + j * down]);
-        C step = static_cast<C>(call.scale) * static_cast<C>(noise[j]);
-        if (call.rule.kind != ScaleRule::kNone) step *= scale_of<law>(call, value, p);
-        if (call.scale_map) step *= static_cast<const C*>(call.scale_map)[at + j * down];
+        C step = C(0);
+        if (reached && y + j >= block.y0 && y + j < block.y1) {
+          step = static_cast<C>(call.scale) * static_cast<C>(noise[j]);
+          if (call.rule.kind != ScaleRule::kNone) step *= scale_of<law>(call, value, p);
+          if (call.scale_map) step *= static_cast<const C*>(call.scale_map)[at + j * down];
+        }
         store(bounds(value + step), out + j * down);
         if (opposite) store(bounds(value - step), opposite + j * down);
       }

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fwdgrad_kernels.triton.tiles import tile_draws, tile_elements, tile_reached
+from fwdgrad_kernels.triton.tiles import tile_covered, tile_draws, tile_elements, tile_reached
 
 
 @triton.jit
@@ -36,13 +36,22 @@ def accumulate_kernel(
         if reached:
             score = tile_draws(
                 start, index, row, column, placement, first + copy, k0, k1, stream, height, width,
-                cell_height, cell_width, grid_rows, grid_columns, shared, LAW, True, BLOCKED,
-                ELEMENTWISE, CELLS_Y, CELLS_X, BILINEAR, TILE,
+                cell_height, cell_width, grid_rows, grid_columns, shared, LAW, True, ELEMENTWISE,
+                CELLS_Y, CELLS_X, BILINEAR, TILE,
             )  # fmt: skip
-            term = tl.load(weights + i) * score.to(total.dtype.element_ty)
-            sums += term
-            if SQUARED:
-                squares += term * term
+            # Fused by name, so that total's bits do not turn on whether squares are summed, too.
+            score = score.to(total.dtype.element_ty)
+            weight = tl.load(weights + i)
+            term = weight * score
+            if BLOCKED:
+                covered = tile_covered(row, column, placement, height)
+                sums = tl.where(covered, tl.fma(weight, score, sums), sums)
+                if SQUARED:
+                    squares = tl.where(covered, tl.fma(term, term, squares), squares)
+            else:
+                sums = tl.fma(weight, score, sums)
+                if SQUARED:
+                    squares = tl.fma(term, term, squares)
     tl.store(total + index, sums, inside)
     if SQUARED:
         tl.store(square + index, squares, inside)

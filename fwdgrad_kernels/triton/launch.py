@@ -15,7 +15,7 @@ from fwdgrad_kernels.triton.draws import PLACEMENT_COLUMNS, placements_kernel
 from fwdgrad_kernels.triton.perturb import perturb_kernel
 
 _RADEMACHER, _HADAMARD = 5, 6
-_COPIES = 65536  # whose placements are held at once: 4 MiB
+_COPIES = 16384  # whose placements are held at once: 1 MiB
 _SLICES = 8  # programs that share the copies of a tile
 
 
@@ -93,16 +93,18 @@ def perturb_(
     count = len(out) // (2 if pairs else 1)
     fixed = constants(g, exact=rule[0] == 2)
     tiles, view = _tiles(g, fixed)
-    placements = _placed(g, first, count, x) if g.placed else x  # not read
     holds = held is not None and g.blocked
-    before = _placed(g, held, count, x) if held is not None and holds else placements
-    perturb_kernel[(tiles, min(count, _SLICES))](
-        out, x, x if scale_map is None else scale_map, x if bounds is None else bounds,
-        placements, before, _bits(scale), _bits(low), _bits(high), *map(_bits, rule[1:]), first,
-        *g.key, g.stream, count, int(pairs), int(holds), g.leading, g.numel, *view, g.height,
-        g.width, planes, *_field(g), MAPPED=scale_map is not None, RULE=int(rule[0]),
-        INTERLEAVED=planes > 1, WIDE=x.dtype == torch.float64, **fixed,
-    )  # fmt: skip
+    for base in range(0, count, _COPIES):
+        some = min(_COPIES, count - base)
+        placements = _placed(g, first + base, some, x) if g.placed else x  # not read
+        before = _placed(g, held + base, some, x) if held is not None and holds else placements
+        perturb_kernel[(tiles, min(some, _SLICES))](
+            out[base:], x, x if scale_map is None else scale_map, x if bounds is None else bounds,
+            placements, before, _bits(scale), _bits(low), _bits(high), *map(_bits, rule[1:]),
+            first + base, *g.key, g.stream, some, count if pairs else 0, int(holds), g.leading,
+            g.numel, *view, g.height, g.width, planes, *_field(g), MAPPED=scale_map is not None,
+            RULE=int(rule[0]), INTERLEAVED=planes > 1, WIDE=x.dtype == torch.float64, **fixed,
+        )  # fmt: skip
 
 
 def accumulate_(

@@ -5,13 +5,13 @@ import triton.language as tl
 
 from fwdgrad_kernels.triton.draws import real
 from fwdgrad_kernels.triton.scale import adaptive_scale
-from fwdgrad_kernels.triton.tiles import tile_draws, tile_elements, tile_reached
+from fwdgrad_kernels.triton.tiles import tile_covered, tile_draws, tile_elements, tile_reached
 
 
 @triton.jit
 def perturb_kernel(
     out, x, scale_map, bounds, placements, held, scale, low, high, floor, factor, confidence,
-    start_far, start_near, first, k0, k1, stream, count, pairs, holds, leading, numel, across,
+    start_far, start_near, first, k0, k1, stream, count, opposite, holds, leading, numel, across,
     view_rows, view_columns, height, width, planes, cell_height, cell_width, grid_rows,
     grid_columns, shared,
     LAW: tl.constexpr, MAPPED: tl.constexpr, RULE: tl.constexpr, BLOCKED: tl.constexpr,
@@ -65,16 +65,22 @@ def perturb_kernel(
                 noise = tile_draws(
                     start, index, row, column, placement, first + copy, k0, k1, stream,
                     height, width, cell_height, cell_width, grid_rows, grid_columns, shared, LAW,
-                    False, BLOCKED, ELEMENTWISE, CELLS_Y, CELLS_X, BILINEAR, TILE,
+                    False, ELEMENTWISE, CELLS_Y, CELLS_X, BILINEAR, TILE,
                 )  # fmt: skip
             added = noise.to(wide) * step
-            plus = value + added
+            if BLOCKED:  # x as it is, where an infinite step would make NaN of 0
+                covered = tile_covered(row, column, placement, height)
+                plus = tl.where(covered, value + added, value)
+                minus = tl.where(covered, value - added, value)
+            else:
+                plus = value + added
+                minus = value - added
             plus = tl.where(plus < lowest, lowest, plus)  # keeps NaN
             plus = tl.where(plus > highest, highest, plus)
             tl.store(out + copy * numel + at, plus.to(out.dtype.element_ty), inside)
-            if pairs != 0:
-                minus = value - added
+            if opposite != 0:
                 minus = tl.where(minus < lowest, lowest, minus)
                 minus = tl.where(minus > highest, highest, minus)
-                opposite = out + (copy + count) * numel
-                tl.store(opposite + at, minus.to(out.dtype.element_ty), inside)
+                tl.store(
+                    out + (copy + opposite) * numel + at, minus.to(out.dtype.element_ty), inside
+                )

@@ -56,13 +56,22 @@ def tile_reached(
 
 
 @triton.jit
+def tile_covered(row, column, placement, height):
+    """Which elements a copy's block covers."""
+    y0, y1 = tl.load(placement), tl.load(placement + 1)
+    x0, x1 = tl.load(placement + 2), tl.load(placement + 3)
+    y = row % height
+    return (y >= y0) & (y < y1) & (column >= x0) & (column < x1)
+
+
+@triton.jit
 def tile_draws(
     start, index, row, column, placement, copy, k0, k1, stream, height, width,
     cell_height, cell_width, grid_rows, grid_columns, shared,
-    LAW: tl.constexpr, SCORE: tl.constexpr, BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr,
-    CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr, BILINEAR: tl.constexpr, TILE: tl.constexpr,
+    LAW: tl.constexpr, SCORE: tl.constexpr, ELEMENTWISE: tl.constexpr, CELLS_Y: tl.constexpr,
+    CELLS_X: tl.constexpr, BILINEAR: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """J_i xi_i of a copy at a tile, or its score: 0 where the block does not cover."""
+    """xi_i of a copy at a tile, or its score; also beside the copy's block."""
     number, order = copy, copy * 0
     if LAW == HADAMARD:
         order, number = tl.load(placement + 6), tl.load(placement + 7)
@@ -74,9 +83,4 @@ def tile_draws(
             cell_height, cell_width, grid_rows, grid_columns, shared, LAW, SCORE, CELLS_Y,
             CELLS_X, BILINEAR,
         )  # fmt: skip
-    if BLOCKED:
-        y0, y1 = tl.load(placement), tl.load(placement + 1)
-        x0, x1 = tl.load(placement + 2), tl.load(placement + 3)
-        y = row % height
-        drawn = tl.where((y >= y0) & (y < y1) & (column >= x0) & (column < x1), drawn, 0.0)
     return drawn

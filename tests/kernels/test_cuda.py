@@ -215,7 +215,7 @@ def test_more_than_2_to_31_elements(on_cpu, law, block):
     low, high = -float("inf"), float("inf")
     on_cpu.run_blocks(at // 1024, 2**62)
     on_cpu.perturb(
-        out, x, 0, 0, [0] * 6, tables, 0, 1, 0, spec.encoded, first, 2, False, low, high, 1, 0, 0
+        out, x, 0, 0, [0] * 6, tables, 0, 1, 0, spec.encoded, first, 2, 0, low, high, 1, 0, 0
     )
     on_cpu.run_blocks(at // (256 * each), 2**62)
     on_cpu.accumulate(total, 0, weights.data_ptr(), tables, 0, spec.encoded, first, 2, 0, 0)

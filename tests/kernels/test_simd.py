@@ -95,6 +95,19 @@ def test_levels_agree(library, law, options):
     torch.testing.assert_close(*sums, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("law", ["normal", "cauchy", "rademacher"])
+def test_squares_leave_the_total_alone_on_every_level(library, law):
+    """With the instructions that round a product and a sum once, and with those that do not."""
+    spec = NoiseSpec((1100,), law, seed=1)
+    encoded = (ctypes.c_int64 * 13)(*spec.encoded)
+    weights = torch.randn(9, generator=torch.Generator().manual_seed(0))
+    totals, square = torch.zeros(2, 1100), torch.zeros(1100)
+    for total, squared in ((totals[0], None), (totals[1], address(square))):
+        library.accumulate(address(total), squared, address(weights), encoded, ctypes.c_int64(9))
+    assert torch.equal(totals[0], totals[1])
+    assert bool((9 * square >= totals[0] ** 2 * (1 - 1e-5)).all())  # Cauchy and Schwarz
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_rounds_the_same_on_every_level(library, dtype):
     spec = NoiseSpec((5000,), "rademacher", scale=0.0, seed=1)
