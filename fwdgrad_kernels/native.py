@@ -36,7 +36,12 @@ def serves(device: torch.device) -> bool:
 
 def address(tensor: Tensor | None) -> int:
     """Of the first element, for the compiled modules."""
-    return 0 if tensor is None else tensor.data_ptr()
+    if tensor is None:
+        return 0
+    pointer = tensor.data_ptr()
+    if not pointer and tensor.numel():
+        raise RuntimeError(f"a {type(tensor).__name__} has no memory of its own to work on")
+    return pointer
 
 
 def is_writable(tensor: Tensor) -> bool:

@@ -176,8 +176,20 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 @functools.lru_cache(maxsize=64)  # a copy to a GPU would wait for it, and could not be captured
-def _bounds(scale: AdaptiveScale, planes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _kept_bounds(
+    scale: AdaptiveScale, planes: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     return torch.tensor(scale.bounds(planes), dtype=dtype, device=device)
+
+
+def _bounds(scale: AdaptiveScale, planes: int, x: Tensor) -> Tensor:
+    if type(x) is Tensor:
+        return _kept_bounds(scale, planes, _wide(x), x.device)
+    bounds = x.new_empty((2, planes), dtype=_wide(x))  # of x's type, and not kept: fake, say
+    for row, values in zip(bounds, scale.bounds(planes), strict=True):
+        for at, value in enumerate(values):
+            row[at].fill_(value)
+    return bounds
 
 
 def perturb(
@@ -286,7 +298,7 @@ def perturb(
         scale_map = x.to(_wide(x))
     bounds, rule = None, [0.0] * 6
     if isinstance(spec.scale, AdaptiveScale):
-        bounds = _bounds(spec.scale, spec.planes[0], _wide(x), x.device)
+        bounds = _bounds(spec.scale, spec.planes[0], x)
         rule = spec.scale.rule(spec.law)
     scale = sign * spec.scale if isinstance(spec.scale, float) else float(sign)
     if not out.numel():
@@ -348,6 +360,7 @@ def relative_perturber(
         _check_copies(copy, 1)
         check_memory("x", x)
         _check_destination("out", out, shape, x)
+        check_alike(x=x, out=out)
         if overlap(out, x):
             raise ValueError("out must not share memory with x")
         if backend == "reference":

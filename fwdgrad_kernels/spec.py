@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad_kernels.checks import DTYPES as DTYPES
-from fwdgrad_kernels.checks import check_floating, check_memory, check_writable
+from fwdgrad_kernels.checks import check_alike, check_floating, check_memory, check_writable
 from fwdgrad_kernels.scale import AdaptiveScale
 
 LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
@@ -332,10 +332,14 @@ class NoiseSpec:
         Source: *Is forward gradient an effective tool for explaining black-box models?*,
         equations 2 and 6, with s(z) = s1(xi) / scale.
         """
-        for name, tensor in (("total", total), ("out", out)):
-            if tensor is None and name == "out":
-                continue
-            check_floating(name, tensor)
+        given = self.scale
+        scale = given if isinstance(given, Tensor) else None
+        check_floating("total", total)
+        if out is not None:
+            check_floating("out", out)
+        if scale is not None:
+            check_memory("scale", scale)
+        check_alike(total=total, out=out, scale=scale)
         if tuple(total.shape) != self.shape:
             raise ValueError(
                 f"total must have the spec's shape {self.shape}, got {tuple(total.shape)}"
@@ -343,15 +347,14 @@ class NoiseSpec:
         check_integer("count", count, 1, 2**63 - 1)
         if out is not None and out.shape != total.shape:
             raise ValueError(f"out must have shape {self.shape}, got {tuple(out.shape)}")
+        if out is not None and out.device != total.device:
+            raise ValueError(f"out must be on {total.device}, got {out.device}")
         if out is not None:
             check_writable("out", out)
-        if isinstance(self.scale, Tensor):
-            check_memory("scale", self.scale)
-        given = self.scale
         if isinstance(given, AdaptiveScale):
             if x is None:
                 raise ValueError("x must be given: the scale is adaptive")
-            check_floating("x", x)
+            check_alike(total=total, x=check_floating("x", x))
             if tuple(x.shape) != self.shape:
                 raise ValueError(f"x must have the spec's shape {self.shape}, got {tuple(x.shape)}")
             gradient = torch.empty_like(total) if out is None else out
@@ -361,8 +364,8 @@ class NoiseSpec:
                 scaled = sums[part] / (some * (count * self.coverage))
                 flat[part] = scaled.masked_fill_(some == 0, 0)
             return gradient
-        if isinstance(given, Tensor):
-            scale = given.to(total)
+        if scale is not None:
+            scale = scale.to(total)
             frozen = scale == 0
             gradient = torch.div(total, scale, out=out).div_(count * self.coverage)
             return gradient.masked_fill_(frozen, 0)

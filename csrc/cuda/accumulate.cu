@@ -6,8 +6,8 @@
 namespace fwdgrad::cuda {
 namespace {
 
-// a b + c, rounded once. By name, because whether a compiler fuses a product with a sum turns on what
-// else the product is for, and a total must not depend on whether squares are summed, too.
+// a b + c, rounded once. By name, because whether a compiler fuses a product with a sum turns on
+// what else the product is for, and a total must not depend on whether squares are summed, too.
 FWDGRAD_HD float fused(float a, float b, float c) {
 #ifdef __CUDA_ARCH__
   return __fmaf_rn(a, b, c);

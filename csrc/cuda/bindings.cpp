@@ -39,8 +39,8 @@ void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count, in
 
 void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t bounds,
              const fwdgrad::EncodedRule& rule, uintptr_t placed, uintptr_t held, double scale,
-             int type, const Encoded& spec, int64_t first, int64_t count, int64_t opposite, double low,
-             double high, int64_t interleaved, int device, uintptr_t stream) {
+             int type, const Encoded& spec, int64_t first, int64_t count, int64_t opposite,
+             double low, double high, int64_t interleaved, int device, uintptr_t stream) {
   py::gil_scoped_release release;
   cuda::perturb({pointer(out), pointer(x), pointer(scale_map), pointer(bounds), decode(rule),
                  table(placed), table(held), scale, low, high, decode(spec),

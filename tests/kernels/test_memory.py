@@ -36,6 +36,12 @@ def freed(*shape):
     return tensor
 
 
+def fake(*shape):
+    """A tensor without values, outside of its mode."""
+    with FakeTensorMode():
+        return torch.zeros(shape)
+
+
 def read_only(tmp_path, *shape):
     """A tensor over a file that is mapped for reading."""
     np.ones(shape, np.float32).tofile(tmp_path / "values")
@@ -124,6 +130,11 @@ def test_read_only(op, name, shape, backend, tmp_path):
         call(op, backend, **{**others, name: tensor})
     others.pop(name, None)
     assert not any(other.any() for other in others.values())  # nothing was written beside it
+
+
+def test_a_gradient_is_written_where_its_sum_is():
+    with pytest.raises(ValueError, match=r"^out must be on cpu, got meta"):
+        NoiseSpec(SHAPE, scale=0.0).gradient(torch.ones(SHAPE), 3, torch.ones(SHAPE, device="meta"))
 
 
 def test_read_only_gradient(tmp_path):
@@ -253,12 +264,15 @@ def test_negative_views(backend):
 
 
 def test_fake_tensors():
-    with FakeTensorMode():
-        x, out = torch.zeros(SHAPE), torch.zeros(3, *SHAPE)
-    spec = NoiseSpec(SHAPE)
+    x, out = fake(*SHAPE), fake(3, *SHAPE)
+    spec, adaptive = NoiseSpec(SHAPE), NoiseSpec(SHAPE, scale=AdaptiveScale(0.0, 1.0))
     copies = perturb(x, spec, 0, 3)  # also outside of the mode
     assert type(copies) is type(x)
     assert copies.shape == (3, *SHAPE)
+    assert perturb(x, adaptive, 0, 3).shape == (3, *SHAPE)
+    assert type(perturb(torch.zeros(SHAPE), adaptive, 0, 3)) is torch.Tensor
+    with pytest.raises(TypeError, match="must be a fake tensor where"):
+        spec.gradient(x, 3, out=torch.zeros(SHAPE))
     for change in ({"x": x}, {"out": out}):
         both = {"x": torch.zeros(SHAPE), "out": torch.zeros(3, *SHAPE), **change}
         with pytest.raises(TypeError, match="must be a fake tensor where"):
@@ -277,6 +291,7 @@ def test_the_perturber_of_many_small_calls_checks_what_it_is_given(backend, tmp_
         (torch.zeros(6, 2).T[:1], ValueError, "^out must be contiguous"),
         (x.view(1, 6), ValueError, "^out must not share memory with x"),
         (freed(1, 6), ValueError, "^out must have its memory"),
+        (fake(1, 6), TypeError, "must be a fake tensor where"),
         (read_only(tmp_path, 1, 6), ValueError, "^out must be writable"),
     ):
         with pytest.raises(error, match=match):
