@@ -72,10 +72,14 @@ def check_floating(name: str, tensor: object) -> Tensor:
 
 
 def check_writable(name: str, tensor: Tensor) -> None:
-    """Raises ValueError where memory may be read only: a file mapped so, for one."""
+    """Raises ValueError where memory may be read only, a file mapped so for one, or is negated."""
     from fwdgrad_kernels import native  # which needs the spec, and the spec this file
 
-    if tensor.device.type != "cpu" or not _has_address(tensor) or not tensor.data_ptr():
+    if not _has_address(tensor):
+        return
+    if tensor.is_neg():
+        raise ValueError(f"{name} must not be a negative view; resolve_neg() makes a copy")
+    if tensor.device.type != "cpu" or not tensor.data_ptr():
         return
     if not native.is_writable(tensor):
         raise ValueError(f"{name} must be writable, got read-only memory; clone() makes a copy")

@@ -165,8 +165,6 @@ def _check_destination(
     if not (tensor.is_contiguous() or (channels_last and is_channels_last(tensor))):
         also = " or in channels_last format" if channels_last else ""
         raise ValueError(f"{name} must be contiguous{also}, got strides {tensor.stride()}")
-    if tensor.is_neg():
-        raise ValueError(f"{name} must not be a negative view; resolve_neg() makes a copy")
     check_writable(name, tensor)
 
 
@@ -488,7 +486,7 @@ def noise(
     if device is None and isinstance(spec.scale, Tensor):
         device = spec.scale.device
     where = _device(device)
-    backend = backend_for(where, backend)
+    backend_for(where, backend)  # says what is missing before there is memory
     first, count = _check_copies(first, count)
     each = max(spec.numel, 1) * dtype.itemsize
     check_bytes(count, each, f"copies of {each} bytes")
