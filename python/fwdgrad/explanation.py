@@ -42,6 +42,8 @@ _SETTINGS = {  # values of settings that JSON does not know
     )
 }
 _KIND = "explanation"
+_OTHERS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
+_OTHERS += (".html", ".htm", ".npy", ".npz", ".pt", ".pth", ".json", ".csv")
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -140,11 +142,19 @@ class Explanation:
         """Writes everything into one safetensors file, whole or not at all.
 
         Args:
-            path: the file, in a folder that exists.
+            path: the file, in a folder that exists. Its name ends in .safetensors, or as you
+                like, but not as a picture's or a page's does.
 
         Raises:
+            ValueError: the name is of another format.
             OSError: it cannot be written; a file that was there is still there.
         """
+        suffix = Path(path).suffix
+        if suffix.lower() in _OTHERS:
+            raise ValueError(
+                f"path must end in .safetensors, which is what save writes, got {suffix!r}; for a "
+                "picture draw it: e.plot().figure.savefig(path)"
+            )
         tensors = {name: getattr(self, name) for name in _TENSORS}
         settings = _pack(self.settings, "settings", tensors)
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}

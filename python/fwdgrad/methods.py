@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.gradients import Autograd, LikelihoodRatio
+from fwdgrad.inputs import input_of
 from fwdgrad.parameters import ParameterNoise
 from fwdgrad.saliency import (
     GradientXInput,
@@ -77,7 +78,7 @@ def regions(x: Tensor, given: Options) -> Options:
     queries = given.get("queries", 1024)
     check_integer("queries", queries, 1)
     options: Options = {
-        "objective": "probability",
+        "objective": "auto",
         "queries": queries,
         "law": "hadamard",
         "cell": _cell(tuple(x.shape), queries),
@@ -271,11 +272,11 @@ def source_of(
         >>> source_of(lambda batch: batch, torch.ones(3), "vargrad", {"queries": 10}).saliency
         VarGrad()
     """
-    if method == "auto":
+    if isinstance(method, str) and method == "auto":
         meant = set(options) & set(inspect.signature(LikelihoodRatio.__init__).parameters)
         plain = meant <= _OF_ANY_MAP  # nothing is said of the noise
         method = "regions" if plain and _is_picture(x) else "likelihood-ratio"
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}{hint}")
@@ -300,7 +301,7 @@ def _is_picture(x: Any) -> bool:
 @overload
 def explain(
     model: Callable[[Tensor], Any],
-    x: Tensor,
+    x: Any,
     *,
     method: str = "auto",
     target: Target = "auto",
@@ -313,7 +314,7 @@ def explain(
 @overload
 def explain(
     model: Callable[[Tensor], Any],
-    x: Tensor,
+    x: Any,
     *,
     method: str = "auto",
     target: list[Target] | list[int] | tuple[Target, ...],
@@ -325,7 +326,7 @@ def explain(
 
 def explain(
     model: Callable[[Tensor], Any],
-    x: Tensor,
+    x: Any,
     *,
     method: str = "auto",
     target: Any = "auto",
@@ -339,8 +340,11 @@ def explain(
         model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,); methods
             other than "likelihood-ratio" need a gradient of it. A module in training mode is
             warned of or refused; of one within a function nothing is seen: call ``eval()`` first.
+            The batch is overwritten after the call: a model that keeps it must clone it.
         x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
-            (N,); float32, float64, float16 or bfloat16.
+            (N,); float32, float64, float16 or bfloat16. A NumPy array of floating numbers is taken
+            as the tensor that it is; a picture of Pillow, or a path to one, as all of it:
+            (3, H, W) in [0, 1].
         method: a name in ``METHODS``. "auto" is "regions" for pictures, (1 or 3, H, W) of values in
             [0, 1], where no option but a baseline says anything of the noise, and
             "likelihood-ratio" for all else.
@@ -349,10 +353,10 @@ def explain(
             number. A list of classes gives a list of explanations from the same calls.
         checkpoint: a file to write to and to go on from.
         progress: True for a bar on standard error, or a callable of (calls done, all).
-        **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective,
-            queries, sigma, law, block, cell, field, shared, shift, antithetic, saliency,
-            parameters, clip, seed, batch_size, memory, backend; baseline, position and control of
-            the first, sampling of the second.
+        **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective (see
+            ``LikelihoodRatio``; "auto" for regions, else "output"), queries, sigma, law, block,
+            cell, field, shared, shift, antithetic, saliency, parameters, clip, seed, batch_size,
+            memory, backend; baseline, position and control of the first, sampling of the second.
 
     Returns:
         The explanation: attribution, standard error, reliability and what repeats the run.
@@ -366,11 +370,12 @@ def explain(
         >>> import torch
         >>> model = torch.nn.Linear(4, 2).eval()
         >>> explain(model, torch.ones(4), target=0, queries=64, law="hadamard", sigma=0.5)
-        Explanation(logit of class 0 = ..., shape (4,), 64 queries, reliability 1.00)
+        Explanation(output of class 0 = ..., shape (4,), 64 queries, reliability 1.00)
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, and for each
     method what ``METHODS`` says.
     """
+    x = input_of(x)
     source = source_of(model, x, method, options)
     result: Explanation | list[Explanation] = source.explain(
         x, target, checkpoint=checkpoint, progress=progress

@@ -167,7 +167,7 @@ def test_bad_input():
     with pytest.raises(TypeError, match="model must be callable on a batch, got NoneType"):
         metrics.deletion(None, X, MAP, None)
     with pytest.raises(fwdgrad.ModelError, match=r"a batch of shape \(1, 1, .*batch axis"):
-        metrics.deletion(torch.nn.Conv2d(1, 2, 1), X[None], MAP, None)
+        metrics.deletion(torch.nn.Conv2d(1, 2, 1).eval(), X[None], MAP, None)
     with pytest.raises(ValueError, match="start must have x's shape"):
         metrics.insertion(total, X, MAP, None, objective="logit", start=torch.zeros(3))
     with pytest.raises(ValueError, match="x must be a picture"):

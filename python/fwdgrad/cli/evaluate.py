@@ -27,8 +27,9 @@ from fwdgrad.metrics import (
     share_inside,
 )
 from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad.objectives import outputs_at, resolve_target, scores_of
+from fwdgrad.objectives import resolve_target, scores_of
 from fwdgrad.report import Number, report
+from fwdgrad.scorer import outputs_at
 from fwdgrad.stream import DEFAULT_BYTES, write_atomically
 from fwdgrad.terminal import say
 

@@ -23,7 +23,9 @@ from fwdgrad.cli.output import (
 )
 from fwdgrad.cli.text import explain_a_text
 from fwdgrad.explanation import Explanation
-from fwdgrad.objectives import outputs_at
+from fwdgrad.objectives import kind_of
+from fwdgrad.outputs import floating, tensor_of
+from fwdgrad.scorer import outputs_at
 from fwdgrad.stream import write_atomically
 from fwdgrad.terminal import plain, say
 
@@ -60,11 +62,11 @@ def _how_cut(photo: Photo) -> str:
 
 def _most_probable(outputs: Any, box: ImageClassifier) -> str | None:
     """The five most probable classes, where there are classes."""
-    rows = torch.as_tensor(outputs).detach().double().cpu()
-    if rows.dim() != 2 or rows.shape[1] == 1:
+    kind = kind_of(outputs)
+    if kind == "number":
         return None
-    is_probability = bool(((rows >= 0) & (rows <= 1)).all())
-    row = rows[0] if is_probability else rows[0].softmax(0)
+    row = floating(tensor_of(outputs, None)).double().cpu()[0]
+    row = row.softmax(0) if kind == "scores" else row
     values, classes = row.topk(min(5, len(row)))
     return ", ".join(
         f"{box.label(c)} {value:.3g}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.explanation import Explanation
+from fwdgrad.objectives import OBJECTIVES, Objective, check_objective
 from fwdgrad_kernels.spec import first_outside
 
 
@@ -50,6 +51,34 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
             f"{tuple(found.shape)}"
         )
     return found
+
+
+def followed(heatmap: Any, target: Any, objective: Objective) -> tuple[Any, Objective]:
+    """What a metric follows: what an explanation explains, where nothing else is asked for.
+
+    Args:
+        heatmap: a map, or an ``Explanation``.
+        target: "auto" for the explanation's.
+        objective: "auto" for the explanation's.
+
+    Raises:
+        ValueError: the explanation's objective is a callable, of which it has the name alone.
+
+    Example:
+        >>> followed(torch.ones(2), "auto", "auto")
+        ('auto', 'auto')
+    """
+    check_objective(objective)
+    if not isinstance(heatmap, Explanation) or callable(objective):
+        return target, objective
+    if objective == "auto":
+        objective = heatmap.objective
+        if objective not in OBJECTIVES:
+            raise ValueError(
+                f"objective must be given: heatmap explains {objective}, a callable, of which an "
+                "explanation has the name alone; give it as objective="
+            )
+    return heatmap.target if isinstance(target, str) and target == "auto" else target, objective
 
 
 def elements_of(value: Any, name: str) -> Tensor:
