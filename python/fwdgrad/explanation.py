@@ -42,8 +42,8 @@ _SETTINGS = {  # values of settings that JSON does not know
     )
 }
 _KIND = "explanation"
-_OTHERS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
-_OTHERS += (".html", ".htm", ".npy", ".npz", ".pt", ".pth", ".json", ".csv")
+_PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf"}
+_OTHERS = _PICTURES | {".html", ".htm", ".npy", ".npz", ".pt", ".pth", ".json", ".csv"}
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -93,12 +93,22 @@ change its batch normalisation; call model.eval() first
 
 def _module_of(model: Any) -> torch.nn.Module | None:
     """The module that a call of the model reaches, where that shows."""
-    model = getattr(model, "forward", model)  # of an ImageClassifier; of a module, its method
     while isinstance(model, functools.partial):
         model = model.func
-    owner = getattr(model, "__self__", None)
-    module = owner if isinstance(owner, torch.nn.Module) else model
-    return module if isinstance(module, torch.nn.Module) else None
+    for _ in range(2):  # an ImageClassifier has a forward, which may be a method
+        if isinstance(model, torch.nn.Module):
+            return model
+        model = getattr(model, "__self__", None) or getattr(model, "forward", None)
+    return model if isinstance(model, torch.nn.Module) else None
+
+
+def is_of_shapes(error: BaseException | None) -> bool:
+    """Whether an error seems to say that an input has the wrong shape.
+
+    >>> is_of_shapes(RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x4 and 5x2)"))
+    True
+    """
+    return error is not None and _OF_SHAPES.search(cause(error)) is not None
 
 
 def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
@@ -114,7 +124,7 @@ def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
         text, hint = cause(error), ""
         if _OF_DTYPES.search(text):
             hint = f" (the batch has x's dtype, {x.dtype}: convert x, e.g. x.float())"
-        elif _OF_SHAPES.search(text):
+        elif is_of_shapes(error):
             hint = " (x is one input, without a batch axis)"
         raise ModelError(
             f"the model failed on a batch of shape {(1, *x.shape)}: {text}{hint}"

@@ -15,7 +15,7 @@ import torch
 import fwdgrad
 from fwdgrad.boxes.images import ImageClassifier, load_classifier
 from fwdgrad.boxes.photos import load_mask
-from fwdgrad.cli.output import advice, check_labels, set_threads
+from fwdgrad.cli.output import advice, check_labels, decision, set_threads
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.metrics import (
     Curve,
@@ -110,7 +110,7 @@ def _known(result: Explanation, box: ImageClassifier) -> list[Number]:
     """What a map's file says of it, a line each."""
     return [
         Number("class", box.label(result.target)),
-        Number("objective", result.objective),
+        Number("objective", result.objective, decision(result) or ""),
         Number("score", f"{result.score:.4g}"),
         Number("queries", str(result.queries)),
         Number("reliability", f"{result.reliability:.3f}", advice(result)),
