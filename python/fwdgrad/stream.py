@@ -445,12 +445,12 @@ def kept(first: int, checkpoint: Checkpoint | None) -> str:
     """The end of a message: what is left of the copies before the one that failed.
 
     >>> kept(3, None)
-    '; the results of copies 0 .. 2 are lost: checkpoint= would keep them'
+    '; the results of copies 0 .. 2 are lost: give checkpoint= to keep them'
     """
     if not first:
         return ""
     if checkpoint is None:
-        return f"; the results of copies 0 .. {first - 1} are lost: checkpoint= would keep them"
+        return f"; the results of copies 0 .. {first - 1} are lost: give checkpoint= to keep them"
     return (
         f"; the results of copies 0 .. {first - 1} are kept in {checkpoint.path}, and the same "
         "call goes on from there"
