@@ -106,14 +106,15 @@ class Explanation:
         queries: forward calls on noisy copies.
         target: the class that was explained; None where the model returns one number.
         score: the objective at the input itself.
-        objective: its name.
+        objective: its name; of "auto" what it came to.
         settings: the arguments that repeat the run:
             ``explain(model, e.input, target=e.target, objective=e.objective, **e.settings)``.
         input: what was explained.
         seconds: how long it took.
         delta: on a path (integrated gradients), by how much the attribution's sum exceeds the
             change of the score from the baseline to the input; None elsewhere.
-        provenance: versions, backend, device, threads, digest of the input.
+        provenance: versions, backend, device, threads, digest of the input; where the objective
+            was "auto", what was seen.
     """
 
     attribution: Tensor

@@ -23,6 +23,7 @@ from fwdgrad.source import (
     Plan,
     Result,
     Source,
+    check_no_array,
     check_number,
     enter_unit_,
     reliability,
@@ -163,6 +164,7 @@ class LikelihoodRatio(Source):
         )
         if queries is None:
             raise TypeError("queries must be an integer, got None")
+        check_no_array("control", control)
         if control not in CONTROLS:
             raise ValueError(
                 f"control must be None, 'clean', 'leave-one-out' or 'mean', got {control!r}"
@@ -560,6 +562,7 @@ class Autograd(Source):
             backend=backend,
         )
         self.sampling = sampling
+        check_no_array("sampling", sampling)
         without = isinstance(self.sigma, float) and self.sigma == 0
         if sampling is not None:
             if not isinstance(sampling, Sampling):

@@ -16,6 +16,7 @@ from torch.nn import functional
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.gradients import Autograd, LikelihoodRatio
 from fwdgrad.inputs import input_of
+from fwdgrad.outputs import told
 from fwdgrad.parameters import ParameterNoise
 from fwdgrad.saliency import (
     GradientXInput,
@@ -24,7 +25,7 @@ from fwdgrad.saliency import (
     VarGrad,
     blurred,
 )
-from fwdgrad.source import Source, Target
+from fwdgrad.source import Source, Target, check_no_array
 from fwdgrad.stream import Progress
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec
 from fwdgrad_kernels.spec import check_integer
@@ -76,6 +77,7 @@ def regions(x: Tensor, given: Options) -> Options:
             "method='likelihood-ratio'"
         )
     queries = given.get("queries", 1024)
+    check_no_array("queries", queries)
     check_integer("queries", queries, 1)
     options: Options = {
         "objective": "auto",
@@ -96,7 +98,7 @@ def regions(x: Tensor, given: Options) -> Options:
             raise ValueError(
                 "baseline must be given: the picture is plain, so it is its own blur; 0.5 is grey"
             )
-    if given.get("antithetic"):
+    if given.get("antithetic") is True:
         del options["control"]
     return {name: value for name, value in options.items() if name not in given}
 
@@ -279,7 +281,9 @@ def source_of(
     if not isinstance(method, str) or method not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}{hint}")
+        raise ValueError(
+            f"method must be one of {', '.join(METHODS)}, got {told(repr(method), 80)}{hint}"
+        )
     chosen = METHODS[method]
     known = list(inspect.signature(chosen.source.__init__).parameters)[2:]
     for name in options:

@@ -21,6 +21,7 @@ from fwdgrad.errors import ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.inputs import input_of
 from fwdgrad.objectives import Objective, check_objective, objective_name
+from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters, ParameterNoise
 from fwdgrad.saliency import Gradient, IntegratedGradients, Path
 from fwdgrad.scorer import Scorer, check_mode, check_model
@@ -41,6 +42,7 @@ from fwdgrad_kernels.layout import empty_copies, is_channels_last
 from fwdgrad_kernels.ops import check_clip
 from fwdgrad_kernels.spec import check_integer, first_outside
 
+_MOST = 2**40  # queries; their scores alone would take terabytes
 _SAMPLE = 2**20  # of a larger map, reliability takes a regular sample of about as many elements
 
 Target = int | str | None
@@ -111,8 +113,18 @@ class Source:
         """Checks what can be checked without an input."""
         check_model(forward)
         check_objective(objective)
+        alone = {
+            "queries": queries, "law": law, "block": block, "cell": cell, "field": field,
+            "shared": shared, "shift": shift, "antithetic": antithetic, "saliency": saliency,
+            "parameters": parameters, "clip": clip, "seed": seed, "batch_size": batch_size,
+            "memory": memory, "backend": backend,
+        }  # fmt: skip
+        for name, value in alone.items():
+            check_no_array(name, value)
         if queries is not None:
             queries = check_integer("queries", queries, 1)
+            if queries > _MOST:
+                raise ValueError(f"queries must be at most 2^40, got {queries}")
         if not isinstance(antithetic, bool):
             raise TypeError(f"antithetic must be True or False, got {antithetic!r}")
         if antithetic and queries is not None and queries % 2:
@@ -263,7 +275,11 @@ class Source:
         x = self._check_input(x)
         plan = self._plan(x)
         if not (isinstance(progress, bool) or callable(progress)):
-            raise TypeError(f"progress must be True, False or a callable, got {progress!r}")
+            raise TypeError(
+                f"progress must be True, False or a callable, got {told(repr(progress), 80)}"
+            )
+        if not (checkpoint is None or isinstance(checkpoint, (str, os.PathLike))):
+            raise TypeError(f"checkpoint must be a path, got {told(repr(checkpoint), 80)}")
         several = isinstance(target, (list, tuple))
         if several and not target:
             raise ValueError("target must name at least one class, got an empty list")
@@ -567,11 +583,28 @@ class Source:
         if plan.path is None:
             return [None] * len(targets)
         with torch.no_grad():
-            starts = [float(score[0]) for score in plan.scorer(plan.path.start[None].clone())]
+            try:
+                starts = [float(s[0]) for s in plan.scorer(plan.path.start[None].clone())]
+            except ModelError as error:
+                raise ModelError(f"{error} (at the path's baseline)") from error.__cause__
         return [
             float(attribution.double().sum()) - (score - start)
             for (attribution, _, _), score, start in zip(results, clean, starts, strict=True)
         ]
+
+
+def check_no_array(name: str, value: Any) -> None:
+    """Raises for a tensor or an array where an option has a single value.
+
+    >>> check_no_array("seed", torch.zeros(2))
+    Traceback (most recent call last):
+    TypeError: seed must not be an array, got a Tensor of shape (2,)
+    """
+    if isinstance(value, (Tensor, np.ndarray)):
+        raise TypeError(
+            f"{name} must not be an array, got a {type(value).__name__} of shape "
+            f"{tuple(value.shape)}"
+        )
 
 
 def check_number(name: str, value: Any) -> float:

@@ -448,7 +448,7 @@ def kept(first: int, checkpoint: Checkpoint | None) -> str:
     '; the results of copies 0 .. 2 are lost: give checkpoint= to keep them'
     """
     if not first:
-        return ""
+        return "; there was none before it"
     if checkpoint is None:
         return f"; the results of copies 0 .. {first - 1} are lost: give checkpoint= to keep them"
     return (

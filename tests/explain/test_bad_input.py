@@ -155,6 +155,22 @@ def test_arguments(error, change, fragments):
     assert refused(error, change, fragments).asked in ([], [1])
 
 
+@pytest.mark.parametrize("name", ["law", "field", "control", "backend", "seed", "queries", "clip"])
+@pytest.mark.parametrize("value", [np.zeros((2, 9)), torch.zeros(2, 9)], ids=["array", "tensor"])
+def test_an_array_for_a_single_value(name, value):
+    for method in ("likelihood-ratio", "regions"):
+        x = torch.rand(3, 16, 16) if method == "regions" else X
+        with pytest.raises(TypeError, match=rf"^{name} must not be an array, got a .*\(2, 9\)$"):
+            fwdgrad.explain(exact, x, **{**OPTIONS, "method": method, name: value})
+
+
+@pytest.mark.parametrize("change", [{"method": [1]}, {"objective": ["logit"]}, {"checkpoint": 3}])
+def test_what_cannot_be_looked_up(change):
+    (name,) = change
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must be .*, got "):
+        fwdgrad.explain(exact, X, **{**OPTIONS, **change})
+
+
 @cases(
     (ValueError, {"target": 3}, ["target must lie in 0 .. 2", "3"]),
     (ValueError, {"target": -1}, ["target must lie in 0 .. 2", "-1"]),
