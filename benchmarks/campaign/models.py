@@ -53,6 +53,14 @@ class Output(collections.OrderedDict[str, Any]):
             raise AttributeError(name) from None
 
 
+class Stubborn:
+    """Knows no attribute, and says so in its own way."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Fails as a dictionary does."""
+        raise KeyError(name)
+
+
 Pair = collections.namedtuple("Pair", ["logits", "aux"])
 
 
@@ -146,6 +154,14 @@ def frame(found: Tensor) -> Any:
     except ImportError:
         return found
     return pandas.DataFrame(found.numpy(), index=[f"row {i}" for i in range(len(found))])
+
+
+def fake(found: Tensor) -> Tensor:
+    """As torch's compiler has them: a shape and no values."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        return torch.empty(found.shape, dtype=found.dtype)
 
 
 def nested(found: Tensor) -> Any:
@@ -269,6 +285,8 @@ ANSWERS: dict[str, Model] = {
     "a list of rows": of(lambda found: list(found.unbind())),
     "a list of outputs": of(lambda found: [found]),
     "a ragged list": of(lambda found: [[0.5] * (i + 1) for i in range(len(found))] + [[]]),
+    "an object without attributes": of(lambda found: Stubborn()),
+    "a fake tensor": of(fake),
     "a generator": of(lambda found: (row for row in found)),
     "a set": of(lambda found: set(found.flatten().tolist())),
     "a coroutine": async_closed,

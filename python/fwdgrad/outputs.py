@@ -111,10 +111,10 @@ def check_no_labels(tensor: Tensor) -> None:
 
 
 def _dense(tensor: Tensor, source: str) -> Tensor:
-    if tensor.is_meta:
+    if tensor.is_meta or type(tensor).__name__ == "FakeTensor":
         raise ModelError(
-            f"the {source} returned a tensor on the meta device, which has no values; move the "
-            "model to a device that has, e.g. model.to_empty(device='cpu') and load its weights"
+            f"the {source} returned a tensor without values, as on the meta device; move the "
+            "model to another device, e.g. model.to_empty(device='cpu'), and load its weights"
         )
     if tensor.is_nested:
         raise ModelError(
@@ -155,20 +155,29 @@ def _floats(values: Any) -> Any:
 
 def _array(outputs: Any) -> Any:
     """What NumPy makes of it; None where that is nothing with rows."""
-    if isinstance(outputs, (str, bytes, Mapping, Iterator)) or hasattr(outputs, "_fields"):
+    if isinstance(outputs, (str, bytes, Mapping, Iterator)) or _has(outputs, "_fields"):
         return None
     if isinstance(outputs, (list, tuple)) and any(
         isinstance(part, Tensor) and part.dim() for part in outputs
     ):
         return None  # several outputs, or a tensor for each copy: only the author can tell
-    if hasattr(outputs, "toarray"):  # a sparse matrix
-        outputs = outputs.toarray()
     try:
+        if _has(outputs, "toarray"):  # a sparse matrix
+            outputs = outputs.toarray()
         if isinstance(outputs, np.ma.MaskedArray):
             return np.ma.filled(outputs.astype(np.float64), np.nan)  # type: ignore[no-untyped-call]
         return np.asarray(outputs)
     except Exception:  # rows of several lengths; a tensor of another device or with a graph
         return None
+
+
+def _has(outputs: Any, name: str) -> bool:
+    """``hasattr``, also where asking raises something else, as an own ``__getattr__`` may."""
+    try:
+        getattr(outputs, name)
+    except Exception:
+        return False
+    return True
 
 
 def _kind(outputs: Any) -> str:
@@ -186,11 +195,12 @@ def _hint(outputs: Any) -> str:
         keys = list(outputs)
         key = "logits" if "logits" in keys else keys[0]
         # What transformers returns is known by its attributes.
-        named = isinstance(key, str) and hasattr(outputs, key) and not hasattr(dict, key)
+        named = isinstance(key, str) and _has(outputs, key) and not hasattr(dict, key)
         part = f"model(batch).{key}" if named else f"model(batch)[{key!r}]"
         return f"wrap the model, e.g. lambda batch: {part}, {own}"
-    for name in (*getattr(outputs, "_fields", ())[:1], "logits"):
-        if hasattr(outputs, name):
+    fields = getattr(outputs, "_fields", ())[:1] if isinstance(outputs, tuple) else ()
+    for name in (*fields, "logits"):
+        if _has(outputs, name):
             return f"wrap the model, e.g. lambda batch: model(batch).{name}, {own}"
     if isinstance(outputs, (list, tuple)) and outputs and isinstance(outputs[0], Tensor):
         if outputs[0].dim() < 2 and isinstance(outputs, list):
@@ -198,7 +208,7 @@ def _hint(outputs: Any) -> str:
         return f"wrap the model, e.g. lambda batch: model(batch)[0], {own}"
     if isinstance(outputs, Iterator):
         return "return a list or an array"
-    if hasattr(outputs, "__await__"):
+    if _has(outputs, "__await__"):
         return "wrap it, e.g. lambda batch: asyncio.run(model(batch))"
     if outputs is None:
         return "let it return its scores"

@@ -187,6 +187,10 @@ class Scorer:
                         "axis, give x[0]"
                     ) from reason.__cause__
                 raise
+            except RuntimeError as error:  # of a tensor without values, say
+                raise ModelError(
+                    f"no score can be made of the model's output: {cause(error)}"
+                ) from error
         self._watched = self._is_doubtful()
         for clean in self.clean:
             if not math.isfinite(clean):

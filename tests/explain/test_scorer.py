@@ -284,7 +284,7 @@ class Output(dict):
         (lambda f: (f, f), r"lambda batch: model\(batch\)\[0\]"),
         (lambda f: list(f), r"lambda batch: torch\.stack\(model\(batch\)\)"),
         (lambda f: (row for row in f), "got generator; return a list"),
-        (lambda f: f.to("meta"), "meta device, which has no values"),
+        (lambda f: f.to("meta"), "without values, as on the meta device"),
         (lambda f: torch.nested.nested_tensor([f[0]], layout=torch.jagged), "nested tensor"),
         (lambda f: [None], "got list"),
         (lambda f: np.zeros(1, "datetime64[s]"), "datetime64"),
