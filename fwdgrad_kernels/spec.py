@@ -21,7 +21,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of cop
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """A whole number in low .. high, of Python's or NumPy's kinds, as an int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {' '.join(repr(value).split()):.80}")
     number = value if isinstance(value, int) else int(value)  # torch.compile's stay symbolic
     if number < low and high is None:
         raise ValueError(f"{name} must be at least {low}, got {number}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -142,8 +144,9 @@ def class_number(name: str, value: Any, what: str = "a class number") -> int:
     2
     """
     number = value
-    if isinstance(value, (Tensor, np.ndarray)) and value.reshape(-1).shape == (1,):
-        number = value.item()
+    if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1:
+        with contextlib.suppress(RuntimeError):  # it has no values
+            number = value.item()
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
         raise TypeError(f"{name} must be {what}, got {told(repr(value), 80)}")
     return int(number)

@@ -256,7 +256,8 @@ class Source:
         """Explains the score of one input.
 
         Args:
-            x: the input, without a batch axis: (C, H, W), (T, E), (N,), ...
+            x: the input, without a batch axis: (C, H, W), (T, E), (N,), ...; a tensor, or what else
+                ``fwdgrad.explain`` takes.
             target: a class, its name where the model knows names (an ``ImageClassifier``), "auto"
                 for the predicted one, or None where the model returns one number. A list of
                 classes gives a list of explanations, all from the same forward calls.

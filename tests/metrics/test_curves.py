@@ -220,6 +220,11 @@ def test_bad_input():
         ({"steps": 4}, "steps must be at most 3, the map's pixels, got 4"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"heatmap": MAP.to_sparse()}, "heatmap must be a dense tensor with values"),
+        ({"heatmap": MAP.to("meta")}, "heatmap must be a dense tensor with values"),
+        ({"fill": "grey"}, "fill must be a number or a tensor, got 'grey'"),
+        ({"fill": math.nan}, "fill must be finite, got nan"),
+        ({"steps": torch.zeros(2, 9)}, r"steps must be an integer, got tensor\(\[\[0"),
         ({"fill": torch.ones(3)}, r"fill must be a number or one for each of x's channels"),
         ({"objective": "accuracy"}, "objective must be one of"),
         ({"target": 9}, "target must be 0"),
@@ -227,13 +232,16 @@ def test_bad_input():
     for change, message in cases:
         given = {"heatmap": MAP, "target": None, "objective": "logit", **change}
         heatmap, target = given.pop("heatmap"), given.pop("target")
-        with pytest.raises((ValueError, TypeError), match=message):
+        with pytest.raises((ValueError, TypeError), match=message) as caught:
             metrics.deletion(total, X, heatmap, target, **given)
+        assert "\n" not in str(caught.value)
     with pytest.raises(TypeError, match="model must be callable on a batch, got NoneType"):
         metrics.deletion(None, X, MAP, None)
     with pytest.raises(fwdgrad.ModelError, match=r"a batch of shape \(1, 1, .*batch axis"):
         metrics.deletion(torch.nn.Conv2d(1, 2, 1).eval(), X[None], MAP, None)
     with pytest.raises(ValueError, match="start must have x's shape"):
         metrics.insertion(total, X, MAP, None, objective="logit", start=torch.zeros(3))
+    with pytest.raises(TypeError, match="start must be a dense tensor with values, got 'blur'"):
+        metrics.insertion(total, X, MAP, start="blur")
     with pytest.raises(ValueError, match="x must be a picture"):
         metrics.insertion(lambda b: b.sum(1), torch.ones(3), torch.ones(3), None, objective="logit")

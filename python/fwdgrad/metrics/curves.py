@@ -15,6 +15,7 @@ from fwdgrad.errors import ModelError
 from fwdgrad.inputs import input_of
 from fwdgrad.metrics.maps import followed, heatmap_of
 from fwdgrad.objectives import Objective
+from fwdgrad.outputs import told
 from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad_kernels.spec import check_integer, first_outside
 
@@ -144,8 +145,11 @@ def insertion(
     x = input_of(x)
     if start is None:
         start = rise_blur(x, fill)
+    elif not isinstance(start, Tensor) or start.layout != torch.strided or start.is_meta:
+        raise TypeError(f"start must be a dense tensor with values, got {told(repr(start), 80)}")
     elif start.shape != x.shape:
         raise ValueError(f"start must have x's shape {tuple(x.shape)}, got {tuple(start.shape)}")
+    start = start.to(x)
     return _curve(model, x, start, heatmap, target, steps, objective, batch_size, True)
 
 
@@ -194,7 +198,13 @@ def _rise_kernel() -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def _filled(x: Tensor, fill: float | Tensor) -> Tensor:
     """The fill, of x's shape and type."""
-    values = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+    try:
+        values = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+        finite = bool(torch.isfinite(values).all())
+    except Exception:
+        raise TypeError(f"fill must be a number or a tensor, got {told(repr(fill), 80)}") from None
+    if not finite:
+        raise ValueError(f"fill must be finite, got {told(repr(fill), 80)}")
     if values.dim() == 1 and x.dim() == 3 and len(values) == len(x):
         values = values[:, None, None]
     elif values.dim():

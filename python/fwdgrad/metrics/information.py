@@ -17,7 +17,9 @@ from fwdgrad.hard_labels import KeptLabel
 from fwdgrad.inputs import input_of
 from fwdgrad.metrics.maps import followed, heatmap_of
 from fwdgrad.objectives import Objective
+from fwdgrad.outputs import told
 from fwdgrad.scorer import Scorer, check_mode, check_model
+from fwdgrad.source import check_number
 from fwdgrad_kernels.spec import check_integer
 
 Array = np.ndarray[Any, Any]
@@ -123,16 +125,20 @@ def information_curve(
     values = heatmap_of(heatmap, x.shape).cpu().numpy()
     if values.ndim != 2:
         raise ValueError(f"heatmap must be (H, W), got {values.shape}")
+    known = check_number("known", known)
     if not 0 <= known < 1:
         raise ValueError(f"known must be a share, at least 0 and below 1, got {known}")
-    if list(thresholds) != sorted(thresholds) or not all(0 < t < 1 for t in thresholds):
-        raise ValueError(f"thresholds must ascend within (0, 1), got {tuple(thresholds)}")
-    bins = check_integer("bins", bins, 1)
+    if isinstance(thresholds, str) or not isinstance(thresholds, (Sequence, np.ndarray)):
+        raise TypeError(f"thresholds must be numbers, got {told(repr(thresholds), 80)}")
+    shares = [check_number("thresholds", share) for share in thresholds]
+    if shares != sorted(shares) or not all(0 < share < 1 for share in shares):
+        raise ValueError(f"thresholds must ascend within (0, 1), got {tuple(shares)}")
+    bins = check_integer("bins", bins, 1, 2**24)
     batch_size = check_integer("batch_size", batch_size, 1)
 
     picture = (x.detach().permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
     kept = _kept(picture.shape[:2], known, check_integer("seed", seed, 0))
-    masks = [kept | (values >= np.quantile(values, 1 - share)) for share in thresholds]
+    masks = [kept | (values >= np.quantile(values, 1 - share)) for share in shares]
     pictures = [interpolated(picture, mask) for mask in (kept, *masks)] + [picture]
     lengths = np.array([webp_length(p) for p in pictures], dtype=np.float64)
     if lengths[0] >= lengths[-1]:
@@ -272,7 +278,7 @@ def _scores(
         # Copied: a model may return a buffer of its own.
         parts = [
             scorer(part.clone())[0].to("cpu", torch.float64, copy=True)
-            for part in batch.split(batch_size)
+            for part in batch.split(min(batch_size, len(batch)))
         ]
     result: Array = torch.cat(parts).numpy()
     return result

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fwdgrad.explanation import Explanation
 from fwdgrad.objectives import OBJECTIVES, Objective, check_objective
+from fwdgrad.outputs import told
 from fwdgrad_kernels.spec import first_outside
 
 
@@ -37,6 +38,8 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
         value = attribution.flatten(0, -3).sum(0) if attribution.dim() > 2 else attribution
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor or an Explanation, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_meta:
+        raise TypeError(f"{name} must be a dense tensor with values, got {told(repr(value), 60)}")
     if value.is_complex() or value.dtype == torch.bool or not value.numel():
         raise TypeError(
             f"{name} must have numbers, got {value.dtype} of shape {tuple(value.shape)}"
