@@ -23,7 +23,7 @@ PARAMETER_NOISE = 16  # the stream of the first parameter tensor
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """A whole number in low .. high, of Python's or NumPy's kinds, as an int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {' '.join(repr(value).split()):.80}")
     number = value if isinstance(value, int) else int(value)  # torch.compile's stay symbolic
     if number < low and high is None:
         raise ValueError(f"{name} must be at least {low}, got {number}")

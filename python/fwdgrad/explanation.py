@@ -43,6 +43,8 @@ _SETTINGS = {  # values of settings that JSON does not know
     )
 }
 _KIND = "explanation"
+_PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf"}
+_OTHERS = _PICTURES | {".html", ".htm", ".npy", ".npz", ".pt", ".pth", ".json", ".csv"}
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -105,14 +107,15 @@ class Explanation:
         queries: forward calls on noisy copies.
         target: the class that was explained; None where the model returns one number.
         score: the objective at the input itself.
-        objective: its name.
+        objective: its name; of "auto" what it came to.
         settings: the arguments that repeat the run:
             ``explain(model, e.input, target=e.target, objective=e.objective, **e.settings)``.
         input: what was explained.
         seconds: how long it took.
         delta: on a path (integrated gradients), by how much the attribution's sum exceeds the
             change of the score from the baseline to the input; None elsewhere.
-        provenance: versions, backend, device, threads, digest of the input.
+        provenance: versions, backend, device, threads, digest of the input; where the objective
+            was "auto", what was seen.
     """
 
     attribution: Tensor
@@ -141,11 +144,19 @@ class Explanation:
         """Writes everything into one safetensors file, whole or not at all.
 
         Args:
-            path: the file, in a folder that exists.
+            path: the file, in a folder that exists. Its name ends in .safetensors, or as you
+                like, but not as a picture's or a page's does.
 
         Raises:
+            ValueError: the name is of another format.
             OSError: it cannot be written; a file that was there is still there.
         """
+        suffix = Path(path).suffix
+        if suffix.lower() in _OTHERS:
+            raise ValueError(
+                f"path must end in .safetensors, which is what save writes, got {suffix!r}; for a "
+                "picture draw it: e.plot().figure.savefig(path)"
+            )
         tensors = {name: getattr(self, name) for name in _TENSORS}
         settings = _pack(self.settings, "settings", tensors)
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}

@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from fwdgrad.errors import ModelError, warn
-from fwdgrad.objectives import Objective, scores_of
+from fwdgrad.objectives import Objective
+from fwdgrad.outputs import told
 from fwdgrad.parameters import ParameterNoise
 from fwdgrad.powers import exponent_of, times_power, unscale_
 from fwdgrad.saliency import Gradient, IntegratedGradients
 from fwdgrad.sampling import Sampling, weights_of
+from fwdgrad.scorer import Scorer
 from fwdgrad.smoothing import with_floor
 from fwdgrad.source import (
     Plan,
     Result,
     Source,
+    check_no_array,
     check_number,
     enter_unit_,
     reliability,
@@ -29,7 +32,7 @@ from fwdgrad.source import (
     standard_error_,
     sum_dtype,
 )
-from fwdgrad.stream import Checkpoint, Progress
+from fwdgrad.stream import Checkpoint, Progress, is_out_of_memory
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks
 from fwdgrad_kernels.spec import first_outside
 
@@ -53,11 +56,16 @@ class LikelihoodRatio(Source):
 
     Args:
         forward: the model: takes a batch (batch, *x.shape) and returns (batch, classes) or
-            (batch,). It is called under ``torch.no_grad()`` and may overwrite its argument.
-        objective: what is explained: "logit" (the output itself), "probability" (softmax of the
-            output), "log-probability", "cross-entropy", or a callable from the model's output to
-            one score per copy: ``KeptLabel``, ``LabelDistance`` and ``TextAnswer`` for models
-            that answer with a label or a sentence.
+            (batch,). It is called under ``torch.no_grad()`` and may overwrite its argument, which
+            is overwritten after the call: a model that keeps its batch must clone it.
+        objective: what is explained: "output", as it is, also called "logit"; of logits
+            "probability" (their softmax), "log-probability", "cross-entropy" or "sigmoid" (of the
+            class's own); or a callable from the model's output to one score per copy:
+            ``KeptLabel``, ``LabelDistance`` and ``TextAnswer`` for models that answer with a label
+            or a sentence. "auto" looks at the output at x: one number a copy, rows that are
+            probabilities, and rows in [0, 1] that do not sum to 1, of labels each of its own, are
+            "output"; all else is "probability". The explanation has what was decided as its
+            ``objective``, and the reason in its ``provenance``.
         queries: forward calls on noisy copies; one more is made at x itself.
         sigma: the noise's scale in the input's units: a positive number, a tensor of the input's
             shape, zero where an element is to be left alone, or an ``AdaptiveScale``: AdaptGrad's,
@@ -126,7 +134,7 @@ class LikelihoodRatio(Source):
         self,
         forward: Callable[[Tensor], Any],
         *,
-        objective: Objective = "logit",
+        objective: Objective = "output",
         queries: int = 1024,
         sigma: float | Tensor | AdaptiveScale | None = None,
         baseline: float | Tensor | None = None,
@@ -170,6 +178,7 @@ class LikelihoodRatio(Source):
         )
         if queries is None:
             raise TypeError("queries must be an integer, got None")
+        check_no_array("control", control)
         if control not in CONTROLS:
             raise ValueError(
                 f"control must be None, 'clean', 'leave-one-out' or 'mean', got {control!r}"
@@ -283,8 +292,7 @@ class LikelihoodRatio(Source):
 
         def evaluate(batch: Tensor) -> list[Tensor]:
             with torch.no_grad():
-                outputs = self.forward(batch)
-                found = [scores_of(outputs, self.objective, t, len(batch)) for t in targets]
+                found = plan.scorer(batch)
             # Copied: a model may return a view of its argument, or of a buffer of its own.
             return [one.to("cpu", torch.float64, copy=True) for one in found]
 
@@ -576,7 +584,7 @@ class Autograd(Source):
         self,
         forward: Callable[[Tensor], Any],
         *,
-        objective: Objective = "logit",
+        objective: Objective = "output",
         queries: int | None = None,
         sigma: float | Tensor | AdaptiveScale | None = 0.0,
         law: str = "normal",
@@ -617,6 +625,7 @@ class Autograd(Source):
             backend=backend,
         )
         self.sampling = sampling
+        check_no_array("sampling", sampling)
         without = isinstance(self.sigma, float) and self.sigma == 0
         if sampling is not None:
             if not isinstance(sampling, Sampling):
@@ -769,8 +778,8 @@ class Autograd(Source):
                     state["part"].zero_()
 
         self._stream(
-            lambda batch: self._gradients(batch, targets), enter, "gradient", state, plan, x.nbytes,
-            checkpoint, progress,
+            lambda batch: self._gradients(batch, plan.scorer), enter, "gradient", state, plan,
+            x.nbytes, checkpoint, progress,
         )  # fmt: skip
         return [self._result(plan, state, t, unit) for t in range(len(targets))]
 
@@ -800,16 +809,12 @@ class Autograd(Source):
         weights = weights_of(logs)
         return weights if plan.weights is None else weights * plan.weights
 
-    def _gradients(self, batch: Tensor, targets: list[int | None]) -> list[Tensor]:
+    def _gradients(self, batch: Tensor, scorer: Scorer) -> list[Tensor]:
         """Of each target's score with respect to each copy: (batch, *x.shape)."""
         with torch.enable_grad():
             leaf = batch.detach().requires_grad_()
             try:
-                outputs = self.forward(leaf)
-                scores = [
-                    scores_of(outputs, self.objective, t, len(leaf), differentiable=True)
-                    for t in targets
-                ]
+                scores = scorer(leaf, differentiable=True)
                 gradients = []
                 for i, score in enumerate(scores):
                     last = i + 1 == len(scores)
@@ -821,8 +826,8 @@ class Autograd(Source):
                     if gradient is None:
                         raise ModelError(_NO_GRADIENT)
                     gradients.append(gradient)
-            except RuntimeError as error:
-                text = " ".join(str(error).split())
+            except Exception as error:
+                text = told(error)
                 if "in-place operation" in text:
                     raise ModelError(
                         "the model changes its input in place, which has no gradient; wrap it, "
@@ -830,7 +835,11 @@ class Autograd(Source):
                     ) from error
                 if "requires grad" in text and "numpy" in text:
                     raise ModelError(_NO_GRADIENT) from error
-                raise
+                if isinstance(error, ModelError) or is_out_of_memory(error):
+                    raise
+                raise ModelError(
+                    f"the model's gradient failed: {type(error).__name__}: {text}"
+                ) from error
         return gradients
 
     def _result(self, plan: Plan, state: dict[str, Tensor], t: int, unit: int) -> Result:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fwdgrad.errors import ModelError
 from fwdgrad.names import check_labels, split_names
+from fwdgrad.objectives import class_number
 from fwdgrad.taxonomy import Taxonomy
 
 PROMPT = "The input image belongs to [MASK]"  # section 3.4: what the model is asked to fill in
@@ -37,9 +38,9 @@ class KeptLabel:
 
     def __init__(self, target: int | str) -> None:
         """Checks the target."""
-        if isinstance(target, (bool, np.bool_)) or not isinstance(target, (int, str, np.integer)):
-            raise TypeError(f"target must be a class's number or name, got {target!r}")
-        self.target = target if isinstance(target, str) else int(target)
+        self.target = target
+        if not isinstance(target, str):
+            self.target = class_number("target", target, "a class's number or name")
         self.__qualname__ = f"KeptLabel({self.target!r})"  # how a run calls its objective
 
     def __call__(self, outputs: Any) -> Tensor:

@@ -16,6 +16,8 @@ from torch.nn import functional
 from fwdgrad.errors import warn
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.gradients import Autograd, LikelihoodRatio
+from fwdgrad.inputs import input_of
+from fwdgrad.outputs import told
 from fwdgrad.parameters import ParameterNoise
 from fwdgrad.saliency import (
     GradientXInput,
@@ -26,7 +28,7 @@ from fwdgrad.saliency import (
     blurred,
     smallest_cell,
 )
-from fwdgrad.source import Source, Target
+from fwdgrad.source import Source, Target, check_no_array
 from fwdgrad.stream import Progress
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec
 from fwdgrad_kernels.spec import check_integer
@@ -84,9 +86,11 @@ def regions(x: Tensor, given: Options) -> Options:
             "the docstring of LikelihoodRatio shows"
         )
     queries = given.get("queries", 1024)
+    for name in ("queries", "field", "shared", "shift"):
+        check_no_array(name, given.get(name))
     check_integer("queries", queries, 1)
     options: Options = {
-        "objective": "probability",
+        "objective": "auto",
         "queries": queries,
         "law": "hadamard",
         "field": "bilinear",
@@ -103,7 +107,7 @@ def regions(x: Tensor, given: Options) -> Options:
             raise ValueError(
                 "baseline must be given: the picture is plain, so it is its own blur; 0.5 is grey"
             )
-    if given.get("antithetic"):
+    if given.get("antithetic") is True:
         del options["control"]
         queries //= 2  # a pair is one direction
     grid = {name: given.get(name, options[name]) for name in ("field", "shared", "shift")}
@@ -269,7 +273,7 @@ def _choose(x: Any, options: Options) -> str:
             return "regions"
         warn(
             f"a picture with options of noise on single pixels ({', '.join(other)}) gets "
-            "method='likelihood-ratio', the gradient of its logit, and not, as without them, "
+            "method='likelihood-ratio', the gradient of its output, and not, as without them, "
             "method='regions', what each region adds to its probability; give one of them by name"
         )
     elif meant <= _OF_ANY_MAP and (hint := _like_a_picture(x)):
@@ -311,12 +315,14 @@ def source_of(
         >>> source_of(lambda batch: batch, torch.ones(3), "vargrad", {"queries": 10}).saliency
         VarGrad()
     """
-    if method == "auto":
+    if isinstance(method, str) and method == "auto":
         method = _choose(x, options)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}{hint}")
+        raise ValueError(
+            f"method must be one of {', '.join(METHODS)}, got {told(repr(method), 80)}{hint}"
+        )
     chosen = METHODS[method]
     known = list(inspect.signature(chosen.source.__init__).parameters)[2:]
     for name in options:
@@ -338,7 +344,7 @@ def _is_picture(x: Any) -> bool:
 @overload
 def explain(
     model: Callable[[Tensor], Any],
-    x: Tensor,
+    x: Any,
     *,
     method: str = "auto",
     target: Target = "auto",
@@ -351,7 +357,7 @@ def explain(
 @overload
 def explain(
     model: Callable[[Tensor], Any],
-    x: Tensor,
+    x: Any,
     *,
     method: str = "auto",
     target: list[Target] | list[int] | tuple[Target, ...],
@@ -363,7 +369,7 @@ def explain(
 
 def explain(
     model: Callable[[Tensor], Any],
-    x: Tensor,
+    x: Any,
     *,
     method: str = "auto",
     target: Any = "auto",
@@ -377,8 +383,11 @@ def explain(
         model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,); methods
             other than "likelihood-ratio" need a gradient of it. A module in training mode is
             warned of or refused; of one within a function nothing is seen: call ``eval()`` first.
+            The batch is overwritten after the call: a model that keeps it must clone it.
         x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
-            (N,); float32, float64, float16 or bfloat16.
+            (N,); float32, float64, float16 or bfloat16. A NumPy array of floating numbers is taken
+            as the tensor that it is; a picture of Pillow, or a path to one, as all of it:
+            (3, H, W) in [0, 1].
         method: a name in ``METHODS``. "auto" is "regions" for pictures, (1 or 3, H, W) of values in
             [0, 1], and "likelihood-ratio" for all else. With an option that regions have no use for
             (sigma, law, block, control, position, saliency, parameters) a picture gets the latter,
@@ -388,10 +397,10 @@ def explain(
             number. A list of classes gives a list of explanations from the same calls.
         checkpoint: a file to write to and to go on from.
         progress: True for a bar on standard error, or a callable of (calls done, all).
-        **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective,
-            queries, sigma, law, block, cell, field, shared, shift, antithetic, saliency,
-            parameters, clip, seed, batch_size, memory, backend; baseline, position and control of
-            the first, sampling of the second.
+        **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective (see
+            ``LikelihoodRatio``; "auto" for regions, else "output"), queries, sigma, law, block,
+            cell, field, shared, shift, antithetic, saliency, parameters, clip, seed, batch_size,
+            memory, backend; baseline, position and control of the first, sampling of the second.
 
     Returns:
         The explanation: attribution, standard error, reliability and what repeats the run.
@@ -405,11 +414,12 @@ def explain(
         >>> import torch
         >>> model = torch.nn.Linear(4, 2).eval()
         >>> explain(model, torch.ones(4), target=0, queries=64, law="hadamard", sigma=0.5)
-        Explanation(logit of class 0 = ..., shape (4,), 64 queries, reliability 1.00)
+        Explanation(output of class 0 = ..., shape (4,), 64 queries, reliability 1.00)
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, and for each
     method what ``METHODS`` says.
     """
+    x = input_of(x)
     source = source_of(model, x, method, options)
     result: Explanation | list[Explanation] = source.explain(
         x, target, checkpoint=checkpoint, progress=progress

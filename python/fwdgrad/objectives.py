@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,16 +12,21 @@ import torch
 from torch import Tensor
 
 from fwdgrad.errors import ModelError
+from fwdgrad.outputs import check_no_labels, floating, tensor_of, told
 
 Objective = str | Callable[[Any], Tensor]
 
 _NAMED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "output": lambda outputs, target: outputs[:, target],
     "logit": lambda outputs, target: outputs[:, target],
+    "sigmoid": lambda outputs, target: outputs[:, target].sigmoid(),
     "probability": lambda outputs, target: outputs.softmax(1)[:, target],
     "log-probability": lambda outputs, target: outputs.log_softmax(1)[:, target],
     "cross-entropy": lambda outputs, target: -outputs.log_softmax(1)[:, target],
 }
-OBJECTIVES = tuple(_NAMED)
+OBJECTIVES = ("auto", *_NAMED)
+OF_LOGITS = ("sigmoid", "probability", "log-probability", "cross-entropy")
+_OF_NUMBERS = ("auto", "output", "logit", "sigmoid")  # what one number a copy has
 
 
 def objective_name(objective: Objective) -> str:
@@ -33,108 +40,116 @@ def objective_name(objective: Objective) -> str:
     return str(getattr(objective, "__qualname__", type(objective).__qualname__))
 
 
-def check_model(model: Any) -> None:
-    """Raises TypeError for what cannot be called.
-
-    >>> check_model(torch.nn.Linear(2, 2))
-    """
-    if not callable(model):
-        raise TypeError(f"model must be callable on a batch, got {type(model).__name__}")
-
-
-def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
-    """What the model returns for one input; where it fails, with the shape that it was asked with.
-
-    >>> outputs_at(torch.nn.Flatten(), torch.ones(2, 3)).shape
-    torch.Size([1, 6])
-    """
-    check_model(model)
-    try:
-        return model(x[None].clone())
-    except Exception as error:
-        hint = ""
-        if isinstance(error, (RuntimeError, ValueError, IndexError)):  # of shapes or types
-            hint = (
-                f" (x is one input, without a batch axis, and the batch has its dtype, {x.dtype})"
-            )
-        raise ModelError(
-            f"the model failed on a batch of shape {(1, *x.shape)}: {type(error).__name__}: "
-            f"{error}{hint}"
-        ) from error
-
-
 def check_objective(objective: Objective) -> None:
     """Raises where an objective is neither a known name nor callable.
 
     >>> check_objective("accuracy")
     Traceback (most recent call last):
-    ValueError: objective must be one of logit, probability, log-probability, cross-entropy, or a \
-callable from the model's output to one score per copy, got 'accuracy'
+    ValueError: objective must be one of auto, output, logit, sigmoid, probability, \
+log-probability, cross-entropy, or a callable from the model's output to one score per copy, got \
+'accuracy'
     """
-    if not callable(objective) and objective not in _NAMED:
+    named = isinstance(objective, str) and objective in OBJECTIVES
+    if not (callable(objective) or named):
         raise ValueError(
             f"objective must be one of {', '.join(OBJECTIVES)}, or a callable from the model's "
-            f"output to one score per copy, got {objective!r}"
+            f"output to one score per copy, got {told(repr(objective), 80)}"
         )
 
 
-def _check_outputs(
-    outputs: Any, batch: int | None, source: str = "model", differentiable: bool = False
-) -> Tensor:
-    """The output as a tensor that has the right batch and real numbers; a graph where wanted."""
-    if isinstance(outputs, Tensor):
-        tensor = outputs
-    else:
-        try:
-            tensor = torch.as_tensor(outputs)
-        except (TypeError, ValueError, RuntimeError):
-            if _are_names(outputs):
-                raise ModelError(_LABELS.format(f"names such as {str(outputs[0])!r}")) from None
-            raise ModelError(
-                f"the {source} must return a tensor or an array, got {type(outputs).__name__}; "
-                "give an objective that makes one score per copy of it, or wrap the model, e.g. "
-                "lambda batch: model(batch)[0]"
-            ) from None
-    if tensor.requires_grad and not differentiable:
-        raise ModelError(
-            f"the {source} returned a tensor with a gradient graph, though it is called under "
-            "torch.no_grad(); remove enable_grad from it, or return output.detach()"
-        )
-    if batch is not None and (tensor.dim() == 0 or tensor.shape[0] != batch):
-        raise ModelError(
-            f"the {source} returned shape {tuple(tensor.shape)} for a batch of {batch}; the "
-            "first axis must be the batch"
-        )
-    if tensor.is_complex():
-        raise ModelError(f"the {source} must return real numbers, got {tensor.dtype}")
-    if tensor.dtype == torch.bool and source == "model":
-        raise ModelError(
-            "the model must return scores, got torch.bool, which only says yes or no; return what "
-            "is compared, or numbers, e.g. lambda batch: model(batch).double()"
-        )
-    axes = 1 if source == "objective" else 2
-    if tensor.dim() > axes or not tensor.numel():
-        expected = "one score per copy," if source == "objective" else "(batch, classes) or"
-        hint = "; give an objective that makes one score per copy of it" if axes == 2 else ""
-        raise ModelError(
-            f"the {source} must return {expected} (batch,), got shape {tuple(tensor.shape)}{hint}"
-        )
-    if axes == 2 and tensor.shape[1:].numel() == 1 and not tensor.is_floating_point():
-        raise ModelError(_LABELS.format(f"integers of shape {tuple(tensor.shape)}"))
-    return tensor
+def kind_of(outputs: Any) -> str:
+    """What the output for one input looks like.
+
+    Returns:
+        "number", one for each copy; "probabilities", rows in [0, 1] that sum to 1; "labels", rows
+        in [0, 1] that do not, so that each may be a label of its own; else "scores".
+
+    Example:
+        >>> [kind_of(torch.tensor([row])) for row in ([0.25, 0.75], [0.9, 0.8], [2.0, 0.0], [9.0])]
+        ['probabilities', 'labels', 'scores', 'number']
+    """
+    values = tensor_of(outputs, None, differentiable=True).detach()
+    if values.dim() < 2 or values.shape[1] == 1:
+        return "number"
+    if not within(values):
+        return "scores"
+    slack = 1e-2 if values.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    sums = floating(values).double().sum(1)
+    return "probabilities" if bool(((sums - 1).abs() < slack).all()) else "labels"
 
 
-_LABELS = (
-    "the model returned {}: labels, which are no scores. Explain them by "
-    "objective=KeptLabel(target) or LabelDistance(target, taxonomy); or return floating numbers, "
-    "where they are scores"
-)
+def within(outputs: Tensor) -> bool:
+    """Whether all values lie in [0, 1], but for a rounding.
+
+    >>> within(torch.tensor([0.0, 1.0])), within(torch.tensor([1.1])), within(torch.tensor([]))
+    (True, False, True)
+    """
+    values = floating(outputs)
+    return bool(((values >= -1e-6) & (values <= 1 + 1e-6)).all())
 
 
-def _are_names(outputs: Any) -> bool:
-    """Whether it is a list or an array of strings."""
-    is_list = isinstance(outputs, (list, tuple)) or getattr(outputs, "ndim", 0) == 1
-    return is_list and len(outputs) > 0 and all(isinstance(one, str) for one in outputs)
+def decide(objective: Objective, outputs: Any, model: Any = None) -> tuple[Objective, str | None]:
+    """What "auto" means for an output, and why; any other objective is itself.
+
+    Args:
+        objective: see ``OBJECTIVES``.
+        outputs: the model's output for one input.
+        model: one that knows what it returns says so: its attribute ``explained_as`` is then what
+            "auto" means.
+
+    Returns:
+        The objective, and the reason where "auto" was asked for.
+
+    Raises:
+        ValueError: an objective is for logits, and the output is probabilities already.
+
+    Example:
+        >>> decide("auto", torch.tensor([[0.1, 0.9]]))
+        ('output', 'its values at x lie in [0, 1] and sum to 1: probabilities, taken as they are')
+    """
+    if callable(objective):
+        return objective, None
+    if objective == "auto":
+        own = getattr(model, "explained_as", None)
+        if isinstance(own, str) and own in _NAMED:
+            return own, "the model says so itself"
+        return AUTO[kind_of(outputs)]
+    if objective in OF_LOGITS and kind_of(outputs) == "probabilities":
+        raise ValueError(
+            f"objective {objective!r} is for logits, and the model returns probabilities already: "
+            "its values at x lie in [0, 1] and sum to 1; use objective='output', which takes them "
+            "as they are, or a callable"
+        )
+    return objective, None
+
+
+AUTO: dict[str, tuple[Objective, str]] = {
+    "number": ("output", "one number a copy, taken as it is"),
+    "probabilities": (
+        "output",
+        "its values at x lie in [0, 1] and sum to 1: probabilities, taken as they are",
+    ),
+    "labels": (
+        "output",
+        "its values at x lie in [0, 1] and do not sum to 1: labels of their own, taken as they are",
+    ),
+    "scores": ("probability", "its values at x do not all lie in [0, 1]: logits, by their softmax"),
+}
+
+
+def class_number(name: str, value: Any, what: str = "a class number") -> int:
+    """A class from an integer of Python's, NumPy's or torch's, or a tensor of one element.
+
+    >>> class_number("target", torch.tensor([[2]]))
+    2
+    """
+    number = value
+    if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1:
+        with contextlib.suppress(RuntimeError):  # it has no values
+            number = value.item()
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+        raise TypeError(f"{name} must be {what}, got {told(repr(value), 80)}")
+    return int(number)
 
 
 def by_name(model: Any, target: Any) -> Any:
@@ -177,22 +192,20 @@ def resolve_target(
                 f"target must be left out where objective is a callable, got {target!r}"
             )
         return None
-    outputs = _check_outputs(outputs, batch)
+    outputs = tensor_of(outputs, batch)
+    check_no_labels(outputs)
     if not (target is None or isinstance(target, str)):
-        value = target
-        if isinstance(target, (Tensor, np.ndarray)) and len(target.reshape(-1)) == 1:
-            value = target.item()
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"target must be a class number, 'auto' or None, got {target!r}")
-        target = int(value)
+        target = class_number("target", target, "a class number, 'auto' or None")
     elif target not in ("auto", None):
-        raise ValueError(f"target must be a class number, 'auto' or None, got {target!r}")
+        raise ValueError(
+            f"target must be a class number, 'auto' or None, got {told(repr(target), 80)}"
+        )
     classes = outputs.shape[1] if outputs.dim() == 2 else 1
     if classes == 1:
-        if objective != "logit":
+        if objective not in _OF_NUMBERS:
             raise ValueError(
-                "objective must be 'logit' where the model returns one number per copy (it is that "
-                f"number) or a callable, got {objective!r}"
+                "objective must be 'auto' or 'output' where the model returns one number per copy "
+                f"(it is that number), 'sigmoid' or a callable, got {objective!r}"
             )
         if target in ("auto", None, 0):
             return None
@@ -200,7 +213,7 @@ def resolve_target(
     if target is None:
         raise ValueError(f"target must be given: the model returns {classes} classes")
     if target == "auto":
-        return int(outputs[0].argmax())
+        return int(floating(outputs)[0].argmax())
     if not 0 <= target < classes:
         raise ValueError(f"target must lie in 0 .. {classes - 1}, got {target}")
     return int(target)
@@ -235,14 +248,14 @@ def scores_of(
         tensor([0.5000])
     """
     if callable(objective):
-        return _floating(_check_outputs(objective(outputs), batch, "objective", differentiable))
-    scores = _floating(_check_outputs(outputs, batch, differentiable=differentiable))
+        return floating(tensor_of(objective(outputs), batch, "objective", differentiable))
+    scores = floating(tensor_of(outputs, batch, differentiable=differentiable))
     if target is None:
         if scores.numel() != batch:
             raise ModelError(
                 f"the model must return one number per copy, got {tuple(scores.shape)}"
             )
-        return scores.reshape(batch)
+        scores, target = scores.reshape(batch, 1), 0
     if scores.dim() != 2 or scores.shape[1] <= target:
         raise ModelError(
             f"the model returned {tuple(scores.shape)} for copies, which has no class {target}, "
@@ -268,19 +281,23 @@ class Difference:
 
     def __init__(self, target: int, other: int, objective: str = "logit") -> None:
         """Checks the classes."""
-        for name, value in (("target", target), ("other", other)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-                raise TypeError(f"{name} must be a class number, got {value!r}")
-        if target == other:
-            raise ValueError(f"target and other must differ, got class {target} for both")
-        if objective not in _NAMED:
-            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-        self.target, self.other, self.objective = int(target), int(other), objective
+        self.target, self.other = class_number("target", target), class_number("other", other)
+        for name, value in (("target", self.target), ("other", self.other)):
+            if value < 0:
+                raise TypeError(f"{name} must be a class number, got {value}")
+        if self.target == self.other:
+            raise ValueError(f"target and other must differ, got class {self.target} for both")
+        if not isinstance(objective, str) or objective not in _NAMED:
+            raise ValueError(
+                f"objective must be one of {', '.join(_NAMED)}, got {told(repr(objective), 80)}"
+            )
+        self.objective = objective
         self.__qualname__ = f"Difference({self.target}, {self.other}, {objective!r})"
 
     def __call__(self, outputs: Any) -> Tensor:
         """The scores of copies: (batch, classes) to (batch,)."""
-        scores = _floating(_check_outputs(outputs, None, differentiable=True))
+        decide(self.objective, outputs)
+        scores = floating(tensor_of(outputs, None, differentiable=True))
         classes = scores.shape[1] if scores.dim() == 2 else 1
         if max(self.target, self.other) >= classes:
             raise ModelError(
@@ -288,18 +305,3 @@ class Difference:
             )
         one, other = (_NAMED[self.objective](scores, c) for c in (self.target, self.other))
         return one - other
-
-
-def _floating(scores: Tensor) -> Tensor:
-    return scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
-
-
-def class_at(
-    model: Callable[[Tensor], Any], x: Tensor, target: int | str | None, objective: Objective
-) -> int | None:
-    """The class that is meant, checked against what the model returns for one input.
-
-    >>> class_at(torch.nn.Identity(), torch.tensor([1.0, 3.0, 2.0]), "auto", "logit")
-    1
-    """
-    return resolve_target(by_name(model, target), outputs_at(model, x), objective, batch=1)

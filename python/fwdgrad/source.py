@@ -18,21 +18,15 @@ from torch import Tensor
 
 import fwdgrad_kernels
 from fwdgrad.advice import is_noise, warn_of_noise
-from fwdgrad.errors import ModelError, warn
+from fwdgrad.errors import ModelError
 from fwdgrad.explanation import Explanation
-from fwdgrad.objectives import (
-    Objective,
-    by_name,
-    check_model,
-    check_objective,
-    objective_name,
-    outputs_at,
-    resolve_target,
-    scores_of,
-)
+from fwdgrad.inputs import input_of
+from fwdgrad.objectives import Objective, check_objective, objective_name
+from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters, ParameterNoise
 from fwdgrad.powers import warn_unless_finite
 from fwdgrad.saliency import Gradient, IntegratedGradients, Path
+from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad.smoothing import check_alike, check_bounds
 from fwdgrad.stream import (
     MODEL_SCORE,
@@ -41,14 +35,16 @@ from fwdgrad.stream import (
     Progress,
     State,
     check_finite,
+    kept,
     parse_memory,
     run,
 )
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, perturb
 from fwdgrad_kernels.layout import empty_copies, is_channels_last
 from fwdgrad_kernels.ops import check_clip
-from fwdgrad_kernels.spec import DTYPES, check_integer, first_outside
+from fwdgrad_kernels.spec import check_integer, first_outside
 
+_MOST = 2**40  # queries; their scores alone would take terabytes
 _SAMPLE = 2**20  # of a larger map, reliability takes a regular sample of about as many elements
 
 Target = int | str | None
@@ -68,6 +64,7 @@ class Plan:
     noisy: NoisyParameters | None = None
     weights: Tensor | None = None  # of each copy in the mean: float64 (copies,); None: all 1
     centre: Tensor | None = None  # what the copies lie around, where that is not the input
+    scorer: Scorer = dataclasses.field(init=False)  # asks the model
 
     @property
     def queries(self) -> int:
@@ -91,6 +88,7 @@ class Source:
 
     name: ClassVar[str]
     _takes_zero: ClassVar[bool] = False  # as sigma: no noise on the input
+    position: float = 1.0  # of copies, between a baseline and the input
 
     def __init__(
         self,
@@ -117,8 +115,18 @@ class Source:
         """Checks what can be checked without an input."""
         check_model(forward)
         check_objective(objective)
+        alone = {
+            "queries": queries, "law": law, "block": block, "cell": cell, "field": field,
+            "shared": shared, "shift": shift, "antithetic": antithetic, "saliency": saliency,
+            "parameters": parameters, "clip": clip, "seed": seed, "batch_size": batch_size,
+            "memory": memory, "backend": backend,
+        }  # fmt: skip
+        for name, value in alone.items():
+            check_no_array(name, value)
         if queries is not None:
             queries = check_integer("queries", queries, 1)
+            if queries > _MOST:
+                raise ValueError(f"queries must be at most 2^40, got {queries}")
         if not isinstance(antithetic, bool):
             raise TypeError(f"antithetic must be True or False, got {antithetic!r}")
         if antithetic and queries is not None and queries % 2:
@@ -178,14 +186,17 @@ class Source:
         return value
 
     def attribute(
-        self, inputs: Tensor, target: int | str | Sequence[int] | Tensor | None = "auto"
+        self,
+        inputs: Tensor,
+        target: int | str | Sequence[int] | Tensor | np.ndarray[Any, Any] | None = "auto",
     ) -> Tensor:
         """Attributions of a batch of inputs, in the manner of Captum.
 
         Args:
             inputs: (batch, ...).
-            target: one class for all inputs, one for each, "auto" for the predicted ones, or None
-                where the model returns one number.
+            target: one class for all inputs; one for each, as a list or a tensor or an array (n,)
+                or (n, 1); "auto" for the predicted ones; or None where the model returns one
+                number.
 
         Returns:
             Attributions of the shape of inputs.
@@ -194,9 +205,14 @@ class Source:
             raise TypeError(f"inputs must be a tensor, got {type(inputs).__name__}")
         if inputs.dim() < 2:
             raise ValueError(f"inputs must have a batch axis, got shape {tuple(inputs.shape)}")
-        if isinstance(target, Tensor):
-            values: Any = target.tolist()
-            target = values[0] if isinstance(values, list) and len(values) == 1 else values
+        if isinstance(target, (Tensor, np.ndarray)):
+            if target.reshape(-1).shape[0] not in (*target.shape[:1], 1):
+                raise ValueError(
+                    f"target must be one class or {len(inputs)}, one for each input, got shape "
+                    f"{tuple(target.shape)}"
+                )
+            values = target.reshape(-1).tolist()
+            target = values[0] if len(values) == 1 else values
         if isinstance(target, (list, tuple)):
             targets: list[Any] = list(target)
             if len(targets) != len(inputs):
@@ -220,7 +236,7 @@ class Source:
     @overload
     def explain(
         self,
-        x: Tensor,
+        x: Any,
         target: Target = "auto",
         *,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -230,7 +246,7 @@ class Source:
     @overload
     def explain(
         self,
-        x: Tensor,
+        x: Any,
         target: list[Target] | list[int] | tuple[Target, ...],
         *,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -239,7 +255,7 @@ class Source:
 
     def explain(
         self,
-        x: Tensor,
+        x: Any,
         target: Any = "auto",
         *,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -248,7 +264,8 @@ class Source:
         """Explains the score of one input.
 
         Args:
-            x: the input, without a batch axis: (C, H, W), (T, E), (N,), ...
+            x: the input, without a batch axis: (C, H, W), (T, E), (N,), ...; a tensor, or what else
+                ``fwdgrad.explain`` takes.
             target: a class, its name where the model knows names (an ``ImageClassifier``), "auto"
                 for the predicted one, or None where the model returns one number. A list of
                 classes gives a list of explanations, all from the same forward calls.
@@ -280,18 +297,23 @@ class Source:
         x = self._check_input(x)
         plan = self._plan(x)
         if not (isinstance(progress, bool) or callable(progress)):
-            raise TypeError(f"progress must be True, False or a callable, got {progress!r}")
+            raise TypeError(
+                f"progress must be True, False or a callable, got {told(repr(progress), 80)}"
+            )
+        if not (checkpoint is None or isinstance(checkpoint, (str, os.PathLike))):
+            raise TypeError(f"checkpoint must be a path, got {told(repr(checkpoint), 80)}")
         if not targets:
             raise ValueError("target must name at least one class, got an empty list")
-        self._check_mode()
+        check_mode(self.forward)
         with self._run_mode():
-            chosen, clean = self._ask_at_input(x, targets)
+            scorer = Scorer(self.forward, x, targets, self.objective)
+            plan.scorer, chosen, clean = scorer, scorer.targets, scorer.clean
             self._find_parameters(plan)
             settings = self._settings(plan)
             identity = self._identity(plan, settings, chosen, clean)
-            kept = Checkpoint(checkpoint, identity) if checkpoint is not None else None
+            file = Checkpoint(checkpoint, identity) if checkpoint is not None else None
             with plan.noisy.installed() if plan.noisy is not None else contextlib.nullcontext():
-                results = self._run(plan, chosen, clean, kept, progress)
+                results = self._run(plan, chosen, clean, file, progress)
             deltas = self._finish(plan, chosen, clean, results)
         for attribution, error, _ in results:
             warn_unless_finite(attribution, error)
@@ -304,7 +326,7 @@ class Source:
                 queries=plan.queries,
                 target=one,
                 score=score,
-                objective=objective_name(self.objective),
+                objective=objective_name(scorer.objective),
                 settings={
                     name: value.clone() if isinstance(value, Tensor) else value
                     for name, value in settings.items()
@@ -319,6 +341,7 @@ class Source:
                     "device": str(x.device),
                     "threads": torch.get_num_threads(),
                     "input_sha256": identity["input"],
+                    **({"objective": f"auto: {scorer.decision}"} if scorer.decision else {}),
                 },
             )
             for one, score, delta, (attribution, error, reliability) in zip(
@@ -339,25 +362,10 @@ class Source:
 
     # ---- what is asked ---------------------------------------------------------------------
 
-    def _check_input(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"x must be a tensor, got {type(x).__name__}; make one with torch.as_tensor"
-            )
-        if x.dtype not in DTYPES:
-            raise TypeError(
-                f"x must be float32, float64, float16 or bfloat16, got {x.dtype}; convert it, "
-                "e.g. x.float(), or where it is token numbers give their embeddings (T, E)"
-            )
-        if x.dim() == 0 or not x.numel():
-            raise ValueError(f"x must have elements, got shape {tuple(x.shape)}")
-        x = x.detach()
-        if not (x.dim() == 3 and is_channels_last(x)):  # copies come in x's memory format
-            x = x.contiguous()
-        bad = first_outside(x, torch.isfinite(x))
-        if bad is not None:
-            raise ValueError(f"x must be finite, got {bad[1]} at element {bad[0]}")
-        return x
+    def _check_input(self, x: Any) -> Tensor:
+        found = input_of(x)
+        # Copies come in x's memory format.
+        return found if found.dim() == 3 and is_channels_last(found) else found.contiguous()
 
     def _plan(self, x: Tensor) -> Plan:
         signs = 2 if self.antithetic else 1
@@ -451,54 +459,17 @@ class Source:
             "shape": list(plan.x.shape),
             "dtype": str(plan.x.dtype),
             "target": targets if several else targets[0],
-            "objective": objective_name(self.objective),
+            "objective": objective_name(plan.scorer.objective),
             MODEL_SCORE: sum(clean),
             **{name: plain(value) for name, value in settings.items() if name != "control"},
         }
 
     # ---- calls of the model ----------------------------------------------------------------
 
-    def _check_mode(self) -> None:
-        model = self.forward
-        if not isinstance(model, torch.nn.Module):
-            return
-        if _has_running_statistics(model):
-            raise ValueError(
-                "model must be in evaluation mode: it is in training mode and every call would "
-                "change its batch normalisation; call model.eval() first"
-            )
-        if model.training:
-            warn(
-                "the model is in training mode: its scores may be random or change it; call "
-                "model.eval() first"
-            )
-
     @contextlib.contextmanager
     def _run_mode(self) -> Iterator[None]:
         """What holds for all calls of a run."""
         yield
-
-    def _ask_at_input(self, x: Tensor, targets: list[Any]) -> tuple[list[int | None], list[float]]:
-        """The classes that are meant, and their scores at the input itself."""
-        targets = [by_name(self.forward, target) for target in targets]
-        with torch.no_grad():
-            outputs = outputs_at(self.forward, x)
-            try:
-                chosen = [resolve_target(t, outputs, self.objective, batch=1) for t in targets]
-                clean = [float(scores_of(outputs, self.objective, t, 1)[0]) for t in chosen]
-            except ModelError as reason:
-                if x.dim() > 1 and x.shape[0] == 1:
-                    raise ModelError(
-                        f"{reason}. x has shape {tuple(x.shape)}: if its first axis is a batch "
-                        "axis, give x[0]"
-                    ) from None
-                raise
-        if self.objective in ("probability", "log-probability", "cross-entropy"):
-            _warn_of_probabilities(outputs, self.objective)
-        for score in clean:
-            if not math.isfinite(score):
-                raise ModelError(f"the score at the input itself is {score}")
-        return chosen, clean
 
     def _find_parameters(self, plan: Plan) -> None:
         """Where the model uses its parameters, where they get noise."""
@@ -582,10 +553,17 @@ class Source:
             results = []
             for sign in (1,) if pairs or signs == 1 else (1, -1):
                 self._fill(buffer[:rows], plan, first, count, sign, pairs)
-                found = evaluate(buffer[:rows])
+                try:
+                    found = evaluate(buffer[:rows])
+                except ModelError as error:
+                    last = first + count - 1
+                    raise ModelError(
+                        f"{error} (copies {first} .. {last}){kept(first, checkpoint)}"
+                    ) from error.__cause__
                 for start in range(0, rows, count):
                     results.append([one[start : start + count] for one in found])
-            check_finite(list(itertools.chain(*results)), first, what, checkpoint)
+            new = list(itertools.chain(*results))
+            check_finite(new, first, what, checkpoint, lambda: self._bounds(x))
             return lambda: enter(results, first, count)
 
         def release() -> None:
@@ -605,6 +583,16 @@ class Source:
             device=x.device,
         )
 
+    def _bounds(self, x: Tensor) -> str:
+        """A hint that copies may leave the values that a model takes."""
+        if self.clip is not None or self.position != 1:
+            return ""
+        low, high = (f"{float(value):g}" for value in x.aminmax())
+        return (
+            f"; copies leave the range of x, {low} to {high}: where the model takes a range alone, "
+            f"clip= keeps them in it, e.g. clip=({low}, {high})"
+        )
+
     # ---- to the result ---------------------------------------------------------------------
 
     def _finish(
@@ -619,25 +607,27 @@ class Source:
         if plan.path is None:
             return [None] * len(targets)
         with torch.no_grad():
-            outputs = self.forward(plan.path.start[None].clone())
-            starts = [float(scores_of(outputs, self.objective, t, 1)[0]) for t in targets]
+            try:
+                starts = [float(s[0]) for s in plan.scorer(plan.path.start[None].clone())]
+            except ModelError as error:
+                raise ModelError(f"{error} (at the path's baseline)") from error.__cause__
         return [
             float(attribution.double().sum()) - (score - start)
             for (attribution, _, _), score, start in zip(results, clean, starts, strict=True)
         ]
 
 
-def _has_running_statistics(model: torch.nn.Module) -> bool:
-    kind = torch.nn.modules.batchnorm._NormBase
-    return any(isinstance(m, kind) and m.training for m in model.modules())
+def check_no_array(name: str, value: Any) -> None:
+    """Raises for a tensor or an array where an option has a single value.
 
-
-def _warn_of_probabilities(outputs: Any, objective: Objective) -> None:
-    values = torch.as_tensor(outputs).double()
-    if values.min() >= 0 and bool((values.sum(1) - 1).abs().max() < 1e-3):
-        warn(
-            f"the model's output looks like probabilities already, and objective {objective!r} "
-            "takes the softmax of it; objective='logit' explains the output as it is"
+    >>> check_no_array("seed", torch.zeros(2))
+    Traceback (most recent call last):
+    TypeError: seed must not be an array, got a Tensor of shape (2,)
+    """
+    if isinstance(value, (Tensor, np.ndarray)):
+        raise TypeError(
+            f"{name} must not be an array, got a {type(value).__name__} of shape "
+            f"{tuple(value.shape)}"
         )
 
 

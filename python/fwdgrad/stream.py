@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fwdgrad.errors import CheckpointError, ModelError
+from fwdgrad.outputs import told
 
 Progress = bool | Callable[[int, int], None]
 State = dict[str, Tensor]
@@ -260,7 +261,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    text = str(error).lower()
+    text = told(error, most=10_000).lower()
     return isinstance(error, RuntimeError) and (
         "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
     )
@@ -417,7 +418,13 @@ def run(
         checkpoint.save(state, done, batch.size)
 
 
-def check_finite(new: list[Tensor], first: int, what: str, checkpoint: Checkpoint | None) -> None:
+def check_finite(
+    new: list[Tensor],
+    first: int,
+    what: str,
+    checkpoint: Checkpoint | None,
+    hint: Callable[[], str] = str,
+) -> None:
     """Raises where results of copies first onwards, each with a row per copy, are not finite."""
     if all(math.isfinite(float(one.sum())) for one in new):
         return
@@ -427,14 +434,24 @@ def check_finite(new: list[Tensor], first: int, what: str, checkpoint: Checkpoin
         return
     numbers = ", ".join(str(first + i) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
     value = rows[bad[0]][~torch.isfinite(rows[bad[0]])][0].item()
-    kept = (
-        f"the results of copies 0 .. {first - 1} are kept in {checkpoint.path}"
-        if checkpoint and first
-        else "nothing was kept: give checkpoint= to keep the results before it"
-        if first
-        else "there was none before it"
-    )
     raise ModelError(
         f"the {what} is {value} for {len(bad)} of {len(rows)} copies of a micro-batch (copies "
-        f"{numbers}); {kept}. Copies are reproducible: fwdgrad_kernels.perturb makes them again"
+        f"{numbers}){hint()}{kept(first, checkpoint)}. Copies are reproducible: "
+        "fwdgrad_kernels.perturb makes them again"
+    )
+
+
+def kept(first: int, checkpoint: Checkpoint | None) -> str:
+    """The end of a message: what is left of the copies before the one that failed.
+
+    >>> kept(3, None)
+    '; the results of copies 0 .. 2 are lost: give checkpoint= to keep them'
+    """
+    if not first:
+        return "; there was none before it"
+    if checkpoint is None:
+        return f"; the results of copies 0 .. {first - 1} are lost: give checkpoint= to keep them"
+    return (
+        f"; the results of copies 0 .. {first - 1} are kept in {checkpoint.path}, and the same "
+        "call goes on from there"
     )

@@ -194,6 +194,59 @@ def test_another_input_is_fixed():
         OnnxModel(linear(second=True), output="scores", fixed={"shft": shift})
 
 
+def shifted(rows, shift, scale=None):
+    """scores = rows + shift, times a scale: all of open batches, or of other axes, as named."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    inputs = {"rows": (1, rows), "shift": (1, shift)} | ({"scale": (1, scale)} if scale else {})
+    nodes = [helper.make_node("Add", ["rows", "shift"], ["sum" if scale else "scores"])]
+    if scale:
+        nodes.append(helper.make_node("Mul", ["sum", "scale"], ["scores"]))
+    values = [helper.make_tensor_value_info(n, k, shape) for n, (k, shape) in inputs.items()]
+    out = helper.make_tensor_value_info("scores", 1, [rows[0], 4])
+    graph = helper.make_graph(nodes, "graph", values, [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("axes", [["batch", 4], [None, 4]], ids=["named", "unnamed"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda v: v,
+        lambda v: v[0],
+        lambda v: v.astype(np.float64),
+        lambda v: v.tolist(),
+        torch.tensor,
+    ],
+    ids=["as it is", "without a batch", "float64", "list", "tensor"],
+)
+def test_what_is_fixed_is_repeated_along_an_open_batch(axes, form):
+    shift = np.array([[1.0, 2.0, 3.0, 4.0]], dtype=np.float32)
+    model = OnnxModel(shifted(axes, axes), input="rows", fixed={"shift": form(shift)})
+    batch = torch.stack([X, 2 * X, 3 * X])
+    assert model(batch).numpy() == pytest.approx(batch.numpy() + shift, abs=1e-6)
+    assert model(batch[:1]).numpy() == pytest.approx(batch[:1].numpy() + shift, abs=1e-6)
+    assert gradient_of(model).numpy() == pytest.approx([0, 1, 0, 0], abs=1e-4)
+
+
+def test_another_open_axis_is_not_the_batch():
+    model = shifted(["batch", 4], ["batch", 4], ["any", 1])
+    with_scale = OnnxModel(model, input="rows", fixed={"shift": X[None] * 0, "scale": [[2.0]]})
+    seen = []
+    session = with_scale.session
+
+    class Session:
+        def run(self, outputs, values):
+            seen.append({name: value.shape for name, value in values.items()})
+            return session.run(outputs, values)
+
+    with_scale.session = Session()
+    batch = torch.stack([X, -X])
+    assert with_scale(batch).numpy() == pytest.approx(2 * batch.numpy(), abs=1e-6)
+    assert seen == [{"rows": (2, 4), "shift": (2, 4), "scale": (1, 1)}]
+
+
 def test_a_classifiers_map():
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper

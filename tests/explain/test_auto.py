@@ -81,9 +81,9 @@ def test_pairs_have_cells_for_half_as_many_directions():
 def test_another_estimate_is_told(options, names):
     e, said = told(edges, PICTURE, queries=64, target=0, **options)
     assert e.settings["law"] == options.get("law", "normal")
-    assert e.objective == "logit"
+    assert e.objective == "output"
     assert f"a picture with options of noise on single pixels ({names})" in said[0]
-    assert "method='likelihood-ratio', the gradient of its logit" in said[0]
+    assert "method='likelihood-ratio', the gradient of its output" in said[0]
     assert "method='regions', what each region adds to its probability" in said[0]
     _, said = told(edges, PICTURE, queries=64, target=0, method="likelihood-ratio", **options)
     assert not any("single pixels" in one for one in said)

@@ -45,8 +45,7 @@ def refused(error, change, fragments):
 
 @cases(
     # The input.
-    (TypeError, {"x": X.numpy()}, ["x must be a tensor", "ndarray"]),
-    (TypeError, {"x": [1.0, 2.0]}, ["x must be a tensor", "list"]),
+    (TypeError, {"x": [1.0, 2.0]}, ["x must be a tensor", "list", "torch.tensor(x)"]),
     (TypeError, {"x": X.int()}, ["x must be float32", "torch.int32"]),
     (TypeError, {"x": X > 0}, ["x must be float32", "torch.bool"]),
     (TypeError, {"x": X + 1j}, ["x must be float32", "torch.complex64"]),
@@ -156,6 +155,22 @@ def test_arguments(error, change, fragments):
     assert refused(error, change, fragments).asked in ([], [1])
 
 
+@pytest.mark.parametrize("name", ["law", "field", "control", "backend", "seed", "queries", "clip"])
+@pytest.mark.parametrize("value", [np.zeros((2, 9)), torch.zeros(2, 9)], ids=["array", "tensor"])
+def test_an_array_for_a_single_value(name, value):
+    for method in ("likelihood-ratio", "regions"):
+        x = torch.rand(3, 16, 16) if method == "regions" else X
+        with pytest.raises(TypeError, match=rf"^{name} must not be an array, got a .*\(2, 9\)$"):
+            fwdgrad.explain(exact, x, **{**OPTIONS, "method": method, name: value})
+
+
+@pytest.mark.parametrize("change", [{"method": [1]}, {"objective": ["logit"]}, {"checkpoint": 3}])
+def test_what_cannot_be_looked_up(change):
+    (name,) = change
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must be .*, got "):
+        fwdgrad.explain(exact, X, **{**OPTIONS, **change})
+
+
 @cases(
     (ValueError, {"target": 3}, ["target must lie in 0 .. 2", "3"]),
     (ValueError, {"target": -1}, ["target must lie in 0 .. 2", "-1"]),
@@ -218,10 +233,13 @@ USELESS = {
     "no classes": (lambda batch: exact(batch)[:, :0], r"shape \(1, 0\)|0 classes"),
     "maps": (lambda batch: batch, r"\(batch, classes\) or \(batch,\), got shape \(1, 2, 4, 6\)"),
     "sequence": (lambda batch: exact(batch)[:, None], r"got shape \(1, 1, 3\).*give an objective"),
-    "dict": (lambda batch: {"logits": exact(batch)}, "got dict; give an objective"),
-    "tuple": (lambda batch: (exact(batch), exact(batch)), "got tuple; give an objective"),
+    "dict": (
+        lambda batch: {"out": exact(batch)},
+        r"keys 'out'.*model\(batch\)\['out'\].*objective",
+    ),
+    "tuple": (lambda batch: (exact(batch), exact(batch)), r"got tuple.*model\(batch\)\[0\]"),
     "text": (lambda batch: "a cat", "got str; give an objective"),
-    "nothing": (lambda batch: None, "got NoneType; give an objective"),
+    "nothing": (lambda batch: None, "got NoneType; let it return its scores"),
     "labels": (
         lambda batch: exact(batch).argmax(1),
         r"integers of shape \(1,\): labels.*KeptLabel.*LabelDistance",
@@ -275,7 +293,7 @@ def test_what_x_is_is_told_where_that_may_be_wrong():
         (lambda batch: exact(batch[:1]), r"the model returned shape \(1, 3\) for a batch of 16"),
         (lambda batch: exact(batch).flatten(), r"the model returned shape \(48,\) for a batch of"),
         (lambda batch: exact(batch).T, r"the model returned shape \(3, 16\) for a batch of 16"),
-        (lambda batch: exact(batch)[:, :1], "class|target|shape"),
+        (lambda batch: exact(batch)[:, :1], "one number a copy, and at the input itself 3 classes"),
         (graph, "gradient graph"),
         (lambda batch: None, "got NoneType"),
     ],
@@ -292,11 +310,15 @@ def test_models_that_fail_on_a_batch(answer, message, tmp_path):
     assert mended.calls == 48
 
 
-def test_an_error_of_the_model_on_a_batch_keeps_its_kind_and_the_scores(tmp_path):
+def test_an_error_of_the_model_on_a_batch_keeps_the_scores(tmp_path):
     path = tmp_path / "run.safetensors"
     recorder = Recorder(lambda batch: fails(batch) if len(recorder.asked) == 3 else exact(batch))
-    with pytest.raises((KeyError, ModelError), match="no such layer"):
+    message = (
+        "KeyError: 'no such layer' .copies 8 .. 15.; the results of copies 0 .. 7 are kept in "
+    )
+    with pytest.raises(ModelError, match=message + re.escape(str(path))) as caught:
         fwdgrad.explain(recorder, X, batch_size=16, checkpoint=path, **OPTIONS)
+    assert isinstance(caught.value.__cause__, KeyError)
     mended = Recorder()
     fwdgrad.explain(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
     assert mended.calls == 48
@@ -338,12 +360,14 @@ def test_batch_normalisation_is_not_changed_behind_the_users_back():
         fwdgrad.explain(model, X, **OPTIONS)
 
 
-def test_a_softmax_of_probabilities_is_warned_of():
-    def model(batch):
-        return exact(batch).softmax(1)
-
-    with pytest.warns(UserWarning, match="looks like probabilities already.*objective='logit'"):
-        fwdgrad.explain(model, X, **{**OPTIONS, "objective": "probability"})
+@pytest.mark.parametrize("name", ["probability", "log-probability", "cross-entropy", "sigmoid"])
+def test_a_softmax_of_probabilities_is_refused(name):
+    recorder = Recorder(lambda batch: exact(batch).softmax(1))
+    with pytest.raises(ValueError, match=r"probabilities already.*use objective='output'"):
+        fwdgrad.explain(recorder, X, **OPTIONS, objective=name)
+    assert recorder.asked == [1]
+    with pytest.raises(ModelError, match=r"probabilities already.*use objective='output'"):
+        fwdgrad.explain(recorder, X, objective=fwdgrad.Difference(0, 1, name), queries=8, sigma=0.3)
 
 
 def test_a_batch_axis_left_on_the_input_is_guessed():

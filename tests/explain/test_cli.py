@@ -79,6 +79,40 @@ def fails(batch):
     raise OSError("the service\\n  is away")
 
 
+def shares(batch):
+    return corner(batch).softmax(1)
+
+
+def labels(batch):
+    return corner(batch).sigmoid()
+
+
+def alone(batch):
+    if len(batch) > 1:
+        raise ValueError("one at a time")
+    return corner(batch)
+
+
+def of_16(batch):
+    if batch.shape[2:] != (16, 16):
+        raise ValueError("expected pictures of size 16 x 16")
+    return corner(batch)
+
+
+calls, since_then = 0, None
+
+
+def fails_once(batch):
+    global calls, since_then
+    calls += 1
+    if calls == 5:
+        since_then = 0
+        raise OSError("the service is away")
+    if since_then is not None:
+        since_then += len(batch)
+    return corner(batch)
+
+
 def broken(batch):
     return corner(batch) * torch.where(torch.tensor(len(batch) > 1), torch.nan, 1.0)
 
@@ -327,10 +361,53 @@ def test_a_module_is_put_into_evaluation_mode(folder):
 
 
 def test_a_model_of_one_number(folder, capsys):
-    status, result = explain("--objective", "logit", model="box:one")
+    status, result = explain(model="box:one")
     assert status == 0
     assert result.target is None
-    assert "class        the model's output, logit " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "class        the model's output, output " in out
+    assert "objective    output (auto: one number a copy, taken as it is)\n" in out
+
+
+def test_probabilities_and_labels_are_taken_as_they_are(folder, capsys):
+    for name, why in (("shares", "sum to 1: probabilities"), ("labels", "labels of their own")):
+        line = ("--baseline", "grey", "--target", "1")
+        status, result = explain(*line, model=f"box:{name}", output=name)
+        assert status == 0
+        outputs = getattr(sys.modules["box"], name)(result.input[None])
+        assert result.score == float(outputs[0, 1])
+        assert re.search(rf"^objective    output \(auto: .*{why}", capsys.readouterr().out, re.M)
+    # The report of it says so, too.
+    saved = "labels/explanation.safetensors"
+    assert cli.main(["evaluate", saved, "--model", "box:labels", "--steps", "4"]) == 0
+    lines = capsys.readouterr().out
+    assert re.search(r"^objective +output \(auto: .*labels of their own", lines, re.M)
+    assert re.search(r"^curves of +output", lines, re.M)
+
+
+def test_a_model_of_another_size_is_told_of_size(folder, capsys):
+    line = ["explain", "photo.png", "--model", "box:of_16", "--queries", "8", "--no-progress"]
+    assert cli.main(line) == 1
+    err = capsys.readouterr().err
+    assert "the pictures are 224 x 224, and --size gives others" in err
+    assert err.count("\n") == 1
+    assert cli.main([*line, "--size", "16"]) == 0
+    capsys.readouterr()
+    assert explain(model="box:fails")[0] == 1
+    assert "--size" not in capsys.readouterr().err
+
+
+def test_after_an_error_the_same_command_goes_on(folder, capsys):
+    line = ("--batch-size", "16")
+    assert explain(*line, model="box:fails_once")[0] == 1
+    err = capsys.readouterr().err
+    assert "the results of copies 0 .. 31 are kept in out" in err
+    assert "and the same command goes on from there" in err
+    status, result = explain(*line, model="box:fails_once")
+    assert status == 0
+    assert result.queries == 128
+    # The photo itself, twice, and the 96 that were left.
+    assert sys.modules["box"].since_then == 98
 
 
 def test_too_few_queries_to_tell_are_not_called_noise(folder, capsys):
@@ -597,7 +674,17 @@ ERRORS = [
     ("--labels two.txt --target 3", {}, ["two.txt", "2", "4"]),
     ("--labels two.txt", {}, ["two.txt must name 4 classes", "got 2"]),
     ("", {"model": "box:number"}, ["integers of shape (1,)", "KeptLabel"]),
-    ("", {"model": "box:one"}, ["--objective must be logit", "'probability'"]),
+    (
+        "--objective probability",
+        {"model": "box:one"},
+        ["--objective must be auto", "'probability'"],
+    ),
+    (
+        "--objective probability",
+        {"model": "box:shares"},
+        ["probabilities already", "--objective output"],
+    ),
+    ("--method likelihood-ratio", {"model": "box:alone"}, ["one at a time", "--batch-size 1"]),
     ("--method gradient --law normal", {"queries": None}, ["--law", "gradient", "give --sigma"]),
     ("--method noisegrad --cell 2", {"queries": None}, ["--cell", "noisegrad", "give --sigma"]),
     ("--plain --field nearest", {}, ["--field", "give --cell"]),

@@ -38,6 +38,10 @@ def brighter(batch):
     return 1.01 * corner(batch)
 
 
+def twice(batch):
+    return 2 * corner(batch)
+
+
 def one(batch):
     return corner(batch)[:, 0]
 
@@ -183,12 +187,16 @@ def test_a_normalised_input_is_filled_with_zero(folder, capsys):
 
 
 def test_another_objective(folder, capsys):
-    assert evaluate("--steps", "4", "--objective", "probability") == 0
+    save(score=2.0)
+    line = ("--steps", "4", "--objective", "probability")
+    assert evaluate(*line, model="box:twice") == 0
     lines = lines_of(capsys.readouterr().out)
-    first, rest = torch.tensor([1.0, 0.5]).sigmoid().tolist()
+    first, rest = torch.tensor([2.0, 1.0]).sigmoid().tolist()
     assert lines["curves of"] == "probability (in 4 steps)"
     assert lines["deletion"].startswith(f"{((first + rest) / 2 + 3 * rest) / 4:.4f}")
-    assert lines["score"] == "1"  # what was explained
+    assert lines["score"] == "2"  # what was explained
+    save()  # of an output of (1, 0): probabilities already
+    refused(capsys, evaluate(*line), "probabilities already", "--objective output")
 
 
 @pytest.mark.parametrize("options", [["--batch-size", "3"], ["--threads", "1"]])

@@ -250,6 +250,17 @@ def test_captions_that_are_refused(captions, error, message):
         ImageText(quarters, torch.rand(1, 4), captions, 32)
 
 
+def test_a_cosine_is_explained_as_it_is():
+    # Also where one is negative, so that they could not be taken for labels.
+    vectors = torch.tensor([[1.0, 0.0, 0.0, 0.0], [-1.0, 0.2, 0.0, 0.0], [0.1, 0.0, 1.0, 0.0]])
+    box = ImageText(quarters, vectors, CAPTIONS, 32)
+    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    e = fwdgrad.explain(box, picture, target=0, queries=64)
+    cosines = box(picture[None])[0]
+    assert float(cosines.min()) < 0
+    assert (e.objective, e.score) == ("output", float(cosines[0]))
+
+
 def test_models_that_are_refused():
     with pytest.raises(TypeError, match="model must be one of open_clip, with encode_image"):
         ImageText.from_open_clip(torch.nn.Linear(1, 1), None, CAPTIONS)

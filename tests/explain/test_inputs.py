@@ -1,187 +1,172 @@
-"""Inputs of other kinds: tables of unlike columns, series, volumes; what is refused, what does."""
+"""What may be given as x, and as target."""
 
-import re
-
+import numpy as np
 import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import metrics
-from fwdgrad.boxes.arrays import NumpyModel
-from fwdgrad.smoothing import check_alike
+from fwdgrad import LikelihoodRatio
+from fwdgrad.inputs import input_of
 
-_generator = torch.Generator().manual_seed(7)
-SCALES = torch.tensor([1.0, 20.0, 1e3, 3e4, 0.05, 4e5], dtype=torch.float64)
-TABLE = (torch.randn(400, 6, generator=_generator, dtype=torch.float64) + 3) * SCALES
-DEVIATIONS = TABLE.std(0)
-EFFECTS = torch.tensor([1.0, -2.0, 0.0, 1.5, 3.0, -0.5], dtype=torch.float64)
-ROW = TABLE[0]
+from .models import X, assert_same_bits, exact
 
-
-def quadratic(rows):
-    """(batch,): of the standardised columns, each with an effect of its own."""
-    z = (rows.double() - TABLE.mean(0)) / DEVIATIONS
-    return z @ EFFECTS + 0.1 * (z**2).sum(1)
-
-
-def truth(row):
-    """How the score changes by a deviation of each column."""
-    z = (row - TABLE.mean(0)) / DEVIATIONS
-    return EFFECTS + 0.2 * z
-
-
-# ---- tables --------------------------------------------------------------------------------
-
-
-def test_the_deviations_of_columns_give_the_truth():
-    e = fwdgrad.explain(quadratic, ROW, target=None, sigma=0.2 * DEVIATIONS, queries=4096)
-    away = (e.attribution * DEVIATIONS - truth(ROW)).abs()
-    assert (away < 4 * e.standard_error * DEVIATIONS).all()
-    assert metrics.pearson(e.attribution * DEVIATIONS, truth(ROW)) > 0.99
-
-
-def test_a_baseline_of_means_gives_the_truth():
-    """Along x - mean: what the way from the mean adds, at the row."""
-    e = fwdgrad.explain(quadratic, ROW, target=None, baseline=TABLE.mean(0), queries=4096)
-    along = truth(ROW) * (ROW - TABLE.mean(0)) / DEVIATIONS
-    assert metrics.pearson(e.attribution, along) > 0.99
-
-
-def test_a_forest_of_unlike_columns():
-    ensemble = pytest.importorskip("sklearn.ensemble")
-    chosen = (quadratic(TABLE) > quadratic(TABLE).median()).numpy()
-    forest = ensemble.RandomForestClassifier(30, random_state=0).fit(TABLE.numpy(), chosen)
-    model = NumpyModel(forest.predict_proba)
-    with pytest.raises(ValueError, match="sigma must have a scale for each element"):
-        fwdgrad.explain(model, ROW, target=1)
-    near = TABLE[(quadratic(TABLE) - quadratic(TABLE).median()).abs().argmin()]
-    e = fwdgrad.explain(model, near, target=1, sigma=DEVIATIONS, queries=4096, batch_size=1024)
-    assert metrics.pearson(e.attribution * DEVIATIONS, EFFECTS) > 0.9
+OPTIONS = {"target": 1, "queries": 64, "sigma": 0.3}
 
 
 @pytest.mark.parametrize(
-    "x",
+    "form",
     [
-        [40.0, 50_000.0],
-        [40.0, 0.0, 1.0, 0.0, 50_000.0],  # one-hot columns
-        [-40.0, 50_000.0],
-        [0.5, 1200.0, 30.0, 2.0, 1.0],
+        np.array,
+        np.asfortranarray,
+        lambda v: v[::-1].copy()[::-1],
+        lambda v: v[:, :, ::-1].copy()[:, :, ::-1],
+        lambda v: v.astype(">f4"),
+        lambda v: np.ma.masked_array(v),
+        lambda v: np.lib.stride_tricks.as_strided(v, v.shape, v.strides, writeable=False),
     ],
-    ids=str,
+    ids=["plain", "Fortran", "negative", "inner negative", "big-endian", "masked", "read-only"],
 )
-@pytest.mark.parametrize("method", ["likelihood-ratio", "smoothgrad"])
-def test_one_scale_for_unlike_columns_is_refused(x, method):
-    x = torch.tensor(x)
-    model = lambda rows: rows.sum(1)  # noqa: E731
-    given = 0.2 * float(x.max() - x.min())
-    for options in ({"sigma": None}, {"sigma": given}):
-        with pytest.raises(ValueError, match=re.escape("such as 0.2 * X.std(0) of a table X")):
-            fwdgrad.explain(model, x, method=method, target=None, **options)
-    fwdgrad.explain(model, x, method=method, target=None, sigma=torch.full_like(x, given))
-    # No element leaves what it is: to whom the gradient itself is meant.
-    fwdgrad.explain(model, x, method=method, target=None, sigma=0.01)
+def test_arrays_of_any_layout(form):
+    e = fwdgrad.explain(exact, form(X.numpy()), **OPTIONS)
+    assert_same_bits(e, fwdgrad.explain(exact, X, **OPTIONS))
+    assert e.input.dtype == torch.float32
+    other = LikelihoodRatio(exact, queries=64, sigma=0.3).explain(form(X.numpy()), 1)
+    assert_same_bits(e, other)
 
 
-def test_the_channels_of_a_series_are_compared():
-    series = torch.stack([torch.randn(64), 1e4 * torch.randn(64)], 1)
-    for x in (series, series.T.contiguous()):
-        with pytest.raises(ValueError, match="sigma must have a scale for each element"):
-            fwdgrad.explain(lambda rows: rows.sum((1, 2)), x, target=None)
-    check_alike(torch.randn(64, 2), 0.8)
+def test_arrays_of_other_precision():
+    for dtype, expected in ((np.float64, torch.float64), (np.longdouble, torch.float64)):
+        e = fwdgrad.explain(exact, X.numpy().astype(dtype), **OPTIONS)
+        assert e.input.dtype == expected
+        assert_same_bits(e, fwdgrad.explain(exact, X.double(), **OPTIONS))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_elements_of_one_kind_are_alike(seed):
-    """Standard-normal vectors, fractions, waves, a picture's bytes, a row of zeros and ones."""
-    g = torch.Generator().manual_seed(seed)
-    for x in [
-        torch.randn(2, generator=g),
-        torch.randn(20, generator=g),
-        torch.rand(300, generator=g),
-        1e-4 * torch.randn(50, generator=g),
-        1e6 * (1 + torch.rand(50, generator=g)),
-        3e4 * torch.randn(4000, generator=g).clamp(-1, 1),
-        torch.randint(0, 256, (784,), generator=g).float(),
-        torch.randint(0, 2, (30,), generator=g).float(),
-        torch.zeros(4),
-    ]:
-        check_alike(x, 0.2 * float(x.max() - x.min()))
+def test_an_array_may_change_afterwards():
+    values = X.numpy().copy()
+    e = fwdgrad.explain(exact, values, **OPTIONS)
+    values[:] = 0
+    assert torch.equal(e.input, X)
 
 
-# ---- series and volumes --------------------------------------------------------------------
+def test_a_picture_is_taken_whole(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    levels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    picture = image.fromarray(levels)
+    path = tmp_path / "photo.png"
+    picture.save(path)
+    expected = torch.from_numpy(levels).permute(2, 0, 1).contiguous().float() / 255
+    model = lambda batch: 9 * batch.mean((2, 3))  # noqa: E731
+    right = fwdgrad.explain(model, expected, queries=64)
+    for x in (picture, path, str(path)):
+        assert torch.equal(input_of(x), expected)
+        assert_same_bits(fwdgrad.explain(model, x, queries=64), right)
+    grey = picture.convert("L")
+    assert torch.equal(input_of(grey)[0], input_of(grey)[2])
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist"):
+        fwdgrad.explain(model, tmp_path / "none.jpg")
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist"):
+        fwdgrad.explain(model, "none.jpg")
 
 
-def of_one_channel(batch):
-    """(batch,): of series (T, C), channel 2 in its second quarter."""
-    return batch[:, 16:32, 2].mean(1)
+def frame():
+    return pytest.importorskip("pandas").DataFrame({"age": [40.0], "income": [50_000.0]})
 
 
-SERIES = torch.ones(64, 5)
-CELLS = {"law": "hadamard", "baseline": 0.0, "position": 0.5, "sigma": 0.5}
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: (X, X), r"got tuple; explain one of them.*expand\(len\(batch\)"),
+        (lambda: {"input_ids": X, "mask": X}, "keys 'input_ids', 'mask'; explain one"),
+        (lambda: "a fine film", "got str 'a fine film', which is no file; .*explain_text"),
+        (lambda: ["a", "b"], r"got list; .*embeddings"),
+        (lambda: [1.0], r"got list; give torch\.tensor\(x\)"),
+        (frame, r"got DataFrame; give one row's numbers, e\.g\. x\.iloc\[0\]\.to_numpy"),
+        (lambda: frame().iloc[0], r"got Series; give x\.to_numpy\(float\)"),
+        (lambda: X.to_sparse(), r"dense tensor, got torch\.sparse_coo; give x\.to_dense\(\)"),
+        (lambda: X.to("meta"), "meta device"),
+        (lambda: torch.nested.nested_tensor([X], layout=torch.jagged), "got a nested one"),
+        (lambda: np.zeros((8, 8, 3), np.uint8), r"from_numpy\(x\)\[\.\.\., :3\]\.permute"),
+        (lambda: torch.zeros(8, 8, 3).byte(), r"x\[\.\.\., :3\]\.permute\(2, 0, 1\) / 255"),
+        (lambda: np.zeros((8, 8), np.uint8), r"from_numpy\(x\)\[None\] / 255"),
+        (lambda: np.arange(5), r"got int64; convert it, e\.g\. x\.astype\(float\), .*embeddings"),
+        (lambda: np.array(["a"]), "floating numbers, got an array of <U1"),
+        (lambda: np.ones(3) * 1j, r"complex128; give x\.real"),
+        (lambda: np.ma.masked_greater(np.ones(3), 0), r"masked array; give x\.filled"),
+        (lambda: None, "got NoneType"),
+        (lambda: 3.0, "got float"),
+    ],
+)  # fmt: skip
+def test_the_hint_fits_the_input(make, message):
+    with pytest.raises(TypeError, match=message) as caught:
+        fwdgrad.explain(exact, make(), **OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("x must")
 
 
-def test_cells_of_a_series_are_refused_and_the_advice_finds_the_channel():
-    with pytest.raises(
-        ValueError, match=r"cell must be 1 for x of shape \(64, 5\), got 8"
-    ) as error:
-        fwdgrad.explain(of_one_channel, SERIES, target=None, cell=8, queries=256, **CELLS)
-    assert "x.T[:, None], with lambda batch: model(batch[:, :, 0].mT)" in str(error.value)
-    x = SERIES.T[:, None]
-    model = lambda batch: of_one_channel(batch[:, :, 0].mT)  # noqa: E731
-    e = fwdgrad.explain(model, x, target=None, cell=8, shift=False, queries=256, **CELLS)
-    found = e.attribution[:, 0].mT
-    want = torch.zeros(64, 5)
-    want[16:32, 2] = 0.5  # two cells of 8 make the mean
-    torch.testing.assert_close(found, want, rtol=0, atol=1e-4)
+def test_what_has_no_elements_or_no_finite_ones():
+    for x in (np.array(1.0), np.zeros((0, 3))):
+        with pytest.raises(ValueError, match="x must have elements"):
+            fwdgrad.explain(exact, x, **OPTIONS)
+    with pytest.raises(ValueError, match="x must be finite, got nan at element 1"):
+        fwdgrad.explain(exact, np.array([0.0, np.nan]), **OPTIONS)
 
 
-def test_cells_of_a_picture_without_channels():
-    model = lambda batch: batch[:, :8, :8].mean((1, 2))  # noqa: E731
-    x = torch.ones(32, 32)
-    with pytest.raises(ValueError, match=r"or a picture \(H, W\) as x\[None\]"):
-        fwdgrad.explain(model, x, target=None, cell=8, queries=256, **CELLS)
-    e = fwdgrad.explain(
-        lambda batch: model(batch[:, 0]), x[None], method="likelihood-ratio", target=None, cell=8,
-        shift=False, queries=256, **CELLS,
-    )  # fmt: skip
-    want = torch.zeros(1, 32, 32)
-    want[:, :8, :8] = 1
-    torch.testing.assert_close(e.attribution, want, rtol=0, atol=1e-4)
+def test_what_the_hint_says_does():
+    levels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    x = torch.from_numpy(levels)[..., :3].permute(2, 0, 1) / 255
+    assert input_of(x).shape == (3, 20, 30)
+    assert torch.equal(input_of((torch.from_numpy(levels)[..., 0])[None] / 255)[0], x[0])
 
 
-def test_a_block_joins_nothing():
-    """Its elements have a draw each: of a series the one channel is found."""
-    e = fwdgrad.explain(
-        of_one_channel, SERIES, target=None, block=(8, 5), sigma=0.5, queries=8192, batch_size=1024
-    )  # fmt: skip
-    want = torch.zeros(64, 5)
-    want[16:32, 2] = 1 / 16
-    assert ((e.attribution - want).abs() <= 4.5 * e.standard_error).all()
-    assert metrics.pearson(e.attribution, want) > 0.9
-    # A block away from where the model looks changes nothing: that is known.
-    assert torch.equal(e.standard_error[45:], torch.zeros(19, 5))
+# ---- targets -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"cell": 4}, {"shared": True}])
-def test_cells_of_a_volume_are_refused(options):
-    volume, options = torch.ones(1, 8, 8, 8), {**options, "sigma": 0.5}
-    model = lambda batch: batch[:, 0, :4, :4, :4].mean((1, 2, 3))  # noqa: E731
-    with pytest.raises(ValueError, match="not the depth of a volume; explain a mask of its cubes"):
-        fwdgrad.explain(model, volume, target=None, queries=64, **options)
-    planes = fwdgrad.explain(
-        lambda batch: model(batch.unflatten(1, (1, 8))), volume.flatten(0, -3), target=None,
-        queries=64, **options,
-    )  # fmt: skip
-    assert planes.attribution.shape == (8, 8, 8)
-    frames = torch.ones(3, 1, 8, 8)  # no depth
-    fwdgrad.explain(lambda b: b.sum((1, 2, 3, 4)), frames, target=None, queries=64, **options)
+@pytest.mark.parametrize(
+    "form",
+    [
+        torch.tensor,
+        lambda t: torch.tensor(t)[:, None],
+        lambda t: torch.tensor(t, dtype=torch.int8),
+        np.array,
+        lambda t: np.array(t, dtype=np.uint8)[:, None],
+        lambda t: [np.int64(value) for value in t],
+        lambda t: [torch.tensor(value) for value in t],
+    ],
+    ids=["tensor", "column", "int8", "array", "array column", "list of int64", "list of tensors"],
+)
+def test_targets_of_any_kind(form):
+    inputs = torch.stack([X, X / 2, X * 0.3])
+    explainer = LikelihoodRatio(exact, queries=16, sigma=0.3)
+    right = explainer.attribute(inputs, [2, 0, 1])
+    assert torch.equal(explainer.attribute(inputs, form([2, 0, 1])), right)
 
 
-def test_a_volume_as_a_picture_of_many_channels_is_told():
-    """Its planes share their draws: nothing says which of them matters."""
-    volume = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(1))
-    model = lambda batch: batch[:, :4, :4, :4].mean((1, 2, 3))  # noqa: E731
-    options = {"method": "regions", "target": None, "objective": "logit", "queries": 64}
-    with pytest.warns(UserWarning, match="its 16 channels share their draws.*mask of its cubes"):
-        e = fwdgrad.explain(model, volume, **options)
-    assert torch.equal(e.attribution, e.attribution[:1].expand(16, -1, -1))
+@pytest.mark.parametrize("target", [np.int64(1), torch.tensor([[1]]), np.array([1], np.uint16)])
+def test_one_target_of_any_kind(target, tmp_path):
+    right = fwdgrad.explain(exact, X, **OPTIONS)
+    e = fwdgrad.explain(exact, X, **{**OPTIONS, "target": target})
+    assert_same_bits(e, right)
+    assert type(e.target) is int
+    e.save(tmp_path / "map.safetensors")
+    inputs = torch.stack([X, X])
+    explainer = LikelihoodRatio(exact, queries=64, sigma=0.3)
+    assert torch.equal(explainer.attribute(inputs, target)[1], right.attribution)
+    assert fwdgrad.Difference(target, 0).target == fwdgrad.KeptLabel(target).target == 1
+
+
+def test_targets_of_another_shape():
+    inputs = torch.stack([X, X])
+    explainer = LikelihoodRatio(exact, queries=16, sigma=0.3)
+    for target in (torch.zeros(2, 2).int(), np.zeros((1, 2), int), torch.zeros(3, 1).int()):
+        with pytest.raises(ValueError, match="target must be one class or 2, one for each input"):
+            explainer.attribute(inputs, target)
+
+
+@pytest.mark.parametrize("name", ["map.png", "map.PDF", "map.html", "map.npy"])
+def test_a_map_is_not_saved_as_a_picture(name, tmp_path):
+    e = fwdgrad.explain(exact, X, **OPTIONS)
+    with pytest.raises(ValueError, match=r"path must end in \.safetensors.*e\.plot\(\)\.figure"):
+        e.save(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+    e.save(tmp_path / "run.2")
+    assert torch.equal(fwdgrad.Explanation.load(tmp_path / "run.2").attribution, e.attribution)

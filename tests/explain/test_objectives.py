@@ -142,5 +142,5 @@ def test_a_callable_that_returns_something_else(objective, message):
 
 def test_a_single_number_is_no_probability():
     # Whether it is a logit, a probability or a regression's value only the model's author knows.
-    with pytest.raises(ValueError, match=r"objective must be 'logit'.*one number.*'probability'"):
+    with pytest.raises(ValueError, match=r"objective must be 'auto'.*one number.*'probability'"):
         explain(model=lambda batch: batch.flatten(1).sum(1), objective="probability", target=None)

@@ -174,7 +174,7 @@ def test_few_queries_have_cells_too():
 
 
 def test_auto_is_regions_of_pictures():
-    model = lambda batch: batch.flatten(1)[:, :40].clone()  # noqa: E731
+    model = lambda batch: 9 * batch.flatten(1)[:, :40]  # noqa: E731
     named = fwdgrad.explain(model, PICTURE, method="regions", queries=64, target=0)
     auto = fwdgrad.explain(model, PICTURE, queries=64, target=0)
     assert torch.equal(named.attribution, auto.attribution)
@@ -292,7 +292,6 @@ def test_a_linear_score_has_no_error():
 def test_bad_input():
     for x, message in [
         (torch.rand(32, 32), r"'regions' is for a picture \(C, H, W\), got \(32, 32\)"),
-        ([1.0], "'regions' is for a picture"),
         (torch.full((3, 32, 32), 0.5), "baseline must be given: the picture is plain"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -702,6 +702,18 @@ def test_several_targets_resume(tmp_path):
         path.unlink()
 
 
+def test_a_model_that_fails_at_the_baseline():
+    def model(batch):
+        if not bool(batch.any()):
+            raise ValueError("an empty input")
+        return batch.flatten(1).sum(1)
+
+    message = r"ValueError: an empty input \(at the path's baseline\)"
+    with pytest.raises(ModelError, match=message) as caught:
+        fwdgrad.explain(model, X, method="integrated-gradients", target=None)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
 def test_difference_of_two_classes():
     options = {"method": "autograd", "sigma": 0.2, "queries": 10, "seed": 1}
     difference = fwdgrad.explain(NETWORK, X, objective=Difference(2, 0), **options)

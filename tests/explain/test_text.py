@@ -334,10 +334,10 @@ def test_str_and_repr(box):
     result = explain_text(box, TEXT, "good", queries=64)
     first, text = str(result).split("\n")
     assert first == (
-        f"good: logit {result.explanation.score:.4g}; reliability {result.reliability:.2f}"
+        f"good: output {result.explanation.score:.4g}; reliability {result.reliability:.2f}"
     )
     assert text == result.to_terminal()
-    assert repr(result).startswith("TextExplanation(good: logit ")
+    assert repr(result).startswith("TextExplanation(good: output ")
     assert "9 words, 64 queries" in repr(result)
 
 

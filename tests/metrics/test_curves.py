@@ -147,6 +147,71 @@ def test_an_explanation_is_a_map():
     assert found.tolist() == given.tolist()
 
 
+def spots(batch):
+    """(batch, 3), probabilities: of the mean of three pixels, the third the likeliest at ONES."""
+    return (batch.flatten(1)[:, :3] * torch.tensor([1.0, 2.0, 3.0])).softmax(1)
+
+
+ONES = torch.ones(1, 1, 3)
+
+
+def test_an_explanation_brings_its_target_and_objective():
+    e = fwdgrad.explain(spots, ONES, target=0, queries=64, sigma=0.2, law="hadamard")
+    assert (e.objective, e.target) == ("output", 0)
+    p = math.exp(1) / sum(math.exp(k) for k in (1, 2, 3))
+    for metric, place in ((metrics.deletion, 0), (metrics.insertion, -1)):
+        start = {"start": ONES * 0} if metric is metrics.insertion else {}
+        scores = metric(spots, ONES, e, **start).scores
+        assert float(scores[place]) == pytest.approx(p, abs=1e-6)  # neither class 2 nor a softmax
+        # What is named counts.
+        other = metric(spots, ONES, e, 2, **start).scores
+        assert float(other[place]) == pytest.approx(p * math.exp(2), abs=1e-6)
+        plain = metric(spots, ONES, e.heatmap(), **start).scores
+        assert float(plain[place]) == pytest.approx(p * math.exp(2), abs=1e-6)
+    logits = fwdgrad.explain(
+        lambda b: spots(b).log(), ONES, target=0, objective="log-probability", queries=64, sigma=0.2
+    )
+    scores = metrics.deletion(lambda b: spots(b).log(), ONES, logits).scores
+    assert float(scores[0]) == pytest.approx(math.log(p), abs=1e-6)
+
+
+def test_a_callable_must_be_given_again():
+    objective = fwdgrad.Difference(2, 0, "output")
+    e = fwdgrad.explain(spots, ONES, objective=objective, queries=64, sigma=0.2)
+    with pytest.raises(
+        ValueError, match=r"objective must be given: .* Difference\(2, 0, 'output'\)"
+    ):
+        metrics.deletion(spots, ONES, e)
+    scores = metrics.deletion(spots, ONES, e, objective=objective).scores
+    expected = spots(ONES[None])[0]
+    assert float(scores[0]) == pytest.approx(float(expected[2] - expected[0]), abs=1e-6)
+
+
+def test_probabilities_are_followed_as_they_are():
+    scores = metrics.deletion(spots, ONES, ONES[0]).scores
+    assert float(scores[0]) == pytest.approx(float(spots(ONES[None])[0, 2]), abs=1e-6)
+    assert float(scores[-1]) == pytest.approx(1 / 3, abs=1e-6)
+    with pytest.raises(ValueError, match="probabilities already"):
+        metrics.deletion(spots, ONES, ONES[0], objective="probability")
+
+
+def test_a_model_that_answers_from_one_buffer():
+    buffer = torch.zeros(32, 3, dtype=torch.float64)
+
+    def model(batch):
+        buffer[: len(batch)] = spots(batch)
+        return buffer[: len(batch)]
+
+    found = metrics.deletion(model, ONES, ONES[0], batch_size=1).scores
+    right = metrics.deletion(lambda b: spots(b).double(), ONES, ONES[0], batch_size=1).scores
+    assert torch.equal(found, right)
+
+
+def test_a_score_that_is_not_finite():
+    with pytest.raises(fwdgrad.ModelError, match="the score is -inf at step 3 of 3"):
+        metrics.deletion(lambda b: b.sum((1, 2, 3)).log(), ONES, ONES[0])
+
+
 def test_bad_input():
     cases = [
         ({"heatmap": torch.ones(2, 3)}, "heatmap must have the trailing axes"),
@@ -155,6 +220,11 @@ def test_bad_input():
         ({"steps": 4}, "steps must be at most 3, the map's pixels, got 4"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"heatmap": MAP.to_sparse()}, "heatmap must be a dense tensor with values"),
+        ({"heatmap": MAP.to("meta")}, "heatmap must be a dense tensor with values"),
+        ({"fill": "grey"}, "fill must be a number or a tensor, got 'grey'"),
+        ({"fill": math.nan}, "fill must be finite, got nan"),
+        ({"steps": torch.zeros(2, 9)}, r"steps must be an integer, got tensor\(\[\[0"),
         ({"fill": torch.ones(3)}, r"fill must be a number or one for each of x's channels"),
         ({"objective": "accuracy"}, "objective must be one of"),
         ({"target": 9}, "target must be 0"),
@@ -162,13 +232,16 @@ def test_bad_input():
     for change, message in cases:
         given = {"heatmap": MAP, "target": None, "objective": "logit", **change}
         heatmap, target = given.pop("heatmap"), given.pop("target")
-        with pytest.raises((ValueError, TypeError), match=message):
+        with pytest.raises((ValueError, TypeError), match=message) as caught:
             metrics.deletion(total, X, heatmap, target, **given)
+        assert "\n" not in str(caught.value)
     with pytest.raises(TypeError, match="model must be callable on a batch, got NoneType"):
         metrics.deletion(None, X, MAP, None)
     with pytest.raises(fwdgrad.ModelError, match=r"a batch of shape \(1, 1, .*batch axis"):
-        metrics.deletion(torch.nn.Conv2d(1, 2, 1), X[None], MAP, None)
+        metrics.deletion(torch.nn.Conv2d(1, 2, 1).eval(), X[None], MAP, None)
     with pytest.raises(ValueError, match="start must have x's shape"):
         metrics.insertion(total, X, MAP, None, objective="logit", start=torch.zeros(3))
+    with pytest.raises(TypeError, match="start must be a dense tensor with values, got 'blur'"):
+        metrics.insertion(total, X, MAP, start="blur")
     with pytest.raises(ValueError, match="x must be a picture"):
         metrics.insertion(lambda b: b.sum(1), torch.ones(3), torch.ones(3), None, objective="logit")

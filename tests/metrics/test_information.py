@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import fwdgrad
 from fwdgrad.metrics.information import (
     InformationCurve,
     information_curve,
@@ -134,6 +135,22 @@ def test_a_score_that_falls_again_is_held():
     )
     assert bool((curve.scores.diff() >= 0).all())
     assert float(((curve.scores - 0.9).abs() < 1e-6).double().mean()) > 0.1
+
+
+def test_an_explanation_brings_its_target_and_objective():
+    # Probabilities, of which class 0 is less likely: the curve is that of class 0 as it is.
+    model = lambda batch: (grain(batch) - torch.tensor([9.0, 0.0])).softmax(1)  # noqa: E731
+    x = photo()
+    e = fwdgrad.explain(model, x, target=0, queries=64)
+    assert e.objective == "output"
+    options = {"bins": 50, "thresholds": (0.1, 0.3)}
+    found = information_curve(model, x, e, **options)
+    right = information_curve(
+        lambda batch: model(batch)[:, 0], x, e.attribution.double().sum(0), **options
+    )
+    assert torch.equal(found.scores, right.scores)
+    with pytest.raises(ValueError, match="not be 'accuracy' where the model returns one number"):
+        information_curve(lambda b: b.mean((1, 2, 3)), x, heatmap(), objective="accuracy")
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,50 @@ def test_pixel_flipping_is_deletion(softmax):
         assert curve == pytest.approx(ours.scores[1:].tolist(), abs=1e-5)
 
 
+class Labels(torch.nn.Module):
+    """Probabilities of its own, by no module that Quantus finds."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.network, self.form = model(), form
+
+    def forward(self, batch):
+        return self.form(self.network(batch))
+
+
+@pytest.mark.parametrize("form", [torch.sigmoid, lambda scores: scores.softmax(1)])
+def test_probabilities_are_followed_as_they_are(form):
+    network, x = Labels(form).eval(), inputs()
+    curves = quantus_metric("PixelFlipping", network, x, TARGETS, GRADIENT, features_in_step=4)
+    for curve, row, target, heatmap in zip(curves, x, TARGETS, maps_of(network, x), strict=True):
+        ours = deletion(network, row, heatmap[0], target, steps=16, fill=float(row.min()))
+        assert curve == pytest.approx(ours.scores[1:].tolist(), abs=1e-5)
+
+
+def test_a_softmax_of_probabilities_is_refused():
+    network = Labels(lambda scores: scores.softmax(1)).eval()
+    with pytest.raises(ValueError, match="softmax must be False: the model returns probabilities"):
+        quantus_metric("PixelFlipping", network, inputs(), TARGETS, GRADIENT, softmax=True)
+    # Quantus knows this module: it adds no second one, and takes it off where none is wanted.
+    known = torch.nn.Sequential(*model(), torch.nn.Softmax(1)).eval()
+    found = quantus_metric("PixelFlipping", known, inputs(), TARGETS, GRADIENT, features_in_step=4)
+    again = quantus_metric(
+        "PixelFlipping", network, inputs(), TARGETS, GRADIENT, features_in_step=4
+    )
+    for one, other in zip(found, again, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+@pytest.mark.parametrize("form", [torch.tensor, lambda t: torch.tensor(t)[:, None], tuple])
+def test_targets_of_any_kind(form):
+    scores = quantus_metric("Sparseness", model(), inputs(), form(TARGETS), GRADIENT)
+    expected = [gini(m) for m in maps_of(model(), inputs())]
+    assert scores == pytest.approx(expected, abs=1e-6)
+    for target, error in (([0.5, 1, 2], TypeError), ([0, 1], ValueError)):
+        with pytest.raises(error, match="target must"):
+            quantus_metric("Sparseness", model(), inputs(), target, GRADIENT)
+
+
 def test_a_metric_that_was_made_already():
     made = quantus.Sparseness(disable_warnings=True, return_aggregate=True)
     (mean,) = quantus_metric(made, None, inputs(), TARGETS, heatmaps=maps_of(model(), inputs()))

@@ -127,6 +127,19 @@ def test_consistency_tells_a_map_of_the_model_from_one_of_the_picture():
     assert consistency(gradient, model, x, layers=[]) == pytest.approx(1)
 
 
+def test_maps_of_two_classes_are_not_compared():
+    model, x = mlp().eval(), torch.rand(12, generator=torch.Generator().manual_seed(1))
+    own = int(model(x[None]).argmax())
+    seed = next(s for s in range(99) if int(randomised(model, s)(x[None]).argmax()) != own)
+    gradient = functools.partial(fwdgrad.explain, method="gradient")
+    other = int(randomised(model, seed)(x[None]).argmax())
+    message = f"explain must name the target: it explained {own} of the model and {other} of the"
+    with pytest.raises(ValueError, match=message):
+        consistency(gradient, model, x, seed=seed)
+    named = functools.partial(gradient, target=own)
+    assert 0 <= consistency(named, model, x, seed=seed) <= 1
+
+
 @pytest.mark.parametrize("shift", [-1.0, 0.25, torch.tensor([[[0.5]], [[-2.0]]])])
 def test_the_shifted_model_is_the_same_function(shift):
     # Padded with zeros: no bias could make up for the shift at the border.

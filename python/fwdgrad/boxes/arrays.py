@@ -17,6 +17,14 @@ _TYPES = {
     "tensor(double)": np.float64,
     "tensor(float16)": np.float16,
 }
+_ALL_TYPES = {
+    **_TYPES,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
 _ASKED = ("predict_proba", "decision_function", "predict")
 
 
@@ -75,7 +83,9 @@ class OnnxModel:
         model: a file, its bytes, or an ``onnxruntime.InferenceSession``.
         input: the name of the input that is explained; None where there is one.
         output: the name of the output; None where there is one.
-        fixed: the values of all other inputs, by name.
+        fixed: the values of all other inputs, by name. Where the model leaves an input's first axis
+            open, as it does that of the batch, the value is of one copy and is repeated for each,
+            with an axis of length 1 for the batch or without; else it is given as it is.
         providers: what runs it, in ONNX Runtime's names; None: the CPU.
 
     Raises:
@@ -98,10 +108,10 @@ class OnnxModel:
         self.session = _session(model, providers)
         inputs = {node.name: node for node in self.session.get_inputs()}
         outputs = {node.name: node for node in self.session.get_outputs()}
-        self.fixed = {name: np.asarray(value) for name, value in (fixed or {}).items()}
-        for name in self.fixed:
+        for name in fixed or {}:
             if name not in inputs:
                 raise ValueError(f"fixed must name inputs of the model, {_names(inputs)}: {name!r}")
+        self.fixed = {name: _fixed(inputs[name], value) for name, value in (fixed or {}).items()}
         free = {name: node for name, node in inputs.items() if name not in self.fixed}
         chosen = _choose("input", input, free)
         others = sorted(set(free) - {chosen})
@@ -114,6 +124,10 @@ class OnnxModel:
                 "cannot go on token numbers or bytes; give the input of what they are turned into"
             )
         self.dtype = _TYPES[self.input.type]
+        batch = (self.input.shape or [None])[0]
+        self._repeated = [
+            name for name, value in self.fixed.items() if _is_of_a_copy(inputs[name], value, batch)
+        ]
 
     def __call__(self, batch: Tensor) -> Any:
         """Copies (batch, ...) to scores (batch, classes) or (batch,), or to labels as they are."""
@@ -140,14 +154,44 @@ class OnnxModel:
         missing = size - len(rows)
         if missing:
             rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+        values = self.fixed | {
+            name: np.repeat(self.fixed[name], len(rows), axis=0) for name in self._repeated
+        }
         try:
-            (found,) = self.session.run([self.output.name], {self.input.name: rows, **self.fixed})
+            (found,) = self.session.run([self.output.name], {self.input.name: rows, **values})
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"ONNX Runtime failed on a batch of {rows.shape}: {reason}") from error
         if isinstance(found, list) and found and isinstance(found[0], dict):  # a classifier's map
             found = np.array([list(one.values()) for one in found])
         return _scores(found)[: size - missing]
+
+
+def _fixed(node: Any, value: Any) -> Any:
+    """The value of another input as an array of its type, with as many axes."""
+    values = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    wanted = _ALL_TYPES.get(node.type)
+    if wanted is not None and np.can_cast(values.dtype, wanted, "same_kind"):
+        values = values.astype(wanted)
+    if node.shape and len(node.shape) == values.ndim + 1 and not isinstance(node.shape[0], int):
+        return values[None]
+    return values
+
+
+def _is_of_a_copy(node: Any, value: Any, batch: Any) -> bool:
+    """Whether the value of another input is to be repeated for each copy.
+
+    Args:
+        node: of the model; an open axis has a name, or None.
+        value: as an array.
+        batch: the first axis of the input that is explained.
+    """
+    if not node.shape or value.ndim != len(node.shape) or value.shape[0] != 1:
+        return False
+    first = node.shape[0]
+    if isinstance(first, int) or (isinstance(first, str) and isinstance(batch, str)):
+        return bool(first == batch)
+    return True
 
 
 def _array(batch: Tensor, dtype: Any) -> Any:

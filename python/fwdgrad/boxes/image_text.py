@@ -34,6 +34,9 @@ class ImageText(torch.nn.Module):
             come to it as (pixel - mean) / std. None: as they are.
         name: of the model.
 
+    Attributes:
+        explained_as: what ``objective="auto"`` is for it: "output", a cosine as it is.
+
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do.
 
@@ -46,6 +49,8 @@ class ImageText(torch.nn.Module):
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, section 4.4.
     """
+
+    explained_as = "output"
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ class LanguageModel(torch.nn.Module):
 
     A text goes into a prompt, and a class's score is the log-probability that the model goes on
     with its answer: the sum over the answer's tokens, each after those before it. So
-    ``objective="logit"`` explains that log-probability, and "probability" an answer's share among
+    ``objective="output"`` explains that log-probability, and "probability" an answer's share among
     the answers. Noise goes on the text's tokens alone: the prompt is frozen.
 
     Args:

@@ -98,6 +98,26 @@ def load_photo(
     return read_photo(path, size, fit, max_pixels).pixels
 
 
+def whole_photo(photo: str | os.PathLike[str] | Image.Image) -> Tensor:
+    """All of a photo, in its own size; see ``read_photo`` for its colours.
+
+    Args:
+        photo: a file, or a picture of Pillow.
+
+    Returns:
+        float32 (3, height, width) in [0, 1].
+
+    Raises:
+        FileNotFoundError, ValueError: see ``read_photo``.
+    """
+    if isinstance(photo, (str, os.PathLike)):
+        picture = _read(photo, "photo", _rgb, None, None, MAX_PIXELS)[0]
+    else:
+        turn = photo.getexif().get(0x0112, 1)
+        picture = _turned(_converted(photo, _rgb(photo)), turn)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
+
+
 def load_mask(
     path: str | os.PathLike[str],
     shape: tuple[int, int],

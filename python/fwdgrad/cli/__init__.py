@@ -29,7 +29,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], None]:
 def _spoken(message: object) -> str:
     """A message on one line, with the options in it as the command line has them."""
     text = " ".join(str(message).split()).replace("antithetic=False", "--no-antithetic")
-    text = text.replace("objective must be 'logit'", "--objective must be logit")
+    text = text.replace("objective must be 'auto'", "--objective must be auto")
+    text = text.replace("the same call goes on", "the same command goes on")
+    text = text.replace("batch_size=1", "--batch-size 1")
+    text = re.sub(r"(; copies leave the range of x, [^:;]*)[^;]*clip=[^;]*", r"\1", text)
     text = text.replace("baseline must be given", "--baseline must be given")
     text = text.replace("0.5 is grey", "grey, say").replace("max_pixels=", "--max-pixels ")
     text = text.replace("max_pixels must", "--max-pixels must")

@@ -20,5 +20,13 @@ METHODS = (
     "integrated-gradients",
 )
 MODELS = ("efficientnet-lite0",)
-OBJECTIVES = ("logit", "probability", "log-probability", "cross-entropy")
+OBJECTIVES = (
+    "auto",
+    "output",
+    "logit",
+    "sigmoid",
+    "probability",
+    "log-probability",
+    "cross-entropy",
+)
 TEXT_MODELS = ("smollm2", "smollm2-llama.cpp")

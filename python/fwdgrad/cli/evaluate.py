@@ -16,7 +16,7 @@ import fwdgrad
 from fwdgrad.advice import advice
 from fwdgrad.boxes.images import ImageClassifier, load_classifier
 from fwdgrad.boxes.photos import load_mask
-from fwdgrad.cli.output import check_labels, option, set_threads
+from fwdgrad.cli.output import check_labels, decision, option, set_threads
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.metrics import (
     Curve,
@@ -28,8 +28,9 @@ from fwdgrad.metrics import (
     share_inside,
 )
 from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad.objectives import outputs_at, resolve_target, scores_of
+from fwdgrad.objectives import resolve_target, scores_of
 from fwdgrad.report import Number, report
+from fwdgrad.scorer import outputs_at
 from fwdgrad.stream import DEFAULT_BYTES, write_atomically
 from fwdgrad.terminal import say
 
@@ -110,7 +111,7 @@ def _known(result: Explanation, box: ImageClassifier) -> list[Number]:
     """What a map's file says of it, a line each."""
     return [
         Number("class", box.label(result.target)),
-        Number("objective", result.objective),
+        Number("objective", result.objective, decision(result) or ""),
         Number("score", f"{result.score:.4g}"),
         Number("queries", str(result.queries)),
         Number("reliability", f"{result.reliability:.3f}", advice(result, option)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
     check_labels,
     check_not_of_another,
+    decision,
     made_folder,
     option,
     peak_memory,
@@ -24,7 +27,9 @@ from fwdgrad.cli.output import (
 )
 from fwdgrad.cli.text import explain_a_text
 from fwdgrad.explanation import Explanation
-from fwdgrad.objectives import outputs_at
+from fwdgrad.objectives import kind_of
+from fwdgrad.outputs import floating, tensor_of
+from fwdgrad.scorer import is_of_shapes, outputs_at
 from fwdgrad.stream import write_atomically
 from fwdgrad.terminal import plain, say
 
@@ -61,11 +66,11 @@ def _how_cut(photo: Photo) -> str:
 
 def _most_probable(outputs: Any, box: ImageClassifier) -> str | None:
     """The five most probable classes, where there are classes."""
-    rows = torch.as_tensor(outputs).detach().double().cpu()
-    if rows.dim() != 2 or rows.shape[1] == 1:
+    kind = kind_of(outputs)
+    if kind == "number":
         return None
-    is_probability = bool(((rows >= 0) & (rows <= 1)).all())
-    row = rows[0] if is_probability else rows[0].softmax(0)
+    row = floating(tensor_of(outputs, None)).double().cpu()[0]
+    row = row.softmax(0) if kind == "scores" else row
     values, classes = row.topk(min(5, len(row)))
     return ", ".join(
         f"{box.label(c)} {value:.3g}"
@@ -102,7 +107,7 @@ def explain(arguments: argparse.Namespace) -> None:
         check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
     own_checkpoint = options.pop("checkpoint", None)
     checkpoint = Path(own_checkpoint or output / "checkpoint.safetensors")
-    with made_folder(output):
+    with made_folder(output), _size_told(arguments, size):
         with torch.no_grad():
             outputs = outputs_at(box, photo.pixels)
         if arguments.labels is not None:
@@ -136,6 +141,8 @@ def explain(arguments: argparse.Namespace) -> None:
     say(f"photo        {_how_cut(photo)}")
     if classes := _most_probable(outputs, box):
         say(f"probable     {classes}")
+    if decided := decision(results[0]):
+        say(f"objective    {results[0].objective} ({decided})")
     say(f"queries      {results[0].queries} on copies and 2 on the photo itself")
     for result, (saved, drawn) in zip(results, maps.items(), strict=True):
         say(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
@@ -146,6 +153,20 @@ def explain(arguments: argparse.Namespace) -> None:
         say(f"attribution  {saved} (with its standard error)")
     say(f"seconds      {results[0].seconds:.1f}")
     say(f"peak memory  {peak_memory()}, the model's and Python's own included")
+
+
+@contextlib.contextmanager
+def _size_told(arguments: argparse.Namespace, size: int) -> Iterator[None]:
+    """Adds --size to an error of a model that seems to take pictures of another one."""
+    try:
+        yield
+    except fwdgrad.ModelError as error:
+        at_photo = "of shape (1, " in str(error) and is_of_shapes(error.__cause__)
+        if arguments.model in MODELS or not at_photo:
+            raise
+        raise fwdgrad.ModelError(
+            f"{error}; the pictures are {size} x {size}, and --size gives others"
+        ) from error
 
 
 def _draw(result: Explanation, path: Path, *title: str) -> None:

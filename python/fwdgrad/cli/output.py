@@ -41,6 +41,12 @@ def check_labels(arguments: argparse.Namespace, box: ImageClassifier, outputs: A
         )
 
 
+def decision(result: Explanation) -> str | None:
+    """How the objective came about, where that was left to the model's output."""
+    found: str | None = result.provenance.get("objective")
+    return found
+
+
 def set_threads(arguments: argparse.Namespace) -> None:
     """Takes over --threads."""
     if arguments.threads is not None:

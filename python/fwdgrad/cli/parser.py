@@ -104,9 +104,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--objective",
-        default="probability",
+        default="auto",
         choices=OBJECTIVES,
-        help="what is explained; all but logit take the softmax of the model's output",
+        help="what is explained: output or logit, as it is; sigmoid, of the class's own; the "
+        "others by the softmax; auto: what lies in [0, 1] and single numbers as they are, else the "
+        "probability",
     )
     add(
         "--queries",
@@ -235,7 +237,7 @@ def _add_evaluate(commands: Any) -> None:
     add("--labels", type=Path, help="text file of class names, one a line")
     add(
         "--objective",
-        choices=OBJECTIVES,
+        choices=OBJECTIVES[1:],
         help="the score that is followed (default: the one that was explained)",
     )
     add(

@@ -10,7 +10,7 @@ import fwdgrad
 from fwdgrad.advice import advice_for_words
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.cli.options import check_noise, common_options, path_steps
-from fwdgrad.cli.output import check_not_of_another, made_folder, option, request_of
+from fwdgrad.cli.output import check_not_of_another, decision, made_folder, option, request_of
 from fwdgrad.stream import write_atomically
 from fwdgrad.terminal import say
 
@@ -58,6 +58,8 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     say(result.to_terminal(), lines=True)
     say(f"class        {result.label}, {result.explanation.objective} "
           f"{result.explanation.score:.4g}")  # fmt: skip
+    if decided := decision(result.explanation):
+        say(f"objective    {result.explanation.objective} ({decided})")
     say(f"queries      {result.explanation.queries} on copies and 1 on the text itself")
     advice = advice_for_words(result, option)
     say(f"reliability  {result.reliability:.3f} of the words' scores{advice and f' ({advice})'}")

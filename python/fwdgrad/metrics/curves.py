@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad.objectives import Objective, check_objective, class_at, scores_of
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad.errors import ModelError
+from fwdgrad.inputs import input_of
+from fwdgrad.metrics.maps import followed, heatmap_of
+from fwdgrad.objectives import Objective
+from fwdgrad.outputs import told
+from fwdgrad.scorer import Scorer, check_mode, check_model
+from fwdgrad_kernels.spec import check_integer, first_outside
 
 _KERNEL, _DEVIATION = 11, 5.0  # of RISE's blur, in pixels
 
@@ -54,24 +58,27 @@ def deletion(
     *,
     steps: int | None = None,
     fill: float | Tensor = 0.0,
-    objective: Objective = "probability",
+    objective: Objective = "auto",
     batch_size: int = 32,
 ) -> Curve:
     """The score as pixels are blotted out, those that the map ranks highest first; low is good.
 
     Args:
-        model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,).
+        model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,). One with
+            batch normalisation in training mode is refused.
         x: one picture (C, H, W), or any input whose trailing axes are the map's.
         heatmap: a map (H, W), or an ``Explanation``, whose axes before those are summed. All
             channels of a pixel change together.
-        target: the class whose score is followed; "auto": the predicted one.
+        target: the class whose score is followed; "auto": the explanation's, or of a map the
+            predicted one.
         steps: in which as many pixels change, to one where they do not divide them; one score
             more is taken.
             Default: 224, as in RISE's evaluation of pictures of 224 x 224, or the map's pixels
             where those are fewer.
         fill: what takes the pixels' place: a number, or one for each channel (C,). RISE takes what
             the model's normalisation maps to zero: of EfficientNet-Lite0 127/255.
-        objective: see ``explain``; RISE takes the probability.
+        objective: see ``LikelihoodRatio``; "auto": the explanation's, or of a map what the output
+            at x says: of logits the probability, which RISE takes.
         batch_size: pictures per call. Nothing else of the curve's size exists.
 
     Returns:
@@ -84,12 +91,15 @@ def deletion(
     Example:
         >>> x = torch.tensor([[[4.0, 1.0]]])
         >>> mean = lambda batch: batch.mean((1, 2, 3))
-        >>> deletion(mean, x, x[0], None, steps=2, objective="logit").scores.tolist()
+        >>> deletion(mean, x, x[0], steps=2).scores.tolist()
         [2.5, 0.5, 0.0]
 
     Source: Petsiuk et al., *RISE: randomized input sampling for explanation of black-box models*,
     BMVC 2018, section 4.2 and its released evaluation.
     """
+    check_model(model)
+    check_mode(model)
+    x = input_of(x)
     return _curve(model, x, _filled(x, fill), heatmap, target, steps, objective, batch_size, False)
 
 
@@ -102,7 +112,7 @@ def insertion(
     steps: int | None = None,
     fill: float | Tensor = 0.0,
     start: Tensor | None = None,
-    objective: Objective = "probability",
+    objective: Objective = "auto",
     batch_size: int = 32,
 ) -> Curve:
     """The score as pixels are put into a blur, those that the map ranks highest first.
@@ -125,15 +135,21 @@ def insertion(
         >>> x = torch.tensor([[[4.0, 1.0]]])
         >>> mean = lambda batch: batch.mean((1, 2, 3))
         >>> empty = torch.zeros(1, 1, 2)
-        >>> insertion(mean, x, x[0], None, steps=2, start=empty, objective="logit").scores.tolist()
+        >>> insertion(mean, x, x[0], steps=2, start=empty).scores.tolist()
         [0.0, 2.0, 2.5]
 
     Source: see ``deletion``.
     """
+    check_model(model)
+    check_mode(model)
+    x = input_of(x)
     if start is None:
         start = rise_blur(x, fill)
+    elif not isinstance(start, Tensor) or start.layout != torch.strided or start.is_meta:
+        raise TypeError(f"start must be a dense tensor with values, got {told(repr(start), 80)}")
     elif start.shape != x.shape:
         raise ValueError(f"start must have x's shape {tuple(x.shape)}, got {tuple(start.shape)}")
+    start = start.to(x)
     return _curve(model, x, start, heatmap, target, steps, objective, batch_size, True)
 
 
@@ -156,6 +172,7 @@ def rise_blur(x: Tensor, fill: float | Tensor = 0.0) -> Tensor:
 
     Source: see ``deletion``.
     """
+    x = input_of(x)
     if x.dim() != 3:
         raise ValueError(f"x must be a picture (C, H, W) to be blurred, got {tuple(x.shape)}")
     offset = _filled(x, fill).double()
@@ -181,10 +198,13 @@ def _rise_kernel() -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def _filled(x: Tensor, fill: float | Tensor) -> Tensor:
     """The fill, of x's shape and type."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating tensor, got {kind}; make one with torch.as_tensor")
-    values = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+    try:
+        values = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+        finite = bool(torch.isfinite(values).all())
+    except Exception:
+        raise TypeError(f"fill must be a number or a tensor, got {told(repr(fill), 80)}") from None
+    if not finite:
+        raise ValueError(f"fill must be finite, got {told(repr(fill), 80)}")
     if values.dim() == 1 and x.dim() == 3 and len(values) == len(x):
         values = values[:, None, None]
     elif values.dim():
@@ -206,7 +226,7 @@ def _curve(
     batch_size: int,
     inserting: bool,
 ) -> Curve:
-    check_objective(objective)
+    target, objective = followed(heatmap, target, objective)
     batch_size = check_integer("batch_size", batch_size, 1)
     values = heatmap_of(heatmap, x.shape)
     steps = check_integer("steps", min(224, values.numel()) if steps is None else steps, 1)
@@ -219,13 +239,16 @@ def _curve(
     rank = rank.view(values.shape).to(x.device)
     before, after = (other, x) if inserting else (x, other)
     with torch.no_grad():
-        chosen = class_at(model, x, target, objective)
-        scores = []
+        scorer = Scorer(model, x, [target], objective)
+        scores = torch.empty(steps + 1, dtype=torch.float64)
         for first in range(0, steps + 1, batch_size):
             count = min(batch_size, steps + 1 - first)
             batch = x.new_empty((count, *x.shape))
             for row, step in zip(batch, range(first, first + count), strict=True):
                 changed = -(-step * values.numel() // steps)
                 torch.where(rank < changed, after, before, out=row)
-            scores.append(scores_of(model(batch), objective, chosen, count).double().cpu())
-    return Curve(torch.cat(scores))
+            scores[first : first + count] = scorer(batch)[0]
+    bad = first_outside(scores, torch.isfinite(scores))
+    if bad is not None:
+        raise ModelError(f"the score is {bad[1]} at step {bad[0]} of {steps}")
+    return Curve(scores)

@@ -13,8 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad.objectives import Objective, check_objective, class_at, scores_of
+from fwdgrad.hard_labels import KeptLabel
+from fwdgrad.inputs import input_of
+from fwdgrad.metrics.maps import followed, heatmap_of
+from fwdgrad.objectives import Objective
+from fwdgrad.outputs import told
+from fwdgrad.scorer import Scorer, check_mode, check_model
+from fwdgrad.source import check_number
 from fwdgrad_kernels.spec import check_integer
 
 Array = np.ndarray[Any, Any]
@@ -52,7 +57,7 @@ def information_curve(
     heatmap: Any,
     target: int | str | None = "auto",
     *,
-    objective: Objective = "probability",
+    objective: Objective = "auto",
     thresholds: Sequence[float] = THRESHOLDS,
     known: float = 0.01,
     seed: int = 0,
@@ -66,12 +71,16 @@ def information_curve(
     length as a lossless WebP file. Scores only rise: each is the highest so far.
 
     Args:
-        model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,).
+        model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,). One with
+            batch normalisation in training mode is refused.
         x: one picture (3, H, W) or (1, H, W) in [0, 1]; it is rounded to 8 bits a channel.
         heatmap: a map (H, W), or an ``Explanation``, whose channels are summed.
-        target: the class whose score is followed; "auto": the predicted one.
-        objective: see ``explain``; "probability" gives the softmax information curve, "accuracy",
-            which is 1 where the class is the predicted one and 0 elsewhere, the accuracy one.
+        target: the class whose score is followed; "auto": the explanation's, or of a map the
+            predicted one.
+        objective: see ``LikelihoodRatio``; "probability" gives the softmax information curve,
+            "accuracy", which is 1 where the class is the predicted one and 0 elsewhere, the
+            accuracy one. "auto": the explanation's, or of a map what the output at x says: of
+            logits the probability.
         thresholds: shares of the pixels, ascending. A pixel is revealed where its value is not
             below the quantile, so that equal ones are revealed together.
         known: the share of the pixels that the blurred picture keeps, and always the corners.
@@ -94,7 +103,7 @@ def information_curve(
         >>> grain = lambda batch: batch.diff(dim=3).abs().mean((1, 2, 3))
         >>> good = torch.zeros(64, 64)
         >>> good[20:40, 20:40] = 1
-        >>> good, bad = (information_curve(grain, x, m, None, objective="logit").auc
+        >>> good, bad = (information_curve(grain, x, m).auc
         ...              for m in (good, x.diff(dim=2, prepend=x[:, :, :1])[0]))
         >>> good > bad
         True
@@ -102,9 +111,12 @@ def information_curve(
     Source: Kapishnikov et al., *XRAI: better attributions through regions*, ICCV 2019, section 4.2,
     and the authors' released code.
     """
-    if objective != "accuracy":
-        check_objective(objective)
-    if x.dim() != 3 or x.shape[0] not in (1, 3) or not x.is_floating_point():
+    check_model(model)
+    check_mode(model)
+    accuracy = isinstance(objective, str) and objective == "accuracy"
+    target, objective = followed(heatmap, target, "output" if accuracy else objective)
+    x = input_of(x)
+    if x.dim() != 3 or x.shape[0] not in (1, 3):
         raise ValueError(
             f"x must be a floating picture (3, H, W) or (1, H, W), got {x.dtype} {tuple(x.shape)}"
         )
@@ -113,16 +125,20 @@ def information_curve(
     values = heatmap_of(heatmap, x.shape).cpu().numpy()
     if values.ndim != 2:
         raise ValueError(f"heatmap must be (H, W), got {values.shape}")
+    known = check_number("known", known)
     if not 0 <= known < 1:
         raise ValueError(f"known must be a share, at least 0 and below 1, got {known}")
-    if list(thresholds) != sorted(thresholds) or not all(0 < t < 1 for t in thresholds):
-        raise ValueError(f"thresholds must ascend within (0, 1), got {tuple(thresholds)}")
-    bins = check_integer("bins", bins, 1)
+    if isinstance(thresholds, str) or not isinstance(thresholds, (Sequence, np.ndarray)):
+        raise TypeError(f"thresholds must be numbers, got {told(repr(thresholds), 80)}")
+    shares = [check_number("thresholds", share) for share in thresholds]
+    if shares != sorted(shares) or not all(0 < share < 1 for share in shares):
+        raise ValueError(f"thresholds must ascend within (0, 1), got {tuple(shares)}")
+    bins = check_integer("bins", bins, 1, 2**24)
     batch_size = check_integer("batch_size", batch_size, 1)
 
     picture = (x.detach().permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
     kept = _kept(picture.shape[:2], known, check_integer("seed", seed, 0))
-    masks = [kept | (values >= np.quantile(values, 1 - share)) for share in thresholds]
+    masks = [kept | (values >= np.quantile(values, 1 - share)) for share in shares]
     pictures = [interpolated(picture, mask) for mask in (kept, *masks)] + [picture]
     lengths = np.array([webp_length(p) for p in pictures], dtype=np.float64)
     if lengths[0] >= lengths[-1]:
@@ -130,7 +146,7 @@ def information_curve(
             f"the blurred picture must hold less than the picture: {lengths[0]:.0f} bytes against "
             f"{lengths[-1]:.0f}"
         )
-    scores = _scores(model, x, pictures, target, objective, batch_size)
+    scores = _scores(model, x, pictures, target, objective, accuracy, batch_size)
     if not scores[0] < scores[-1]:
         raise ValueError(
             f"the blurred picture must have a score below the picture's: {scores[0]:.4g} against "
@@ -245,22 +261,24 @@ def _scores(
     pictures: list[Array],
     target: int | str | None,
     objective: Objective,
+    accuracy: bool,
     batch_size: int,
 ) -> Array:
     batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     batch = (batch.to(x.dtype) / 255).to(x.device)
     with torch.no_grad():
-        accuracy = objective == "accuracy"
-        kind = "probability" if accuracy else objective
-        chosen = class_at(model, batch[-1], target, kind)
+        scorer = Scorer(model, batch[-1], [target], objective)
         if accuracy:
-            objective = lambda outputs: (outputs.argmax(1) == chosen).to(x.dtype)  # noqa: E731
-            chosen_class = None
-        else:
-            chosen_class = chosen
+            (chosen,) = scorer.targets
+            if chosen is None:
+                raise ValueError(
+                    "objective must not be 'accuracy' where the model returns one number per copy"
+                )
+            scorer = Scorer(model, batch[-1], [None], KeptLabel(chosen))
+        # Copied: a model may return a buffer of its own.
         parts = [
-            scores_of(model(part.clone()), objective, chosen_class, len(part)).double().cpu()
-            for part in batch.split(batch_size)
+            scorer(part.clone())[0].to("cpu", torch.float64, copy=True)
+            for part in batch.split(min(batch_size, len(batch)))
         ]
     result: Array = torch.cat(parts).numpy()
     return result

@@ -37,7 +37,7 @@ def pointing_game(heatmap: Any, mask: Tensor, tolerance: int = 15) -> bool:
     row, column = divmod(int(values.argmax()), values.shape[1])
     at = inside.nonzero()
     distance = (at[:, 0] - row).square() + (at[:, 1] - column).square()
-    return bool((distance <= tolerance**2).any())
+    return bool((distance <= min(tolerance, sum(mask.shape)) ** 2).any())
 
 
 def share_inside(heatmap: Any, mask: Tensor) -> float:

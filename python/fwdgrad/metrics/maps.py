@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fwdgrad.explanation import Explanation
+from fwdgrad.objectives import OBJECTIVES, Objective, check_objective
+from fwdgrad.outputs import told
 from fwdgrad_kernels.spec import first_outside
 
 
@@ -36,6 +38,8 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
         value = value.over_planes(attribution) if attribution.dim() > 2 else attribution
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor or an Explanation, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_meta:
+        raise TypeError(f"{name} must be a dense tensor with values, got {told(repr(value), 60)}")
     if value.is_complex() or value.dtype == torch.bool or not value.numel():
         raise TypeError(
             f"{name} must have numbers, got {value.dtype} of shape {tuple(value.shape)}"
@@ -50,6 +54,34 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
             f"{tuple(found.shape)}"
         )
     return found
+
+
+def followed(heatmap: Any, target: Any, objective: Objective) -> tuple[Any, Objective]:
+    """What a metric follows: what an explanation explains, where nothing else is asked for.
+
+    Args:
+        heatmap: a map, or an ``Explanation``.
+        target: "auto" for the explanation's.
+        objective: "auto" for the explanation's.
+
+    Raises:
+        ValueError: the explanation's objective is a callable, of which it has the name alone.
+
+    Example:
+        >>> followed(torch.ones(2), "auto", "auto")
+        ('auto', 'auto')
+    """
+    check_objective(objective)
+    if not isinstance(heatmap, Explanation) or callable(objective):
+        return target, objective
+    if objective == "auto":
+        objective = heatmap.objective
+        if objective not in OBJECTIVES:
+            raise ValueError(
+                f"objective must be given: heatmap explains {objective}, a callable, of which an "
+                "explanation has the name alone; give it as objective="
+            )
+    return heatmap.target if isinstance(target, str) and target == "auto" else target, objective
 
 
 def elements_of(value: Any, name: str) -> Tensor:

@@ -28,6 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.objectives import class_number, kind_of
+from fwdgrad.scorer import check_statistics, outputs_at
+
 
 def quantus_metric(
     metric: Any,
@@ -47,16 +50,18 @@ def quantus_metric(
     Args:
         metric: a name, such as "Sparseness", "PointingGame", "MPRT", "InputInvariance" or
             "PixelFlipping", or a metric that was made already.
-        model: a module in evaluation mode; None where the metric asks none.
+        model: a module; one with batch normalisation in training mode is refused. None where the
+            metric asks none.
         x: inputs (n, C, H, W), (n, T, E) or (n, N), float32.
-        target: the class of each, (n,).
+        target: the class of each, integers (n,) or (n, 1).
         explain: takes a model, one input and ``target=`` and returns a map or an ``Explanation``,
             such as ``functools.partial(fwdgrad.explain, method="gradient")``. Metrics that change
             the model or the input need it.
         heatmaps: the maps (n, ...), where they are there already; a map (H, W) stands for all
             channels.
         masks: bool (n, H, W), for the metrics of localization.
-        softmax: whether scores are probabilities. Default: as the metric has it.
+        softmax: whether the metric follows the softmax of the output. Default: as the metric
+            has it, but never of what lies in [0, 1] or is one number already.
         batch_size: inputs per call.
         **options: of the metric's own constructor, where it is asked for by name.
 
@@ -65,7 +70,8 @@ def quantus_metric(
 
     Raises:
         ImportError: Quantus is not installed.
-        TypeError, ValueError: no metric has the name, or neither maps nor ``explain`` are given.
+        TypeError, ValueError: no metric has the name, or neither maps nor ``explain`` are given, or
+            softmax is asked for of probabilities.
 
     Example:
         >>> maps = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])
@@ -93,12 +99,15 @@ def quantus_metric(
     if heatmaps is None and explain is None:
         raise ValueError("heatmaps or explain must be given")
     function = None if explain is None else _Explain(explain)
+    if model is not None:
+        check_statistics(model)
+        softmax = _check_softmax(model, x, softmax)
     given = {} if softmax is None else {"softmax": softmax}
     with torch.random.fork_rng(devices=[]):  # MPRT seeds torch's generator
         return metric(
             model=model,
             x_batch=_array(x),
-            y_batch=np.asarray(target, dtype=np.int64),
+            y_batch=_classes(target, len(x)),
             a_batch=None if heatmaps is None else _like(_array(heatmaps), x.dim()),
             s_batch=None if masks is None else _like(masks.cpu().numpy(), x.dim()),
             channel_first=True,
@@ -106,6 +115,29 @@ def quantus_metric(
             batch_size=batch_size,
             **given,
         )
+
+
+def _check_softmax(model: torch.nn.Module, x: Tensor, softmax: bool | None) -> bool | None:
+    """Whether Quantus is to put a softmax on the model's output; None: as the metric has it."""
+    if softmax is False or isinstance([*model.modules()][-1], torch.nn.Softmax):
+        return softmax  # the last module, which Quantus finds: it adds none, or takes it off
+    with torch.no_grad():
+        kind = kind_of(outputs_at(model, x[0]))
+    if softmax and kind == "probabilities":
+        raise ValueError(
+            "softmax must be False: the model returns probabilities already, whose values at x[0] "
+            "lie in [0, 1] and sum to 1"
+        )
+    return softmax if kind == "scores" or softmax else False
+
+
+def _classes(target: Any, count: int) -> Any:
+    """The class of each input, as an array (n,)."""
+    rows = target.tolist() if isinstance(target, (Tensor, np.ndarray)) else list(target)
+    rows = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in rows]
+    if len(rows) != count:
+        raise ValueError(f"target must have a class for each of {count} inputs, got {len(rows)}")
+    return np.array([class_number("target", row) for row in rows], dtype=np.int64)
 
 
 class _Explain:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.explanation import Explanation
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.maps import elements_of
+from fwdgrad.scorer import check_statistics
 from fwdgrad_kernels.spec import check_integer
 
 Model = Callable[[Tensor], Any]
@@ -110,7 +112,8 @@ def consistency(
     Args:
         explain: takes a model and x and returns a map, or an ``Explanation``. It must name the
             class: the randomised model predicts another.
-        model: whose parameters are drawn anew, see ``randomised``.
+        model: whose parameters are drawn anew, see ``randomised``. One with batch normalisation in
+            training mode is refused.
         x: one input, without a batch axis.
         seed, layers: see ``randomised``.
 
@@ -118,7 +121,8 @@ def consistency(
         In [0, 1]; NaN where a map is constant.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: naming the argument; also where the two explanations are of different
+            classes or objectives.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
@@ -128,9 +132,8 @@ def consistency(
     Source: Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018, section 3; AX appendix
     F.1; AG table 1.
     """
-    one, other = (
-        elements_of(explain(m, x), _MAP) for m in (model, randomised(model, seed, layers))
-    )
+    check_statistics(model)
+    one, other = _alike(explain(model, x), explain(randomised(model, seed, layers), x))
     return (abs(spearman(one, other)) + abs(spearman(one.abs(), other.abs()))) / 2
 
 
@@ -182,8 +185,21 @@ def invariance(explain: Explainer, model: Model, x: Tensor, shift: float | Tenso
 
     Source: Kindermans et al., *The (un)reliability of saliency methods*, 2019, section 2.
     """
-    one = elements_of(explain(model, x), _MAP)
-    return spearman(one, elements_of(explain(shifted(model, shift), x + shift), _MAP))
+    check_statistics(model)
+    return spearman(*_alike(explain(model, x), explain(shifted(model, shift), x + shift)))
+
+
+def _alike(one: Any, other: Any) -> tuple[Tensor, Tensor]:
+    """The elements of two maps, seen to be of the same class and objective where they tell."""
+    if isinstance(one, Explanation) and isinstance(other, Explanation):
+        for name in ("target", "objective"):
+            first, second = getattr(one, name), getattr(other, name)
+            if first != second:
+                raise ValueError(
+                    f"explain must name the {name}: it explained {first!r} of the model and "
+                    f"{second!r} of the changed one"
+                )
+    return elements_of(one, _MAP), elements_of(other, _MAP)
 
 
 class _Shifted(torch.nn.Module):

@@ -1,0 +1,221 @@
+"""What a model returns, as a tensor with a row for each copy; or what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwdgrad.errors import ModelError
+
+_LABELS = (
+    "the model returned {}: labels, which are no scores. Explain them by "
+    "objective=KeptLabel(target) or LabelDistance(target, taxonomy); or return floating numbers, "
+    "where they are scores"
+)
+
+
+def told(value: object, most: int = 400) -> str:
+    """A message or a value's text on one line, cut off where it is long.
+
+    >>> told(ValueError("two\\n  lines"))
+    'two lines'
+    """
+    try:
+        text = " ".join(str(value).split())
+    except Exception:  # of an exception's own __str__, say
+        return "(its text cannot be had)"
+    return text if len(text) <= most else text[:most] + " ..."
+
+
+def cause(error: BaseException) -> str:
+    """An exception's kind and text on one line.
+
+    >>> cause(KeyError("layer")), cause(AssertionError())
+    ("KeyError: 'layer'", 'AssertionError')
+    """
+    text = told(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def tensor_of(
+    outputs: Any, batch: int | None, source: str = "model", differentiable: bool = False
+) -> Tensor:
+    """The output as a dense tensor of real numbers that has the right batch.
+
+    Args:
+        outputs: a tensor, also a sparse or quantized one; or what NumPy makes an array of: an
+            array, a list, a pandas Series, a sparse matrix of SciPy.
+        batch: how many rows it must have, where that is to be checked.
+        source: "model", whose output may have two axes, or "objective", whose has one.
+        differentiable: whether it may carry a gradient graph.
+
+    Raises:
+        ModelError: in one line, with what would do.
+
+    Example:
+        >>> tensor_of([[0.5, 2.0]], 1)
+        tensor([[0.5000, 2.0000]], dtype=torch.float64)
+    """
+    tensor = (
+        _dense(outputs, source) if isinstance(outputs, Tensor) else _from_numpy(outputs, source)
+    )
+    if tensor.requires_grad and not differentiable:
+        raise ModelError(
+            f"the {source} returned a tensor with a gradient graph, though it is called under "
+            "torch.no_grad(); remove enable_grad from it, or return output.detach()"
+        )
+    if batch is not None and (tensor.dim() == 0 or tensor.shape[0] != batch):
+        raise ModelError(
+            f"the {source} returned shape {tuple(tensor.shape)} for a batch of {batch}; the "
+            "first axis must be the batch"
+        )
+    if tensor.is_complex():
+        raise ModelError(f"the {source} must return real numbers, got {tensor.dtype}")
+    if tensor.dtype == torch.bool and source == "model":
+        raise ModelError(
+            "the model must return scores, got torch.bool, which only says yes or no; return what "
+            "is compared, or numbers, e.g. lambda batch: model(batch).double()"
+        )
+    axes = 1 if source == "objective" else 2
+    if tensor.dim() > axes or not tensor.numel():
+        expected = "one score per copy," if source == "objective" else "(batch, classes) or"
+        hint = "; give an objective that makes one score per copy of it" if axes == 2 else ""
+        raise ModelError(
+            f"the {source} must return {expected} (batch,), got shape {tuple(tensor.shape)}{hint}"
+        )
+    return tensor
+
+
+def floating(values: Tensor) -> Tensor:
+    """Numbers to reckon with: float32 of half precision, float64 of integers.
+
+    >>> floating(torch.tensor([1, 2])).dtype
+    torch.float64
+    """
+    if values.dtype in (torch.float32, torch.float64):
+        return values
+    return values.float() if values.is_floating_point() else values.double()
+
+
+def check_no_labels(tensor: Tensor) -> None:
+    """Raises where one integer for each copy is a label rather than a score.
+
+    >>> check_no_labels(torch.tensor([0.5]))
+    """
+    if tensor.shape[1:].numel() == 1 and not tensor.is_floating_point():
+        raise ModelError(_LABELS.format(f"integers of shape {tuple(tensor.shape)}"))
+
+
+def _dense(tensor: Tensor, source: str) -> Tensor:
+    if tensor.is_meta or type(tensor).__name__ == "FakeTensor":
+        raise ModelError(
+            f"the {source} returned a tensor without values, as on the meta device; move the "
+            "model to another device, e.g. model.to_empty(device='cpu'), and load its weights"
+        )
+    if tensor.is_nested:
+        raise ModelError(
+            f"the {source} returned a nested tensor, whose rows may differ in length; wrap it, "
+            "e.g. lambda batch: model(batch).to_padded_tensor(0.0)"
+        )
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
+def _from_numpy(outputs: Any, source: str) -> Tensor:
+    values = _array(outputs)
+    if values is not None and values.ndim and values.dtype.kind in "OUST":
+        names = [value for value in values.reshape(-1).tolist() if isinstance(value, str)]
+        if names and source == "model":
+            raise ModelError(_LABELS.format(f"names such as {told(repr(names[0]), 40)}"))
+        values = _floats(values)
+    if values is None or values.dtype.kind not in "fiubc":
+        raise ModelError(
+            f"the {source} must return a tensor or an array, got {_kind(outputs)}; {_hint(outputs)}"
+        )
+    if values.dtype.kind == "f" and values.dtype.itemsize > 8:  # which torch has not
+        values = values.astype(np.float64)
+    # A copy: the model may keep its own, and torch wants native byte order and positive strides.
+    return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+
+
+def _floats(values: Any) -> Any:
+    """Numbers that are kept as objects, as a column of pandas may; None where there are others."""
+    if values.dtype.kind != "O" or any(value is None for value in values.flat):
+        return None
+    try:
+        return values.astype(np.float64)
+    except Exception:  # whatever an object's __float__ raises
+        return None
+
+
+def _array(outputs: Any) -> Any:
+    """What NumPy makes of it; None where that is nothing with rows."""
+    if isinstance(outputs, (str, bytes, Mapping, Iterator)) or _has(outputs, "_fields"):
+        return None
+    if isinstance(outputs, (list, tuple)) and any(
+        isinstance(part, Tensor) and part.dim() for part in outputs
+    ):
+        return None  # several outputs, or a tensor for each copy: only the author can tell
+    try:
+        if _has(outputs, "toarray"):  # a sparse matrix
+            outputs = outputs.toarray()
+        if isinstance(outputs, np.ma.MaskedArray):
+            return np.ma.filled(outputs.astype(np.float64), np.nan)  # type: ignore[no-untyped-call]
+        return np.asarray(outputs)
+    except Exception:  # rows of several lengths; a tensor of another device or with a graph
+        return None
+
+
+def _has(outputs: Any, name: str) -> bool:
+    """``hasattr``, also where asking raises something else, as an own ``__getattr__`` may."""
+    try:
+        getattr(outputs, name)
+    except Exception:
+        return False
+    return True
+
+
+def _kind(outputs: Any) -> str:
+    name = type(outputs).__name__
+    if isinstance(outputs, Mapping):
+        keys = told(", ".join(map(repr, outputs)), 100)
+        return f"{name} with the keys {keys}" if keys else f"an empty {name}"
+    return f"{name} of {outputs.dtype}" if isinstance(outputs, np.ndarray) else name
+
+
+def _hint(outputs: Any) -> str:
+    """What would make scores of an output of that kind."""
+    own = "or give an objective that makes one score per copy of it"
+    if isinstance(outputs, Mapping) and outputs:
+        keys = list(outputs)
+        key = "logits" if "logits" in keys else keys[0]
+        # What transformers returns is known by its attributes.
+        named = isinstance(key, str) and _has(outputs, key) and not hasattr(dict, key)
+        part = f"model(batch).{key}" if named else f"model(batch)[{key!r}]"
+        return f"wrap the model, e.g. lambda batch: {part}, {own}"
+    fields = getattr(outputs, "_fields", ())[:1] if isinstance(outputs, tuple) else ()
+    for name in (*fields, "logits"):
+        if _has(outputs, name):
+            return f"wrap the model, e.g. lambda batch: model(batch).{name}, {own}"
+    if isinstance(outputs, (list, tuple)) and outputs and isinstance(outputs[0], Tensor):
+        if outputs[0].dim() < 2 and isinstance(outputs, list):
+            return f"wrap the model, e.g. lambda batch: torch.stack(model(batch)), {own}"
+        return f"wrap the model, e.g. lambda batch: model(batch)[0], {own}"
+    if isinstance(outputs, Iterator):
+        return "return a list or an array"
+    if _has(outputs, "__await__"):
+        return "wrap it, e.g. lambda batch: asyncio.run(model(batch))"
+    if outputs is None:
+        return "let it return its scores"
+    if isinstance(outputs, str):
+        return (
+            "give an objective such as TextAnswer, and return a list with an answer for each copy"
+        )
+    if isinstance(outputs, (list, tuple)):
+        return "make rows of as many numbers of it, " + own
+    return "give an objective that makes one score per copy of it"

@@ -1,0 +1,302 @@
+"""Calls of a model, each checked: from a batch of copies to one score a copy and target."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwdgrad.errors import ModelError, warn
+from fwdgrad.objectives import (
+    AUTO,
+    OF_LOGITS,
+    Objective,
+    by_name,
+    check_objective,
+    decide,
+    resolve_target,
+    scores_of,
+    within,
+)
+from fwdgrad.outputs import cause, tensor_of
+from fwdgrad.stream import is_out_of_memory
+
+_OF_DTYPES = re.compile(r"dtype|data ?type|scalar type|(Double|Half|Float)Tensor", re.I)
+_OF_SHAPES = re.compile(r"shape|size|dim|mat1|channels|broadcast|stride|axis|out of range", re.I)
+_ENOUGH = 16  # outputs after which it is no accident that all lie in [0, 1]
+
+
+def check_model(model: Any) -> None:
+    """Raises TypeError for what cannot be called.
+
+    >>> check_model(torch.nn.Linear(2, 2))
+    """
+    if not callable(model):
+        methods = [name for name in ("predict_proba", "predict") if hasattr(model, name)]
+        hint = f"; wrap its {methods[0]}: fwdgrad.boxes.arrays.NumpyModel" if methods else ""
+        raise TypeError(f"model must be callable on a batch, got {type(model).__name__}{hint}")
+    if isinstance(model, type):
+        raise TypeError(f"model must be callable on a batch, got the class {model.__name__}")
+
+
+def check_mode(model: Any) -> None:
+    """Raises where every call would change a model; warns where its scores may be random.
+
+    Raises:
+        ValueError: see ``check_statistics``.
+    """
+    check_statistics(model)
+    module = _module_of(model)
+    if module is not None and module.training:
+        warn(
+            "the model is in training mode: its scores may be random or change it; call "
+            "model.eval() first"
+        )
+
+
+def check_statistics(model: Any) -> None:
+    """Raises where every call would change a model's batch normalisation.
+
+    Args:
+        model: a module, or a method of one; of one within another function nothing is seen.
+
+    Raises:
+        ValueError: it has batch normalisation in training mode.
+
+    Example:
+        >>> check_statistics(torch.nn.BatchNorm2d(3))
+        Traceback (most recent call last):
+        ValueError: model must be in evaluation mode: it is in training mode and every call would \
+change its batch normalisation; call model.eval() first
+    """
+    module = _module_of(model)
+    # By their names: compiled modules are of no class of torch's normalisations.
+    if module is not None and any(
+        part.training
+        and isinstance(getattr(part, "running_mean", None), Tensor)
+        and getattr(part, "num_batches_tracked", None) is not None
+        for part in module.modules()
+    ):
+        raise ValueError(
+            "model must be in evaluation mode: it is in training mode and every call would "
+            "change its batch normalisation; call model.eval() first"
+        )
+
+
+def _module_of(model: Any) -> torch.nn.Module | None:
+    """The module that a call of the model reaches, where that shows."""
+    while isinstance(model, functools.partial):
+        model = model.func
+    for _ in range(2):  # an ImageClassifier has a forward, which may be a method
+        if isinstance(model, torch.nn.Module):
+            return model
+        model = getattr(model, "__self__", None) or getattr(model, "forward", None)
+    return model if isinstance(model, torch.nn.Module) else None
+
+
+def is_of_shapes(error: BaseException | None) -> bool:
+    """Whether an error seems to say that an input has the wrong shape.
+
+    >>> is_of_shapes(RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x4 and 5x2)"))
+    True
+    """
+    return error is not None and _OF_SHAPES.search(cause(error)) is not None
+
+
+def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """What the model returns for one input; where it fails, with the shape that it was asked with.
+
+    >>> outputs_at(torch.nn.Flatten(), torch.ones(2, 3)).shape
+    torch.Size([1, 6])
+    """
+    check_model(model)
+    try:
+        return model(x[None].clone())
+    except Exception as error:
+        text, hint = cause(error), ""
+        if _OF_DTYPES.search(text):
+            hint = f" (the batch has x's dtype, {x.dtype}: convert x, e.g. x.float())"
+        elif is_of_shapes(error):
+            hint = " (x is one input, without a batch axis)"
+        raise ModelError(
+            f"the model failed on a batch of shape {(1, *x.shape)}: {text}{hint}"
+        ) from error
+
+
+class Scorer:
+    """A model's scores. What its output at one input is, is what it must be at every call.
+
+    Args:
+        model: takes a batch (batch, *x.shape).
+        x: the input that settles the classes and, where it is "auto", the objective.
+        targets: as ``resolve_target`` takes them.
+        objective: see ``OBJECTIVES``.
+
+    Attributes:
+        outputs: what the model returned for x.
+        objective: what is explained; never "auto".
+        decision: why, where it was "auto".
+        targets: the classes.
+        clean: their scores at x.
+
+    Raises:
+        TypeError, ValueError: a target or an objective that does not fit the output.
+        ModelError: the model failed or returned something of no use, or a score is not finite.
+
+    Example:
+        >>> scorer = Scorer(torch.sigmoid, torch.tensor([0.0, 1.0]), ["auto"], "auto")
+        >>> scorer.objective, scorer.targets, scorer(torch.zeros(3, 2))[0].tolist()
+        ('output', [1], [0.5, 0.5, 0.5])
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Any],
+        x: Tensor,
+        targets: Sequence[Any],
+        objective: Objective,
+    ) -> None:
+        """Calls the model once."""
+        check_model(model)
+        check_objective(objective)
+        targets = [by_name(model, target) for target in targets]
+        self.model = model
+        self._form: _Form | None = None
+        self._seen = 0
+        self._went_well = False  # with several copies at once
+        with torch.no_grad():
+            self.outputs = outputs_at(model, x)
+            try:
+                self.objective, self.decision = decide(objective, self.outputs, model)
+                self.targets = [
+                    resolve_target(t, self.outputs, self.objective, batch=1) for t in targets
+                ]
+                self.clean = [float(s[0]) for s in self._read(self.outputs, 1, False)]
+            except ModelError as reason:
+                if x.dim() > 1 and x.shape[0] == 1:
+                    raise ModelError(
+                        f"{reason}. x has shape {tuple(x.shape)}: if its first axis is a batch "
+                        "axis, give x[0]"
+                    ) from reason.__cause__
+                raise
+            except RuntimeError as error:  # of a tensor without values, say
+                raise ModelError(
+                    f"no score can be made of the model's output: {cause(error)}"
+                ) from error
+        self._watched = self._is_doubtful()
+        for clean in self.clean:
+            if not math.isfinite(clean):
+                raise ModelError(f"the score at the input itself is {clean}")
+
+    def __call__(self, batch: Tensor, *, differentiable: bool = False) -> list[Tensor]:
+        """The scores (batch,) of each target, floating.
+
+        They may lie in memory of the model's own, which it writes to at its next call.
+
+        Raises:
+            ModelError: the model failed, or its output has another form than at x.
+        """
+        size, shape = len(batch), tuple(batch.shape)
+        alone = ""
+        if size > 1 and not self._went_well:
+            alone = "; a model that takes one input at a time needs batch_size=1"
+        try:
+            outputs = self.model(batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"the model failed on a batch of shape {shape}: {cause(error)}{alone}"
+            ) from error
+        try:
+            scores = self._read(outputs, size, differentiable)
+        except ModelError as error:
+            is_one = isinstance(outputs, (Tensor, np.ndarray)) and outputs.shape[:1] == (1,)
+            few = alone if is_one else ""
+            raise ModelError(f"{error}{few}") from error.__cause__
+        self._went_well |= size > 1
+        if self._watched:
+            self._watch(outputs, size)
+        return scores
+
+    def _read(self, outputs: Any, size: int, differentiable: bool) -> list[Tensor]:
+        """The scores of an output, whose form must be that at x."""
+        found, kind, classes = outputs, None, None
+        is_array = isinstance(outputs, (Tensor, np.ndarray))
+        if callable(self.objective):  # which may take anything: a list of boxes, say
+            if is_array and len(outputs.shape) == 2 and outputs.shape[0] == size:
+                classes = int(outputs.shape[1])
+        else:
+            found = tensor_of(outputs, size, differentiable=differentiable)
+            classes = found.shape[1:].numel()
+            if is_array:  # a list has integers where its numbers happen to be whole
+                kind = "floating numbers" if found.is_floating_point() else "integers"
+        self._check_form((classes, kind))
+        try:
+            return [
+                scores_of(found, self.objective, t, size, differentiable=differentiable)
+                for t in self.targets
+            ]
+        except ModelError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            whose = " by the objective" * callable(self.objective)
+            raise ModelError(
+                f"no score can be made of the model's output{whose}: {cause(error)}"
+            ) from error
+
+    def _check_form(self, form: _Form) -> None:
+        """Raises where an output has another form than the first."""
+        if self._form is None:
+            self._form = form
+        for one, other in zip(form, self._form, strict=True):
+            if None not in (one, other) and one != other:
+                raise ModelError(
+                    f"the model returned {_said(one)}, and at the input itself {_said(other)}"
+                )
+
+    def _is_doubtful(self) -> bool:
+        """Whether [0, 1] at x may be an accident: the output was taken for it, or was not."""
+        if callable(self.objective):
+            return False
+        if self.decision is not None:
+            return self.decision == AUTO["labels"][1]
+        return self.objective in OF_LOGITS and within(tensor_of(self.outputs, 1))
+
+    def _watch(self, outputs: Any, size: int) -> None:
+        """Warns once, where other inputs tell what the output is."""
+        inside = within(tensor_of(outputs, size, differentiable=True).detach())
+        self._seen += size
+        if self.decision is not None and not inside:
+            self._watched = False
+            warn(
+                "the model's output lies in [0, 1] at x and leaves it elsewhere, so it is no "
+                "probability of labels, for which it was taken: it is explained as it is; "
+                "objective='probability' takes its softmax, and 'output' says that it is meant so"
+            )
+        elif self.decision is None and (not inside or self._seen >= _ENOUGH):
+            self._watched = False
+            if inside:
+                warn(
+                    "the model's output lies in [0, 1] at every input, and objective "
+                    f"{self.objective!r} takes it for logits; objective='output' explains it as "
+                    "it is"
+                )
+
+
+_Form = tuple[int | None, str | None]  # classes and kind of number, where they are known
+
+
+def _said(part: int | str | None) -> str:
+    """A part of a form in words."""
+    if isinstance(part, int):
+        return "one number a copy" if part == 1 else f"{part} classes"
+    return str(part)

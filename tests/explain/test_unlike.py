@@ -1,0 +1,187 @@
+"""Inputs of other kinds: tables of unlike columns, series, volumes; what is refused, what does."""
+
+import re
+
+import pytest
+import torch
+
+import fwdgrad
+from fwdgrad import metrics
+from fwdgrad.boxes.arrays import NumpyModel
+from fwdgrad.smoothing import check_alike
+
+_generator = torch.Generator().manual_seed(7)
+SCALES = torch.tensor([1.0, 20.0, 1e3, 3e4, 0.05, 4e5], dtype=torch.float64)
+TABLE = (torch.randn(400, 6, generator=_generator, dtype=torch.float64) + 3) * SCALES
+DEVIATIONS = TABLE.std(0)
+EFFECTS = torch.tensor([1.0, -2.0, 0.0, 1.5, 3.0, -0.5], dtype=torch.float64)
+ROW = TABLE[0]
+
+
+def quadratic(rows):
+    """(batch,): of the standardised columns, each with an effect of its own."""
+    z = (rows.double() - TABLE.mean(0)) / DEVIATIONS
+    return z @ EFFECTS + 0.1 * (z**2).sum(1)
+
+
+def truth(row):
+    """How the score changes by a deviation of each column."""
+    z = (row - TABLE.mean(0)) / DEVIATIONS
+    return EFFECTS + 0.2 * z
+
+
+# ---- tables --------------------------------------------------------------------------------
+
+
+def test_the_deviations_of_columns_give_the_truth():
+    e = fwdgrad.explain(quadratic, ROW, target=None, sigma=0.2 * DEVIATIONS, queries=4096)
+    away = (e.attribution * DEVIATIONS - truth(ROW)).abs()
+    assert (away < 4 * e.standard_error * DEVIATIONS).all()
+    assert metrics.pearson(e.attribution * DEVIATIONS, truth(ROW)) > 0.99
+
+
+def test_a_baseline_of_means_gives_the_truth():
+    """Along x - mean: what the way from the mean adds, at the row."""
+    e = fwdgrad.explain(quadratic, ROW, target=None, baseline=TABLE.mean(0), queries=4096)
+    along = truth(ROW) * (ROW - TABLE.mean(0)) / DEVIATIONS
+    assert metrics.pearson(e.attribution, along) > 0.99
+
+
+def test_a_forest_of_unlike_columns():
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    chosen = (quadratic(TABLE) > quadratic(TABLE).median()).numpy()
+    forest = ensemble.RandomForestClassifier(30, random_state=0).fit(TABLE.numpy(), chosen)
+    model = NumpyModel(forest.predict_proba)
+    with pytest.raises(ValueError, match="sigma must have a scale for each element"):
+        fwdgrad.explain(model, ROW, target=1)
+    near = TABLE[(quadratic(TABLE) - quadratic(TABLE).median()).abs().argmin()]
+    e = fwdgrad.explain(model, near, target=1, sigma=DEVIATIONS, queries=4096, batch_size=1024)
+    assert metrics.pearson(e.attribution * DEVIATIONS, EFFECTS) > 0.9
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        [40.0, 50_000.0],
+        [40.0, 0.0, 1.0, 0.0, 50_000.0],  # one-hot columns
+        [-40.0, 50_000.0],
+        [0.5, 1200.0, 30.0, 2.0, 1.0],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["likelihood-ratio", "smoothgrad"])
+def test_one_scale_for_unlike_columns_is_refused(x, method):
+    x = torch.tensor(x)
+    model = lambda rows: rows.sum(1)  # noqa: E731
+    given = 0.2 * float(x.max() - x.min())
+    for options in ({"sigma": None}, {"sigma": given}):
+        with pytest.raises(ValueError, match=re.escape("such as 0.2 * X.std(0) of a table X")):
+            fwdgrad.explain(model, x, method=method, target=None, **options)
+    fwdgrad.explain(model, x, method=method, target=None, sigma=torch.full_like(x, given))
+    # No element leaves what it is: to whom the gradient itself is meant.
+    fwdgrad.explain(model, x, method=method, target=None, sigma=0.01)
+
+
+def test_the_channels_of_a_series_are_compared():
+    series = torch.stack([torch.randn(64), 1e4 * torch.randn(64)], 1)
+    for x in (series, series.T.contiguous()):
+        with pytest.raises(ValueError, match="sigma must have a scale for each element"):
+            fwdgrad.explain(lambda rows: rows.sum((1, 2)), x, target=None)
+    check_alike(torch.randn(64, 2), 0.8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_elements_of_one_kind_are_alike(seed):
+    """Standard-normal vectors, fractions, waves, a picture's bytes, a row of zeros and ones."""
+    g = torch.Generator().manual_seed(seed)
+    for x in [
+        torch.randn(2, generator=g),
+        torch.randn(20, generator=g),
+        torch.rand(300, generator=g),
+        1e-4 * torch.randn(50, generator=g),
+        1e6 * (1 + torch.rand(50, generator=g)),
+        3e4 * torch.randn(4000, generator=g).clamp(-1, 1),
+        torch.randint(0, 256, (784,), generator=g).float(),
+        torch.randint(0, 2, (30,), generator=g).float(),
+        torch.zeros(4),
+    ]:
+        check_alike(x, 0.2 * float(x.max() - x.min()))
+
+
+# ---- series and volumes --------------------------------------------------------------------
+
+
+def of_one_channel(batch):
+    """(batch,): of series (T, C), channel 2 in its second quarter."""
+    return batch[:, 16:32, 2].mean(1)
+
+
+SERIES = torch.ones(64, 5)
+CELLS = {"law": "hadamard", "baseline": 0.0, "position": 0.5, "sigma": 0.5}
+
+
+def test_cells_of_a_series_are_refused_and_the_advice_finds_the_channel():
+    with pytest.raises(
+        ValueError, match=r"cell must be 1 for x of shape \(64, 5\), got 8"
+    ) as error:
+        fwdgrad.explain(of_one_channel, SERIES, target=None, cell=8, queries=256, **CELLS)
+    assert "x.T[:, None], with lambda batch: model(batch[:, :, 0].mT)" in str(error.value)
+    x = SERIES.T[:, None]
+    model = lambda batch: of_one_channel(batch[:, :, 0].mT)  # noqa: E731
+    e = fwdgrad.explain(model, x, target=None, cell=8, shift=False, queries=256, **CELLS)
+    found = e.attribution[:, 0].mT
+    want = torch.zeros(64, 5)
+    want[16:32, 2] = 0.5  # two cells of 8 make the mean
+    torch.testing.assert_close(found, want, rtol=0, atol=1e-4)
+
+
+def test_cells_of_a_picture_without_channels():
+    model = lambda batch: batch[:, :8, :8].mean((1, 2))  # noqa: E731
+    x = torch.ones(32, 32)
+    with pytest.raises(ValueError, match=r"or a picture \(H, W\) as x\[None\]"):
+        fwdgrad.explain(model, x, target=None, cell=8, queries=256, **CELLS)
+    e = fwdgrad.explain(
+        lambda batch: model(batch[:, 0]), x[None], method="likelihood-ratio", target=None, cell=8,
+        shift=False, queries=256, **CELLS,
+    )  # fmt: skip
+    want = torch.zeros(1, 32, 32)
+    want[:, :8, :8] = 1
+    torch.testing.assert_close(e.attribution, want, rtol=0, atol=1e-4)
+
+
+def test_a_block_joins_nothing():
+    """Its elements have a draw each: of a series the one channel is found."""
+    e = fwdgrad.explain(
+        of_one_channel, SERIES, target=None, block=(8, 5), sigma=0.5, queries=8192, batch_size=1024
+    )  # fmt: skip
+    want = torch.zeros(64, 5)
+    want[16:32, 2] = 1 / 16
+    assert ((e.attribution - want).abs() <= 4.5 * e.standard_error).all()
+    assert metrics.pearson(e.attribution, want) > 0.9
+    # A block away from where the model looks changes nothing: that is known.
+    assert torch.equal(e.standard_error[45:], torch.zeros(19, 5))
+
+
+@pytest.mark.parametrize("options", [{"cell": 4}, {"shared": True}])
+def test_cells_of_a_volume_are_refused(options):
+    volume, options = torch.ones(1, 8, 8, 8), {**options, "sigma": 0.5}
+    model = lambda batch: batch[:, 0, :4, :4, :4].mean((1, 2, 3))  # noqa: E731
+    with pytest.raises(ValueError, match="not the depth of a volume; explain a mask of its cubes"):
+        fwdgrad.explain(model, volume, target=None, queries=64, **options)
+    planes = fwdgrad.explain(
+        lambda batch: model(batch.unflatten(1, (1, 8))), volume.flatten(0, -3), target=None,
+        queries=64, **options,
+    )  # fmt: skip
+    assert planes.attribution.shape == (8, 8, 8)
+    frames = torch.ones(3, 1, 8, 8)  # no depth
+    fwdgrad.explain(lambda b: b.sum((1, 2, 3, 4)), frames, target=None, queries=64, **options)
+
+
+def test_a_volume_as_a_picture_of_many_channels_is_told():
+    """Its planes share their draws: nothing says which of them matters."""
+    volume = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(1))
+    model = lambda batch: batch[:, :4, :4, :4].mean((1, 2, 3))  # noqa: E731
+    options = {"method": "regions", "target": None, "objective": "logit", "queries": 64}
+    with pytest.warns(UserWarning, match="its 16 channels share their draws.*mask of its cubes"):
+        e = fwdgrad.explain(model, volume, **options)
+    assert torch.equal(e.attribution, e.attribution[:1].expand(16, -1, -1))
