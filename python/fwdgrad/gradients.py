@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from fwdgrad.errors import ModelError, warn
 from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
-from fwdgrad.parameters import ParameterNoise
+from fwdgrad.parameters import ParameterNoise, Swapped
 from fwdgrad.powers import exponent_of, times_power, unscale_
 from fwdgrad.saliency import Gradient, IntegratedGradients
 from fwdgrad.sampling import Sampling, weights_of
@@ -703,20 +703,8 @@ class Autograd(Source):
             settings["sigma"] = self._scale(plan.x)
         return {**settings, "sampling": self.sampling}
 
-    @contextlib.contextmanager
-    def _run_mode(self) -> Iterator[None]:
-        """The model's parameters ask for no gradient: the graph then keeps less."""
-        module = self.forward
-        parameters = module.parameters() if isinstance(module, torch.nn.Module) else ()
-        asking = [p for p in parameters if p.requires_grad]
-        try:
-            for parameter in asking:
-                parameter.requires_grad_(False)
-            with torch.inference_mode(False):  # no tensor made in it may have a gradient
-                yield
-        finally:
-            for parameter in asking:
-                parameter.requires_grad_(True)
+    def _run_mode(self) -> contextlib.AbstractContextManager[Any]:
+        return torch._C._InferenceMode(False)  # no tensor made in it may have a gradient
 
     # ---- gradients, and their moments ------------------------------------------------------
 
@@ -777,10 +765,19 @@ class Autograd(Source):
                     enter_unit_(mean, spread, part, copy + 1 - length, length, unit)
                     state["part"].zero_()
 
-        self._stream(
-            lambda batch: self._gradients(batch, plan.scorer), enter, "gradient", state, plan,
-            x.nbytes, checkpoint, progress,
-        )  # fmt: skip
+        module, noisy = self.forward, plan.noisy
+        parameters = module.parameters() if isinstance(module, torch.nn.Module) else ()
+        # Detached, those that ask for a gradient: the graph then keeps less.
+        asking = [p for p in parameters if p.requires_grad and (noisy is None or p not in noisy)]
+        detached: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if asking:
+            detached = Swapped(asking)
+
+        def evaluate(batch: Tensor) -> list[Tensor]:
+            with detached:
+                return self._gradients(batch, plan.scorer)
+
+        self._stream(evaluate, enter, "gradient", state, plan, x.nbytes, checkpoint, progress)
         return [self._result(plan, state, t, unit) for t in range(len(targets))]
 
     def _in_range(self, terms: Tensor, powers: Tensor) -> Tensor:
@@ -815,14 +812,18 @@ class Autograd(Source):
             leaf = batch.detach().requires_grad_()
             try:
                 scores = scorer(leaf, differentiable=True)
-                gradients = []
+                gradients: list[Tensor] = []
                 for i, score in enumerate(scores):
                     last = i + 1 == len(scores)
                     if not score.requires_grad:
                         raise ModelError(_NO_GRADIENT)
-                    (gradient,) = torch.autograd.grad(
-                        score.sum(), leaf, retain_graph=not last, allow_unused=True
-                    )
+                    # As torch.autograd.grad does it, in which no function of torch is seen: a
+                    # backward of the model's own may read parameters, too.
+                    total = score.sum()
+                    (gradient,) = torch.autograd.Variable._execution_engine.run_backward(
+                        (total,), (torch.ones_like(total),), not last, False, (leaf,),
+                        allow_unreachable=True, accumulate_grad=False,
+                    )  # fmt: skip
                     if gradient is None:
                         raise ModelError(_NO_GRADIENT)
                     gradients.append(gradient)

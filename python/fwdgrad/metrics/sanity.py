@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fwdgrad.explanation import Explanation
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.maps import elements_of
 from fwdgrad.scorer import check_statistics
+from fwdgrad.state import TorchState
 from fwdgrad_kernels.spec import check_integer
 
 Model = Callable[[Tensor], Any]
@@ -47,8 +49,8 @@ def randomised(
         model: is left as it is. Each module draws by its own ``reset_parameters``; parameters of
             one that has none come from a normal law of their own mean and deviation. What batch
             normalisation has counted is forgotten too, as its ``reset_parameters`` does it.
-        seed: of the draws, which are made on the CPU; torch's own generators go on as if nothing
-            had been drawn.
+        seed: of the draws, which are made on the CPU by a generator of their own; torch's go on as
+            if nothing had been drawn.
         layers: names of those that are drawn, see ``layers_of``; all by default. A layer draws the
             same numbers whichever others do, so that ``layers_of(model)[:k]`` for k = 1, 2, ... is
             the cascade from the output down.
@@ -79,12 +81,11 @@ def randomised(
     if unknown:
         raise ValueError(f"layers must be names in {names}, got {unknown[0]!r}")
     drawn = copy.deepcopy(model).cpu()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
+    with TorchState(), torch.no_grad(), _Drawn(torch.Generator().manual_seed(seed)):
         for name in names:  # all of them: then those of one layer do not depend on the choice
             _draw(drawn.get_submodule(name))
     result = copy.deepcopy(model)
-    with torch.no_grad():
+    with TorchState(), torch.no_grad():
         for name in names if layers is None else layers:
             fresh, layer = drawn.get_submodule(name), result.get_submodule(name)
             for entry in (*layer._parameters, *layer._buffers):
@@ -155,7 +156,7 @@ def shifted(model: Model, shift: float | Tensor) -> Model:
     Source: Kindermans et al., *The (un)reliability of saliency methods*, 2019, section 2.
     """
     if isinstance(model, torch.nn.Module):
-        return _Shifted(model, shift).train(model.training)
+        return _Shifted(model, shift)
     return lambda batch: model(batch - shift)
 
 
@@ -209,9 +210,40 @@ class _Shifted(torch.nn.Module):
         super().__init__()
         self.model = model
         self.shift = shift
+        self.training = model.training  # of this one alone: the model's parts may differ
 
     def forward(self, batch: Tensor) -> Any:
         return self.model(batch - self.shift)
+
+
+# What draws numbers and takes a generator, by name: of torch, of its tensors, and of nn.init where
+# a function is one of torch's to whoever watches them.
+_RANDOM = {
+    *("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"),
+    *("random_", "uniform_", "normal_", "bernoulli_", "cauchy_", "exponential_", "geometric_"),
+    *("log_normal_", "kaiming_uniform_"),
+}
+
+
+class _Drawn(TorchFunctionMode):
+    """Within it, torch draws in this thread from a generator of ours where none is given."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), keywords: Any = None
+    ) -> Any:
+        keywords, name = dict(keywords or {}), getattr(function, "__name__", "")
+        if name in ("rand_like", "randn_like"):  # which take none in older versions
+            like = arguments[0]
+            keywords = {"dtype": like.dtype, "device": like.device, **keywords}
+            function, arguments = getattr(torch, name.removesuffix("_like")), [like.shape]
+            name = function.__name__
+        if name in _RANDOM and keywords.get("generator") is None:
+            keywords["generator"] = self.generator
+        return function(*arguments, **keywords)
 
 
 def _draw(module: torch.nn.Module) -> None:
