@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fwdgrad.errors import ModelError
 from fwdgrad.sampling import Sampling
+from fwdgrad.state import Mode
 from fwdgrad_kernels import LAWS, NoiseSpec, relative_perturber
 from fwdgrad_kernels.spec import DTYPES, PARAMETER_NOISE, check_integer
 
@@ -108,7 +108,7 @@ class ParameterNoise:
         return copies // draws
 
 
-class Swapped(TorchFunctionMode):
+class Swapped(Mode):
     """Within it, torch's functions take other tensors for some parameters: their detached selves.
 
     No module is written to: other threads, and whatever runs outside of it, see the parameters as

@@ -372,13 +372,14 @@ def run(
     done, resumed = checkpoint.load(state, copies) if checkpoint else (0, None)
     if resumed is not None:
         batch.resume(resumed)
-    bar = tqdm(
-        total=copies * signs,
-        initial=done * signs,
-        unit="call",
-        disable=progress is not True,
-        mininterval=0.1 if sys.stderr.isatty() else 5.0,
-    )
+    bar = None
+    if progress is True:  # else none at all: Ctrl-C may leave tqdm's lock taken, for all threads
+        bar = tqdm(
+            total=copies * signs,
+            initial=done * signs,
+            unit="call",
+            mininterval=0.1 if sys.stderr.isatty() else 5.0,
+        )
     entering = False
     try:
         while done < copies:
@@ -402,7 +403,8 @@ def run(
             batch.after(min(count * signs, batch.size))
             if batch.size != before:
                 release()
-            bar.update(count * signs)
+            if bar is not None:
+                bar.update(count * signs)
             if callable(progress):
                 progress(done * signs, copies * signs)
             if checkpoint:
@@ -412,7 +414,8 @@ def run(
             checkpoint.save(state, done, batch.size)
         raise
     finally:
-        bar.close()
+        if bar is not None:
+            bar.close()
         release()
     if checkpoint:
         checkpoint.save(state, done, batch.size)

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from fwdgrad.explanation import Explanation
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.maps import elements_of
 from fwdgrad.scorer import check_statistics
-from fwdgrad.state import TorchState
+from fwdgrad.state import Mode, TorchState
 from fwdgrad_kernels.spec import check_integer
 
 Model = Callable[[Tensor], Any]
@@ -225,7 +224,7 @@ _RANDOM = {
 }
 
 
-class _Drawn(TorchFunctionMode):
+class _Drawn(Mode):
     """Within it, torch draws in this thread from a generator of ours where none is given."""
 
     def __init__(self, generator: torch.Generator) -> None:
