@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from fwdgrad.files import digest_of, read_tensors, write_tensors
 from fwdgrad.parameters import ParameterNoise
 from fwdgrad.saliency import (
     Gradient,
@@ -22,8 +22,8 @@ from fwdgrad.saliency import (
     VarGrad,
 )
 from fwdgrad.sampling import Sampling
-from fwdgrad.stream import read_header, write_atomically
 from fwdgrad_kernels import AdaptiveScale
+from fwdgrad_kernels.spec import DTYPES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,9 +42,22 @@ _SETTINGS = {  # values of settings that JSON does not know
         VarGrad,
     )
 }
-_KIND = "explanation"
+_KIND, _FORMAT = "explanation", 3
 _PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf"}
 _OTHERS = _PICTURES | {".html", ".htm", ".npy", ".npz", ".pt", ".pth", ".json", ".csv"}
+
+
+_RANGES: tuple[tuple[str, Any, Callable[[Any], bool]], ...] = (  # attributes, types, what can be
+    ("reliability", (int, float), lambda value: math.isnan(value) or -1.01 <= value <= 1.01),
+    ("queries", int, lambda value: value >= 1),
+    ("target", (int, type(None)), lambda value: value is None or value >= 0),
+    ("score", (int, float), math.isfinite),
+    ("objective", str, lambda value: True),
+    ("settings", dict, lambda value: all(isinstance(name, str) for name in value)),
+    ("seconds", (int, float), lambda value: 0 <= value < math.inf),
+    ("delta", (int, float, type(None)), lambda value: True),
+    ("provenance", dict, lambda value: True),
+)
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -114,8 +127,8 @@ class Explanation:
         seconds: how long it took.
         delta: on a path (integrated gradients), by how much the attribution's sum exceeds the
             change of the score from the baseline to the input; None elsewhere.
-        provenance: versions, backend, device, threads, digest of the input; where the objective
-            was "auto", what was seen.
+        provenance: versions, backend, device, threads, digest of the input; the model's name where
+            one was given; where the objective was "auto", what was seen.
     """
 
     attribution: Tensor
@@ -150,6 +163,7 @@ class Explanation:
         Raises:
             ValueError: the name is of another format.
             OSError: it cannot be written; a file that was there is still there.
+            TypeError, ValueError: an attribute is not what it should be.
         """
         suffix = Path(path).suffix
         if suffix.lower() in _OTHERS:
@@ -157,40 +171,59 @@ class Explanation:
                 f"path must end in .safetensors, which is what save writes, got {suffix!r}; for a "
                 "picture draw it: e.plot().figure.savefig(path)"
             )
+        self._check()
         tensors = {name: getattr(self, name) for name in _TENSORS}
         settings = _pack(self.settings, "settings", tensors)
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
-        rest |= {"settings": settings, "format": 2}
-        # A tensor may not appear twice: safetensors refuses shared memory.
-        content = save_safetensors(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            {f"fwdgrad.{_KIND}": json.dumps(rest)},
-        )
-        write_atomically(Path(path), content)
+        write_tensors(path, _KIND, {**rest, "settings": settings, "format": _FORMAT}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
-        """Reads what ``save`` wrote.
+        """Reads what ``save`` wrote, into memory of its own: the file may change afterwards.
 
         Args:
             path: the file.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is damaged, or something else.
+            FileNotFoundError, PermissionError: there is none, or it may not be read.
+            ValueError: it is damaged, or something else: a digest over all of it is checked.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                rest = read_header(file, _KIND)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if rest.pop("format") != 2:
+            rest, tensors = read_tensors(path, _KIND)
+            if rest.pop("format", None) != _FORMAT:
                 raise ValueError("it has another version's format")
             rest["settings"] = _unpack(rest["settings"], tensors)
-            return cls(**{name: tensors[name] for name in _TENSORS}, **rest)
+            rest |= {name: tensors[name] for name in _TENSORS}
+            result = cls(**rest)
+            result._check()
         except (FileNotFoundError, PermissionError):
             raise
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever is wrong with what it says
             raise ValueError(f"{path} is no explanation, or damaged: {error}") from None
+        return result
+
+    def _check(self) -> None:
+        """Raises where an attribute has another type, shape or range than it can have."""
+        for name in _TENSORS:
+            one = getattr(self, name)
+            if not isinstance(one, Tensor):
+                raise TypeError(f"{name} must be a tensor, got {type(one).__name__}")
+            if one.dtype not in DTYPES or one.shape != self.input.shape:
+                raise ValueError(
+                    f"{name} must have floating numbers and the input's shape, got {one.dtype} "
+                    f"{tuple(one.shape)} for {tuple(self.input.shape)}"
+                )
+        if not bool(torch.isfinite(self.input).all()):
+            raise ValueError("input must be finite")
+        if bool((self.standard_error < 0).any()):
+            raise ValueError("standard_error must not be negative")
+        for name, kinds, is_right in _RANGES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not (isinstance(value, kinds) and is_right(value)):
+                raise ValueError(f"{name} cannot be {value!r}")
+        told = self.provenance.get("input_sha256", digest := digest_of(self.input))
+        if told != digest:
+            raise ValueError(f"input is not what was explained: its digest is {digest}, not {told}")
 
     def heatmap(self) -> Tensor:
         """The attribution over the trailing two axes, for the others together: (H, W).

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.checkpoint import Checkpoint
 from fwdgrad.errors import ModelError, warn
 from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
@@ -32,7 +33,7 @@ from fwdgrad.source import (
     standard_error_,
     sum_dtype,
 )
-from fwdgrad.stream import Checkpoint, Progress, is_out_of_memory
+from fwdgrad.stream import Progress, is_out_of_memory
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks
 from fwdgrad_kernels.spec import first_outside
 
@@ -40,6 +41,7 @@ CONTROLS = (None, "clean", "leave-one-out", "mean")
 
 _SLICE = 2**20  # elements that a finishing step works on at once
 _UNSET = 2**15  # no power of two yet
+_SCORES = 4  # that are kept beside the moments of gradients
 _COPIES = 50  # of a smoothed gradient, where nothing is asked for
 
 
@@ -731,9 +733,17 @@ class Autograd(Source):
         state["power"] = torch.full((len(targets),), _UNSET, dtype=torch.int32)
         kept = len(sample(x))
         state["half"] = torch.zeros((2, len(targets), kept), dtype=dtype, device=x.device)
+        # Only of the first copies: by them a checkpoint tells another model.
+        state["scores"] = torch.zeros(
+            (min(_SCORES, plan.copies), 1, len(targets)), dtype=torch.float64
+        )
         mean, spread = state["mean"], state["spread"]
 
         def enter(results: list[list[Tensor]], first: int, count: int) -> None:
+            if first < len(state["scores"]):
+                scores = torch.stack(results[0][len(targets) :], dim=1)
+                some = state["scores"][first : first + count, 0]
+                some.copy_(scores[: len(some)])
             for i in range(count):
                 copy = first + i
                 if copy == plan.half:
@@ -742,7 +752,7 @@ class Autograd(Source):
                         state["half"][1, t] = sample(spread[t])
                 terms = []
                 for found in results:
-                    one = [gradients[i] for gradients in found]
+                    one = [gradients[i] for gradients in found[: len(targets)]]
                     term = (one[0][None] if len(one) == 1 else torch.stack(one)).to(dtype)
                     term = self._in_range(term, state["power"])
                     if self.saliency.statistic == "square":
@@ -807,7 +817,7 @@ class Autograd(Source):
         return weights if plan.weights is None else weights * plan.weights
 
     def _gradients(self, batch: Tensor, scorer: Scorer) -> list[Tensor]:
-        """Of each target's score with respect to each copy: (batch, *x.shape)."""
+        """Of each target's score by each copy: (batch, *x.shape); then the scores: (batch,)."""
         with torch.enable_grad():
             leaf = batch.detach().requires_grad_()
             try:
@@ -841,7 +851,8 @@ class Autograd(Source):
                 raise ModelError(
                     f"the model's gradient failed: {type(error).__name__}: {text}"
                 ) from error
-        return gradients
+        # A score that is not finite may have a gradient that is.
+        return gradients + [score.detach().nan_to_num() for score in scores]
 
     def _result(self, plan: Plan, state: dict[str, Tensor], t: int, unit: int) -> Result:
         mean, spread = state["mean"][t], state["spread"][t]

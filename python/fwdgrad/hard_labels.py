@@ -120,7 +120,7 @@ class TextAnswer:
 
     Attributes:
         answers: how many were read since the last ``reset``, with the one at the input itself; not
-            those that a checkpoint brought back.
+            those that a checkpoint brought back, but those that were asked for again.
         unparsed: how many of them named no class.
 
     Raises:

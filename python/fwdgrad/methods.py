@@ -350,6 +350,7 @@ def explain(
     target: Target = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
+    name: str | None = None,
     **options: Any,
 ) -> Explanation: ...
 
@@ -363,6 +364,7 @@ def explain(
     target: list[Target] | list[int] | tuple[Target, ...],
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
+    name: str | None = None,
     **options: Any,
 ) -> list[Explanation]: ...
 
@@ -375,6 +377,7 @@ def explain(
     target: Any = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
+    name: str | None = None,
     **options: Any,
 ) -> Explanation | list[Explanation]:
     """Which elements of an input a model's score depends on; by default from forward calls alone.
@@ -395,8 +398,9 @@ def explain(
         target: the class to explain, its name where the model knows names (an
             ``ImageClassifier``), "auto" for the predicted one, None where the model returns one
             number. A list of classes gives a list of explanations from the same calls.
-        checkpoint: a file to write to and to go on from.
+        checkpoint: a file to write to and to go on from, see ``LikelihoodRatio.explain``.
         progress: True for a bar on standard error, or a callable of (calls done, all).
+        name: what you call the model, kept in the explanation; a checkpoint of another is refused.
         **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective (see
             ``LikelihoodRatio``; "auto" for regions, else "output"), queries, sigma, law, block,
             cell, field, shared, shift, antithetic, saliency, parameters, clip, seed, batch_size,
@@ -408,7 +412,7 @@ def explain(
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do.
         ModelError: the model failed or returned something of no use.
-        CheckpointError: the checkpoint is of another run, or damaged.
+        CheckpointError: the checkpoint is of another run, damaged, or in use by one.
 
     Example:
         >>> import torch
@@ -422,6 +426,6 @@ def explain(
     x = input_of(x)
     source = source_of(model, x, method, options)
     result: Explanation | list[Explanation] = source.explain(
-        x, target, checkpoint=checkpoint, progress=progress
+        x, target, checkpoint=checkpoint, progress=progress, name=name
     )
     return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
@@ -18,8 +17,11 @@ from torch import Tensor
 
 import fwdgrad_kernels
 from fwdgrad.advice import is_noise, warn_of_noise
+from fwdgrad.checkpoint import Checkpoint, State
 from fwdgrad.errors import ModelError
 from fwdgrad.explanation import Explanation
+from fwdgrad.files import digest_of
+from fwdgrad.fingerprint import Answer, parameters_digest, telling_copies
 from fwdgrad.inputs import input_of
 from fwdgrad.objectives import Objective, check_objective, objective_name
 from fwdgrad.outputs import told
@@ -29,17 +31,7 @@ from fwdgrad.saliency import Gradient, IntegratedGradients, Path
 from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad.smoothing import check_alike, check_bounds
 from fwdgrad.state import TorchState
-from fwdgrad.stream import (
-    MODEL_SCORE,
-    BatchSize,
-    Checkpoint,
-    Progress,
-    State,
-    check_finite,
-    kept,
-    parse_memory,
-    run,
-)
+from fwdgrad.stream import BatchSize, Progress, check_finite, kept, parse_memory, run
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, perturb
 from fwdgrad_kernels.layout import empty_copies, is_channels_last
 from fwdgrad_kernels.ops import check_clip
@@ -242,6 +234,7 @@ class Source:
         *,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: Progress = False,
+        name: str | None = None,
     ) -> Explanation: ...
 
     @overload
@@ -252,6 +245,7 @@ class Source:
         *,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: Progress = False,
+        name: str | None = None,
     ) -> list[Explanation]: ...
 
     def explain(
@@ -261,6 +255,7 @@ class Source:
         *,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: Progress = False,
+        name: str | None = None,
     ) -> Explanation | list[Explanation]:
         """Explains the score of one input.
 
@@ -270,19 +265,27 @@ class Source:
             target: a class, its name where the model knows names (an ``ImageClassifier``), "auto"
                 for the predicted one, or None where the model returns one number. A list of
                 classes gives a list of explanations, all from the same forward calls.
-            checkpoint: a file that is written every few seconds and at Ctrl-C. Where it exists,
-                the run goes on from it and ends with the same bits as an uninterrupted one.
+            checkpoint: a file that is written every second (less often where that takes more than
+                a tenth of the time) and at Ctrl-C. Where it exists, the run goes on from it and
+                ends with the same bits as an uninterrupted one. It is refused where the input, an
+                option, the model's parameters or its output at the input are others; then a few
+                copies are asked for again (4; 32 of a model that only tells labels), and their
+                scores compared. That alone tells two functions apart that are both called
+                ``<lambda>``; ``fwdgrad.fingerprint`` says how closely.
             progress: True for a bar on standard error, or a callable of (calls done, all).
+            name: what you call the model, "v3" say: kept in the explanation, and a checkpoint of
+                another name is refused.
 
         Returns:
             The explanation, or one for each target.
 
         Raises:
             ModelError: the model failed or returned something of no use.
-            CheckpointError: the checkpoint is of another run, or damaged.
+            CheckpointError: the checkpoint is of another run, damaged, or in use by one.
         """
         several = isinstance(target, (list, tuple))
-        found = self.explanations(x, list(target) if several else [target], checkpoint, progress)
+        targets = list(target) if several else [target]
+        found = self.explanations(x, targets, checkpoint, progress, name)
         warn_of_noise(list(filter(is_noise, found)), len(found))
         return found if several else found[0]
 
@@ -292,6 +295,7 @@ class Source:
         targets: list[Any],
         checkpoint: str | os.PathLike[str] | None = None,
         progress: Progress = False,
+        name: str | None = None,
     ) -> list[Explanation]:
         """What ``explain`` gives for each target, without a warning where it is mostly noise."""
         started = time.perf_counter()
@@ -303,21 +307,28 @@ class Source:
             )
         if not (checkpoint is None or isinstance(checkpoint, (str, os.PathLike))):
             raise TypeError(f"checkpoint must be a path, got {told(repr(checkpoint), 80)}")
+        if not (name is None or isinstance(name, str)):
+            raise TypeError(f"name must be a text or None, got {told(repr(name), 80)}")
         if not targets:
             raise ValueError("target must name at least one class, got an empty list")
         check_mode(self.forward)
         with TorchState(), self._run_mode():
             scorer = Scorer(self.forward, x, targets, self.objective)
             plan.scorer, chosen, clean = scorer, scorer.targets, scorer.clean
+            answer = Answer.of(scorer.outputs) if checkpoint is not None else None
             self._find_parameters(plan)
             settings = self._settings(plan)
-            identity = self._identity(plan, settings, chosen, clean)
-            file = Checkpoint(checkpoint, identity) if checkpoint is not None else None
-            results = self._run(plan, chosen, clean, file, progress)
+            file = None
+            if checkpoint is not None and answer is not None:
+                identity = self._identity(plan, settings, chosen, name)
+                file = Checkpoint(checkpoint, identity, answer, clean)
+            with file.locked() if file is not None else contextlib.nullcontext():
+                results = self._run(plan, chosen, clean, file, progress)
             deltas = self._finish(plan, chosen, clean, results)
         for attribution, error, _ in results:
             warn_unless_finite(attribution, error)
         seconds = time.perf_counter() - started
+        digest = digest_of(x)
         return [
             Explanation(
                 attribution=attribution,
@@ -340,7 +351,8 @@ class Source:
                     "backend": fwdgrad_kernels.backend_for(x.device, self.backend),
                     "device": str(x.device),
                     "threads": torch.get_num_threads(),
-                    "input_sha256": identity["input"],
+                    "input_sha256": digest,
+                    **({} if name is None else {"model": name}),
                     **({"objective": f"auto: {scorer.decision}"} if scorer.decision else {}),
                 },
             )
@@ -440,7 +452,7 @@ class Source:
         plan: Plan,
         settings: dict[str, Any],
         targets: list[int | None],
-        clean: list[float],
+        name: str | None,
     ) -> dict[str, Any]:
         """What makes two runs the same, for checkpoints."""
 
@@ -450,17 +462,17 @@ class Source:
                 return {"kind": type(value).__name__, **pairs}
             if isinstance(value, torch.nn.Module):
                 return None
-            return _digest(value) if isinstance(value, Tensor) else value
+            return digest_of(value) if isinstance(value, Tensor) else value
 
         several = len(targets) > 1
         return {
-            "format": 2,
-            "input": _digest(plan.x),
+            "name": name,
+            "model": parameters_digest(self.forward),
+            "input": digest_of(plan.x),
             "shape": list(plan.x.shape),
             "dtype": str(plan.x.dtype),
             "target": targets if several else targets[0],
             "objective": objective_name(plan.scorer.objective),
-            MODEL_SCORE: sum(clean),
             **{name: plain(value) for name, value in settings.items() if name != "control"},
         }
 
@@ -531,7 +543,8 @@ class Source:
             evaluate: from a batch of copies to what is asked of each: (batch, ...) per target.
             enter: puts that into the state: results[sign][target], first copy, count.
             what: a word for what is asked.
-            state: see ``fwdgrad.stream.run``.
+            state: see ``fwdgrad.stream.run``; "scores" in it, (copies, signs, targets), are of some
+                first copies at least.
             plan: of the run.
             sums: bytes that follow the copies.
             checkpoint: where to go on from and to write to.
@@ -571,6 +584,15 @@ class Source:
             nonlocal buffer
             buffer = None
 
+        def again(done: int, batch: int) -> None:
+            assert checkpoint is not None
+            scores = state["scores"][:done, 0]
+            rows = telling_copies(scores[:, 0])
+            found = self._scores_of_copies(plan, rows, batch)
+            hint = " (a run of a model whose answers are random cannot go on)"
+            for one, other in zip(scores[rows].unbind(1), found.unbind(1), strict=True):
+                checkpoint.compare("score of some copies", one, other, hint)
+
         run(
             step,
             release,
@@ -580,9 +602,25 @@ class Source:
             together=plan.per if plan.noisy is not None else plan.copies,
             batch=self._batch_size(plan, state, sums),
             checkpoint=checkpoint,
+            again=again,
             progress=progress,
             device=x.device,
         )
+
+    def _scores_of_copies(self, plan: Plan, rows: list[int], batch: int) -> Tensor:
+        """The scores of single copies, asked for anew: float64 (rows, targets)."""
+        size = min(1 if plan.noisy is not None else batch, len(rows))  # a draw of parameters each
+        buffer, found = empty_copies(plan.x, size), []
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            for place, row in enumerate(some):
+                self._fill(buffer[place : place + 1], plan, row, 1, 1, False)
+            if plan.noisy is not None:
+                plan.noisy.begin(some[0] // plan.per)
+            with torch.no_grad(), plan.noisy or contextlib.nullcontext():
+                scores = plan.scorer(buffer[: len(some)])
+            found.append(torch.stack([one.to("cpu", torch.float64) for one in scores], dim=1))
+        return torch.cat(found).nan_to_num()  # as Autograd keeps them
 
     def _bounds(self, x: Tensor) -> str:
         """A hint that copies may leave the values that a model takes."""
@@ -651,14 +689,6 @@ def _version() -> str:
     from fwdgrad import __version__
 
     return __version__
-
-
-def _digest(x: Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    flat = x.detach().contiguous().cpu().flatten()
-    # A single element counts as contiguous whatever its stride, and a view needs a stride of 1.
-    raw = flat.as_strided(flat.shape, (1,)).view(torch.uint8)
-    return hashlib.sha256(raw.numpy().data).hexdigest()
 
 
 def sample(mean: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loop: micro-batches, memory budget, progress, checkpoint.
+"""The loop: micro-batches, memory budget, progress, when to save.
 
 What a run keeps is its state: a few tensors, whatever the number of copies. From forward calls
 it is the scores, one number per call: the kernels make any copy's noise again from its number, so
@@ -11,34 +11,27 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import math
-import os
 import sys
-import tempfile
-import time
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 from tqdm import tqdm
 
-from fwdgrad.errors import CheckpointError, ModelError
+from fwdgrad.checkpoint import Checkpoint, State
+from fwdgrad.errors import ModelError
+from fwdgrad.interrupts import Interrupts
 from fwdgrad.outputs import told
 
 Progress = bool | Callable[[int, int], None]
-State = dict[str, Tensor]
 
-MODEL_SCORE = "score at the input"  # stands for the model in the identity of a run
 DEFAULT_BATCH = {"cpu": 256, "cuda": 64}  # copies at most, where nothing is asked for ...
 DEFAULT_BYTES = {"cpu": 2**22, "cuda": 2**30}  # ... and bytes of copies; see CONTRIBUTING
 LARGEST_BATCH = 1024  # what a memory budget may grow a micro-batch to
-SAVE_EVERY_SECONDS = 5.0
+
+_NO_ROOM = object()
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}
@@ -72,153 +65,6 @@ def parse_memory(memory: int | str) -> int:
     if not 0 < value < float("inf"):
         raise ValueError(f"memory must be positive, got {memory!r}")
     return int(value)
-
-
-# ---- files ---------------------------------------------------------------------------------
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: what was there before stays if anything fails."""
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:  # of the file that was asked for, not of its stand-in
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
-
-
-def read_header(file: Any, kind: str) -> Any:
-    """What stands in an open safetensors file as ``fwdgrad.<kind>``.
-
-    Raises:
-        ValueError: the file is of another kind, which is named, or not one of fwdgrad's.
-    """
-    metadata = file.metadata() or {}
-    if f"fwdgrad.{kind}" not in metadata:
-        kinds = [key.split(".")[1] for key in metadata if key.startswith("fwdgrad.")]
-        raise ValueError(f"it is of the kind {kinds[0]!r}" if kinds else "fwdgrad did not write it")
-    return json.loads(metadata[f"fwdgrad.{kind}"])
-
-
-class Checkpoint:
-    """The state of a run so far, in a file that knows which run it is of.
-
-    Args:
-        path: the file.
-        identity: what defines the run, as JSON; a file with another identity is refused.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
-        """Nothing is read or written yet."""
-        self.path = Path(path)
-        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self._saved_at = time.monotonic()
-        self._warned = self._written = False
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(
-                f"checkpoint: the folder {self.path.parent} does not exist; make it first"
-            )
-        if self.path.is_dir():
-            raise CheckpointError(f"checkpoint {self.path} is a folder; give a file in it")
-
-    def load(self, state: State, copies: int) -> tuple[int, int | None]:
-        """Fills in the state that the file has: of how many copies, and the micro-batch's size."""
-        if not self.path.exists():
-            return 0, None
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                header = read_header(file, "checkpoint")
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            identity, done, batch = header["identity"], header["done"], header["batch"]
-            if not (isinstance(identity, dict) and isinstance(done, int) and batch >= 1):
-                raise ValueError("its header has the wrong types")
-            own = {name: _part(name, tensor, done) for name, tensor in state.items()}
-            shapes = [{name: t.shape for name, t in some.items()} for some in (stored, own)]
-            if identity == self.identity and not (shapes[0] == shapes[1] and 0 <= done <= copies):
-                raise ValueError("its tensors have the wrong shape")
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in stored.values()):
-                raise ValueError("its values are not finite")
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"checkpoint {self.path} is damaged or no checkpoint ({error}); nothing was read "
-                "from it. Give another path, or delete it if it is an old checkpoint"
-            ) from None
-        names = {
-            name
-            for name in identity.keys() | self.identity.keys()
-            if not _same(name, identity.get(name), self.identity.get(name))
-        }
-        if len(names) > 1:  # another input or target has another score, too
-            names.discard(MODEL_SCORE)
-        differing = [
-            f"{name} was {_shown(identity.get(name))}, is {_shown(self.identity.get(name))}"
-            for name in sorted(names)
-        ]
-        if differing:
-            raise CheckpointError(
-                f"checkpoint {self.path} is of another run: {'; '.join(differing)}. Delete it to "
-                "start afresh, or give another path"
-            )
-        for name, tensor in own.items():
-            tensor.copy_(stored[name])
-        return done, batch
-
-    def save(self, state: State, done: int, batch: int) -> None:
-        """Writes the state after the first ``done`` copies; warns where that fails."""
-        self._saved_at = time.monotonic()
-        header = {"identity": self.identity, "done": done, "batch": batch}
-        content = save_safetensors(
-            {name: _part(name, tensor, done).cpu().clone() for name, tensor in state.items()},
-            {"fwdgrad.checkpoint": json.dumps(header)},
-        )
-        try:
-            write_atomically(self.path, content)
-            self._written = True
-        except OSError as error:
-            if not self._warned:
-                self._warned = True
-                kept = "; the last one that was written is still there" if self._written else ""
-                warnings.warn(
-                    f"checkpoint {self.path} cannot be written ({error.strerror}); the run goes "
-                    f"on{kept}",
-                    stacklevel=2,
-                )
-
-    def save_if_due(self, state: State, done: int, batch: int) -> None:
-        """Writes every few seconds."""
-        if time.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS:
-            self.save(state, done, batch)
-
-
-def _part(name: str, tensor: Tensor, done: int) -> Tensor:
-    """What the first ``done`` copies have made of a tensor of the state: of scores, their rows."""
-    return tensor[:done] if name == "scores" else tensor
-
-
-def _shown(value: object) -> str:
-    """A value of an identity; of a tensor's digest only the start."""
-    is_digest = isinstance(value, str) and len(value) == 64
-    return f"one of digest {value[:8]}" if is_digest else repr(value)  # type: ignore[index]
-
-
-def _same(name: str, a: object, b: object) -> bool:
-    if name == MODEL_SCORE and isinstance(a, float) and isinstance(b, float):
-        return abs(a - b) <= 1e-3 * max(abs(a), abs(b), 1e-3)  # another machine may round it
-    return a == b
 
 
 # ---- memory --------------------------------------------------------------------------------
@@ -348,6 +194,7 @@ def run(
     together: int,
     batch: BatchSize,
     checkpoint: Checkpoint | None,
+    again: Callable[[int, int], None],
     progress: Progress,
     device: torch.device,
 ) -> None:
@@ -363,6 +210,8 @@ def run(
         together: copies whose number has the same quotient by this may share a call.
         batch: how many copies a forward call takes.
         checkpoint: where to go on from and to write to.
+        again: ``again(done, batch)`` asks for some of the ``done`` copies of a checkpoint once
+            more, at most ``batch`` at once, and raises where the scores are others.
         progress: True for a bar on standard error, or a callable of (calls done, all).
         device: where the model's input is.
 
@@ -372,53 +221,72 @@ def run(
     done, resumed = checkpoint.load(state, copies) if checkpoint else (0, None)
     if resumed is not None:
         batch.resume(resumed)
-    bar = None
-    if progress is True:  # else none at all: Ctrl-C may leave tqdm's lock taken, for all threads
-        bar = tqdm(
-            total=copies * signs,
-            initial=done * signs,
-            unit="call",
-            mininterval=0.1 if sys.stderr.isatty() else 5.0,
-        )
-    entering = False
-    try:
-        while done < copies:
-            count = min(max(1, batch.size // signs), copies - done, together - done % together)
-            enter = None
+    # Ctrl-C comes through in the model's calls and in `progress`: never between a result and its
+    # place in the state, nor in a save, however often it is pressed.
+    with Interrupts() as interrupts:
+
+        def attempt(call: Callable[[], Any]) -> Any:
+            """What it gives; ``_NO_ROOM`` where memory ran out, and less is to be asked for."""
+            result = _NO_ROOM
             try:
-                enter = step(done, count, batch.size)
+                interrupts.let_through()
+                result = call()
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 batch.halve(error)
-            if enter is None:  # out of the except block, where the traceback holds no tensors
+            finally:
+                interrupts.open = False
+            if result is _NO_ROOM:  # out of the except block: its traceback holds tensors
                 release()
                 _free_cached(device)
-                continue
-            entering = True
-            enter()
-            done += count
-            entering = False
-            before = batch.size
-            batch.after(min(count * signs, batch.size))
-            if batch.size != before:
-                release()
+            return result
+
+        while done and attempt(lambda: again(done, batch.size)) is _NO_ROOM:
+            pass
+        bar = None
+        if progress is True:  # else none at all: it has a lock for all threads
+            bar = tqdm(
+                total=copies * signs,
+                initial=done * signs,
+                unit="call",
+                mininterval=0.1 if sys.stderr.isatty() else 5.0,
+            )
+        entering = False
+        try:
+            while done < copies:
+                first = done
+                count = min(max(1, batch.size // signs), copies - done, together - done % together)
+                enter = attempt(lambda: step(first, count, batch.size))  # noqa: B023
+                if enter is _NO_ROOM:
+                    continue
+                entering = True
+                enter()
+                done += count
+                entering = False
+                before = batch.size
+                batch.after(min(count * signs, batch.size))
+                if batch.size != before:
+                    release()
+                if bar is not None:
+                    bar.update(count * signs)
+                if checkpoint:
+                    checkpoint.save_if_due(state, done, batch.size)
+                if callable(progress):
+                    interrupts.let_through()
+                    progress(done * signs, copies * signs)
+                    interrupts.open = False
+        except BaseException:  # nothing that was computed is lost, nor entered by halves
+            interrupts.open = False
+            if checkpoint and done and not entering:
+                checkpoint.save(state, done, batch.size)
+            raise
+        finally:
             if bar is not None:
-                bar.update(count * signs)
-            if callable(progress):
-                progress(done * signs, copies * signs)
-            if checkpoint:
-                checkpoint.save_if_due(state, done, batch.size)
-    except BaseException:  # Ctrl-C too: nothing that was computed is lost, nor entered by halves
-        if checkpoint and done and not entering:
+                bar.close()
+            release()
+        if checkpoint:
             checkpoint.save(state, done, batch.size)
-        raise
-    finally:
-        if bar is not None:
-            bar.close()
-        release()
-    if checkpoint:
-        checkpoint.save(state, done, batch.size)
 
 
 def check_finite(

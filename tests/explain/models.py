@@ -4,7 +4,9 @@ A matrix product or a sum may be ordered differently for another number of rows.
 operation is one product or sum of two numbers, rounded on its own.
 """
 
+import contextlib
 import math
+import signal
 
 import torch
 
@@ -56,6 +58,19 @@ def raise_at(call, error):
             raise error
 
     return before
+
+
+@contextlib.contextmanager
+def handled(number, handler):
+    """A signal is handled so in the block, whatever whoever started the tests had set for it.
+
+    A shell starts background jobs with SIGINT ignored, nohup with SIGHUP, and Python leaves it so.
+    """
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def bits(tensor):

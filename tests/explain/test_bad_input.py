@@ -307,7 +307,7 @@ def test_models_that_fail_on_a_batch(answer, message, tmp_path):
         fwdgrad.explain(recorder, X, batch_size=16, checkpoint=path, **OPTIONS)
     mended = Recorder()
     fwdgrad.explain(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
-    assert mended.calls == 48
+    assert mended.calls == 48 + 4  # copies that are asked for again
 
 
 def test_an_error_of_the_model_on_a_batch_keeps_the_scores(tmp_path):
@@ -321,7 +321,7 @@ def test_an_error_of_the_model_on_a_batch_keeps_the_scores(tmp_path):
     assert isinstance(caught.value.__cause__, KeyError)
     mended = Recorder()
     fwdgrad.explain(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
-    assert mended.calls == 48
+    assert mended.calls == 48 + 4  # copies that are asked for again
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS if law != "uniform"])

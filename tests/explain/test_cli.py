@@ -34,6 +34,7 @@ pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 BOX = '''
+import signal
 import time
 from pathlib import Path
 
@@ -41,6 +42,7 @@ import torch
 
 NUMBER = 3
 log = Path("log")  # a byte for each copy, the clean input left out
+ending = Path("signal")  # whose number; Ctrl-C where it is not there
 stop = Path("stop")  # while it is there, the call that finds so many bytes is interrupted
 
 
@@ -48,6 +50,8 @@ def corner(batch):
     """Class 1 looks at the upper left quarter, class 2 away from it."""
     if len(batch) > 1:
         if stop.exists() and log.exists() and log.stat().st_size >= int(stop.read_text()):
+            if ending.exists():
+                signal.raise_signal(int(ending.read_text()))
             raise KeyboardInterrupt
         with log.open("a") as file:
             file.write("." * len(batch))
@@ -794,7 +798,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(folder, capsys, monkeypat
     assert copies_asked() == 128
     assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
     assert explain()[0] == 0
-    assert copies_asked() == 0
+    assert copies_asked() == 32  # for a second time, to see that the model is the same
 
 
 # ---- interrupted ---------------------------------------------------------------------------
@@ -819,9 +823,46 @@ def test_interrupted_and_gone_on_with(folder, capsys):
     Path("stop").unlink()
     status, result = explain("--batch-size", "8")
     assert status == 0
-    assert copies_asked() == 88
+    assert copies_asked() == 88 + 4  # the latter for a second time
     assert_same_bits(result, whole)
     assert not Path("out/checkpoint.safetensors").exists()  # done with
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_ended_by_a_scheduler_and_gone_on_with(folder, capsys, name):
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # nohup has it ignored
+    Path("stop").write_text("40")
+    Path("signal").write_text(str(int(number)))
+    assert explain("--batch-size", "8")[0] == 128 + number
+    err = capsys.readouterr().err
+    assert err == f"fwdgrad: interrupted by {name}; the same command goes on from here\n"
+    assert copies_asked() == 40
+    assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
+    assert signal.signal(number, before) is signal.SIG_DFL
+    Path("stop").unlink()
+    assert explain("--batch-size", "8")[0] == 0
+    assert copies_asked() == 88 + 4
+
+
+def test_outputs_do_not_take_the_place_of_inputs(folder, capsys):
+    Path("out").mkdir()
+    shutil.copy("photo.png", "out/heatmap.png")
+    before = Path("out/heatmap.png").read_bytes()
+    line = ["explain", "out/heatmap.png", "--model", "box:corner", "--output", "out"]
+    refused(capsys, cli.main(line), "--output out would overwrite the photo out/heatmap.png")
+    assert Path("out/heatmap.png").read_bytes() == before
+    status, _ = explain("--checkpoint", "out/explanation.safetensors")
+    refused(capsys, status, "--output out would overwrite --checkpoint out/explanation")
+
+
+def test_a_checkpoint_of_another_model_is_refused(folder, capsys):
+    Path("stop").write_text("40")
+    assert explain("--batch-size", "8", "--checkpoint", "mine")[0] == 130
+    Path("stop").unlink()
+    capsys.readouterr()
+    status = explain("--batch-size", "8", "--checkpoint", "mine", model="box:slow")[0]
+    refused(capsys, status, "mine is of another run", "name was 'box:corner', is 'box:slow'")
 
 
 def test_a_checkpoint_of_ones_own_place(folder):
@@ -832,7 +873,7 @@ def test_a_checkpoint_of_ones_own_place(folder):
     Path("stop").unlink()
     copies_asked()
     assert explain(*line)[0] == 0
-    assert copies_asked() == 88
+    assert copies_asked() == 88 + 4  # the latter for a second time
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import html.parser
 import math
+import os
 import re
 import sys
 from dataclasses import replace
@@ -332,10 +333,9 @@ def test_a_camera_turns_photo_and_mask(folder):
         ("--mask black.png", {}, ["mask black.png marks nothing", "white, or opaque"]),
         ("--mask all.png", {}, ["mask all.png marks all", "black, or transparent"]),
         ("", {"map": "nan.safetensors"}, ["nan.safetensors cannot be measured", "finite", "nan"]),
-        ("", {"map": "other.safetensors"}, ["other.safetensors cannot be measured", "(3, 8, 8)"]),
         ("", {"model": "box:of_vectors"}, ["the model failed on a batch of shape (1, 3, 8, 8)"]),
         ("--mask wide.png", {}, ["must be 8 x 8 pixels, as the map is, got 9 x 8"]),
-        ("--report .", {}, ["--report . cannot be written to", "directory"]),
+        ("--report .", {}, ["--report . cannot be written to", "a folder, not a file"]),
         ("--report no/out.html", {}, ["--report no/out.html cannot be written to"]),
     ],
 )
@@ -345,7 +345,6 @@ def test_refused(folder, capsys, options, changes, fragments):
     white(9, 8, (0, 0, 4, 4)).save("wide.png")
     Image.new("RGB", (8, 8), "navy").save("navy.png")
     save("nan.safetensors", attribution=torch.full((3, 8, 8), torch.nan))
-    save("other.safetensors", attribution=torch.zeros(3, 8, 9))
     save("one.safetensors", target=1)
     if changes.get("model") == "box:one":
         changes = {**changes, "map": "one.safetensors"}
@@ -370,6 +369,28 @@ def test_a_text_is_refused(folder, capsys):
 def test_an_own_objective_is_refused(folder, capsys):
     save(objective="Difference(0, 1, 'logit')", target=None)
     refused(capsys, evaluate(), "Difference(0, 1, 'logit')", "objective=")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--report map.safetensors", "MAP map.safetensors"),
+        ("--report link", "MAP map.safetensors"),
+        ("--report mask.png --mask mask.png", "--mask mask.png"),
+    ],
+)
+def test_a_report_does_not_take_the_place_of_what_is_read(folder, capsys, options, named):
+    Path("link").symlink_to("map.safetensors")
+    white(8, 8, (0, 0, 4, 4)).save("mask.png")
+    path = options.split()[1]
+    before = Path(path).read_bytes()
+    refused(capsys, evaluate(*options.split()), f"--report {path} would overwrite {named}")
+    assert Path(path).read_bytes() == before
+
+
+def test_a_report_into_a_pipe_is_refused(folder, capsys):
+    os.mkfifo("pipe")
+    refused(capsys, evaluate("--report", "pipe"), "--report pipe", "a named pipe, not a file")
 
 
 def test_an_unwritable_report_is_refused_before_the_model_is_asked(folder, capsys):

@@ -1,6 +1,7 @@
 """What the tests run in a process of its own, to kill it or to measure its memory."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 import fwdgrad
-from fwdgrad import stream
+from fwdgrad import checkpoint as checkpoints
 
 from .models import X, exact
 
@@ -37,7 +38,8 @@ def slow(log, checkpoint, save_every):
     """A run that takes its time and logs a byte per noisy copy; see ``RUN``."""
     # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    stream.SAVE_EVERY_SECONDS = float(save_every)
+    checkpoints.SAVE_EVERY_SECONDS = float(save_every)
+    checkpoints.SAVE_SHARE = math.inf
 
     def model(batch):
         time.sleep(0.02)

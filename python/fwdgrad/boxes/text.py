@@ -203,7 +203,9 @@ def explain_text(
         forward, x = _Drawn(forward, x), torch.ones_like(x[:, 0])
     scale = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
     scale[free] = sigma
-    run = {name: options.pop(name) for name in ("checkpoint", "progress") if name in options}
+    run = {
+        name: options.pop(name) for name in ("checkpoint", "progress", "name") if name in options
+    }
     method = options.pop("method", "likelihood-ratio")
     block = None if span is None else (span, *x.shape[1:])
     options |= {"sigma": scale if sigma else 0.0, "block": block}
@@ -259,7 +261,7 @@ def load_text_box(name: str, answers: Sequence[str] | None = None) -> TextBox:
         )
     from fwdgrad.boxes.lstm import LSTMClassifier
     from fwdgrad.boxes.minilm import MiniLMClassifier
-    from fwdgrad.boxes.weights import kind_of
+    from fwdgrad.files import kind_of
 
     kinds: dict[str, Any] = {"lstm": LSTMClassifier, "minilm": MiniLMClassifier}
     kind = kind_of(name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import re
 import shlex
+import signal
 import sys
 import traceback
 import warnings
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from fwdgrad.cli.parser import make_parser
 from fwdgrad.errors import ReliabilityWarning
+from fwdgrad.interrupts import Ended, ended_by_signals
 from fwdgrad.terminal import say
 
 _TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -45,6 +48,10 @@ def _warn(message: object, category: type[Warning], *_: object, **__: object) ->
         say(f"fwdgrad: warning: {_spoken(message)}", sys.stderr)
 
 
+def _by(error: KeyboardInterrupt) -> str:
+    return f" by {error}" if isinstance(error, Ended) else ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -53,14 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = warnings.showwarning
     warnings.showwarning = _warn
     try:
-        _command(arguments.command)(arguments)
+        with ended_by_signals():
+            _command(arguments.command)(arguments)
     except BrokenPipeError:  # the reader of our output has left
         sys.stdout = None  # type: ignore[assignment]
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         again = "goes on from here" if arguments.command == "explain" else "starts anew"
-        say(f"fwdgrad: interrupted; the same command {again}", sys.stderr)
-        return 130
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say(f"fwdgrad: interrupted{_by(error)}; the same command {again}", sys.stderr)
+        return 128 + getattr(error, "number", signal.SIGINT)
     except Exception as error:
         if arguments.debug:
             say(traceback.format_exc().rstrip(), sys.stderr, lines=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,9 @@ import fwdgrad
 from fwdgrad.advice import advice
 from fwdgrad.boxes.images import ImageClassifier, load_classifier
 from fwdgrad.boxes.photos import load_mask
-from fwdgrad.cli.output import check_labels, decision, option, set_threads
+from fwdgrad.cli.output import check_labels, check_no_input, decision, option, set_threads
 from fwdgrad.explanation import Explanation, is_of_pixels
+from fwdgrad.files import check_writable, write_atomically
 from fwdgrad.metrics import (
     Curve,
     deletion,
@@ -31,7 +29,7 @@ from fwdgrad.metrics.maps import heatmap_of
 from fwdgrad.objectives import resolve_target, scores_of
 from fwdgrad.report import Number, report
 from fwdgrad.scorer import outputs_at
-from fwdgrad.stream import DEFAULT_BYTES, write_atomically
+from fwdgrad.stream import DEFAULT_BYTES
 from fwdgrad.terminal import say
 
 
@@ -69,7 +67,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         shape = (x.shape[1], x.shape[2])
         mask = load_mask(arguments.mask, shape, max_pixels=arguments.max_pixels, **cut)
     if arguments.report is not None:
-        _check_writable(arguments.report)
+        _check_report(arguments)
     _check_same_model(arguments, result, box)
     objective = arguments.objective or result.objective
     fill, why = _fill(arguments, x, box)
@@ -197,11 +195,11 @@ def _check_same_model(
         )
 
 
-def _check_writable(path: Path) -> None:
+def _check_report(arguments: argparse.Namespace) -> None:
+    path: Path = arguments.report
+    inputs = {"MAP": arguments.map, "--mask": arguments.mask, "--labels": arguments.labels}
+    check_no_input(f"--report {path}", [path], inputs)
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        check_writable(path)
     except OSError as error:
         raise ValueError(f"--report {path} cannot be written to: {error.strerror}") from None

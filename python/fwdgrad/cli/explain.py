@@ -17,6 +17,7 @@ from fwdgrad.boxes.photos import Photo, read_photo
 from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
     check_labels,
+    check_no_input,
     check_not_of_another,
     decision,
     made_folder,
@@ -27,10 +28,10 @@ from fwdgrad.cli.output import (
 )
 from fwdgrad.cli.text import explain_a_text
 from fwdgrad.explanation import Explanation
+from fwdgrad.files import write_atomically
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.scorer import is_of_shapes, outputs_at
-from fwdgrad.stream import write_atomically
 from fwdgrad.terminal import plain, say
 
 
@@ -103,10 +104,14 @@ def explain(arguments: argparse.Namespace) -> None:
     output: Path = vars(arguments).get("output", Path(f"{arguments.photo.stem}-explanation"))
     ends = [""] if len(targets) == 1 else [f"-{target}" for target in targets]
     maps = {output / f"explanation{end}.safetensors": output / f"heatmap{end}.png" for end in ends}
-    if not arguments.overwrite:
-        check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
     own_checkpoint = options.pop("checkpoint", None)
     checkpoint = Path(own_checkpoint or output / "checkpoint.safetensors")
+    read = {"the photo": arguments.photo, "--labels": arguments.labels}
+    check_no_input(
+        f"--output {output}", (*maps, *maps.values()), {**read, "--checkpoint": checkpoint}
+    )
+    if not arguments.overwrite:
+        check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
     with made_folder(output), _size_told(arguments, size):
         with torch.no_grad():
             outputs = outputs_at(box, photo.pixels)
@@ -118,6 +123,7 @@ def explain(arguments: argparse.Namespace) -> None:
             target=targets,
             checkpoint=checkpoint,
             progress=not arguments.no_progress,
+            name=box.name,
             **options,
         )
     for result, (saved, drawn) in zip(results, maps.items(), strict=True):

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +116,17 @@ def check_not_of_another(files: dict[Path, list[Path]], request: dict[str, Any])
 def option(name: str) -> str:
     """An option as the command line has it, in a piece of advice."""
     return f"--{name}"
+
+
+def check_no_input(given: str, outputs: Iterable[Path], inputs: Mapping[str, Path | None]) -> None:
+    """Raises where what is written would take the place of what is read.
+
+    Args:
+        given: the option that the outputs follow from, as it was given.
+        outputs: the files to be written.
+        inputs: the files that are read, by what they are.
+    """
+    for output in outputs:
+        for name, path in inputs.items():
+            if path is not None and os.path.realpath(output) == os.path.realpath(path):
+                raise ValueError(f"{given} would overwrite {name} {path}; give another place")

@@ -10,8 +10,15 @@ import fwdgrad
 from fwdgrad.advice import advice_for_words
 from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.cli.options import check_noise, common_options, path_steps
-from fwdgrad.cli.output import check_not_of_another, decision, made_folder, option, request_of
-from fwdgrad.stream import write_atomically
+from fwdgrad.cli.output import (
+    check_no_input,
+    check_not_of_another,
+    decision,
+    made_folder,
+    option,
+    request_of,
+)
+from fwdgrad.files import write_atomically
 from fwdgrad.terminal import say
 
 _OF_PHOTOS = ("plain", "control", "baseline", "block", "cell", "field", "size", "labels", "fit")
@@ -47,11 +54,12 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     request = request_of(arguments)
     if output is not None:
         page, saved = output / "words.html", output / "explanation.safetensors"
+        options.setdefault("checkpoint", output / "checkpoint.safetensors")
+        read = {"--model": Path(arguments.model), "--checkpoint": Path(options["checkpoint"])}
+        check_no_input(f"--output {output}", (saved, page), read)
         if not arguments.overwrite:
             check_not_of_another({saved: [page]}, request)
     with made_folder(output) if output is not None else contextlib.nullcontext():
-        if output is not None:
-            options.setdefault("checkpoint", output / "checkpoint.safetensors")
         result = explain_text(
             box, arguments.text, target, progress=not arguments.no_progress, **options
         )
