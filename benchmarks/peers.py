@@ -55,6 +55,7 @@ from torch.nn import functional
 
 import fwdgrad
 from fwdgrad import metrics
+from fwdgrad.files import write_atomically
 from fwdgrad.stream import process_memory
 
 ROOT = Path(__file__).parents[1]
@@ -407,9 +408,9 @@ def make(job: Job) -> None:
         numbers["pointing"] = float(metrics.pointing_game(heat, picture.mask))
         numbers["inside"] = metrics.share_inside(heat, picture.mask)
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    aside = job.path.with_suffix(f".{os.getpid()}.part.npz")
-    np.savez_compressed(aside, numbers=json.dumps(numbers), map=heat.float().numpy())
-    aside.replace(job.path)
+    content = io.BytesIO()
+    np.savez_compressed(content, numbers=json.dumps(numbers), map=heat.float().numpy())
+    write_atomically(job.path, content.getvalue())
 
 
 def curves_of(network: Network, x: Tensor, heat: Tensor) -> dict[str, float]:

@@ -23,10 +23,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch read it
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 import fwdgrad
 from fwdgrad.boxes.images import efficientnet_lite0
+from fwdgrad.files import write_atomically
 
 sys.path.append(str(Path(__file__).parents[1]))
 import data
@@ -102,7 +103,7 @@ def cached(key: dict[str, Any], compute: Callable[[], Any]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))["value"]
     value = compute()
     content = json.dumps({"key": full, "value": value})
-    write_whole(path, lambda aside: aside.write_text(content, encoding="utf-8"))
+    write_whole(path, content.encode())
     return value
 
 
@@ -112,9 +113,9 @@ def cached_tensor(key: dict[str, Any], compute: Callable[[], torch.Tensor]) -> t
         return compute()
     path = _path({**key, "fwdgrad": fwdgrad.__version__}, "safetensors")
     if path.exists():
-        return load_file(path)["value"]
+        return load(path.read_bytes())["value"]  # not mapped to the file
     value = compute().contiguous()
-    write_whole(path, lambda aside: save_file({"value": value}, aside))
+    write_whole(path, save({"value": value}))
     return value
 
 
@@ -123,12 +124,10 @@ def _path(key: dict[str, Any], ending: str) -> Path:
     return data.cache_folder() / "papers" / f"{name}.{ending}"
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Whole or not at all; a dot for whoever waits."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    write(aside)
-    aside.replace(path)
+    write_atomically(path, content)
     print(".", end="", file=sys.stderr, flush=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import common
 import torch
 from common import data
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 UNITS, CLASSES, RATE, EPOCHS = 200, 10, 0.01, 20
 BATCH = 4  # of 4,000 digits: 20,000 steps, about as many as 60,000 digits give in batches of 64
@@ -34,7 +34,7 @@ def trained(seed: int = 0, shift: float = 0.0, epochs: int = EPOCHS) -> torch.nn
     path: Path = data.cache_folder() / "papers" / name
     model = perceptron()
     if path.exists():
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(load(path.read_bytes()))
         return model.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def trained(seed: int = 0, shift: float = 0.0, epochs: int = EPOCHS) -> torch.nn
                 torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
                 optimiser.step()
     if common.keeps():
-        common.write_whole(path, lambda aside: save_file(model.state_dict(), aside))
+        common.write_whole(path, save(model.state_dict()))
     return model.eval()
 
 
