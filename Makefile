@@ -34,7 +34,7 @@ format: $(BUILT)
 bench: $(BUILT)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -p no:cacheprovider
 
-# Kills, changed bytes, mutated pictures, odd models, threads and op calls: about 20 minutes.
+# Kills, changed bytes, mutated pictures, odd models, threads and op calls: three minutes or more.
 campaign: $(BUILT)
 	$(BIN)/python benchmarks/campaign/all.py
 

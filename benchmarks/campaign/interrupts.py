@@ -169,7 +169,6 @@ def run(count: int, seed: int) -> dict[str, object]:
         "tried": count,
         "interrupted": interrupted,
         "wrong": wrong,
-        "changed": changed,
-        "files left": files,
+        "left_over": changed + files,
         "seconds": round(time.perf_counter() - started, 1),
     }

@@ -404,7 +404,11 @@ def run(count: int, seed: int) -> dict[str, object]:
         if outcome == "wrong":
             wrong.append(f"{group} {name}: {said}"[:200])
     seconds = round(time.perf_counter() - started, 1)
-    return {**figures, "which": "; ".join(sorted(set(wrong))) or "none", "seconds": seconds}
+    return {
+        **figures,
+        **({"which": "; ".join(sorted(set(wrong)))} if wrong else {}),
+        "seconds": seconds,
+    }
 
 
 def _one(group: str, name: str, x: Tensor, options: dict[str, Any], call: int) -> tuple[str, str]:

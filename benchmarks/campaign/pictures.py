@@ -73,9 +73,9 @@ def run(count: int, seed: int) -> dict[str, object]:
         "loaded": loaded,
         "refused": refused,
         "wrong": len(wrong),
-        "examples": "; ".join(wrong[:3]),
-        "files made": files,
-        "peak MiB": round(peak / 2**20),
+        **({"examples": "; ".join(wrong[:3])} if wrong else {}),
+        "left_over": files,
+        "most for one picture, MiB": round(peak / 2**20),
         "seconds": round(time.perf_counter() - started, 1),
     }
 

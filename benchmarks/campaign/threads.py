@@ -42,6 +42,6 @@ def run(count: int, seed: int) -> dict[str, object]:
             not torch.equal(a, alone[job]) for job, (a, _) in zip(jobs, found, strict=True)
         ),
         "noisy calls seen by a callback": sum(noisy for _, noisy in found),
-        "changed": int(state_of(model) != before),
+        "left_over": int(state_of(model) != before),
         "seconds": round(time.perf_counter() - started, 1),
     }
