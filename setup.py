@@ -19,10 +19,13 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-CPU_SOURCES = ["csrc/bindings.cpp", "csrc/cpu/fill.cpp", "csrc/cpu/kernels.cpp"]
+CPU_SOURCES = [
+    "csrc/bindings.cpp",
+    *(f"csrc/cpu/{part}.cpp" for part in ("fill", "grid", "kernels")),
+]
 CUDA_SOURCES = [
     "csrc/cuda/bindings.cpp",
-    *(f"csrc/cuda/{op}.cu" for op in ("accumulate", "perturb", "place")),
+    *(f"csrc/cuda/{op}.cu" for op in ("accumulate", "expand", "perturb", "place")),
 ]
 # Machine code for these where nvcc knows them, and PTX of the first, from which the driver makes
 # code for any later GPU.

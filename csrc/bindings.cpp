@@ -24,14 +24,27 @@ using fwdgrad::Type;
 namespace {
 
 void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t bounds,
-             const fwdgrad::EncodedRule& rule, double scale, int type, const Encoded& spec,
-             int64_t first, int64_t held, int64_t count, bool pairs, double low, double high,
-             int64_t interleaved, int threads) {
+             const fwdgrad::EncodedRule& rule, uintptr_t baseline, bool by_plane, double position,
+             double scale, int type, const Encoded& spec, int64_t first, int64_t held,
+             int64_t count, bool pairs, double low, double high, int64_t interleaved, int threads) {
   py::gil_scoped_release release;
-  fwdgrad::cpu::perturb(
-      {pointer(out), pointer(x), pointer(scale_map), pointer(bounds), decode(rule), scale, low,
-       high, decode(spec), static_cast<uint64_t>(first), held, count, pairs, interleaved, threads},
-      static_cast<Type>(type));
+  fwdgrad::cpu::perturb({pointer(out),
+                         pointer(x),
+                         pointer(scale_map),
+                         pointer(bounds),
+                         decode(rule),
+                         {pointer(baseline), by_plane, position},
+                         scale,
+                         low,
+                         high,
+                         decode(spec),
+                         static_cast<uint64_t>(first),
+                         held,
+                         count,
+                         pairs,
+                         interleaved,
+                         threads},
+                        static_cast<Type>(type));
 }
 
 void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type, const Encoded& spec,
@@ -40,6 +53,13 @@ void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type, 
   fwdgrad::cpu::accumulate(pointer(total), pointer(square), pointer(weights),
                            static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first),
                            count, threads);
+}
+
+void expand(uintptr_t out, uintptr_t values, int type, const Encoded& spec, bool squared,
+            int threads) {
+  py::gil_scoped_release release;
+  fwdgrad::cpu::expand(pointer(out), pointer(values), static_cast<Type>(type), decode(spec),
+                       squared, threads);
 }
 
 // out: int64 (count, 2, 2), start and stop of the trailing two axes.
@@ -86,6 +106,7 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint3
 PYBIND11_MODULE(_C, m) {
   m.def("perturb", &perturb);
   m.def("accumulate", &accumulate);
+  m.def("expand", &expand);
   m.def("blocks", &blocks);
   m.def("philox", &philox);
   m.def("is_writable", &is_writable);

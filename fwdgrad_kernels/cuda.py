@@ -94,6 +94,9 @@ def perturb_(
     scale_map: Tensor | None,
     bounds: Tensor | None,
     rule: list[float],
+    baseline: Tensor | None,
+    by_plane: bool,
+    position: float,
     scale: float,
     spec: list[int],
     first: int,
@@ -105,7 +108,7 @@ def perturb_(
     """The op of that name."""
     assert module is not None
     count, planes = out.shape[0] // (2 if pairs else 1), interleaved(out)
-    needed = Geometry(*spec).placed or planes > 1 or held is not None
+    needed = Geometry(*spec).placed or planes > 1 or held is not None or baseline is not None
     for base in range(0, count, COPIES):
         some = min(COPIES, count - base)
         # Both tables are kept until the launch.
@@ -119,6 +122,9 @@ def perturb_(
             rule,
             address(placed),
             address(before),
+            address(baseline),
+            by_plane,
+            position,
             scale,
             DTYPES.index(x.dtype),
             spec,
@@ -152,6 +158,13 @@ def accumulate_(
             len(some),
             *_where(total),
         )
+
+
+def expand_(out: Tensor, values: Tensor, spec: list[int], squared: bool) -> None:
+    """The op of that name."""
+    assert module is not None
+    kind = DTYPES.index(out.dtype)
+    module.expand(address(out), address(values), kind, spec, squared, *_where(out))
 
 
 def blocks_(out: Tensor, spec: list[int], first: int) -> None:

@@ -55,6 +55,9 @@ def perturb_(
     scale_map: Tensor | None,
     bounds: Tensor | None,
     rule: list[float],
+    baseline: Tensor | None,
+    by_plane: bool,
+    position: float,
     scale: float,
     spec: list[int],
     first: int,
@@ -71,6 +74,9 @@ def perturb_(
         address(scale_map),
         address(bounds),
         rule,
+        address(baseline),
+        by_plane,
+        position,
         scale,
         DTYPES.index(x.dtype),
         spec,
@@ -100,6 +106,13 @@ def accumulate_(
         len(weights),
         torch.get_num_threads(),
     )
+
+
+def expand_(out: Tensor, values: Tensor, spec: list[int], squared: bool) -> None:
+    """The op of that name."""
+    assert module is not None
+    kind = DTYPES.index(out.dtype)
+    module.expand(address(out), address(values), kind, spec, squared, torch.get_num_threads())
 
 
 def blocks_(out: Tensor, spec: list[int], first: int) -> None:

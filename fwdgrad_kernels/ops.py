@@ -1,9 +1,9 @@
 """The public ops: schema, argument checks, choice of backend.
 
-They are registered with torch as ``fwdgrad_kernels::perturb_``, ``accumulate_`` and ``blocks_``,
-with fakes, so ``torch.compile`` sees them (``noise`` perturbs a zero). They check nothing: the
-functions here do, before anything is written. They are defined through ``torch.library.Library``:
-``torch.library.custom_op`` costs over 10 us a call.
+They are registered with torch as ``fwdgrad_kernels::perturb_``, ``accumulate_``, ``expand_`` and
+``blocks_``, with fakes, so ``torch.compile`` sees them (``noise`` perturbs a zero). They check
+nothing: the functions here do, before anything is written. They are defined through
+``torch.library.Library``: ``torch.library.custom_op`` costs over 10 us a call.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ BACKENDS = ("auto", *_COMPILED, "reference")
 _library = torch.library.Library("fwdgrad_kernels", "DEF")
 _library.define(
     "perturb_(str backend, Tensor(a!) out, Tensor x, Tensor? scale_map, Tensor? bounds, "
-    "float[] rule, float scale, int[] spec, int first, int? held, bool pairs, float low, "
-    "float high) -> ()"
+    "float[] rule, Tensor? baseline, bool by_plane, float position, float scale, int[] spec, "
+    "int first, int? held, bool pairs, float low, float high) -> ()"
+)
+_library.define(
+    "expand_(str backend, Tensor(a!) out, Tensor values, int[] spec, bool squared) -> ()"
 )
 _library.define(
     "accumulate_(str backend, Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, "
@@ -59,7 +62,7 @@ def _fake(*_: object) -> None:
     """What an op does to tensors without values: nothing, for it only writes into its arguments."""
 
 
-for _name in ("perturb_", "accumulate_", "blocks_"):
+for _name in ("perturb_", "accumulate_", "expand_", "blocks_"):
     _library.impl(_name, _implementation(_name), "CPU")
     _library.impl(_name, _implementation(_name), "CUDA")  # HIP devices, too, have this key
     torch.library.register_fake(f"fwdgrad_kernels::{_name}", _fake)
@@ -202,11 +205,15 @@ def perturb(
     pairs: bool = False,
     held: int | None = None,
     relative: bool = False,
+    baseline: float | Tensor | None = None,
+    position: float = 1.0,
     backend: str = "auto",
 ) -> Tensor:
     """Noisy copies first .. first + count - 1 of an input: x + sign * scale * J_i * xi_i.
 
-    Where a copy's block does not cover an element, it is x there, whatever the scale.
+    Where a copy's block does not cover an element, it is x there, whatever the scale. With a
+    baseline b copies lie between b and x: b + (x - b) (position + sign * scale * J_i * xi_i).
+    Neither the way x - b nor a point on it is ever stored.
 
     Args:
         x: the input, of the spec's shape; float32, float64, float16 or bfloat16. It is taken as a
@@ -224,6 +231,9 @@ def perturb(
             written: with blocks that cover little, most of the memory is left alone.
         relative: the scale is in units of each element: x (1 + scale * J_i * xi_i), as NoiseGrad
             has it for parameters. The scale must then be a number.
+        baseline: a number, a tensor of one value for each channel (C, 1, 1), or one of x's shape,
+            dtype and device. The scale must then be a number, without a unit.
+        position: where copies are centred on the way from the baseline, 0, to x, 1.
         backend: see ``backend_for``.
 
     Returns:
@@ -262,11 +272,12 @@ def perturb(
         raise ValueError("scale must be a number where relative=True")
     low, high = check_clip(clip)
     backend = backend_for(x.device, backend)
+    base, by_plane = _check_baseline(baseline, position, x, spec, relative)
     rows = 2 * count if pairs else count
     each = max(x.numel(), 1) * x.element_size() * (2 if pairs else 1)
     check_bytes(count, each, f"copies of {each} bytes")
     given = spec.scale if isinstance(spec.scale, Tensor) else None
-    check_alike(x=x, out=out, scale=given)
+    check_alike(x=x, out=out, scale=given, baseline=base)
     if given is not None:
         check_memory("scale", given)
     x = x.detach()
@@ -278,10 +289,14 @@ def perturb(
         _check_destination("out", out, (rows, *spec.shape), x, channels_last=x.dim() == 3)
         if overlap(out, x):
             raise ValueError("out must not share memory with x")
+        if base is not None and overlap(out, base):
+            raise ValueError("out must not share memory with the baseline")
     if held is not None:
         held = check_integer("held", held, 0, 2**63 - 1 - count)
     lay = to_channels_last if interleaved(out) > 1 else torch.Tensor.contiguous
     x = lay(x)
+    if base is not None and not by_plane:
+        base = lay(base)
     scale_map = None
     if given is not None:
         if given.device != x.device:
@@ -303,7 +318,9 @@ def perturb(
         return out
     if backend == "reference":
         for i in range(2 if pairs else 1):
-            copies = reference.perturb(x, spec, first, count, sign * (-1) ** i, low, high, relative)
+            copies = reference.perturb(
+                x, spec, first, count, sign * (-1) ** i, low, high, relative, base, position
+            )
             out[i * count : (i + 1) * count] = copies
         return out
     _ops.perturb_(
@@ -313,6 +330,9 @@ def perturb(
         scale_map,
         bounds,
         rule,
+        base,
+        by_plane,
+        float(position),
         scale,
         list(spec.encoded),
         first,
@@ -322,6 +342,50 @@ def perturb(
         high,
     )
     return out
+
+
+def _check_baseline(
+    baseline: float | Tensor | None, position: float, x: Tensor, spec: NoiseSpec, relative: bool
+) -> tuple[Tensor | None, bool]:
+    """A baseline as a tensor, and whether it has a value for each plane, (planes, 1, 1)."""
+    if isinstance(position, bool) or not isinstance(position, (int, float)):
+        raise TypeError(f"position must be a number, got {position!r}")
+    if not 0 <= position <= 1:
+        raise ValueError(f"position must be from 0 (the baseline) to 1 (x), got {position}")
+    if baseline is None:
+        if position != 1:
+            raise ValueError(f"position must be 1 without a baseline to start from, got {position}")
+        return None, False
+    if relative or not isinstance(spec.scale, float):
+        what = "relative=True" if relative else f"a scale of type {type(spec.scale).__name__}"
+        raise ValueError(f"baseline needs a scale that is a number, got {what}")
+    if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
+        raise TypeError(f"baseline must be a number or a tensor, got {type(baseline).__name__}")
+    if isinstance(baseline, (int, float)):
+        if not math.isfinite(baseline):
+            raise ValueError(f"baseline must be finite, got {baseline}")
+        return _levels(float(baseline), spec.planes[0], _wide(x), x.device), True
+    if not baseline.is_floating_point():
+        raise TypeError(f"baseline must be a floating tensor, got {baseline.dtype}")
+    if baseline.device != x.device:
+        raise ValueError(f"baseline must be on x's device {x.device}, got {baseline.device}")
+    if baseline.shape == x.shape:
+        if baseline.dtype != x.dtype:
+            raise TypeError(f"baseline must have x's dtype {x.dtype}, got {baseline.dtype}")
+        return baseline.detach(), False
+    channels = (*x.shape[:-2], 1, 1)
+    if x.dim() > 2 and tuple(baseline.shape) == channels:
+        return baseline.detach().to(_wide(x)).reshape(-1, 1, 1).contiguous(), True
+    also = f", a value for each channel {channels}" if x.dim() > 2 else ""
+    raise ValueError(
+        f"baseline must be a number{also} or have x's shape {tuple(x.shape)}, got "
+        f"{tuple(baseline.shape)}"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _levels(value: float, planes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((planes, 1, 1), value, dtype=dtype, device=device)
 
 
 def relative_perturber(
@@ -378,7 +442,8 @@ def relative_perturber(
             out.copy_(reference.perturb(x, spec, copy, 1, 1, low, high, True))
         elif x.numel():
             run = _COMPILED[backend].perturb_
-            run(out, x, wide, None, rule, scale, encoded, copy, None, False, low, high)
+            plain = None, rule, None, False, 1.0, scale, encoded  # no bounds, no baseline
+            run(out, x, wide, *plain, copy, None, False, low, high)
 
     return fill
 
@@ -463,6 +528,84 @@ def accumulate_(
     else:
         _ops.accumulate_(backend, total, square, weights, list(spec.encoded), first)
     return total
+
+
+def accumulate_features_(
+    total: Tensor, weights: Tensor, spec: NoiseSpec, first: int, *, backend: str = "auto"
+) -> Tensor:
+    """Adds sum_i weights[i] * s1(xi_i) to total, feature by feature: ``accumulate_`` before Phi.
+
+    Where all copies spread their draws alike, ``expand`` of this sum is what ``accumulate_`` sums,
+    for as many operations a copy as it has draws, not elements.
+
+    Args:
+        total: the sum so far, (K,) for the spec's ``draws``, float32 or float64, contiguous.
+        weights: (count,), the score of each copy; floating, on total's device.
+        spec: what noise the copies had: without blocks, and with grids that do not shift.
+        first: the number of the first copy.
+        backend: see ``backend_for``.
+
+    Returns:
+        total.
+
+    Raises:
+        TypeError, ValueError: naming the argument; copies that spread their draws differently.
+
+    Example:
+        >>> import torch
+        >>> spec = NoiseSpec((3, 8, 8), "hadamard", cell=4, shared=True, shift=False)
+        >>> total = accumulate_features_(torch.zeros(4), torch.ones(4), spec, 0)
+        >>> total.count_nonzero()  # a whole group of 4 orthogonal directions: one is in its sum
+        tensor(1)
+    """
+    return accumulate_(total, weights, spec.of_features, first, backend=backend)
+
+
+def expand(
+    values: Tensor, spec: NoiseSpec, *, squared: bool = False, backend: str = "auto"
+) -> Tensor:
+    """Phi: values of a grid's features at the elements of the input.
+
+    Args:
+        values: (K,) for the spec's ``draws``, float32 or float64.
+        spec: whose grid; without blocks, and one that does not shift.
+        squared: by the squares of Phi's weights, which is how variances of independent features
+            add up.
+        backend: see ``backend_for``.
+
+    Returns:
+        Of the spec's shape and the values' dtype. Where channels share their draws it is one map,
+        seen from each of them: not to be written to.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> import torch
+        >>> spec = NoiseSpec((2, 4), cell=2, shared=True, shift=False)
+        >>> expand(torch.tensor([1.0, 5.0]), spec)
+        tensor([[1., 1., 5., 5.],
+                [1., 1., 5., 5.]])
+    """
+    features = spec.of_features  # checks
+    if not isinstance(values, Tensor) or values.dtype not in DTYPES[:2]:
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"values must be a float32 or float64 tensor, got {kind}")
+    if tuple(values.shape) != features.shape:
+        raise ValueError(
+            f"values must have one for each of {spec.draws} draws, got {tuple(values.shape)}"
+        )
+    backend = backend_for(values.device, backend)
+    values = values.detach().contiguous()
+    planes, (_, height, width) = spec.grid[0], spec.planes
+    if not spec.cells_divide or not values.numel():
+        out = values.reshape(planes, height, width)
+    elif backend == "reference":
+        out = reference.expand(spec, values, squared)
+    else:
+        out = torch.empty((planes, height, width), dtype=values.dtype, device=values.device)
+        _ops.expand_(backend, out, values, list(spec.encoded), squared)
+    return out[0].expand(spec.shape) if spec.shared else out.reshape(spec.shape)
 
 
 def noise(

@@ -229,17 +229,41 @@ def perturb(
     low: float,
     high: float,
     relative: bool = False,
+    baseline: Tensor | None = None,
+    position: float = 1.0,
 ) -> Tensor:
     """clamp(x + sign scale J_i xi_i, low, high) in x's dtype, rounded once: (count, *shape).
 
-    Where a block does not cover, x is left as it is, whatever the scale there.
+    Where a block does not cover, x is left as it is, whatever the scale there. With a baseline b,
+    which broadcasts to x, clamp(b + (x - b) (position + sign scale J_i xi_i)).
     """
+    if baseline is not None:
+        share = position + sign * spec.scale_at(x) * unit(spec, first, count, device=x.device)
+        b = baseline.double()
+        return (b + (x.double() - b) * share).clamp(low, high).to(x.dtype)
     scale = spec.scale_at(x.double())
     scale = scale.double() if isinstance(scale, Tensor) else scale
     scale = scale * x.double() if relative else scale
     noisy = x.double() + sign * scale * unit(spec, first, count, device=x.device)
     noisy = torch.where(covered(spec, first, count, x.device), noisy, x.double())
     return noisy.clamp(low, high).to(x.dtype)
+
+
+def expand(spec: NoiseSpec, values: Tensor, squared: bool) -> Tensor:
+    """Phi values, or by the squares of Phi's weights: (K,) to (grid planes, height, width).
+
+    One axis after the other, since Phi's weights are products of theirs.
+    """
+    grid = values.double().reshape(spec.grid)
+    for axis in (1, 2):
+        line, t = _grid_positions(spec, axis - 1, torch.zeros(1, dtype=torch.int64))
+        line, t = line[0].to(values.device), t[0].to(values.device)
+        a, b = ((1 - t) ** 2, t**2) if squared else (1 - t, t)
+        last = grid.shape[axis] - 1
+        low, high = (grid.index_select(axis, (line + i).clamp(max=last)) for i in (0, 1))
+        a, b = (weight[:, None] if axis == 1 else weight for weight in (a, b))
+        grid = torch.where(b == 0, low, a * low + b * high)
+    return grid.to(values.dtype)
 
 
 def accumulate_(

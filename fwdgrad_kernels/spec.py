@@ -262,12 +262,12 @@ class NoiseSpec:
     @property
     def is_bilinear(self) -> bool:
         """Whether the field interpolates: never where a cell is one element."""
-        return self.field == "bilinear" and max(self.cells) > 1
+        return self.field == "bilinear" and self.cells_divide
 
     @property
     def shifts(self) -> bool:
         """Whether copies shift their grid: never where a cell is one element."""
-        return self.shift and max(self.cells) > 1
+        return self.shift and self.cells_divide
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -281,6 +281,27 @@ class NoiseSpec:
     def draws(self) -> int:
         """K, how many independent draws a copy has."""
         return math.prod(self.grid)
+
+    @property
+    def cells_divide(self) -> bool:
+        """Whether a cell is more than an element."""
+        return max(self.cells) > 1
+
+    @property
+    def of_features(self) -> NoiseSpec:
+        """The same draws as those of a vector: feature k has draw k.
+
+        Raises:
+            ValueError: copies spread their draws differently: no feature is the same in all.
+        """
+        if self.block is not None:
+            raise ValueError("block must be None: each copy's block leaves other elements out")
+        if self.shifts:
+            raise ValueError(
+                "shift must be False: each copy lays its grid elsewhere, so that a feature is "
+                "another place in each"
+            )
+        return NoiseSpec((self.draws,), self.law, seed=self.seed, stream=self.stream)
 
     @property
     def numel(self) -> int:

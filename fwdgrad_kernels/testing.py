@@ -137,6 +137,8 @@ def assert_copies(
     first: int,
     sign: int = 1,
     clip: tuple[float, float] = (-torch.inf, torch.inf),
+    baseline: Tensor | None = None,
+    position: float = 1.0,
 ) -> None:
     """Asserts that noisy copies are the reference's, to ``TOLERANCE`` and one rounding to dtype.
 
@@ -147,6 +149,8 @@ def assert_copies(
         first: the number of the first copy.
         sign: as for ``perturb``.
         clip: as for ``perturb``.
+        baseline: as for ``perturb``; a tensor that broadcasts to x.
+        position: as for ``perturb``.
 
     Raises:
         AssertionError: naming the worst element.
@@ -158,11 +162,19 @@ def assert_copies(
     """
     count, kind = len(actual), torch.finfo(actual.dtype)
     assert actual.dtype == x.dtype, f"copies are {actual.dtype}, x is {x.dtype}"
-    expected = reference.perturb(x.double(), spec, first, count, sign, *clip)
+    expected = reference.perturb(
+        x.double(), spec, first, count, sign, *clip, False, baseline, position
+    )
     scale = spec.scale_at(x.double())
     scale = scale.double().abs() if isinstance(scale, Tensor) else scale
     rounding = kind.eps * expected.abs() + kind.smallest_normal * kind.eps
     bound = scale * unit_error(spec, first, count, device=x.device) + rounding
+    if baseline is not None:  # rounded once more for each of x - b, its share, and their product
+        b, way = baseline.double(), (x.double() - baseline.double()).abs()
+        units = reference.unit(spec, first, count, device=x.device).abs()
+        size = b.abs() + way * (position + scale * units)
+        bound = way * scale * unit_error(spec, first, count, device=x.device) + rounding
+        bound += 4 * max(torch.finfo(torch.float32).eps * (x.dtype != torch.float64), 1e-15) * size
     if isinstance(spec.scale, AdaptiveScale):  # the distances are those of x in its own dtype
         relative = ADAPTIVE_TOLERANCE if spec.scale.form == "exact" else TOLERANCE
         bound += relative * (expected - x.double()).abs()

@@ -65,6 +65,24 @@ int useful_threads(int threads, int64_t count, int64_t numel) {
       store(clamp(value + step, low, high), out + k);                                              \
     }                                                                                              \
   }                                                                                                \
+  FWDGRAD_SIMD void blend_noise(const Compute<T>::type* __restrict from,                           \
+                                const Compute<T>::type* __restrict way, Compute<T>::type position, \
+                                Compute<T>::type scale, const float* __restrict noise,             \
+                                Compute<T>::type low, Compute<T>::type high, int64_t count,        \
+                                int64_t stride, T* __restrict out) {                               \
+    using C = Compute<T>::type;                                                                    \
+    for (int64_t k = 0; k < count; ++k) {                                                          \
+      const C part = position + scale * C(noise[k]);                                               \
+      store(clamp(from[k * stride] + way[k * stride] * part, low, high), out + k * stride);        \
+    }                                                                                              \
+  }                                                                                                \
+  FWDGRAD_SIMD void blend_only(const Compute<T>::type* __restrict from,                            \
+                               const Compute<T>::type* __restrict way, Compute<T>::type position,  \
+                               Compute<T>::type low, Compute<T>::type high, int64_t count,         \
+                               T* __restrict out) {                                                \
+    for (int64_t k = 0; k < count; ++k)                                                            \
+      store(clamp(from[k] + way[k] * position, low, high), out + k);                               \
+  }                                                                                                \
   FWDGRAD_SIMD void clamp_only(const T* __restrict x, Compute<T>::type low, Compute<T>::type high, \
                                int64_t count, T* __restrict out) {                                 \
     for (int64_t k = 0; k < count; ++k) store(clamp(load(x[k]), low, high), out + k);              \
@@ -352,6 +370,21 @@ void tile_scales(const Perturb& call, int64_t begin, int64_t end, typename Compu
   }
 }
 
+// The baseline b and the way x - b of positions begin .. end - 1, laid out as x is.
+template <typename T>
+void tile_blend(const Perturb& call, int64_t begin, int64_t end, typename Compute<T>::type* from,
+                typename Compute<T>::type* way) {
+  using C = typename Compute<T>::type;
+  const int64_t apart = call.interleaved, pixels = call.spec.height * call.spec.width;
+  const auto* const x = static_cast<const T*>(call.x);
+  for (int64_t k = begin * apart; k < end * apart; ++k, ++from, ++way) {
+    const int64_t plane = apart > 1 ? k % apart : k / pixels;
+    *from = call.baseline.by_plane ? static_cast<const C*>(call.baseline.at)[plane]
+                                   : load(static_cast<const T*>(call.baseline.at)[k]);
+    *way = load(x[k]) - *from;
+  }
+}
+
 bool covers_all(const Spec& spec, const Placement& block) {
   return block.y0 == 0 && block.y1 == spec.height && block.x0 == 0 && block.x1 == spec.width;
 }
@@ -379,7 +412,9 @@ void perturb_typed(const Perturb& call) {
   const int64_t pixels = spec.height * spec.width;
   const auto* const bounds = static_cast<const C*>(call.bounds);
   const int64_t tiles = (line + kTile - 1) / kTile;
-  const int64_t together = adapts ? kCopiesPerScale : 1;
+  const bool blends = call.baseline.at != nullptr;
+  const C position = C(call.baseline.position);
+  const int64_t together = adapts || blends ? kCopiesPerScale : 1;
   for (int64_t base = 0; base < call.count; base += kCopies) {
     const int64_t some = std::min(kCopies, call.count - base);
     const uint64_t start = call.first + static_cast<uint64_t>(base);
@@ -393,6 +428,10 @@ void perturb_typed(const Perturb& call) {
       const int64_t begin = work % tiles * kTile, end = std::min(begin + kTile, line);
       std::vector<C> own(adapts ? (end - begin) * apart : 0);
       if (adapts) tile_scales<T>(call, begin, end, own.data());
+      std::vector<C> blend(blends ? 2 * (end - begin) * apart : 0);
+      if (blends) tile_blend<T>(call, begin, end, blend.data(), blend.data() + blend.size() / 2);
+      const C* const from_b = blend.data() - begin * apart;
+      const C* const way = from_b + (end - begin) * apart;
       // Indexed as x is.
       const C* const scales = adapts ? own.data() - begin * apart : map;
       const int64_t last = std::min(some, (work / tiles + 1) * together);
@@ -403,7 +442,10 @@ void perturb_typed(const Perturb& call) {
         const auto restore = [&](int64_t from, int64_t length) {
           for (T* to : {copy, opposite}) {
             if (!to) continue;
-            if (clips)
+            if (blends)
+              blend_only(from_b + from * apart, way + from * apart, position, low, high,
+                         length * apart, to + from * apart);
+            else if (clips)
               clamp_only(x + from * apart, low, high, length * apart, to + from * apart);
             else
               std::memcpy(to + from * apart, x + from * apart, sizeof(T) * length * apart);
@@ -421,6 +463,11 @@ void perturb_typed(const Perturb& call) {
             for (T* to : {copy, opposite}) {
               if (!to) continue;
               const C scale = C(to == copy ? call.scale : -call.scale);
+              if (blends) {
+                blend_noise(from_b + at, way + at, position, scale, noise, low, high, length, apart,
+                            to + at);
+                continue;
+              }
               for (int64_t k = 0; nearest && k < length;) {  // a plane at a time
                 const int64_t plane = (at + k) / pixels;
                 const int64_t some = std::min<int64_t>(length - k, (plane + 1) * pixels - (at + k));
@@ -471,6 +518,7 @@ void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, u
 }  // namespace
 
 void perturb(const Perturb& call, Type type) {
+  if (is_plain_grid(call)) return perturb_grid(call, type);
   switch (type) {
     case Type::kFloat32:
       return perturb_typed<float>(call);

@@ -8,13 +8,15 @@
 namespace fwdgrad::cpu {
 
 // out[i] = clamp(x + scale * J_i xi_i, low, high) for copies first .. first + count - 1 and, with
-// pairs, out[count + i] = clamp(x - scale * J_i xi_i, low, high).
+// pairs, out[count + i] = clamp(x - scale * J_i xi_i, low, high). With a baseline b it is
+// clamp(b + (x - b) (position + scale * J_i xi_i), low, high).
 struct Perturb {
   void* out;
   const void* x;
   const void* scale_map;  // null, or of x's layout: float64 where type is, else float32
   const void* bounds;     // of that type: the lows of all planes, then their highs, for rule
   ScaleRule rule;         // of kind kNone where the scale does not depend on x
+  Baseline baseline;
   double scale, low, high;
   Spec spec;
   uint64_t first;
@@ -27,6 +29,15 @@ struct Perturb {
   int threads;
 };
 void perturb(const Perturb& call, Type type);
+
+// The same for a grid of cells that all planes share, without blocks: the common case.
+bool is_plain_grid(const Perturb& call);
+void perturb_grid(const Perturb& call, Type type);
+
+// out = Phi values: the grid's values, (planes, rows, columns), at the elements of planes; out
+// has as many planes as the grid, and the grid does not shift. squared: by the squares of Phi's
+// weights. Both are float64 where type is, else float32.
+void expand(void* out, const void* values, Type type, const Spec& spec, bool squared, int threads);
 
 // total += sum_i weights[i] J_i s1(xi_i) and, unless null, square += the sum of the squares of
 // the terms; each element adds its copies in ascending order. All are of one type, float32 or

@@ -38,14 +38,35 @@ void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count, in
 }
 
 void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t bounds,
-             const fwdgrad::EncodedRule& rule, uintptr_t placed, uintptr_t held, double scale,
-             int type, const Encoded& spec, int64_t first, int64_t count, int64_t opposite,
-             double low, double high, int64_t interleaved, int device, uintptr_t stream) {
+             const fwdgrad::EncodedRule& rule, uintptr_t placed, uintptr_t held, uintptr_t baseline,
+             bool by_plane, double position, double scale, int type, const Encoded& spec,
+             int64_t first, int64_t count, int64_t opposite, double low, double high,
+             int64_t interleaved, int device, uintptr_t stream) {
   py::gil_scoped_release release;
-  cuda::perturb({pointer(out), pointer(x), pointer(scale_map), pointer(bounds), decode(rule),
-                 table(placed), table(held), scale, low, high, decode(spec),
-                 static_cast<uint64_t>(first), count, opposite, interleaved},
+  cuda::perturb({pointer(out),
+                 pointer(x),
+                 pointer(scale_map),
+                 pointer(bounds),
+                 decode(rule),
+                 table(placed),
+                 table(held),
+                 {pointer(baseline), by_plane, position},
+                 scale,
+                 low,
+                 high,
+                 decode(spec),
+                 static_cast<uint64_t>(first),
+                 count,
+                 opposite,
+                 interleaved},
                 static_cast<Type>(type), where(device, stream));
+}
+
+void expand(uintptr_t out, uintptr_t values, int type, const Encoded& spec, bool squared,
+            int device, uintptr_t stream) {
+  py::gil_scoped_release release;
+  cuda::expand(pointer(out), pointer(values), static_cast<Type>(type), decode(spec), squared,
+               where(device, stream));
 }
 
 void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, uintptr_t placed, int type,
@@ -62,6 +83,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("place", &place);
   m.def("blocks", &blocks);
   m.def("perturb", &perturb);
+  m.def("expand", &expand);
   m.def("accumulate", &accumulate);
   m.attr("placed_bytes") = sizeof(Placed);
   m.attr("architectures") = FWDGRAD_CUDA_ARCHITECTURES;

@@ -18,7 +18,8 @@ void place(Placed* out, const Spec& spec, uint64_t first, int64_t count, Where w
 void blocks(int64_t* out, const Spec& spec, uint64_t first, int64_t count, Where where);
 
 // out[i] = clamp(x + scale * J_i xi_i, low, high) for copies first .. first + count - 1 and, with
-// pairs, out[opposite + i] = clamp(x - scale * J_i xi_i, low, high).
+// pairs, out[opposite + i] = clamp(x - scale * J_i xi_i, low, high). With a baseline b it is
+// clamp(b + (x - b) (position + scale * J_i xi_i), low, high).
 struct Perturb {
   void* out;
   const void* x;
@@ -27,6 +28,7 @@ struct Perturb {
   ScaleRule rule;         // of kind kNone where the scale does not depend on x
   const Placed* placed;   // null where no copy needs one
   const Placed* held;     // null, or of the copies that out holds: all else in out is x already
+  Baseline baseline;
   double scale, low, high;
   Spec spec;
   uint64_t first;
@@ -37,6 +39,11 @@ struct Perturb {
   int64_t interleaved;
 };
 void perturb(const Perturb& call, Type type, Where where);
+
+// out = Phi values: the grid's values, (planes, rows, columns), at the elements of planes; out
+// has as many planes as the grid, and the grid does not shift. squared: by the squares of Phi's
+// weights. Both are float64 where type is, else float32.
+void expand(void* out, const void* values, Type type, const Spec& spec, bool squared, Where where);
 
 // total += sum_i weights[i] J_i s1(xi_i) and, unless null, square += the sum of the squares of
 // the terms; each element adds its copies in ascending order. All of one type, float32 or float64.

@@ -211,6 +211,18 @@ __global__ void __launch_bounds__(kThreads, 2) perturb_field(const Perturb call,
       for (int j = 0; j < kRows; ++j) {
         if (j >= inside) continue;
         const C value = load(static_cast<const T*>(call.x)[at + j * down]);
+        if (call.baseline.at) {
+          const C from = call.baseline.by_plane
+                             ? static_cast<const C*>(call.baseline.at)[p]
+                             : load(static_cast<const T*>(call.baseline.at)[at + j * down]);
+          const C position = static_cast<C>(call.baseline.position);
+          const bool covered = reached && y + j >= block.y0 && y + j < block.y1;
+          const C part = covered ? static_cast<C>(call.scale) * static_cast<C>(noise[j]) : C(0);
+          store(bounds(from + (value - from) * (position + part)), out + j * down);
+          if (opposite)
+            store(bounds(from + (value - from) * (position - part)), opposite + j * down);
+          continue;
+        }
         C step = C(0);
         if (reached && y + j >= block.y0 && y + j < block.y1) {
           step = static_cast<C>(call.scale) * static_cast<C>(noise[j]);
@@ -228,14 +240,15 @@ template <typename T, Law law>
 void launch(const Perturb& call, Where where) {
   const Spec& spec = call.spec;
   const auto grid = [&](int64_t threads) { return grid_for(threads, call.count, where.device); };
-  if (spec.is_elementwise() && call.interleaved == 1) {
+  const bool plain = spec.is_elementwise() && !call.baseline.at;
+  if (plain && call.interleaved == 1) {
     constexpr int n = sizeof(T) == 2 ? 8 : 4;
     const auto kernel = perturb_elements<T, law, n, 1>;
     FWDGRAD_LAUNCH(kernel, grid((spec.numel() + n - 1) / n), where, call);
     return;
   }
   if constexpr (sizeof(T) < 8) {  // twelve float64 values would not fit into registers
-    if (spec.is_elementwise() && call.interleaved == 3 && spec.height * spec.width % 4 == 0) {
+    if (plain && call.interleaved == 3 && spec.height * spec.width % 4 == 0) {
       const auto kernel = perturb_elements<T, law, 4, 3>;
       FWDGRAD_LAUNCH(kernel, grid(spec.numel() / 12), where, call);
       return;

@@ -63,6 +63,11 @@ def accumulate_(total: Tensor, *arguments: object) -> None:
     _call("accumulate_", total, *arguments)
 
 
+def expand_(out: Tensor, *arguments: object) -> None:
+    """The op of that name."""
+    _call("expand_", out, *arguments)
+
+
 def blocks_(out: Tensor, *arguments: object) -> None:
     """The op of that name: int64 (count, 2, 2)."""
     _call("blocks_", out, *arguments)

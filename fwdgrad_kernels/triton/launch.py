@@ -12,6 +12,7 @@ from torch import Tensor
 from fwdgrad_kernels.layout import Geometry, interleaved
 from fwdgrad_kernels.triton.accumulate import accumulate_kernel
 from fwdgrad_kernels.triton.draws import PLACEMENT_COLUMNS, placements_kernel
+from fwdgrad_kernels.triton.expand import expand_kernel
 from fwdgrad_kernels.triton.perturb import perturb_kernel
 
 _RADEMACHER, _HADAMARD = 5, 6
@@ -80,6 +81,9 @@ def perturb_(
     scale_map: Tensor | None,
     bounds: Tensor | None,
     rule: list[float],
+    baseline: Tensor | None,
+    by_plane: bool,
+    position: float,
     scale: float,
     spec: list[int],
     first: int,
@@ -100,10 +104,12 @@ def perturb_(
         before = _placed(g, held + base, some, x) if held is not None and holds else placements
         perturb_kernel[(tiles, min(some, _SLICES))](
             out[base:], x, x if scale_map is None else scale_map, x if bounds is None else bounds,
-            placements, before, _bits(scale), _bits(low), _bits(high), *map(_bits, rule[1:]),
-            first + base, *g.key, g.stream, some, count if pairs else 0, int(holds), g.leading,
-            g.numel, *view, g.height, g.width, planes, *_field(g), MAPPED=scale_map is not None,
-            RULE=int(rule[0]), INTERLEAVED=planes > 1, WIDE=x.dtype == torch.float64, **fixed,
+            placements, before, x if baseline is None else baseline, _bits(position),
+            _bits(scale), _bits(low), _bits(high), *map(_bits, rule[1:]), first + base, *g.key,
+            g.stream, some, count if pairs else 0, int(holds), g.leading, g.numel, *view,
+            g.height, g.width, planes, *_field(g), MAPPED=scale_map is not None,
+            RULE=int(rule[0]), BASELINE=0 if baseline is None else 1 if by_plane else 2,
+            INTERLEAVED=planes > 1, WIDE=x.dtype == torch.float64, **fixed,
         )  # fmt: skip
 
 
@@ -122,6 +128,16 @@ def accumulate_(
             g.stream, len(some), g.numel, *view, g.height, g.width, *_field(g),
             SQUARED=square is not None, **fixed,
         )  # fmt: skip
+
+
+def expand_(out: Tensor, values: Tensor, spec: list[int], squared: bool) -> None:
+    """The op of that name."""
+    g, size = Geometry(*spec), 256
+    expand_kernel[(triton.cdiv(out.numel(), size),)](
+        out, values, out.numel(), g.height, g.width, g.cell_height, g.cell_width, *g.grid,
+        CELLS_Y=g.cell_height > 1, CELLS_X=g.cell_width > 1, BILINEAR=bool(g.bilinear),
+        SQUARED=squared, TILE=size,
+    )  # fmt: skip
 
 
 def blocks_(out: Tensor, spec: list[int], first: int) -> None:

@@ -10,12 +10,12 @@ from fwdgrad_kernels.triton.tiles import tile_covered, tile_draws, tile_elements
 
 @triton.jit
 def perturb_kernel(
-    out, x, scale_map, bounds, placements, held, scale, low, high, floor, factor, confidence,
-    start_far, start_near, first, k0, k1, stream, count, opposite, holds, leading, numel, across,
-    view_rows, view_columns, height, width, planes, cell_height, cell_width, grid_rows,
-    grid_columns, shared,
-    LAW: tl.constexpr, MAPPED: tl.constexpr, RULE: tl.constexpr, BLOCKED: tl.constexpr,
-    ELEMENTWISE: tl.constexpr, CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr,
+    out, x, scale_map, bounds, placements, held, baseline, position, scale, low, high, floor,
+    factor, confidence, start_far, start_near, first, k0, k1, stream, count, opposite, holds,
+    leading, numel, across, view_rows, view_columns, height, width, planes, cell_height,
+    cell_width, grid_rows, grid_columns, shared,
+    LAW: tl.constexpr, MAPPED: tl.constexpr, RULE: tl.constexpr, BASELINE: tl.constexpr,
+    BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr, CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr,
     BILINEAR: tl.constexpr, INTERLEAVED: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr,
     UNIT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -44,6 +44,15 @@ def perturb_kernel(
             real(floor, narrow), real(factor, narrow), real(confidence, narrow),
             real(start_far, narrow), real(start_near, narrow), LAW, RULE,
         )  # fmt: skip
+    from_b, way, centre = value, value, value
+    if BASELINE:  # 1: of a value for each plane, 2: of x's shape
+        if BASELINE == 1:
+            plane = tl.minimum(index // (numel // leading), leading - 1)
+            from_b = tl.load(baseline + plane).to(wide)
+        else:
+            from_b = tl.load(baseline + at, inside, other=0.0).to(wide)
+        way = value - from_b
+        centre = tl.zeros((TILE,), wide) + real(position, wide)
     for i in range(tl.program_id(1), count, tl.num_programs(1)):
         copy = tl.cast(i, tl.int64)
         placement = placements + copy * 8
@@ -70,11 +79,14 @@ def perturb_kernel(
             added = noise.to(wide) * step
             if BLOCKED:  # x as it is, where an infinite step would make NaN of 0
                 covered = tile_covered(row, column, placement, height)
-                plus = tl.where(covered, value + added, value)
-                minus = tl.where(covered, value - added, value)
+                plus = tl.where(covered, centre + added, centre)
+                minus = tl.where(covered, centre - added, centre)
             else:
-                plus = value + added
-                minus = value - added
+                plus = centre + added
+                minus = centre - added
+            if BASELINE:
+                plus = from_b + way * plus
+                minus = from_b + way * minus
             plus = tl.where(plus < lowest, lowest, plus)  # keeps NaN
             plus = tl.where(plus > highest, highest, plus)
             tl.store(out + copy * numel + at, plus.to(out.dtype.element_ty), inside)

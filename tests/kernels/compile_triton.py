@@ -19,12 +19,13 @@ from fwdgrad_kernels import LAWS, NoiseSpec
 from fwdgrad_kernels.layout import Geometry
 from fwdgrad_kernels.triton.accumulate import accumulate_kernel
 from fwdgrad_kernels.triton.draws import placements_kernel
+from fwdgrad_kernels.triton.expand import expand_kernel
 from fwdgrad_kernels.triton.launch import constants
 from fwdgrad_kernels.triton.perturb import perturb_kernel
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 WIDE = ("first", "k0", "k1", "scale", "low", "high", "numel", "mask")
-WIDE += ("floor", "factor", "confidence", "start_far", "start_near")
+WIDE += ("floor", "factor", "confidence", "start_far", "start_near", "position")
 SMOOTH = {"cell": 4, "field": "bilinear"}
 # All combinations of the constants that `constants` makes of a layout.
 LAYOUTS = {
@@ -80,7 +81,7 @@ def compiled(kernel, target, types, fixed, even):
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], wide
 
 
-def perturb_case(fixed, dtype, mapped, interleaved, rule=0):
+def perturb_case(fixed, dtype, mapped, interleaved, rule=0, baseline=0):
     wide = "fp64" if dtype == "fp64" else "fp32"
     types = {
         "out": f"*{dtype}",
@@ -88,7 +89,14 @@ def perturb_case(fixed, dtype, mapped, interleaved, rule=0):
         "scale_map": f"*{wide}" if mapped else f"*{dtype}",
     }
     types["bounds"] = f"*{wide}"
-    more = {"MAPPED": mapped, "RULE": rule, "INTERLEAVED": interleaved, "WIDE": dtype == "fp64"}
+    types["baseline"] = f"*{wide if baseline == 1 else dtype}"
+    more = {
+        "MAPPED": mapped,
+        "RULE": rule,
+        "BASELINE": baseline,
+        "INTERLEAVED": interleaved,
+        "WIDE": dtype == "fp64",
+    }
     return perturb_kernel, types, {**fixed, **more}
 
 
@@ -110,6 +118,8 @@ def cases():
             yield layout, perturb_case(fixed, "bf16", False, True)
             yield layout, perturb_case(fixed, "fp16", True, True)
             yield layout, accumulate_case(fixed, "fp64", False)
+            yield layout, perturb_case(fixed, "fp32", False, False, baseline=1)
+            yield layout, perturb_case(fixed, "bf16", False, False, baseline=2)
     for law in LAWS:  # scales that follow from x
         rules = (1,) if law in ("rademacher", "hadamard") else (1, 2)
         for layout in ("elements", "tiles of rows", "smooth, blocks"):
@@ -118,6 +128,13 @@ def cases():
             for rule in rules:
                 fixed = constants(geometry, exact=rule == 2)
                 yield layout, perturb_case(fixed, "fp32", False, False, rule)
+    for layout in ("cells", "smooth", "smooth along rows"):
+        shape, options = LAYOUTS[layout]
+        known = constants(Geometry(*NoiseSpec(shape, **options, shift=False).encoded))
+        kept = {name: known[name] for name in ("CELLS_Y", "CELLS_X", "BILINEAR")}
+        for squared in (False, True):
+            types = dict.fromkeys(("out", "values"), "*fp32")
+            yield layout, (expand_kernel, types, {**kept, "SQUARED": squared, "TILE": 256})
     for law in ("normal", "hadamard"):
         fixed = {"IS_HADAMARD": law == "hadamard", "COLUMNS": 8, "SIZE": 128}
         yield law, (placements_kernel, {"out": "*i64"}, fixed)

@@ -33,4 +33,12 @@ FWDGRAD_HD C clamp(C x, C low, C high) {
   return x > high ? high : x;
 }
 
+// What a copy is blended with, where it is. at: null; a value for each plane, of the type that x
+// is computed in; or whole, of x's type and layout.
+struct Baseline {
+  const void* at;
+  bool by_plane;
+  double position;
+};
+
 }  // namespace fwdgrad
