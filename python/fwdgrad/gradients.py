@@ -34,7 +34,14 @@ from fwdgrad.source import (
     sum_dtype,
 )
 from fwdgrad.stream import Progress, is_out_of_memory
-from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks
+from fwdgrad_kernels import (
+    AdaptiveScale,
+    NoiseSpec,
+    accumulate_,
+    accumulate_features_,
+    blocks,
+    expand,
+)
 from fwdgrad_kernels.spec import first_outside
 
 CONTROLS = (None, "clean", "leave-one-out", "mean")
@@ -243,9 +250,12 @@ class LikelihoodRatio(Source):
                 f"queries must give leave-one-out at least two independent groups, that is more "
                 f"than {plan.signs * plan.unit}, got {self.queries}; or use control='clean'"
             )
-        if self.position != 1:
-            away = self._direction(x).mul_(1 - self.position)
-            plan.centre = (x.to(away) - away).to(x.dtype)
+        if self.baseline is not None:
+            plan.baseline, plan.position = self._baseline_of(x), self.position
+            if bool((x == plan.baseline).all()):
+                raise ValueError(
+                    "x - baseline must not be zero everywhere: there would be no noise"
+                )
         return plan
 
     def _rule(self, rule: AdaptiveScale) -> AdaptiveScale:
@@ -254,29 +264,26 @@ class LikelihoodRatio(Source):
     def _scale(self, x: Tensor) -> float | Tensor | AdaptiveScale:
         if self.baseline is None:
             return super()._scale(x)
-        scale = self._direction(x) * self._strength()
-        if not bool(scale.any()):
-            raise ValueError("x - baseline must not be zero everywhere: there would be no noise")
-        return scale
-
-    def _direction(self, x: Tensor) -> Tensor:
-        wide = x.to(sum_dtype(x))
-        baseline = torch.as_tensor(self.baseline, dtype=wide.dtype, device=x.device)
-        if baseline.dim() and baseline.shape != x.shape:
-            raise ValueError(
-                f"baseline must be a number or have x's shape {tuple(x.shape)}, got "
-                f"{tuple(baseline.shape)}"
-            )
-        return wide - baseline
-
-    def _strength(self) -> float:
         assert not isinstance(self.sigma, (Tensor, AdaptiveScale))
-        return 0.5 if self.sigma is None else float(self.sigma)
+        return 0.5 if self.sigma is None else float(self.sigma)  # of x - baseline
+
+    def _baseline_of(self, x: Tensor) -> float | Tensor:
+        if not isinstance(self.baseline, Tensor):
+            assert self.baseline is not None
+            return self.baseline
+        if not self.baseline.dim():
+            return float(self.baseline)
+        channels = (*x.shape[:-2], 1, 1)
+        if self.baseline.shape != x.shape and (x.dim() < 3 or self.baseline.shape != channels):
+            also = f", a value for each channel {channels}" if x.dim() > 2 else ""
+            raise ValueError(
+                f"baseline must be a number{also} or have x's shape {tuple(x.shape)}, got "
+                f"{tuple(self.baseline.shape)}"
+            )
+        return self.baseline.to(x.device, x.dtype)
 
     def _settings(self, plan: Plan) -> dict[str, Any]:
         settings = super()._settings(plan)
-        if self.baseline is not None:
-            settings["sigma"] = self._strength()
         own = {"baseline": self.baseline, "position": self.position, "control": self.control}
         return {**settings, **own}
 
@@ -303,7 +310,7 @@ class LikelihoodRatio(Source):
                 scores[first : first + count, sign] = torch.stack(found, dim=1)
 
         # Two sums, or three, and the copy of the input that the explanation keeps.
-        x, maps = plan.x, (2 if plan.unit == 1 else 3)
+        x, maps = plan.x, (2 if plan.unit == 1 or _has_features(plan) else 3)
         sums = maps * x.numel() * sum_dtype(x).itemsize + x.nbytes
         self._stream(evaluate, enter, "score", {"scores": scores}, plan, sums, checkpoint, progress)
         for target, found in zip(targets, scores.unbind(2), strict=True):
@@ -342,8 +349,6 @@ class LikelihoodRatio(Source):
         x, spec = plan.x, plan.spec
         assert spec is not None
         dtype = sum_dtype(x)
-        mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
-        spread = torch.zeros_like(mean)
         # Scaled, for whatever the score's unit is, differences and sums of squares must hold it:
         # first so that all scores are below 1, then for the weights, which may be far smaller.
         unit = max(exponent_of(scores), math.frexp(clean)[1])
@@ -353,22 +358,22 @@ class LikelihoodRatio(Source):
         nothing = not bool(weights.any())
         small = exponent_of(weights)
         weights = times_power(weights, -small).to(x.device, dtype)
-        if plan.unit == 1:
-            first_half = self._sum_copies_(mean, spread, weights, spec, plan.half)
+        frozen, agreement = self._frozen(plan), math.nan
+        if _has_features(plan):
+            mean, spread = self._sum_features(weights, spec)
         else:
-            first_half = self._sum_units_(mean, spread, weights, spec, plan)
-        # The half-runs are compared in the units of the attribution.
-        scale = spec
-        if self.baseline is not None:
-            scale = NoiseSpec(spec.shape, scale=self._strength(), **self.noise)
-        frozen = self._frozen(spec)
-        agreement = self._reliability(first_half, mean, plan, scale, frozen)
-        spare = spec.law == "hadamard" and spec.block is None and 1 < spec.draws < spec.group
-        alone = spare and plan.unit == spec.group and plan.copies < 2 * plan.unit
-        if alone:
-            self._spare_error_(spread, weights, spec)
-        attribution = scale.gradient(mean, 1, out=mean, x=x)
-        error = scale.gradient(spread, 1, out=spread, x=x).abs_()
+            mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
+            spread = torch.zeros_like(mean)
+            if plan.unit == 1:
+                first_half = self._sum_copies_(mean, spread, weights, spec, plan.half)
+            else:
+                first_half = self._sum_units_(mean, spread, weights, spec, plan)
+            # The half-runs are compared in the units of the attribution.
+            agreement = self._reliability(first_half, mean, plan, spec, frozen)
+            if _is_alone(plan):  # and its grid is shifted
+                self._spare_error_(spread, weights, spec)
+        attribution = spec.gradient(mean, 1, out=mean, x=x)
+        error = spec.gradient(spread, 1, out=spread, x=x).abs_()
         if nothing:  # of what never changed the score it is not known how often it would
             error.fill_(torch.nan)
         elif spec.block is not None and bool((error == 0).any()):
@@ -376,10 +381,26 @@ class LikelihoodRatio(Source):
         if frozen is not None:
             attribution.masked_fill_(frozen, 0)
             error.masked_fill_(frozen, 0)
-        if alone:
+        if _is_alone(plan):
             agreement = self._spare_reliability(attribution, error, x)
         unscale_(attribution, error, unit + small)
         return attribution, error, agreement
+
+    def _sum_features(self, weights: Tensor, spec: NoiseSpec) -> tuple[Tensor, Tensor]:
+        """The map of one Hadamard group, and its standard error: summed before Phi, carried by it.
+
+        Each draw's estimate errs alike, and its directions are orthogonal: the errors of draws that
+        an element lies between add up as those of independent ones.
+        """
+        mean = torch.zeros(spec.draws, dtype=weights.dtype, device=weights.device)
+        accumulate_features_(mean, weights, spec, 0, backend=self.backend)
+        spread = torch.full_like(mean, self._spare_variance(weights, spec))
+        found = (mean.div_(len(weights)), False), (spread, True)
+        mean, spread = (
+            expand(values, spec, squared=squared, backend=self.backend).contiguous()
+            for values, squared in found
+        )
+        return mean, spread.sqrt_()
 
     def _sum_copies_(
         self, mean: Tensor, spread: Tensor, weights: Tensor, spec: NoiseSpec, half: int
@@ -421,7 +442,13 @@ class LikelihoodRatio(Source):
         return first_half
 
     def _spare_error_(self, spread: Tensor, weights: Tensor, spec: NoiseSpec) -> None:
-        """The standard error of less than two Hadamard groups, from what no draw uses.
+        """The standard error of less than two Hadamard groups whose grids are shifted."""
+        ones, scratch = torch.ones_like(weights), torch.empty_like(spread).zero_()
+        accumulate_(scratch, ones, spec, 0, square=spread.zero_(), backend=self.backend)
+        spread.mul_(self._spare_variance(weights, spec) / len(weights)).sqrt_()
+
+    def _spare_variance(self, weights: Tensor, spec: NoiseSpec) -> float:
+        """Of a draw's estimate by less than two Hadamard groups, from what no draw uses.
 
         A group has M directions for fewer draws. A linear score has nothing along the others, so
         what is found there is what higher orders (and noise) put into any direction. Two draws i
@@ -449,9 +476,7 @@ class LikelihoodRatio(Source):
         if more:
             begun = variance + (1 / more - 1 / group) * float(weights[group:].var(correction=0))
             variance = ((n - more) / n) ** 2 * variance + (more / n) ** 2 * begun
-        ones, scratch = torch.ones_like(weights), torch.empty_like(spread).zero_()
-        accumulate_(scratch, ones, spec, 0, square=spread.zero_(), backend=self.backend)
-        spread.mul_(variance / n).sqrt_()
+        return variance
 
     def _spare_reliability(self, attribution: Tensor, error: Tensor, x: Tensor) -> float:
         """The share of a map's variance that is not its error's: of two runs, the correlation."""
@@ -479,12 +504,14 @@ class LikelihoodRatio(Source):
         covers = edges.cumsum(0).cumsum(1)[:-1, :-1]
         return (covers == 0).to(device).expand(spec.planes).reshape(spec.shape)
 
-    def _frozen(self, spec: NoiseSpec) -> Tensor | None:
+    def _frozen(self, plan: Plan) -> Tensor | None:
         """Where the attribution is 0 by definition: what no noise moves cannot matter."""
-        if not isinstance(spec.scale, Tensor):
-            return None
-        still = spec.scale == 0
-        if self.baseline is not None and spec.shared:
+        spec = plan.spec
+        assert spec is not None
+        if plan.baseline is None:
+            return spec.scale == 0 if isinstance(spec.scale, Tensor) else None
+        still = plan.x == plan.baseline
+        if spec.shared:
             # The attribution is to the draw, which moves all planes that are not at the baseline.
             still = still.reshape(spec.planes).all(0).expand(spec.planes).reshape(spec.shape)
         return still
@@ -512,6 +539,20 @@ class LikelihoodRatio(Source):
             kept = ~sample(frozen)
             one, other = one[kept], other[kept]
         return reliability(one, other)
+
+
+def _is_alone(plan: Plan) -> bool:
+    """Whether a run is less than two Hadamard groups, with directions that no draw uses."""
+    spec = plan.spec
+    if spec is None or spec.law != "hadamard" or spec.block is not None:
+        return False
+    one = plan.unit == spec.group and plan.copies < 2 * plan.unit
+    return one and 1 < spec.draws < spec.group
+
+
+def _has_features(plan: Plan) -> bool:
+    """Whether such a run is summed before its draws are spread: they are spread alike."""
+    return plan.spec is not None and _is_alone(plan) and not plan.spec.shifts
 
 
 def _check_cells(spec: NoiseSpec) -> None:

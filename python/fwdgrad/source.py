@@ -56,7 +56,8 @@ class Plan:
     per: int  # consecutive copies that share a draw of the parameters
     noisy: NoisyParameters | None = None
     weights: Tensor | None = None  # of each copy in the mean: float64 (copies,); None: all 1
-    centre: Tensor | None = None  # what the copies lie around, where that is not the input
+    baseline: float | Tensor | None = None  # what the copies are blended with
+    position: float = 1.0  # where they lie on the way from it to the input
     scorer: Scorer = dataclasses.field(init=False)  # asks the model
 
     @property
@@ -501,17 +502,20 @@ class Source:
             fixed += spec.scale.nbytes
         if plan.path is not None:
             fixed += 2 * x.nbytes  # the baseline, and a point between
-        if plan.centre is not None:
-            fixed += x.nbytes
+        if isinstance(plan.baseline, Tensor):
+            fixed += plan.baseline.nbytes
         return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
 
     def _fill(
         self, out: Tensor, plan: Plan, first: int, count: int, sign: int, pairs: bool
     ) -> None:
         """Writes copies first onwards: with pairs, all of one sign and then all of the other."""
-        x, spec = plan.x if plan.centre is None else plan.centre, plan.spec
+        x, spec = plan.x, plan.spec
         if plan.path is None and spec is not None:
-            perturb(x, spec, first, count, sign, self.clip, out, pairs=pairs, backend=self.backend)
+            perturb(
+                x, spec, first, count, sign, self.clip, out, pairs=pairs, baseline=plan.baseline,
+                position=plan.position, backend=self.backend,
+            )  # fmt: skip
             return
         for i in range(count):
             point = x if plan.path is None else plan.path.point(x, first + i)
