@@ -1,0 +1,121 @@
+"""What people get by default, ``regions``, against the same in a few lines of plain PyTorch.
+
+Both sides use the same orthogonal signs and give the same samples and maps.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fwdgrad.gradients import LikelihoodRatio
+from fwdgrad.methods import source_of
+from fwdgrad.source import Plan
+from fwdgrad_kernels import NoiseSpec, noise, perturb
+
+SHAPE, BATCH = (3, 224, 224), 64
+X = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
+PERTURB = "Default path: `regions` of 3x224x224, 64 samples"
+MAP = "Default path: the map from the scores, with standard error and reliability"
+
+
+class Plain:
+    """Regions as a good engineer writes them: signs on a small grid, scaled up by torch."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.spec = plan.spec
+        assert self.spec is not None
+        assert isinstance(plan.baseline, Tensor)
+        self.x, self.baseline = plan.x, plan.baseline
+        self.way = plan.x - plan.baseline
+        _, self.rows, self.columns = self.spec.grid
+        directions = NoiseSpec((self.spec.group,), "hadamard", seed=self.spec.seed)
+        self.signs = noise(directions, 0, plan.copies)  # all of a group: (n, M)
+        self.buffer = torch.empty(BATCH, *SHAPE)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(n, K) to (n, 1, H, W): line 0 is the centre of the cell before the first."""
+        cell = self.spec.cell
+        grid = values.reshape(-1, 1, self.rows, self.columns)
+        field = functional.interpolate(grid, scale_factor=cell, mode="bilinear")
+        return field[..., cell : cell + SHAPE[1], cell : cell + SHAPE[2]]
+
+    def perturb(self, first: int) -> Tensor:
+        signs = self.signs[first : first + BATCH, : self.spec.draws]
+        share = self.spread(signs.mul(0.5).add_(0.5))
+        return torch.addcmul(self.baseline, self.way, share, out=self.buffer)
+
+    def map(self, scores: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Attribution, standard error and reliability: each draw's error is that of unused ones."""
+        weights = scores - scores.mean()
+        found = weights.float() @ self.signs / (len(scores) * 0.5)
+        used, spare = found[: self.spec.draws], found[self.spec.draws :]
+        attribution = self.spread(used[None])[0].expand(SHAPE).contiguous()
+        error = spare.square().mean().sqrt() * torch.ones(SHAPE)
+        share = 1 - error.square().mean() / attribution.var()
+        return attribution, error, float(share.clamp(min=0))
+
+
+def planned(samples: int) -> tuple[LikelihoodRatio, Plan]:
+    source = source_of(lambda batch: batch[:, 0, 0, :4], X, "regions", {"queries": samples})
+    assert isinstance(source, LikelihoodRatio)
+    return source, source._plan(X)
+
+
+def test_perturb(compare, table):
+    _, plan = planned(1024)
+    plain, buffer = Plain(plan), torch.empty(BATCH, *SHAPE)
+
+    def ours() -> Tensor:
+        where = {"baseline": plan.baseline, "position": plan.position}
+        return perturb(X, plan.spec, 0, BATCH, out=buffer, **where)
+
+    assert torch.allclose(ours(), plain.perturb(0), atol=1e-5)
+    floors = []
+    for _ in range(15):
+        started = time.perf_counter()
+        buffer.copy_(X)
+        floors.append(time.perf_counter() - started)
+    fused, other = compare(ours, lambda: plain.perturb(0))
+    floor = statistics.median(floors)
+    table.add(
+        PERTURB,
+        "what|`F.interpolate` + `torch.addcmul`, ms|fused, ms|ratio|goal",
+        "perturb, cells of 8 pixels, a blur as the baseline",
+        f"{other * 1e3:.2f}",
+        f"{fused * 1e3:.2f}",
+        f"{other / fused:.1f}x",
+        "4x",
+    )
+    table.add(
+        PERTURB, "", "floor: copying x into the batch", f"{floor * 1e3:.2f}", f"{fused * 1e3:.2f}",
+        f"{fused / floor:.2f} of it", "1.5",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("samples", [128, 500, 1024])
+def test_map(samples, compare, table):
+    source, plan = planned(samples)
+    plain = Plain(plan)
+    scores = torch.rand(samples, 1, generator=torch.Generator().manual_seed(1)).double()
+    attribution, error, _ = source._sum(plan, scores, 0.5)
+    other, _, _ = plain.map(scores[:, 0])
+    moved = attribution != 0  # a ground that the blur leaves alone has nothing
+    assert torch.allclose(attribution[moved], other[moved], atol=1e-4)
+    assert bool((error >= 0).all())
+    ours, theirs = compare(
+        lambda: source._sum(plan, scores, 0.5), lambda: plain.map(scores[:, 0]), rounds=30
+    )
+    table.add(
+        MAP,
+        "scores|`w @ S` and one interpolation, ms|ours, ms|goal, ms",
+        samples,
+        f"{theirs * 1e3:.2f}",
+        f"{ours * 1e3:.2f}",
+        "5" if samples == 1024 else "",
+    )
