@@ -367,6 +367,7 @@ def _check_baseline(
         return _levels(float(baseline), spec.planes[0], _wide(x), x.device), True
     if not baseline.is_floating_point():
         raise TypeError(f"baseline must be a floating tensor, got {baseline.dtype}")
+    check_memory("baseline", baseline)
     if baseline.device != x.device:
         raise ValueError(f"baseline must be on x's device {x.device}, got {baseline.device}")
     if baseline.shape == x.shape:
@@ -595,6 +596,7 @@ def expand(
         raise ValueError(
             f"values must have one for each of {spec.draws} draws, got {tuple(values.shape)}"
         )
+    check_memory("values", values)
     backend = backend_for(values.device, backend)
     values = values.detach().contiguous()
     planes, (_, height, width) = spec.grid[0], spec.planes

@@ -143,6 +143,15 @@ def test_a_baseline_wants_a_plain_scale(scale):
         perturb(torch.zeros(4), NoiseSpec((4,), scale=scale), 0, 1, baseline=0.5)
 
 
+def test_memory_that_is_not_there():
+    freed = torch.zeros(4)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="baseline must have its memory"):
+        perturb(torch.zeros(4), NoiseSpec((4,)), 0, 1, baseline=freed)
+    with pytest.raises(ValueError, match="values must have its memory"):
+        expand(freed, NoiseSpec((4,)))
+
+
 def test_a_baseline_must_not_be_written_to():
     out = torch.zeros(1, 4)
     with pytest.raises(ValueError, match="must not share memory with the baseline"):

@@ -32,8 +32,9 @@ def spec_of(mapped=False, **options):
 def test_opcheck_perturb(mapped):
     spec = spec_of(mapped, block=3)
     scale_map, scale = (spec.scale, 1.0) if mapped else (None, spec.scale)
-    arguments = ("cpu", torch.empty(4, *SHAPE), random(*SHAPE), scale_map, None, [0.0] * 6, scale)
-    more = (list(spec.encoded), 3, None, mapped, -1.0, 1.0)
+    baseline = (None, False, 1.0) if mapped else (random(SHAPE[0], 1, 1), True, 0.5)
+    arguments = ("cpu", torch.empty(4, *SHAPE), random(*SHAPE), scale_map, None, [0.0] * 6)
+    more = (*baseline, scale, list(spec.encoded), 3, None, mapped, -1.0, 1.0)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.perturb_.default, (*arguments, *more))
 
 
@@ -42,6 +43,12 @@ def test_opcheck_accumulate(squared):
     square = torch.zeros(SHAPE) if squared else None
     arguments = ("cpu", torch.zeros(SHAPE), square, random(4), list(spec_of(block=3).encoded), 3)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.accumulate_.default, arguments)
+
+
+def test_opcheck_expand():
+    spec = spec_of(cell=2, shift=False)
+    arguments = ("cpu", torch.empty(spec.planes), random(spec.draws), list(spec.encoded), True)
+    torch.library.opcheck(torch.ops.fwdgrad_kernels.expand_.default, arguments)
 
 
 def test_opcheck_blocks():
