@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 TABLE = FOLDER.parent / "results" / "campaign.md"
 PARTS = {  # what is tried, how often, how often with --quick
     "kills": ("runs killed at a random moment and gone on with", 1000, 8),
-    "flips": ("saved maps and checkpoints with changed bytes", 2000, 100),
+    "flips": ("saved maps and checkpoints with changed bytes", 2300, 100),
     "pictures": ("mutated pictures", 1000, 60),
     "models": ("models that misbehave", 500, 60),
     "interrupts": ("runs interrupted at a random moment", 2020, 40),
