@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import CheckpointError
+from fwdgrad.errors import CheckpointError, warn
 from fwdgrad.files import found_at, locked, read_tensors, write_tensors
 from fwdgrad.fingerprint import Answer, differ
 
@@ -182,10 +181,9 @@ class Checkpoint:
             if not self._warned:
                 self._warned = True
                 kept = "; the last one that was written is still there" if self._written else ""
-                warnings.warn(
+                warn(
                     f"checkpoint {self.path} cannot be written ({error.strerror}); the run goes "
-                    f"on{kept}",
-                    stacklevel=2,
+                    f"on{kept}"
                 )
         took = time.monotonic() - started
         self._due = started + max(SAVE_EVERY_SECONDS, took / SAVE_SHARE)
