@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -360,6 +362,8 @@ class LikelihoodRatio(Source):
         weights = times_power(weights, -small).to(x.device, dtype)
         frozen, agreement = self._frozen(plan), math.nan
         if _has_features(plan):
+            if spec.shared and plan.baseline is not None:  # all channels have one map
+                spec = dataclasses.replace(spec, shape=spec.shape[-2:], shared=False)
             mean, spread = self._sum_features(weights, spec)
         else:
             mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
@@ -384,7 +388,11 @@ class LikelihoodRatio(Source):
         if _is_alone(plan):
             agreement = self._spare_reliability(attribution, error, x)
         unscale_(attribution, error, unit + small)
-        return attribution, error, agreement
+        return (
+            attribution.expand(x.shape).contiguous(),
+            error.expand(x.shape).contiguous(),
+            agreement,
+        )
 
     def _sum_features(self, weights: Tensor, spec: NoiseSpec) -> tuple[Tensor, Tensor]:
         """The map of one Hadamard group, and its standard error: summed before Phi, carried by it.
@@ -392,15 +400,26 @@ class LikelihoodRatio(Source):
         Each draw's estimate errs alike, and its directions are orthogonal: the errors of draws that
         an element lies between add up as those of independent ones.
         """
-        mean = torch.zeros(spec.draws, dtype=weights.dtype, device=weights.device)
-        accumulate_features_(mean, weights, spec, 0, backend=self.backend)
-        spread = torch.full_like(mean, self._spare_variance(weights, spec))
-        found = (mean.div_(len(weights)), False), (spread, True)
+        found = self._along_all(weights[: spec.group], spec)
+        mean = found[: spec.draws].clone()
+        if len(weights) > spec.group:  # a second group was begun
+            more = weights[spec.group :]
+            accumulate_features_(mean, more, spec, spec.group, backend=self.backend)
+        variance = self._spare_variance(found, weights, spec)
         mean, spread = (
             expand(values, spec, squared=squared, backend=self.backend).contiguous()
-            for values, squared in found
+            for values, squared in (
+                (mean.div_(len(weights)), False),
+                (torch.full_like(mean, variance), True),
+            )
         )
         return mean, spread.sqrt_()
+
+    def _along_all(self, weights: Tensor, spec: NoiseSpec) -> Tensor:
+        """The sum over copies of a first group along all its directions, also without a draw."""
+        directions = NoiseSpec((spec.group,), "hadamard", seed=spec.seed)
+        found = torch.zeros(spec.group, dtype=weights.dtype, device=weights.device)
+        return accumulate_(found, weights, directions, 0, backend=self.backend)
 
     def _sum_copies_(
         self, mean: Tensor, spread: Tensor, weights: Tensor, spec: NoiseSpec, half: int
@@ -445,9 +464,10 @@ class LikelihoodRatio(Source):
         """The standard error of less than two Hadamard groups whose grids are shifted."""
         ones, scratch = torch.ones_like(weights), torch.empty_like(spread).zero_()
         accumulate_(scratch, ones, spec, 0, square=spread.zero_(), backend=self.backend)
-        spread.mul_(self._spare_variance(weights, spec) / len(weights)).sqrt_()
+        found = self._along_all(weights[: spec.group], spec)
+        spread.mul_(self._spare_variance(found, weights, spec) / len(weights)).sqrt_()
 
-    def _spare_variance(self, weights: Tensor, spec: NoiseSpec) -> float:
+    def _spare_variance(self, found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
         """Of a draw's estimate by less than two Hadamard groups, from what no draw uses.
 
         A group has M directions for fewer draws. A linear score has nothing along the others, so
@@ -457,21 +477,16 @@ class LikelihoodRatio(Source):
         second group that was begun err as much again, and by the leaks of any score there.
         """
         n, draws, group = len(weights), spec.draws, spec.group
-        directions = NoiseSpec((group,), "hadamard", seed=spec.seed)
-        first, more = weights[:group], max(0, n - group)
-        found, even = (
-            torch.zeros(group, dtype=weights.dtype, device=weights.device) for _ in range(2)
-        )
-        accumulate_(found, first, directions, 0, backend=self.backend)
-        accumulate_(even, torch.ones_like(first), directions, 0, backend=self.backend)
-        found, even = (values.div_(len(first)).square_().cpu().double() for values in (found, even))
-        used = torch.zeros(group, dtype=torch.float64)
-        used[:draws] = 1
-        even[0] = 0  # what draw i leaks into j is even[i xor j] of it
-        leaks = _walsh(_walsh(found * used) * _walsh(even)) / group
-        met = _walsh(_walsh(used).square())
-        variance = float((found - leaks)[draws:].mean().clamp(min=0))
-        variance *= float(met[1:draws].mean() / met[draws:].mean())
+        more, asked = max(0, n - group), min(n, group)
+        found = (found / asked).square_().cpu().double()
+        leaks = torch.zeros_like(found)
+        if asked < group:
+            ones = torch.ones(asked, dtype=weights.dtype, device=weights.device)
+            even = (self._along_all(ones, spec) / asked).square_().cpu().double()
+            even[0] = 0  # what draw i leaks into j is even[i xor j] of it
+            used = (torch.arange(group) < draws).double()
+            leaks = _walsh(_walsh(found * used) * _walsh(even)) / group
+        variance = float((found - leaks)[draws:].mean().clamp(min=0)) * _met_more(draws, group)
         variance += float(leaks[1:draws].mean())
         if more:
             begun = variance + (1 / more - 1 / group) * float(weights[group:].var(correction=0))
@@ -485,7 +500,7 @@ class LikelihoodRatio(Source):
         if factor is not None:
             part = sample(factor).double()
             one, wrong = one * part, wrong * part
-        total = float(one.var()) if len(one) > 1 else 0.0
+        total = float(one.var(correction=0)) if len(one) > 1 else 0.0
         share = 1 - float(wrong.square().mean()) / total if total else math.nan
         return 0.0 if share < 0 else share  # NaN stays
 
@@ -505,7 +520,10 @@ class LikelihoodRatio(Source):
         return (covers == 0).to(device).expand(spec.planes).reshape(spec.shape)
 
     def _frozen(self, plan: Plan) -> Tensor | None:
-        """Where the attribution is 0 by definition: what no noise moves cannot matter."""
+        """Where the attribution is 0 by definition: what no noise moves cannot matter.
+
+        Of the input's shape, or what broadcasts to it.
+        """
         spec = plan.spec
         assert spec is not None
         if plan.baseline is None:
@@ -513,7 +531,7 @@ class LikelihoodRatio(Source):
         still = plan.x == plan.baseline
         if spec.shared:
             # The attribution is to the draw, which moves all planes that are not at the baseline.
-            still = still.reshape(spec.planes).all(0).expand(spec.planes).reshape(spec.shape)
+            still = still.reshape(spec.planes).all(0).reshape(spec.shape[-2:])
         return still
 
     def _reliability(
@@ -536,7 +554,7 @@ class LikelihoodRatio(Source):
             scale = torch.cat([part[-start % stride :: stride] for start, part in pieces])
             one, other = (one / scale)[scale > 0], (other / scale)[scale > 0]
         if frozen is not None:
-            kept = ~sample(frozen)
+            kept = ~sample(frozen.expand(x.shape))
             one, other = one[kept], other[kept]
         return reliability(one, other)
 
@@ -572,6 +590,14 @@ def _check_cells(spec: NoiseSpec) -> None:
             "depth of a volume; explain a mask of its cubes, as the docstring of LikelihoodRatio "
             "shows, or x.flatten(0, -3), each of whose planes has cells of its own"
         )
+
+
+@functools.lru_cache(maxsize=16)
+def _met_more(draws: int, group: int) -> float:
+    """How much more often two draws' directions meet in a used direction than in an unused one."""
+    used = (torch.arange(group) < draws).double()
+    met = _walsh(_walsh(used).square())
+    return float(met[1:draws].mean() / met[draws:].mean())
 
 
 def _walsh(values: Tensor) -> Tensor:
