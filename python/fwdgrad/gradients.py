@@ -314,6 +314,8 @@ class LikelihoodRatio(Source):
         # Two sums, or three, and the copy of the input that the explanation keeps.
         x, maps = plan.x, (2 if plan.unit == 1 or _has_features(plan) else 3)
         sums = maps * x.numel() * sum_dtype(x).itemsize + x.nbytes
+        if isinstance(plan.baseline, Tensor) and "baseline" not in self.own:
+            sums += plan.baseline.nbytes  # kept as well
         self._stream(evaluate, enter, "score", {"scores": scores}, plan, sums, checkpoint, progress)
         for target, found in zip(targets, scores.unbind(2), strict=True):
             if len(found) > 1 and bool((found == found[0, 0]).all()):

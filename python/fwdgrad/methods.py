@@ -11,7 +11,6 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fwdgrad.errors import warn
 from fwdgrad.explanation import Explanation, is_of_pixels
@@ -127,11 +126,32 @@ def light_blur(x: Tensor) -> Tensor:
     """
     deviation = blur_deviation(x.shape)
     blur = blurred(x, deviation)
-    around = int(deviation)
-    change = (x - blur).abs().amax(0, keepdim=True).float()
-    for window, padding in (((1, 2 * around + 1), (0, around)), ((2 * around + 1, 1), (around, 0))):
-        change = functional.max_pool2d(change, window, 1, padding)
-    return torch.where(change < 1 / 510, x, blur)
+    change = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device)
+    for plane, other in zip(x, blur, strict=True):  # a plane at a time: pictures may be large
+        torch.maximum(change, (plane - other).abs_().float(), out=change)
+    for axis in (0, 1):
+        change = _most_around(change, int(deviation), axis)
+    still = change < 1 / 510
+    for plane, other in zip(x, blur, strict=True):
+        torch.where(still, plane, other, out=other)
+    return blur
+
+
+def _most_around(values: Tensor, reach: int, axis: int) -> Tensor:
+    """The largest value within so many places, by windows that double.
+
+    >>> _most_around(torch.tensor([3, 0, 0, 5, 0, 0]), 2, 0)
+    tensor([3, 5, 5, 5, 5, 5])
+    """
+    length, window, size = values.shape[axis], 2 * reach + 1, 1
+    edge = [values.narrow(axis, place, 1) for place in (0, length - 1)]
+    sides = [e.repeat_interleave(reach, axis) for e in edge]
+    most = torch.cat([sides[0], values, sides[1]], axis)
+    while 2 * size <= window:
+        count = most.shape[axis] - size
+        most = torch.maximum(most.narrow(axis, 0, count), most.narrow(axis, size, count))
+        size *= 2
+    return torch.maximum(most.narrow(axis, 0, length), most.narrow(axis, window - size, length))
 
 
 def _cell(shape: tuple[int, ...], queries: int, **grid: Any) -> int:
@@ -331,7 +351,9 @@ def source_of(
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise TypeError(f"method {method!r} has no option {name!r}; {hint}")
     own = chosen.options(x, options) if callable(chosen.options) else chosen.options
-    return chosen.source(model, **{**own, **options})
+    source = chosen.source(model, **{**own, **options})
+    source.own = frozenset(own)
+    return source
 
 
 def _is_picture(x: Any) -> bool:

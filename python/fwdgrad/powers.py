@@ -60,7 +60,7 @@ def unscale_(attribution: Tensor, error: Tensor, exponent: int) -> None:
 def warn_unless_finite(*maps: Tensor) -> None:
     """Warns of an attribution, or its standard error, beyond what their type holds."""
     for i, values in enumerate(maps):
-        if bool(values.isinf().any()):
+        if any(bool(part.isinf().any()) for part in values.reshape(-1).split(_SLICE)):
             warn(
                 f"{_name(i > 0)} has values beyond what {values.dtype} holds, which are infinite; "
                 f"{_REMEDY}"

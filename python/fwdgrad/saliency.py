@@ -15,6 +15,7 @@ from torch.nn import functional
 from fwdgrad_kernels import path_positions
 from fwdgrad_kernels.spec import check_integer, first_outside
 
+_LINES = 64  # of a picture that are blurred at once
 _LEVELS = {"black": 0.0, "grey": 0.5, "white": 1.0}
 BASELINES = (*_LEVELS, "blurred")
 
@@ -230,14 +231,23 @@ def blurred(x: Tensor, deviation: float) -> Tensor:
     kernel = torch.exp(-0.5 * (at / deviation) ** 2)
     kernel /= kernel.sum()
 
-    def along_rows(planes: Tensor) -> Tensor:
-        padded = functional.pad(planes, (reach, reach), mode="reflect")
+    def along_rows(lines: Tensor) -> Tensor:
+        padded = functional.pad(lines.to(torch.float64), (reach, reach), mode="reflect")
         # By Fourier: torch's convolution takes a minute for a picture of 2,048 x 2,048.
         size = padded.shape[-1]
         product = torch.fft.rfft(padded) * torch.fft.rfft(kernel, size)
-        lines: Tensor = torch.fft.irfft(product, size)
-        return lines[..., 2 * reach :]
+        blurred_lines: Tensor = torch.fft.irfft(product, size)
+        return blurred_lines[..., 2 * reach :]
 
-    rows = along_rows(x.to(torch.float64).reshape(-1, *x.shape[-2:]))
-    both = along_rows(rows.mT).mT
-    return both.reshape(x.shape).to(x.dtype).contiguous()
+    # A few lines at a time: in memory there are beside the result one plane, and little more.
+    result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    height, width = x.shape[-2:]
+    rows = torch.empty((height, width), dtype=torch.float64, device=x.device)
+    for plane, out in zip(
+        x.reshape(-1, height, width), result.view(-1, height, width), strict=True
+    ):
+        for top in range(0, height, _LINES):
+            rows[top : top + _LINES] = along_rows(plane[top : top + _LINES])
+        for left in range(0, width, _LINES):
+            out[:, left : left + _LINES] = along_rows(rows[:, left : left + _LINES].mT).mT
+    return result

@@ -82,6 +82,7 @@ class Source:
 
     name: ClassVar[str]
     _takes_zero: ClassVar[bool] = False  # as sigma: no noise on the input
+    own: frozenset[str] = frozenset()  # options that nobody else holds, such as a method's blur
     position: float = 1.0  # of copies, between a baseline and the input
 
     def __init__(
@@ -340,7 +341,9 @@ class Source:
                 score=score,
                 objective=objective_name(scorer.objective),
                 settings={
-                    name: value.clone() if isinstance(value, Tensor) else value
+                    name: value.clone()
+                    if isinstance(value, Tensor) and name not in self.own
+                    else value
                     for name, value in settings.items()
                 },
                 input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
