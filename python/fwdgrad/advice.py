@@ -50,6 +50,8 @@ def advice(result: Explanation, option: Option = in_python) -> str:
         size = result.settings["cell"]
         more = f" or more {queries}" if size <= smallest_cell(tuple(result.input.shape)) else ""
         return f"much of the detail is noise: a {cell} above {size}{more} would leave less of it"
+    if result.input.dim() != 3:  # a table's columns or a volume's planes are not to be joined
+        return f"much of the map is noise: ask for more {queries}"
     return f"much of the map is noise: ask for more {queries}, a larger {cell} or a {block}"
 
 
@@ -98,7 +100,7 @@ def is_noise(result: Any) -> bool:
     if not result.reliability < LOW:  # NaN is not
         return False
     if isinstance(result, Explanation):
-        values, errors = result.attribution, result.standard_error
+        values, errors = map(result.per_deviation, (result.attribution, result.standard_error))
     else:
         values, errors = result.scores, result.standard_errors
     share = errors.double().square().mean() / values.double().square().mean()

@@ -110,13 +110,14 @@ class Explanation:
             with a baseline, the derivative along input - baseline, in score units.
         standard_error: of each element of it, in its units. Hadamard copies of fewer than two
             whole groups have it from the directions that no draw uses; one without such has NaN.
-        reliability: the correlation of the maps of two half-runs, stepped up to the full run by
-            Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it is
-            noise itself, and more queries, blocks or cells are needed. Fewer than two whole
-            Hadamard groups, which cannot be halved, have it from their standard errors, and then
-            it is rougher: 0.1 to 0.2 too high (more so where other noise would shift the cells),
-            too low where opposite cells act together, as of a large object in the middle. NaN
-            where there is neither.
+        reliability: the correlation, over the elements, of the maps of two half-runs (per
+            deviation, where each element has its own scale of noise), stepped up to the full run
+            by Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it
+            is noise itself, and more queries, blocks or cells are needed, or all elements are
+            alike, which the standard errors tell. Fewer than two whole Hadamard groups, which
+            cannot be halved, have it from their standard errors, and then it is rougher: 0.1 to
+            0.2 too high (more so where other noise would shift the cells), too low where opposite
+            cells act together, as of a large object in the middle. NaN where there is neither.
         queries: forward calls on noisy copies.
         target: the class that was explained; None where the model returns one number.
         score: the objective at the input itself.
@@ -257,8 +258,16 @@ class Explanation:
         moved = (sigma != 0).to(values).flatten(0, -3).sum(0)  # frozen planes have no share
         return planes.sum(0) / moved.clamp(min=1)
 
+    def per_deviation(self, values: Tensor) -> Tensor:
+        """Attributions, or their errors, times each element's own scale of noise, if it has one."""
+        sigma = self.settings.get("sigma")
+        return values * sigma.to(values) if isinstance(sigma, Tensor) else values
+
     def plot(self, ax: Axes | None = None, *, picture: bool = True) -> Axes:
         """Draws the heatmap over the input: red speaks for the score, blue against it.
+
+        Where each element's noise had its own scale, what is drawn is per deviation: columns of
+        unlike units can be compared by that alone.
 
         Args:
             ax: matplotlib axes; new ones where None.
@@ -279,7 +288,8 @@ class Explanation:
             ) from None
         if ax is None:
             _, ax = plt.subplots()
-        heat = self.over_planes(self.attribution).cpu()  # float32 would lose the smallest
+        # Not in float32, which would lose the smallest.
+        heat = self.over_planes(self.per_deviation(self.attribution)).cpu()
         # The largest hundredth of what is not zero is drawn at full strength, so that one pixel
         # does not fade the rest.
         sizes = heat.abs()[heat.isfinite() & (heat != 0)]

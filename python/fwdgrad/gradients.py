@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fwdgrad.checkpoint import Checkpoint
 from fwdgrad.errors import ModelError, warn
+from fwdgrad.inputs import numbers_of
 from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
 from fwdgrad.parameters import ParameterNoise, Swapped
@@ -209,9 +210,10 @@ class LikelihoodRatio(Source):
                 f"saliency {self.saliency!r} needs each copy's own gradient, and a forward call "
                 "gives none; use method='autograd', where the model has a gradient"
             )
+        baseline = numbers_of(baseline)
         if baseline is not None:
-            if isinstance(sigma, (Tensor, AdaptiveScale)):
-                kind = "a tensor" if isinstance(sigma, Tensor) else "a rule"
+            if isinstance(self.sigma, (Tensor, AdaptiveScale)):
+                kind = "a tensor" if isinstance(self.sigma, Tensor) else "a rule"
                 raise TypeError(f"sigma must be a number where a baseline is given, got {kind}")
             if type(self.saliency) is not Gradient:
                 raise ValueError(
@@ -234,6 +236,7 @@ class LikelihoodRatio(Source):
         if self.position != 1 and baseline is None:
             raise ValueError(f"position must be 1 without a baseline to start from, got {position}")
         self.baseline = baseline
+        self._blends = baseline is not None
         self.control = control
 
     # ---- what is asked ---------------------------------------------------------------------
@@ -499,6 +502,9 @@ class LikelihoodRatio(Source):
         """The share of a map's variance that is not its error's: of two runs, the correlation."""
         factor = self.saliency.factor(x)
         one, wrong = sample(attribution).double(), sample(error).double()
+        if isinstance(self.sigma, Tensor):  # per deviation, as the halves of a run
+            scale = sample(self.sigma).to(one)
+            one, wrong = one * scale, wrong * scale
         if factor is not None:
             part = sample(factor).double()
             one, wrong = one * part, wrong * part
@@ -542,11 +548,10 @@ class LikelihoodRatio(Source):
         half, n, x = plan.half, plan.copies, plan.x
         if not 0 < half < n:
             return math.nan
+        # Where each element has its own scale they are compared per deviation, as they are: in
+        # units of x the element of the smallest would decide alone.
         one = first.double()
         other = (sample(both).double() * n - one * half) / (n - half)
-        if isinstance(spec.scale, Tensor):
-            scale = sample(spec.scale).to(one)
-            one, other = one / scale, other / scale
         factor = self.saliency.factor(x)
         if factor is not None:
             one, other = (half * sample(factor).to(one) for half in (one, other))
@@ -944,6 +949,9 @@ class Autograd(Source):
                 apart = (one - other).square() * half * (n - half) / n * plan.signs
                 other = (sample(spread).double() - squares - apart) / (n - half)
                 one = squares / half
+            if plan.spec is not None and isinstance(plan.spec.scale, Tensor):  # per deviation
+                scale = sample(plan.spec.scale).to(one)
+                one, other = one * scale, other * scale
             factor = self.saliency.factor(plan.x)
             if factor is not None:
                 one, other = (half_map * sample(factor).to(one) for half_map in (one, other))

@@ -18,12 +18,13 @@ from fwdgrad_kernels.spec import DTYPES, first_outside
 _FILE = re.compile(r"\.[A-Za-z0-9]{2,5}$")  # how the name of a picture's file ends
 
 
-def input_of(x: Any) -> Tensor:
+def input_of(x: Any, size: int | None = None) -> Tensor:
     """An input as a dense, finite, floating tensor without a graph.
 
     Args:
         x: a tensor, which is not copied; a NumPy array of floating numbers in any layout; a
-            picture of Pillow, or a path to one: all of it, (3, H, W) in [0, 1].
+            picture of Pillow, or a path to one: (3, H, W) in [0, 1].
+        size: of the square that is cut out of a picture's middle; None: all of it.
 
     Raises:
         TypeError, ValueError: what it is instead, and what would make an input of it.
@@ -34,7 +35,7 @@ def input_of(x: Any) -> Tensor:
         >>> input_of(np.arange(3.0)[::-1])
         tensor([2., 1., 0.], dtype=torch.float64)
     """
-    tensor = _tensor(x)
+    tensor = _tensor(x, size)
     if tensor.dtype not in DTYPES:
         raise TypeError(
             f"x must be float32, float64, float16 or bfloat16, got {tensor.dtype}; "
@@ -49,7 +50,21 @@ def input_of(x: Any) -> Tensor:
     return tensor
 
 
-def _tensor(x: Any) -> Tensor:
+def numbers_of(value: Any) -> Any:
+    """An array, or a column of a table, as a tensor; all else as it is.
+
+    >>> import numpy as np
+    >>> numbers_of(np.array([1.0, 2.0])), numbers_of(0.5)
+    (tensor([1., 2.], dtype=torch.float64), 0.5)
+    """
+    if not isinstance(value, (Tensor, np.ndarray)) and hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return torch.from_numpy(np.array(value, dtype=np.float64))
+    return value
+
+
+def _tensor(x: Any, size: int | None = None) -> Tensor:
     if isinstance(x, Tensor):
         return _dense(x)
     if isinstance(x, np.ndarray):
@@ -60,9 +75,9 @@ def _tensor(x: Any) -> Tensor:
         or (isinstance(x, str) and (os.path.isfile(x) or _FILE.search(x)))
         or (pillow is not None and isinstance(x, pillow.Image))
     ):
-        from fwdgrad.boxes.photos import whole_photo
+        from fwdgrad.boxes.photos import photo_of
 
-        return whole_photo(x)
+        return photo_of(x, size)
     raise TypeError(
         f"x must be a tensor, a NumPy array, or a picture or its path, got {type(x).__name__}"
         f"{_hint(x)}"

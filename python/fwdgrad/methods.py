@@ -78,7 +78,12 @@ def regions(x: Tensor, given: Options) -> Options:
             f"{tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; use "
             "method='likelihood-ratio'"
         )
-    if len(x) >= _SIDE and given.get("shared", True):
+    if len(x) >= _SIDE and x.shape[2] <= 4:
+        warn(
+            f"a picture of shape {tuple(x.shape)} seems to have its channels last: give "
+            "x.permute(2, 0, 1) with lambda batch: model(batch.permute(0, 2, 3, 1))"
+        )
+    elif len(x) >= _SIDE and given.get("shared", True):
         warn(
             f"a picture of shape {tuple(x.shape)}: its {len(x)} channels share their draws, so "
             "the map does not tell them apart; if it is a volume, explain a mask of its cubes, as "
@@ -317,12 +322,17 @@ def _like_a_picture(x: Any) -> tuple[str, str] | None:
         return ("has no channels", way) if is_one else None
     if all(sides[1:]):
         if len(x) in (1, 3):
-            return f"has values outside [0, 1], {x.min():.3g} to {x.max():.3g}", ""
+            byte = ", and x / 255 where the model takes [0, 1]" if _like_bytes(x) else ""
+            return f"has values outside [0, 1], {x.min():.3g} to {x.max():.3g}{byte}", ""
         return f"has {len(x)} channels", ""
     if all(sides[:2]) and x.shape[2] <= 4:
         way = "x.permute(2, 0, 1) with lambda batch: model(batch.permute(0, 2, 3, 1)) and "
         return "has its channels last", way
     return None
+
+
+def _like_bytes(x: Tensor) -> bool:
+    return bool(x.min() >= 0) and 32 < float(x.max()) <= 255
 
 
 def source_of(
@@ -411,8 +421,8 @@ def explain(
             The batch is overwritten after the call: a model that keeps it must clone it.
         x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
             (N,); float32, float64, float16 or bfloat16. A NumPy array of floating numbers is taken
-            as the tensor that it is; a picture of Pillow, or a path to one, as all of it:
-            (3, H, W) in [0, 1].
+            as the tensor that it is; a picture of Pillow, or a path to one, as all of it,
+            (3, H, W) in [0, 1], or as the middle of it that an ``ImageClassifier`` takes.
         method: a name in ``METHODS``. "auto" is "regions" for pictures, (1 or 3, H, W) of values in
             [0, 1], and "likelihood-ratio" for all else. With an option that regions have no use for
             (sigma, law, block, control, position, saliency, parameters) a picture gets the latter,
@@ -445,7 +455,9 @@ def explain(
     Source: *Is forward gradient an effective tool for explaining black-box models?*, and for each
     method what ``METHODS`` says.
     """
-    x = input_of(x)
+    # A classifier of photos of one size gets them cut as on the command line.
+    size = getattr(model, "size", None)
+    x = input_of(x, size if isinstance(size, int) else None)
     source = source_of(model, x, method, options)
     result: Explanation | list[Explanation] = source.explain(
         x, target, checkpoint=checkpoint, progress=progress, name=name

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fwdgrad.inputs import numbers_of
 from fwdgrad_kernels import path_positions
 from fwdgrad_kernels.spec import check_integer, first_outside
 
@@ -119,7 +120,8 @@ class IntegratedGradients(Gradient):
 
     def __post_init__(self) -> None:
         """Checks what can be checked without an input."""
-        value = self.baseline
+        value = numbers_of(self.baseline)
+        object.__setattr__(self, "baseline", value)
         if isinstance(value, str):
             if value not in BASELINES:
                 raise ValueError(

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from fwdgrad.errors import warn
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, perturb
 from fwdgrad_kernels.scale import law_within
 from fwdgrad_kernels.spec import check_integer, first_outside
@@ -65,6 +66,7 @@ def check_bounds(x: Tensor, rule: AdaptiveScale) -> None:
             )
 
 
+_ROW = 128  # numbers at most of what is taken for a row of a table
 _SERIES = 16  # channels at most of what is taken for a series (T, C) or (C, T)
 
 
@@ -73,8 +75,9 @@ def check_alike(x: Tensor, sigma: float) -> None:
 
     That is where values are beyond 10, so neither standardised nor fractions, and a tenth of the
     elements at least are less than a tenth of sigma and than a fiftieth of the largest: the noise
-    takes them far away from what they are. Zeros (of one-hot columns, say) tell nothing. Of a
-    series the channels are compared. What is smaller than 10 throughout cannot be told apart.
+    takes them far away from what they are. Zeros of a row of up to 128 numbers, of one-hot columns
+    say, count as 1; of longer ones they tell nothing. Of a series the channels are compared. What
+    is smaller than 10 throughout cannot be told apart.
 
     Args:
         x: the input; one of more axes than a series has no columns.
@@ -94,6 +97,8 @@ compared), or a baseline, such as X.mean(0); torch.full_like(x, 9992) takes one 
         sizes = sizes.square().mean(0 if x.shape[1] <= x.shape[0] else 1).sqrt()
     elif x.dim() != 1:
         return
+    elif len(x) <= _ROW:
+        sizes[sizes == 0] = 1.0
     sizes = sizes[sizes > 0]
     if not len(sizes):
         return
@@ -105,6 +110,27 @@ compared), or a baseline, such as X.mean(0); torch.full_like(x, 9992) takes one 
             "deviations, such as 0.2 * X.std(0) of a table X that x is a row of (times it, "
             "attributions of columns can be compared), or a baseline, such as X.mean(0); "
             f"torch.full_like(x, {sigma:.4g}) takes one for all"
+        )
+
+
+def warn_of_resolution(x: Tensor, scale: float | Tensor) -> None:
+    """Warns where noise is finer than the numbers of x's type: copies are rounded back to x.
+
+    Args:
+        x: the input.
+        scale: of the noise, a number or one for each element; what is 0 has none.
+    """
+    step = x.detach().abs().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    step *= torch.finfo(x.dtype).eps
+    fine = (step > scale) & (torch.as_tensor(scale, device=x.device) > 0)
+    if bool(fine.any()):
+        k = int(fine.flatten().nonzero()[0])
+        own = float(scale.flatten()[k]) if isinstance(scale, Tensor) else scale
+        warn(
+            f"sigma is finer than {x.dtype} is at {int(fine.sum())} of {x.numel()} elements of x "
+            f"({own:.3g} at element {k}, which is {float(x.flatten()[k]):.6g}): noise is rounded "
+            "away there, and the attribution is too small; give x in a wider type, such as "
+            "x.double(), less what is common to all values, or a larger sigma"
         )
 
 

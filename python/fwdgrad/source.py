@@ -22,14 +22,14 @@ from fwdgrad.errors import ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import digest_of
 from fwdgrad.fingerprint import Answer, parameters_digest, telling_copies
-from fwdgrad.inputs import input_of
+from fwdgrad.inputs import input_of, numbers_of
 from fwdgrad.objectives import Objective, check_objective, objective_name
 from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters, ParameterNoise
 from fwdgrad.powers import warn_unless_finite
 from fwdgrad.saliency import Gradient, IntegratedGradients, Path
 from fwdgrad.scorer import Scorer, check_mode, check_model
-from fwdgrad.smoothing import check_alike, check_bounds
+from fwdgrad.smoothing import check_alike, check_bounds, warn_of_resolution
 from fwdgrad.state import TorchState
 from fwdgrad.stream import BatchSize, Progress, check_finite, kept, parse_memory, run
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, perturb
@@ -81,6 +81,7 @@ class Source:
     """Where a gradient comes from. Not for use itself: see ``LikelihoodRatio`` and ``Autograd``."""
 
     name: ClassVar[str]
+    _blends: bool = False  # between a baseline and the input, instead of adding noise
     _takes_zero: ClassVar[bool] = False  # as sigma: no noise on the input
     own: frozenset[str] = frozenset()  # options that nobody else holds, such as a method's blur
     position: float = 1.0  # of copies, between a baseline and the input
@@ -144,7 +145,7 @@ class Source:
         self.forward = forward
         self.objective = objective
         self.queries = queries
-        self.sigma = self._check_sigma(sigma)
+        self.sigma = self._check_sigma(numbers_of(sigma))
         self.noise: dict[str, Any] = {
             "law": law,
             "block": block,
@@ -386,6 +387,8 @@ class Source:
     def _plan(self, x: Tensor) -> Plan:
         signs = 2 if self.antithetic else 1
         spec = self._spec(x)
+        if spec is not None and not isinstance(spec.scale, AdaptiveScale) and not self._blends:
+            warn_of_resolution(x, spec.scale)
         queries = self._resolve_queries(spec)
         copies = queries // signs
         path = None

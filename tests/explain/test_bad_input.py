@@ -85,7 +85,7 @@ def refused(error, change, fragments):
     (ValueError, {"baseline": x_with(math.inf)}, ["baseline must be finite", "inf"]),
     (TypeError, {"baseline": "grey"}, ["baseline must be", "'grey'", "0.5 is grey"]),
     # Neither can be written down by ``Explanation.save``.
-    (TypeError, {"baseline": X.numpy() + 1}, ["baseline must be", "array"]),
+    (TypeError, {"baseline": np.array(["grey"])}, ["baseline must be", "array"]),
     (TypeError, {"baseline": [[[0.0]]]}, ["baseline must be", "[[[0.0]]]"]),
     # The noise.
     (ValueError, {"law": "uniform"}, ["law", "uniform", "score", "normal", "hadamard"]),

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -185,3 +186,81 @@ def test_a_volume_as_a_picture_of_many_channels_is_told():
     with pytest.warns(UserWarning, match="its 16 channels share their draws.*mask of its cubes"):
         e = fwdgrad.explain(model, volume, **options)
     assert torch.equal(e.attribution, e.attribution[:1].expand(16, -1, -1))
+
+
+def test_flags_beside_large_numbers_are_unlike():
+    """A row of a table whose flags are all 0: noise of 49 would be put on them, too."""
+    row = torch.tensor([55.0, 0, 130, 246, 0, 150, 0, 0])
+    for x in (row, torch.tensor([0.0, 0, 0, 246, 0])):
+        with pytest.raises(ValueError, match="sigma must have a scale for each element"):
+            fwdgrad.explain(lambda rows: rows.sum(1), x, target=None)
+    fwdgrad.explain(lambda rows: rows @ row, row, target=None, sigma=1.0, queries=64)
+    check_alike(torch.randint(0, 256, (784,)).float(), 51.0)  # a picture's bytes
+
+
+# ---- units ---------------------------------------------------------------------------------
+
+
+def of_unlike_units(queries, method="likelihood-ratio"):
+    """Nine columns that matter, and one that does not in units a million times as large."""
+    g = torch.Generator().manual_seed(0)
+    table = torch.randn(500, 10, generator=g)
+    table[:, 0] *= 1e-6
+    weights = torch.cat([torch.zeros(1), torch.linspace(-1, 1, 9)])
+    options = {"sigma": 0.2 * table.std(0), "queries": queries, "target": None, "method": method}
+    return fwdgrad.explain(lambda rows: rows @ weights, table[0], **options), weights
+
+
+@pytest.mark.parametrize("queries", [1024, 4096])
+def test_the_smallest_unit_does_not_decide_reliability(queries):
+    e, weights = of_unlike_units(queries)
+    sigma = e.settings["sigma"]
+    assert metrics.pearson(e.attribution * sigma, weights * sigma) > 0.98
+    assert e.reliability > 0.9
+    assert torch.equal(e.per_deviation(e.attribution), e.attribution * sigma)
+
+
+def test_a_gradient_s_reliability_is_per_deviation_too():
+    e, _ = of_unlike_units(50, "smoothgrad")
+    assert e.reliability > 0.99
+
+
+def test_plot_draws_what_a_deviation_does():
+    pytest.importorskip("matplotlib").use("Agg")
+    e, _ = of_unlike_units(4096)
+    drawn = e.plot().images[-1].get_array()[0]
+    sigma = e.settings["sigma"]
+    assert abs(drawn).argmax() == int((e.attribution * sigma).abs().argmax()) != 0
+
+
+@pytest.mark.parametrize(
+    ("x", "sigma"),
+    [
+        (torch.linspace(1, 1.9, 16).bfloat16(), 0.002),
+        (torch.tensor([1.7e9, 1.0]), torch.tensor([0.6, 0.2])),
+    ],
+)
+def test_noise_that_a_type_rounds_away_is_told(x, sigma):
+    options = {"target": None, "queries": 64, "method": "likelihood-ratio"}
+    with pytest.warns(UserWarning, match=r"sigma is finer than torch\.b?float\d\d is at \d+ of"):
+        fwdgrad.explain(lambda rows: rows.double().sum(1), x, sigma=sigma, **options)
+    fwdgrad.explain(lambda rows: rows.double().sum(1), x.double(), sigma=sigma, **options)
+
+
+# ---- arrays --------------------------------------------------------------------------------
+
+
+def test_deviations_and_baselines_may_be_arrays():
+    table = np.random.default_rng(0).normal(size=(50, 4)) * [1, 10, 100, 1000]
+    options = {"target": None, "queries": 256, "method": "likelihood-ratio"}
+    model = lambda rows: rows.double() @ torch.tensor([1.0, 0.1, 0.0, -0.001]).double()  # noqa: E731
+    pandas = pytest.importorskip("pandas")
+    right = fwdgrad.explain(model, table[0], sigma=torch.from_numpy(0.2 * table.std(0)), **options)
+    for sigma in (0.2 * table.std(0), pandas.DataFrame(0.2 * table).std(ddof=0)):
+        e = fwdgrad.explain(model, table[0], sigma=sigma, **options)
+        assert torch.allclose(e.attribution, right.attribution)
+    e = fwdgrad.explain(model, table[0], baseline=table.mean(0), law="hadamard", **options)
+    assert torch.equal(e.settings["baseline"], torch.from_numpy(table.mean(0)))
+    path = fwdgrad.IntegratedGradients(table.mean(0), steps=4)
+    e = fwdgrad.explain(model, table[0], method="autograd", target=None, saliency=path)
+    assert abs(e.delta) < 1e-9

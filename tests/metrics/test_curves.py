@@ -155,6 +155,14 @@ def spots(batch):
 ONES = torch.ones(1, 1, 3)
 
 
+def test_an_explanation_of_another_input_is_refused():
+    e = fwdgrad.explain(spots, ONES, target=0, queries=64, sigma=0.2, law="hadamard")
+    with pytest.raises(ValueError, match="x must be the input that heatmap explains"):
+        metrics.deletion(spots, ONES * 2, e)
+    with pytest.raises(ValueError, match="x must be the input that heatmap explains"):
+        metrics.insertion(spots, ONES * 2, e, start=ONES * 0)
+
+
 def test_an_explanation_brings_its_target_and_objective():
     e = fwdgrad.explain(spots, ONES, target=0, queries=64, sigma=0.2, law="hadamard")
     assert (e.objective, e.target) == ("output", 0)

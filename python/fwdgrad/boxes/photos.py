@@ -98,11 +98,12 @@ def load_photo(
     return read_photo(path, size, fit, max_pixels).pixels
 
 
-def whole_photo(photo: str | os.PathLike[str] | Image.Image) -> Tensor:
-    """All of a photo, in its own size; see ``read_photo`` for its colours.
+def photo_of(photo: str | os.PathLike[str] | Image.Image, size: int | None = None) -> Tensor:
+    """All of a photo, or its middle as ``read_photo`` cuts it; see there for its colours.
 
     Args:
         photo: a file, or a picture of Pillow.
+        size: of the square that is cut out; None: all of it, in its own size.
 
     Returns:
         float32 (3, height, width) in [0, 1].
@@ -111,10 +112,13 @@ def whole_photo(photo: str | os.PathLike[str] | Image.Image) -> Tensor:
         FileNotFoundError, ValueError: see ``read_photo``.
     """
     if isinstance(photo, (str, os.PathLike)):
-        picture = _read(photo, "photo", _rgb, None, None, MAX_PIXELS)[0]
+        picture = _read(photo, "photo", _rgb, size, None, MAX_PIXELS)[0]
     else:
         turn = photo.getexif().get(0x0112, 1)
         picture = _turned(_converted(photo, _rgb(photo)), turn)
+        fits = picture.width == picture.height == size
+        cut = _Cut.of(*picture.size, size, "stretch" if fits else "crop")
+        picture = _scaled(picture, cut.box, cut)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
 
 

@@ -227,7 +227,7 @@ def _curve(
     batch_size: int,
     inserting: bool,
 ) -> Curve:
-    target, objective = followed(heatmap, target, objective)
+    target, objective = followed(heatmap, target, objective, x)
     batch_size = check_integer("batch_size", batch_size, 1)
     values = heatmap_of(heatmap, x.shape)
     steps = check_integer("steps", min(224, values.numel()) if steps is None else steps, 1)

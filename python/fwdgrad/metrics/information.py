@@ -115,8 +115,8 @@ def information_curve(
     check_model(model)
     check_mode(model)
     accuracy = isinstance(objective, str) and objective == "accuracy"
-    target, objective = followed(heatmap, target, "output" if accuracy else objective)
     x = input_of(x)
+    target, objective = followed(heatmap, target, "output" if accuracy else objective, x)
     if x.dim() != 3 or x.shape[0] not in (1, 3):
         raise ValueError(
             f"x must be a floating picture (3, H, W) or (1, H, W), got {x.dtype} {tuple(x.shape)}"

@@ -56,23 +56,33 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
     return found
 
 
-def followed(heatmap: Any, target: Any, objective: Objective) -> tuple[Any, Objective]:
+def followed(heatmap: Any, target: Any, objective: Objective, x: Tensor) -> tuple[Any, Objective]:
     """What a metric follows: what an explanation explains, where nothing else is asked for.
 
     Args:
         heatmap: a map, or an ``Explanation``.
         target: "auto" for the explanation's.
         objective: "auto" for the explanation's.
+        x: the input, which must be the explanation's.
 
     Raises:
-        ValueError: the explanation's objective is a callable, of which it has the name alone.
+        ValueError: the map is of another input, or the explanation's objective is a callable, of
+            which it has the name alone.
 
     Example:
-        >>> followed(torch.ones(2), "auto", "auto")
+        >>> followed(torch.ones(2), "auto", "auto", torch.ones(2))
         ('auto', 'auto')
     """
     check_objective(objective)
-    if not isinstance(heatmap, Explanation) or callable(objective):
+    if not isinstance(heatmap, Explanation):
+        return target, objective
+    own = heatmap.input.to(x.device, torch.float64)
+    if own.shape == x.shape and not torch.allclose(own, x.double(), rtol=1e-2, atol=1e-6):
+        raise ValueError(
+            "x must be the input that heatmap explains, got another of its shape; give "
+            "heatmap.input, or heatmap.attribution to judge a map by another input"
+        )
+    if callable(objective):
         return target, objective
     if objective == "auto":
         objective = heatmap.objective
