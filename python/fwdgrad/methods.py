@@ -424,9 +424,10 @@ def explain(
             as the tensor that it is; a picture of Pillow, or a path to one, as all of it,
             (3, H, W) in [0, 1], or as the middle of it that an ``ImageClassifier`` takes.
         method: a name in ``METHODS``. "auto" is "regions" for pictures, (1 or 3, H, W) of values in
-            [0, 1], and "likelihood-ratio" for all else. With an option that regions have no use for
-            (sigma, law, block, control, position, saliency, parameters) a picture gets the latter,
-            too, and a warning; what may be a picture and is not taken for one gets a warning.
+            [0, 1], 16 pixels a side at least, and "likelihood-ratio" for all else. With an option
+            that regions have no use for (sigma, law, block, control, position, saliency,
+            parameters) a picture gets the latter, too, and a warning; what may be a picture and is
+            not taken for one gets a warning.
         target: the class to explain, its name where the model knows names (an
             ``ImageClassifier``), "auto" for the predicted one, None where the model returns one
             number. A list of classes gives a list of explanations from the same calls.
