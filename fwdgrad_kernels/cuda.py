@@ -22,8 +22,9 @@ try:
     module = _cuda
 except ImportError as error:
     module = None
+    why = "" if "cannot import name" in str(error) else f" ({error})"
     _absent = (
-        f"the CUDA kernels are not built ({error}); with NVIDIA's toolkit (nvcc) on the PATH, "
+        f"the CUDA kernels are not built{why}; with NVIDIA's toolkit (nvcc) on the PATH, "
         "install again with FWDGRAD_CUDA=1"
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fwdgrad.errors import ReliabilityWarning, warn
 from fwdgrad.explanation import Explanation
-from fwdgrad.saliency import VarGrad, smallest_cell
+from fwdgrad.saliency import IntegratedGradients, VarGrad, smallest_cell
 from fwdgrad_kernels import NoiseSpec
 
 GOOD = 0.8  # from here on a map is called repeatable
@@ -37,17 +37,24 @@ def advice(result: Explanation, option: Option = in_python) -> str:
         >>> import fwdgrad, torch
         >>> e = fwdgrad.explain(lambda b: b.sum(1), torch.ones(3), method="gradient", target=None)
         >>> advice(e)
-        'other noise would give much the same map'
+        'nothing was drawn by chance'
     """
     if math.isnan(result.reliability):
         return why_nan(result, option=option)
+    if not is_drawn(result.settings):
+        return "nothing was drawn by chance"
+    of_regions = result.settings.get("position", 1) != 1
+    if result.reliability >= GOOD and of_regions:  # told by its own error, and too high; see there
+        return "little of the map is noise, by its own error; another seed would tell more"
     if result.reliability >= GOOD:
         return "other noise would give much the same map"
     queries, cell, block = map(option, ("queries", "cell", "block"))
     if result.settings["method"] != "likelihood-ratio":
         return f"much of the map is noise: ask for more {queries}"
-    if result.settings.get("position", 1) != 1:  # regions: more queries make finer ones, at first
+    if of_regions:  # more queries make finer ones, at first
         size = result.settings["cell"]
+        if 2 * size > max(result.input.shape[-2:]):
+            return f"much of the map is noise: ask for more {queries}"
         more = f" or more {queries}" if size <= smallest_cell(tuple(result.input.shape)) else ""
         return f"much of the detail is noise: a {cell} above {size}{more} would leave less of it"
     if result.input.dim() != 3:  # a table's columns or a volume's planes are not to be joined
@@ -68,11 +75,25 @@ def advice_for_words(result: Any, option: Option = in_python) -> str:
     return f"much of it is noise: ask for more {option('queries')}{other}"
 
 
+def is_drawn(settings: dict[str, Any]) -> bool:
+    """Whether a run drew anything by chance: noise, or places on a path.
+
+    >>> is_drawn({"sigma": 0.0}), is_drawn({"sigma": 0.1})
+    (False, True)
+    """
+    saliency, sigma = settings.get("saliency"), settings.get("sigma")
+    drawn_path = isinstance(saliency, IntegratedGradients) and saliency.steps is None
+    without = isinstance(sigma, float) and sigma == 0
+    return not without or settings.get("parameters") is not None or drawn_path
+
+
 def why_nan(result: Explanation, words: int | None = None, option: Option = in_python) -> str:
     """Why there is no reliability, of a map or of the scores of so many words."""
     saliency = result.settings["saliency"]
     if words is not None and isinstance(saliency, VarGrad):
         return "it is told by the words' standard errors, and VarGrad has none"
+    if not bool(result.attribution.any()):
+        return "it is zero everywhere"
     if words == 1:
         return "a single word has none to compare it with"
     kept = ("law", "block", "cell", "field", "shared", "shift")

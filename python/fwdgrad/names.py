@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -102,8 +103,12 @@ class ClassNames:
     def hint(self, name: str) -> str:
         """The end of a message that a name is unknown: names that come close, where there are."""
         wanted = _plain(name)
-        holders = {i for known, found in self._classes.items() if wanted in known for i in found}
-        close = [f"{self._first[i]} ({i})" for i in sorted(holders)[:5]]
+        holders: set[tuple[bool, int]] = set()  # those with it as a word of its own come first
+        for known, found in self._classes.items():
+            if wanted in known:
+                holders |= {(wanted not in re.split(r"\W+", known), i) for i in found}
+        order = dict.fromkeys(i for _, i in sorted(holders))
+        close = [f"{self._first[i]} ({i})" for i in list(order)[:5]]
         if not close:
             near = difflib.get_close_matches(wanted, self._classes, n=3)
             close = [f"{known} ({self._classes[known][0]})" for known in near]

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.advice import is_drawn
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.metrics.curves import Curve
-from fwdgrad.saliency import IntegratedGradients
 from fwdgrad.terminal import plain
+
+MARK = '<meta name="generator" content="fwdgrad">'  # by which a page of ours is known
 
 
 class Number(NamedTuple):
@@ -89,7 +91,7 @@ def report(
     )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'{MARK}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # No request leaves the page, whatever a label would like.
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
@@ -163,7 +165,7 @@ def _error_figure(explanation: Explanation) -> str:
         why = "None: the run was too short to tell, or its method leaves no way to."
         if largest == 0:
             why = "Zero everywhere: every copy said the same."
-            if not _is_drawn(explanation.settings):
+            if not is_drawn(explanation.settings):
                 why = "Zero everywhere: nothing was drawn by chance."
         return f"<figure>\n<figcaption><h2>Standard error</h2>{why}</figcaption>\n</figure>\n"
     strength = (error / largest).where(known, 0.0)[..., None]
@@ -180,14 +182,6 @@ def _error_figure(explanation: Explanation) -> str:
         f"The standard error at each place: the darker the larger, {largest:.2g} at most",
         error.shape[1],
     )
-
-
-def _is_drawn(settings: dict[str, Any]) -> bool:
-    """Whether a run drew anything by chance: noise, or places on a path."""
-    saliency, sigma = settings.get("saliency"), settings.get("sigma")
-    drawn_path = isinstance(saliency, IntegratedGradients) and saliency.steps is None
-    without = isinstance(sigma, float) and sigma == 0
-    return not without or settings.get("parameters") is not None or drawn_path
 
 
 def _figure(title: str, caption: str, source: str, alternative: str, width: int) -> str:

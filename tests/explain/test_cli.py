@@ -321,12 +321,50 @@ def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
     ],
 )
 def test_what_to_do_about_noise(folder, capsys, options, advice):
-    line = ["--objective", "logit", "--target", "0", "--baseline", "grey", *options]
+    line = ["--objective", "logit", "--target", "0", "--baseline", "grey", "--seed", "3", *options]
     _, result = explain(*line, model="box:erratic", queries=128)
     assert result.reliability < 0.3
     printed = capsys.readouterr()
     assert advice in printed.out
     assert "reliability" not in printed.err  # Python's warning would say it twice
+
+
+@pytest.mark.parametrize("more", ["--antithetic", "--cell 4", "--shared"])
+def test_plain_is_plain(folder, capsys, more):
+    status, _ = explain("--plain", *more.split())
+    refused(capsys, status, "--plain has no pairs and no cells", more.split()[0])
+
+
+def test_a_model_that_answers_at_random_is_told(folder, capsys):
+    Path("box.py").write_text(
+        BOX + "\n\ndef random(batch):\n    return corner(batch) + torch.randn(len(batch), 4)\n"
+    )
+    assert explain(model="box:random")[0] == 0
+    assert "answers the same photo differently at each call" in capsys.readouterr().err
+
+
+def test_two_photos_do_not_mix_in_a_folder(folder, capsys):
+    line = ["explain", "photo.png", "--model", "box:corner", "--size", "16", "--queries", "64"]
+    assert cli.main([*line, "--output", "out", "--target", "1", "--target", "2"]) == 0
+    capsys.readouterr()
+    shutil.copy("photo.png", "other.png")
+    status, _ = explain(photo="other.png")
+    refused(capsys, status, "--output out has explanation-1.safetensors of another photo")
+    assert explain("--overwrite", photo="other.png")[0] == 0
+
+
+def test_a_killed_run_s_checkpoint_is_overwritten_where_that_is_asked_for(folder, capsys):
+    Path("stop").write_text("40")
+    assert explain("--batch-size", "8")[0] == 130
+    Path("stop").unlink()
+    capsys.readouterr()
+    status, _ = explain("--seed", "5")
+    refused(capsys, status, "is of another run", "--overwrite starts afresh")
+    assert explain("--seed", "5", "--overwrite")[0] == 0
+
+
+def test_a_file_s_ending_is_no_module(folder, capsys):
+    refused(capsys, explain(model="box.py:corner")[0], "of a file give box:corner")
 
 
 def test_why_a_map_has_no_reliability(folder, capsys):
@@ -337,7 +375,7 @@ def test_why_a_map_has_no_reliability(folder, capsys):
     capsys.readouterr()
     line = ["--target", "3", "--objective", "logit", "--method", "smoothgrad"]
     assert np.isnan(explain(*line, output="same")[1].reliability)
-    assert "the same everywhere" in capsys.readouterr().out
+    assert "it is zero everywhere" in capsys.readouterr().out
 
 
 def test_points_on_the_path_of_a_text(sentiment, capsys):
@@ -459,7 +497,7 @@ PLAIN = {
         ("--plain --block 4 6", {**PLAIN, "block": (4, 6)}),
         ("--plain --control leave-one-out", {**PLAIN, "control": "leave-one-out"}),
         ("--plain --sigma 0.125", {**PLAIN, "sigma": 0.125}),
-        ("--plain --law cauchy --antithetic", {**PLAIN, "law": "cauchy", "antithetic": True}),
+        ("--plain --law cauchy", {**PLAIN, "law": "cauchy"}),
         ("--plain --baseline black", {**PLAIN, "baseline": 0.0, "sigma": 0.5}),
         ("--block 5", {**DEFAULTS, "block": (5, 5)}),
         ("--cell 3", {**DEFAULTS, "cell": 3}),

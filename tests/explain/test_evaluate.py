@@ -17,7 +17,7 @@ from fwdgrad import Explanation, cli
 from fwdgrad.boxes.images import load_classifier
 from fwdgrad.boxes.photos import load_mask, read_photo
 from fwdgrad.metrics import Curve
-from fwdgrad.report import Number, report
+from fwdgrad.report import MARK, Number, report
 
 from .test_cli import refused
 
@@ -617,6 +617,15 @@ def test_an_interrupted_evaluation_starts_anew(folder, capsys):
 
 
 def test_a_report_that_is_there_stays_if_the_model_is_another(folder, capsys):
-    Path("out.html").write_text("before")
+    Path("out.html").write_text(MARK)
     refused(capsys, evaluate("--report", "out.html", model="box:brighter"), "not the one")
-    assert Path("out.html").read_text() == "before"
+    assert Path("out.html").read_text() == MARK
+
+
+def test_a_report_takes_the_place_of_a_report_alone(folder, capsys):
+    assert evaluate("--steps", "4", "--report", "out.html") == 0
+    assert evaluate("--steps", "4", "--report", "out.html") == 0
+    capsys.readouterr()
+    before = Path("box.py").read_bytes()
+    refused(capsys, evaluate("--report", "box.py"), "--report box.py exists and is no report")
+    assert Path("box.py").read_bytes() == before

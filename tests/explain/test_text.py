@@ -535,3 +535,8 @@ def test_corpus_is_split_by_film_without_repeats(script):
     labels = dict(pair for part in parts.values() for pair in part)
     assert labels["Film 0, 0"] == 1
     assert labels["Film 1, 1"] == 0
+
+
+def test_words_that_a_model_does_not_know_are_told(box):
+    with pytest.warns(UserWarning, match=r"2 of 3 words are not in the model's vocabulary"):
+        explain_text(box, "zzyx qwv film", "good", queries=16)

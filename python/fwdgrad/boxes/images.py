@@ -148,7 +148,9 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"model {name!r}: {error}") from error
+        is_file = module_name.endswith(".py")
+        hint = f"; of a file give {module_name[:-3]}:{attribute}" if is_file else ""
+        raise ImportError(f"model {name!r}: {error}{hint}") from error
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):

@@ -13,6 +13,7 @@ from torch import Tensor
 from fwdgrad.boxes.text import EncodedText
 from fwdgrad.boxes.weights import load_model, save_model
 from fwdgrad.boxes.words import UNSEEN, check_length, split_words
+from fwdgrad.errors import warn
 from fwdgrad.names import check_different
 
 
@@ -111,6 +112,12 @@ class LSTMClassifier(torch.nn.Module):
         spans = split_words(text)
         check_length(text, len(spans), self.longest, "words")
         numbers = torch.tensor(self.tokens(text), device=self.embedding.weight.device)
+        unknown = int((numbers == 0).sum())
+        if 2 * unknown > len(spans):
+            warn(
+                f"{unknown} of {len(spans)} words are not in the model's vocabulary: it sees that "
+                "there is one, and not which"
+            )
         embeddings = self.embedding(numbers).detach()
         return EncodedText(text, spans, tuple(range(len(spans))), embeddings, self)
 

@@ -27,7 +27,7 @@ from fwdgrad.metrics import (
 )
 from fwdgrad.metrics.maps import heatmap_of
 from fwdgrad.objectives import resolve_target, scores_of
-from fwdgrad.report import Number, report
+from fwdgrad.report import MARK, Number, report
 from fwdgrad.scorer import outputs_at
 from fwdgrad.stream import DEFAULT_BYTES
 from fwdgrad.terminal import say
@@ -201,5 +201,7 @@ def _check_report(arguments: argparse.Namespace) -> None:
     check_no_input(f"--report {path}", [path], inputs)
     try:
         check_writable(path)
+        if path.exists() and path.stat().st_size and MARK.encode() not in path.read_bytes()[:4096]:
+            raise ValueError(f"--report {path} exists and is no report; give another name")
     except OSError as error:
         raise ValueError(f"--report {path} cannot be written to: {error.strerror}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fwdgrad.cli.output import (
     check_labels,
     check_no_input,
     check_not_of_another,
+    check_of_one_photo,
     decision,
     made_folder,
     option,
@@ -27,9 +29,10 @@ from fwdgrad.cli.output import (
     set_threads,
 )
 from fwdgrad.cli.text import explain_a_text
+from fwdgrad.errors import warn
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
-from fwdgrad.objectives import kind_of
+from fwdgrad.objectives import kind_of, scores_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.scorer import is_of_shapes, outputs_at
 from fwdgrad.terminal import plain, say
@@ -112,20 +115,36 @@ def explain(arguments: argparse.Namespace) -> None:
     )
     if not arguments.overwrite:
         check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
+        check_of_one_photo(output, maps, request)
     with made_folder(output), _size_told(arguments, size):
         with torch.no_grad():
             outputs = outputs_at(box, photo.pixels)
         if arguments.labels is not None:
             check_labels(arguments, box, outputs)
-        results = fwdgrad.explain(
-            box.forward,
-            photo.pixels,
-            target=targets,
-            checkpoint=checkpoint,
-            progress=not arguments.no_progress,
-            name=box.name,
-            **options,
-        )
+
+        def run() -> list[Explanation]:
+            return fwdgrad.explain(
+                box.forward,
+                photo.pixels,
+                target=targets,
+                checkpoint=checkpoint,
+                progress=not arguments.no_progress,
+                name=box.name,
+                **options,
+            )
+
+        try:
+            results = run()
+        except fwdgrad.CheckpointError as error:
+            if own_checkpoint is not None or "of another run" not in str(error):
+                raise
+            if not arguments.overwrite:
+                raise fwdgrad.CheckpointError(
+                    f"{error}, by --output or --checkpoint; --overwrite starts afresh"
+                ) from None
+            checkpoint.unlink()
+            results = run()
+    _warn_of_chance(outputs, results[0])
     for result, (saved, drawn) in zip(results, maps.items(), strict=True):
         # A mask of the photo is cut as it was.
         result.provenance["photo"] = {
@@ -159,6 +178,19 @@ def explain(arguments: argparse.Namespace) -> None:
         say(f"attribution  {saved} (with its standard error)")
     say(f"seconds      {results[0].seconds:.1f}")
     say(f"peak memory  {peak_memory()}, the model's and Python's own included")
+
+
+def _warn_of_chance(outputs: Any, result: Explanation) -> None:
+    """Warns where the photo itself got another score the second time."""
+    try:
+        first = float(scores_of(outputs, result.objective, result.target, 1)[0])
+    except (KeyError, TypeError, ValueError, fwdgrad.ModelError):
+        return
+    if not math.isclose(first, result.score, rel_tol=1e-3, abs_tol=1e-6):
+        warn(
+            f"the model answers the same photo differently at each call ({first:.6g}, then "
+            f"{result.score:.6g}): is it in training mode? The map has that noise in it, too"
+        )
 
 
 @contextlib.contextmanager

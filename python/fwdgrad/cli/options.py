@@ -24,6 +24,10 @@ def photo_options(arguments: argparse.Namespace, x: torch.Tensor) -> dict[str, A
         return _method_options(arguments)
     if arguments.plain and of_regions:
         raise ValueError("--plain is of --method likelihood-ratio, got --method regions")
+    if arguments.plain:
+        for name in ("antithetic", "cell", "field", "shared"):
+            if given.get(name):
+                raise ValueError(f"--plain has no pairs and no cells, got --{name}; leave one out")
     options = ({"antithetic": False} if arguments.plain else {}) | _noise_options(given)
     baseline = given.get("baseline")
     if baseline == "none" and of_regions:

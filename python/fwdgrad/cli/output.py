@@ -113,6 +113,26 @@ def check_not_of_another(files: dict[Path, list[Path]], request: dict[str, Any])
             )
 
 
+def check_of_one_photo(output: Path, files: Iterable[Path], request: dict[str, Any]) -> None:
+    """Raises where a folder has a map of another photo, whose files would stand beside this one's.
+
+    Args:
+        output: the folder.
+        files: the maps that will be written.
+        request: see ``request_of``.
+    """
+    for path in sorted({*output.glob("explanation*.safetensors")} - {*files}):
+        try:
+            photo = Explanation.load(path).provenance["request"]["photo"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if photo != request.get("photo"):
+            raise ValueError(
+                f"--output {output} has {path.name} of another photo, {photo}; give another "
+                "--output, or --overwrite"
+            )
+
+
 def option(name: str) -> str:
     """An option as the command line has it, in a piece of advice."""
     return f"--{name}"
