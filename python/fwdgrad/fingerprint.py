@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fwdgrad.estimators import estimator_digest, is_estimator
 from fwdgrad.files import digest_of
 
 _MOST_NUMBERS = 4096  # of an output that are kept; of a larger one a regular sample
@@ -127,9 +128,11 @@ def telling_copies(scores: Tensor) -> list[int]:
 
 
 def parameters_digest(model: Callable[..., Any]) -> str | None:
-    """SHA-256 of the parameters and floating buffers that a model has; None where none are found.
+    """SHA-256 of the parameters that a model has; None where none are found.
 
-    They are looked for in a module itself, in what a method is of, and in what a function names, as
+    These are a module's parameters and floating buffers, what an estimator of scikit-learn's has
+    learnt, and a wrapper's own ``model_digest``, as ``OnnxModel`` has. They are looked for in the
+    model itself, in what a method is of, and in what a function names, as
     ``lambda batch: model(batch)[0]`` does; three steps deep. Of more than 64 MiB a regular sample
     of each is taken, 8,192 elements.
 
@@ -140,14 +143,21 @@ def parameters_digest(model: Callable[..., Any]) -> str | None:
         >>> parameters_digest(lambda batch: one(batch)) == parameters_digest(one)
         True
     """
+    models = _models_of(model)
     tensors = [
         value
-        for module in _modules_of(model)
+        for module in models
+        if isinstance(module, torch.nn.Module)
         for value in (*module.parameters(), *module.buffers())
         # What a lazy layer will have is not there yet; an integer may count calls.
         if not torch.nn.parameter.is_lazy(value) and value.is_floating_point()
     ]
-    if not tensors:
+    others = [
+        estimator_digest(one) if is_estimator(one) else str(one.model_digest)
+        for one in models
+        if not isinstance(one, torch.nn.Module)
+    ]
+    if not (tensors or others):
         return None
     whole = sum(value.nbytes for value in tensors) <= _MOST_BYTES
     digest = hashlib.sha256()
@@ -157,15 +167,18 @@ def parameters_digest(model: Callable[..., Any]) -> str | None:
             continue
         step = 1 if whole else -(-value.numel() // _SAMPLE)
         digest.update(digest_of(value.detach().reshape(-1)[::step] if step > 1 else value).encode())
+    for other in others:
+        digest.update(other.encode())
     return digest.hexdigest()
 
 
-def _modules_of(model: Any) -> list[torch.nn.Module]:
-    """The modules that a callable is made of, as far as it shows them."""
-    found: list[torch.nn.Module] = []
+def _models_of(model: Any) -> list[Any]:
+    """The modules, and what else has a digest, that a callable is made of, where it shows them."""
+    found: list[Any] = []
     parts, seen = [(model, 0)], {id(model)}
     for part, depth in parts:  # which grows meanwhile
-        if isinstance(part, torch.nn.Module):
+        own = isinstance(getattr(part, "__dict__", {}).get("model_digest"), str)
+        if isinstance(part, torch.nn.Module) or is_estimator(part) or own:
             found.append(part)
         elif depth < _DEPTH:
             new = [one for one in _parts_of(part) if id(one) not in seen][:_MOST_PARTS]
@@ -179,9 +192,14 @@ def _parts_of(part: Any) -> list[Any]:
         return [part.func, *part.args, *part.keywords.values()]
     if isinstance(part, types.MethodType):
         return [part.__self__]
+    if isinstance(part, (list, tuple)):
+        return list(part)
+    if isinstance(part, dict):
+        return list(part.values())
     if isinstance(part, types.FunctionType):
-        names = part.__code__.co_names
+        names = _names_in(part.__code__)
         named = [part.__globals__[name] for name in names if name in part.__globals__]
+        named += [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
         for cell in part.__closure__ or ():
             with contextlib.suppress(ValueError):  # one that is still empty
                 named.append(cell.cell_contents)
@@ -189,3 +207,9 @@ def _parts_of(part: Any) -> list[Any]:
     if isinstance(part, (type, types.ModuleType)):
         return []
     return list(getattr(part, "__dict__", {}).values())
+
+
+def _names_in(code: types.CodeType) -> list[str]:
+    """The names that a function's code has, with the code of functions and loops in it."""
+    inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    return [*code.co_names, *(name for part in inner for name in _names_in(part))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -106,6 +107,8 @@ class OnnxModel:
     ) -> None:
         """Loads the model and checks names and types."""
         self.session = _session(model, providers)
+        # What checkpoints know the model by: its bytes, where they are known, and the rest below.
+        told = hashlib.sha256(_bytes_of(model))
         inputs = {node.name: node for node in self.session.get_inputs()}
         outputs = {node.name: node for node in self.session.get_outputs()}
         for name in fixed or {}:
@@ -124,6 +127,10 @@ class OnnxModel:
                 "cannot go on token numbers or bytes; give the input of what they are turned into"
             )
         self.dtype = _TYPES[self.input.type]
+        told.update(repr((self.input.name, self.output.name)).encode())
+        for name, values in sorted(self.fixed.items()):
+            told.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+        self.model_digest = told.hexdigest()
         batch = (self.input.shape or [None])[0]
         self._repeated = [
             name for name, value in self.fixed.items() if _is_of_a_copy(inputs[name], value, batch)
@@ -238,6 +245,20 @@ def _session(model: Any, providers: list[str] | None) -> Any:
         name = model if isinstance(model, str) else f"of {len(model)} bytes"
         reason = " ".join(str(error).split())
         raise ValueError(f"model {name} cannot be loaded by ONNX Runtime: {reason}") from None
+
+
+def _bytes_of(model: Any) -> bytes:
+    """A model's bytes; none where a session does not tell them."""
+    if not isinstance(model, (str, os.PathLike, bytes)):  # what a session was made of
+        own = (getattr(model, name, None) for name in ("_model_bytes", "_model_path"))
+        model = next((one for one in own if one), b"")
+    if isinstance(model, bytes):
+        return model
+    try:
+        with open(model, "rb") as file:
+            return file.read()
+    except OSError:  # it was removed since
+        return b""
 
 
 def _names(nodes: Any) -> str:
