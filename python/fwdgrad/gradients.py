@@ -320,14 +320,14 @@ class LikelihoodRatio(Source):
         if isinstance(plan.baseline, Tensor) and "baseline" not in self.own:
             sums += plan.baseline.nbytes  # kept as well
         self._stream(evaluate, enter, "score", {"scores": scores}, plan, sums, checkpoint, progress)
-        for target, found in zip(targets, scores.unbind(2), strict=True):
+        for target, found, at_x in zip(targets, scores.unbind(2), clean, strict=True):
             if len(found) > 1 and bool((found == found[0, 0]).all()):
                 which = "" if target is None else f" of class {target}"
                 zero = self.antithetic or self.control or not found[0, 0]
                 warn(
                     f"the score{which} is {float(found[0, 0]):.6g} for every copy, so the map is "
-                    f"{'zero' if zero else 'noise alone'}: more noise (sigma), larger blocks or "
-                    "cells, or another objective may change it"
+                    f"{'zero' if zero else 'noise alone'}: {_why_still(plan, found, at_x)} may "
+                    "change it"
                 )
         return [self._sum(plan, scores[:, :, t], clean[t]) for t in range(len(targets))]
 
@@ -564,6 +564,17 @@ class LikelihoodRatio(Source):
             kept = ~sample(frozen.expand(x.shape))
             one, other = one[kept], other[kept]
         return reliability(one, other)
+
+
+def _why_still(plan: Plan, found: Tensor, clean: float) -> str:
+    """What may help where every copy has one score, with what an objective has to say to it."""
+    own = getattr(plan.scorer.objective, "why_still", None)
+    text = own(plan.scorer.outputs, float(found[0, 0])) if own is not None else ""
+    if plan.position != 1:  # with regions the noise has no scale of its own
+        return f"{text}a larger cell, another baseline or another objective"
+    if not math.isclose(float(found[0, 0]), clean, rel_tol=1e-4):  # lost in any of the noise
+        return f"{text}at x it is {clean:.6g}: less noise (sigma) or another objective"
+    return f"{text}more noise (sigma), larger blocks or cells, or another objective"
 
 
 def _is_alone(plan: Plan) -> bool:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import ModelError
+from fwdgrad.errors import ModelError, warn
 from fwdgrad.names import check_labels, split_names
 from fwdgrad.objectives import class_number
+from fwdgrad.outputs import told
 from fwdgrad.taxonomy import Taxonomy
 
 PROMPT = "The input image belongs to [MASK]"  # section 3.4: what the model is asked to fill in
@@ -24,7 +25,8 @@ PROMPT = "The input image belongs to [MASK]"  # section 3.4: what the model is a
 class KeptLabel:
     """1 where the model predicts the target, else 0: nothing need be known of the other classes.
 
-    Its gradient is that of the probability of keeping the label under the noise.
+    Its gradient is that of the probability of the label under the noise: of keeping it, where the
+    model predicts it at the input; where it predicts another there, ``explain`` warns.
 
     Args:
         target: a class's number, or its name exactly as the model writes it.
@@ -54,6 +56,25 @@ class KeptLabel:
         if classes is not None and self.target not in range(classes):
             raise ModelError(f"the model returned {classes} classes, and target is {self.target}")
         return torch.tensor([label == self.target for label in labels], dtype=torch.float64)
+
+    def check_at_input(self, outputs: Any) -> None:
+        """Warns where the model predicts another label, before the queries are spent."""
+        answer = _predicted(outputs)[0][0]
+        if answer != self.target:
+            warn(
+                f"the model answers {answer!r} at x, so KeptLabel({self.target!r}) asks what "
+                f"brings that label about; KeptLabel({answer!r}) asks what keeps the answer"
+            )
+
+    def why_still(self, outputs: Any, score: float) -> str:
+        """What the output at the input tells where every copy has one score."""
+        answer = _predicted(outputs)[0][0]
+        if score or answer == self.target:
+            return ""
+        return (
+            f"the model answers {answer!r} at x, and {self.target!r} neither there nor for a copy; "
+            f"KeptLabel({answer!r}), "
+        )
 
 
 class LabelDistance:
@@ -100,6 +121,10 @@ class LabelDistance:
             return _negative([self.taxonomy.nearest(self.target, label) for label in labels])
         except ValueError as error:
             raise ModelError(f"the model returned a label of no class: {error}") from None
+
+    def why_still(self, outputs: Any, score: float) -> str:
+        """What the output at the input tells where every copy has one score."""
+        return f"the model answers {_predicted(outputs)[0][0]!r} at x; "
 
 
 class TextAnswer:
@@ -194,6 +219,14 @@ class TextAnswer:
         self.unparsed += found.count([])
         least = [row[classes].min() if classes else row.max() for classes in found]
         return _negative(least)
+
+    def why_still(self, outputs: Any, score: float) -> str:
+        """What the output at the input tells where every copy has one score."""
+        (answer,) = _texts(outputs) or [""]
+        text = f"the model answers {told(repr(answer), 80)} at x, which names "
+        if found := self.classes(answer):
+            return f"{text}{self.taxonomy.labels[found[0]]!r}; "
+        return f"{text}no class; a question that names the form of the answer (prompt), names=, "
 
 
 def _negative(distances: list[float]) -> Tensor:

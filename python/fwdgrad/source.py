@@ -318,6 +318,9 @@ class Source:
         with TorchState(), self._run_mode():
             scorer = Scorer(self.forward, x, targets, self.objective)
             plan.scorer, chosen, clean = scorer, scorer.targets, scorer.clean
+            check_at_input = getattr(scorer.objective, "check_at_input", None)
+            if check_at_input is not None:
+                check_at_input(scorer.outputs)
             answer = Answer.of(scorer.outputs) if checkpoint is not None else None
             self._find_parameters(plan)
             settings = self._settings(plan)

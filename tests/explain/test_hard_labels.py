@@ -1,6 +1,7 @@
 """Labels and sentences as scores, and what a map of them is: known in closed form."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -296,3 +297,67 @@ def test_a_wrong_answer_is_said_before_the_queries_are_spent():
     assert asked == [1]
     with pytest.raises(ModelError, match=r"shape \(1,\) for a batch of \d+"):
         explain(lambda batch: ["tabby"], LabelDistance(0, PETS))
+
+
+# ---- where no copy has another score ---------------------------------------------------------
+
+STILL = {"queries": 8, "sigma": 0.01}
+
+
+def warnings_of(model, objective, x=X, **options):
+    """What a run warns of, in order."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fwdgrad.explain(model, x, objective=objective, **{**STILL, **options})
+    return [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize(("answer", "target"), [("benign", "Benign"), (3, 9), (3, 281)])
+def test_a_label_that_the_model_does_not_answer_at_x(answer, target):
+    asked = []
+
+    def model(batch):
+        if len(batch) > 1:
+            asked.append(len(batch))
+            raise KeyboardInterrupt
+        return [answer]
+
+    with (
+        pytest.warns(
+            UserWarning, match=f"the model answers {answer!r} at x, so KeptLabel.{target!r}"
+        ),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        fwdgrad.explain(model, X, objective=KeptLabel(target), **STILL)
+    assert asked == [8]  # it was said before
+    *_, last = warnings_of(lambda batch: [answer] * len(batch), KeptLabel(target))
+    assert f"the model answers {answer!r} at x, and {target!r} neither there" in last
+    assert f"KeptLabel({answer!r}), more noise (sigma)" in last
+
+
+def test_a_label_that_every_copy_has_or_loses():
+    (kept,) = warnings_of(lambda batch: [3] * len(batch), KeptLabel(3))
+    assert "is 1 for every copy, so the map is zero: more noise (sigma)" in kept
+    lost = lambda batch: [3 if torch.equal(row, X) else 4 for row in batch]  # noqa: E731
+    (said,) = warnings_of(lost, KeptLabel(3))
+    assert "is 0 for every copy, so the map is zero: at x it is 1: less noise (sigma)" in said
+
+
+@pytest.mark.parametrize("target", [3, 9])
+def test_regions_that_change_no_label_are_not_told_to_have_sigma(target):
+    model = lambda batch: [3] * len(batch)  # noqa: E731
+    x = torch.linspace(0, 1, 48).reshape(3, 4, 4)
+    options = {"method": "regions", "queries": 16, "sigma": None}
+    *_, said = warnings_of(model, KeptLabel(target), x, **options)
+    assert "a larger cell, another baseline or another objective may change it" in said
+    assert "sigma" not in said
+    assert ("KeptLabel(3)" in said) == (target == 9)
+
+
+def test_answers_that_never_change_are_shown():
+    (said,) = warnings_of(lambda batch: ["I cannot say."] * len(batch), TextAnswer(0, PETS))
+    assert "the model answers 'I cannot say.' at x, which names no class; a question" in said
+    (said,) = warnings_of(lambda batch: ["A retriever!"] * len(batch), TextAnswer(0, PETS))
+    assert "answers 'A retriever!' at x, which names 'golden retriever, retriever'; more" in said
+    (said,) = warnings_of(lambda batch: [2] * len(batch), LabelDistance(0, PETS))
+    assert "is -5 for every copy, so the map is zero: the model answers 2 at x; more noise" in said
