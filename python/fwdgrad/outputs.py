@@ -49,7 +49,8 @@ def tensor_of(
     Args:
         outputs: a tensor, also a sparse or quantized one; or what NumPy makes an array of: an
             array, a list, a pandas Series, a sparse matrix of SciPy.
-        batch: how many rows it must have, where that is to be checked.
+        batch: how many rows it must have, where that is to be checked. Of one copy a model may
+            return a number alone.
         source: "model", whose output may have two axes, or "objective", whose has one.
         differentiable: whether it may carry a gradient graph.
 
@@ -59,6 +60,8 @@ def tensor_of(
     Example:
         >>> tensor_of([[0.5, 2.0]], 1)
         tensor([[0.5000, 2.0000]], dtype=torch.float64)
+        >>> tensor_of(0.5, 1)
+        tensor([0.5000], dtype=torch.float64)
     """
     tensor = (
         _dense(outputs, source) if isinstance(outputs, Tensor) else _from_numpy(outputs, source)
@@ -68,6 +71,8 @@ def tensor_of(
             f"the {source} returned a tensor with a gradient graph, though it is called under "
             "torch.no_grad(); remove enable_grad from it, or return output.detach()"
         )
+    if batch == 1 and tensor.dim() == 0 and source == "model":
+        tensor = tensor.reshape(1)
     if batch is not None and (tensor.dim() == 0 or tensor.shape[0] != batch):
         raise ModelError(
             f"the {source} returned shape {tuple(tensor.shape)} for a batch of {batch}; the "

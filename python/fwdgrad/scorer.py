@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from fwdgrad.stream import is_out_of_memory
 
 _OF_DTYPES = re.compile(r"dtype|data ?type|scalar type|(Double|Half|Float)Tensor", re.I)
 _OF_SHAPES = re.compile(r"shape|size|dim|mat1|channels|broadcast|stride|axis|out of range", re.I)
+_OF_TENSORS = re.compile(r"'Tensor' object has no attribute '(\w+)'")
 _ENOUGH = 16  # outputs after which it is no accident that all lie in [0, 1]
 
 
@@ -40,6 +42,9 @@ def check_model(model: Any) -> None:
     if not callable(model):
         methods = [name for name in ("predict_proba", "predict") if hasattr(model, name)]
         hint = f"; wrap its {methods[0]}: fwdgrad.boxes.arrays.NumpyModel" if methods else ""
+        is_file = isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".onnx")
+        if is_file or all(hasattr(model, name) for name in ("get_inputs", "get_outputs", "run")):
+            hint = "; give an ONNX model as fwdgrad.boxes.arrays.OnnxModel(model)"
         raise TypeError(f"model must be callable on a batch, got {type(model).__name__}{hint}")
     if isinstance(model, type):
         raise TypeError(f"model must be callable on a batch, got the class {model.__name__}")
@@ -122,6 +127,11 @@ def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
         text, hint = cause(error), ""
         if _OF_DTYPES.search(text):
             hint = f" (the batch has x's dtype, {x.dtype}: convert x, e.g. x.float())"
+        elif (missing := _OF_TENSORS.search(text)) and hasattr(np.ndarray, missing[1]):
+            hint = (
+                " (the batch is a tensor: give a function of NumPy arrays as "
+                "fwdgrad.boxes.arrays.NumpyModel(function))"
+            )
         elif is_of_shapes(error):
             hint = " (x is one input, without a batch axis)"
         raise ModelError(
@@ -217,8 +227,7 @@ class Scorer:
         try:
             scores = self._read(outputs, size, differentiable)
         except ModelError as error:
-            is_one = isinstance(outputs, (Tensor, np.ndarray)) and outputs.shape[:1] == (1,)
-            few = alone if is_one else ""
+            few = alone if _is_of_one(outputs) else ""
             raise ModelError(f"{error}{few}") from error.__cause__
         self._went_well |= size > 1
         if self._watched:
@@ -293,6 +302,15 @@ class Scorer:
 
 
 _Form = tuple[int | None, str | None]  # classes and kind of number, where they are known
+
+
+def _is_of_one(outputs: Any) -> bool:
+    """Whether an output is of a single input: a number alone, or one row."""
+    if isinstance(outputs, (Tensor, np.ndarray, np.generic)):
+        return outputs.shape[:1] in ((), (1,))
+    if isinstance(outputs, (list, tuple)):
+        return len(outputs) == 1
+    return isinstance(outputs, (int, float))
 
 
 def _said(part: int | str | None) -> str:

@@ -317,9 +317,11 @@ def kept(first: int, checkpoint: Checkpoint | None) -> str:
 
     >>> kept(3, None)
     '; the results of copies 0 .. 2 are lost: give checkpoint= to keep them'
+    >>> kept(0, None)
+    '; it was the first micro-batch, so there are no results to keep'
     """
     if not first:
-        return "; there was none before it"
+        return "; it was the first micro-batch, so there are no results to keep"
     if checkpoint is None:
         return f"; the results of copies 0 .. {first - 1} are lost: give checkpoint= to keep them"
     return (

@@ -175,6 +175,28 @@ def test_a_file_and_a_session(tmp_path):
         assert gradient_of(model).numpy() == pytest.approx(WEIGHTS[:, 1], abs=1e-4)
 
 
+@pytest.mark.parametrize("make", [str, Path, lambda path: OnnxModel(path, output="label").session])
+def test_an_onnx_model_as_it_is_is_told_how(tmp_path, make):
+    path = tmp_path / "linear.onnx"
+    path.write_bytes(linear())
+    with pytest.raises(TypeError, match=r"got \w+; give an ONNX model as fwdgrad.*OnnxModel"):
+        fwdgrad.explain(make(path), X)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda rows: rows.astype(float) @ WEIGHTS, True),
+        (lambda rows: rows.copy() @ WEIGHTS, True),
+        (lambda rows: rows.iloc[0], False),  # which an array has not, either
+    ],
+)
+def test_a_function_of_arrays_as_it_is_is_told_how(function, said):
+    with pytest.raises(ModelError, match="'Tensor' object has no attribute") as caught:
+        fwdgrad.explain(function, X, **EXACT)
+    assert ("fwdgrad.boxes.arrays.NumpyModel(function)" in str(caught.value)) == said
+
+
 def test_labels_from_onnx():
     model = OnnxModel(linear(), output="label")
     label = int(model(X[None])[0])

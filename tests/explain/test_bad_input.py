@@ -227,7 +227,6 @@ def fails(_):
 
 USELESS = {
     "graph": (graph, "gradient graph.*no_grad.*enable_grad.*detach"),
-    "scalar": (lambda batch: batch.sum(), r"shape \(\) for a batch of 1"),
     "larger": (lambda batch: exact(batch.repeat(2, 1, 1, 1)), r"shape \(2, 3\) for a batch of 1"),
     "empty": (lambda batch: exact(batch)[:0], r"shape \(0, 3\) for a batch of 1"),
     "no classes": (lambda batch: exact(batch)[:, :0], r"shape \(1, 0\)|0 classes"),

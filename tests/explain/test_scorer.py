@@ -257,6 +257,17 @@ def test_a_model_of_one_input_at_a_time_is_told_how(method):
     assert "batch_size=1" not in str(caught.value)
 
 
+@pytest.mark.parametrize("form", [float, np.float32, torch.tensor, lambda one: [one], np.array])
+def test_a_model_may_give_a_number_for_a_batch_of_one(form):
+    model = lambda batch: form(float(exact(batch[:1])[0, 1]))  # noqa: E731
+    options = {"queries": 64, "sigma": 0.3, "method": "likelihood-ratio"}
+    with pytest.raises(ModelError, match="one input at a time needs batch_size=1"):
+        fwdgrad.explain(model, X, target=None, **options)
+    e = fwdgrad.explain(model, X, target=None, batch_size=1, **options)
+    whole = fwdgrad.explain(exact, X, target=1, **options)
+    torch.testing.assert_close(e.attribution, whole.attribution, rtol=1e-4, atol=1e-4)
+
+
 def test_a_model_of_a_range_is_told_how_to_keep_in_it():
     model = lambda batch: exact(batch.log())  # noqa: E731
     x = X.abs() + 0.1
