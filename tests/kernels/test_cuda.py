@@ -66,8 +66,9 @@ def test_machine_code_spills_nothing_and_keeps_to_its_budget():
     rows = resources()
     names = {name for _, name, _, _ in rows}
     # perturb: 7 laws x 4 types x (elements, images but of float64, fields); accumulate: 6 laws x
-    # 2 types x with squares or without x (elements, fields); placements: 2.
-    assert len(names) == 7 * (4 + 3 + 4) + 6 * 2 * 2 * 2 + 2
+    # 2 types x with squares or without x (elements, fields); placements: 2; expand: 2 types x with
+    # squares or without.
+    assert len(names) == 7 * (4 + 3 + 4) + 6 * 2 * 2 * 2 + 2 + 2 * 2
     assert {row[0] for row in rows} == {"80", "86", "89", "90", "100", "120"}
     for architecture, name, registers, local in rows:
         fast = re.search("perturb_elementsIf.*Li4ELi1E|accumulate_elements", name)
@@ -215,7 +216,27 @@ def test_more_than_2_to_31_elements(on_cpu, law, block):
     low, high = -float("inf"), float("inf")
     on_cpu.run_blocks(at // 1024, 2**62)
     on_cpu.perturb(
-        out, x, 0, 0, [0] * 6, tables, 0, 1, 0, spec.encoded, first, 2, 0, low, high, 1, 0, 0
+        out,
+        x,
+        0,
+        0,
+        [0] * 6,
+        tables,
+        0,
+        0,
+        False,
+        1,
+        1,
+        0,
+        spec.encoded,
+        first,
+        2,
+        0,
+        low,
+        high,
+        1,
+        0,
+        0,
     )
     on_cpu.run_blocks(at // (256 * each), 2**62)
     on_cpu.accumulate(total, 0, weights.data_ptr(), tables, 0, spec.encoded, first, 2, 0, 0)

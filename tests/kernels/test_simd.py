@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from fwdgrad_kernels import LAWS, NoiseSpec, accumulate_, native, perturb
+from fwdgrad_kernels.spec import DTYPES
+from fwdgrad_kernels.testing import assert_copies
 
 CSRC = Path(__file__).parents[2] / "csrc"
 LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
@@ -28,8 +30,14 @@ static Spec decoded(const int64_t* e) {
 }
 extern "C" void perturb(void* out, const void* x, double scale, int type, const int64_t* spec,
                         int64_t count) {
-  cpu::perturb({out, x, nullptr, nullptr, {}, scale, -1e30, 1e30, decoded(spec), 3, -1, count,
-                false, 1, 1},
+  cpu::perturb({out, x, nullptr, nullptr, {}, {nullptr, false, 1.0}, scale, -1e30, 1e30,
+                decoded(spec), 3, -1, count, false, 1, 1},
+               Type(type));
+}
+extern "C" void blend(void* out, const void* x, const void* baseline, int type,
+                      const int64_t* spec, int64_t count) {
+  cpu::perturb({out, x, nullptr, nullptr, {}, {baseline, false, 0.5}, 0.5, -1e30, 1e30,
+                decoded(spec), 3, -1, count, false, 1, 1},
                Type(type));
 }
 extern "C" void accumulate(void* total, void* square, const void* weights, const int64_t* spec,
@@ -50,7 +58,10 @@ def library(request, tmp_path_factory):
         pytest.skip(f"this processor has {native.module.simd_level()}")
     folder = tmp_path_factory.mktemp("simd")
     (folder / "wrapper.cpp").write_text(WRAPPER)
-    sources = [folder / "wrapper.cpp", CSRC / "cpu/fill.cpp", CSRC / "cpu/kernels.cpp"]
+    sources = [
+        folder / "wrapper.cpp",
+        *(CSRC / f"cpu/{n}.cpp" for n in ("fill", "grid", "kernels")),
+    ]
     flags = [
         "-std=c++17",
         "-O3",
@@ -119,3 +130,19 @@ def test_half_precision_rounds_the_same_on_every_level(library, dtype):
         address(out), address(x), ctypes.c_double(0.0), kind, encoded, ctypes.c_int64(1)
     )
     assert torch.equal(out[0], x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_level_blends_alike(library, dtype):
+    """Grids that the planes share, by their own loops, against the reference."""
+    options = {"cell": 6, "field": "bilinear", "shared": True}
+    spec = NoiseSpec((2, 41, 67), "hadamard", scale=0.5, seed=4, **options)
+    encoded = (ctypes.c_int64 * 13)(*spec.encoded)
+    x, baseline = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    x, baseline = x.contiguous(), baseline.contiguous()
+    out = torch.empty(5, *spec.shape, dtype=dtype)
+    kind = DTYPES.index(dtype)
+    library.blend(
+        address(out), address(x), address(baseline), kind, encoded, ctypes.c_int64(len(out))
+    )
+    assert_copies(out, x, spec, 3, 1, (-torch.inf, torch.inf), baseline, 0.5)
