@@ -267,7 +267,6 @@ ANSWERS: dict[str, Model] = {
     "a row more": lambda batch: plain(torch.cat([batch, batch[:1]])),
     "transposed": of(lambda found: torch.cat([found, found, found, found])[:, None].mT),
     "flat": of(lambda found: found.flatten()),
-    "one number for all": of(Tensor.sum),
     "with an axis more": of(lambda found: found[:, None]),
     "no classes": of(lambda found: found[:, :0]),
     "nothing": of(lambda found: found[:0]),
@@ -307,6 +306,7 @@ OF_FORM: dict[str, Model] = {  # right by itself, but not after another form
     "3 of 6 classes": of(lambda found: found[:, :2]),
     "6 for 3 classes": of(lambda found: torch.cat([found, found], 1)),
     "one number": of(lambda found: found[:, 0]),
+    "one number for all": of(Tensor.sum),
     "a column": of(lambda found: found[:, :1]),
     "integers": of(lambda found: (found * 100).int()),
 }
