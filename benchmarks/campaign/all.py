@@ -25,7 +25,7 @@ PARTS = {  # what is tried, how often, how often with --quick
     "flips": ("saved maps and checkpoints with changed bytes", 2300, 100),
     "pictures": ("mutated pictures", 1000, 60),
     "models": ("models that misbehave", 500, 60),
-    "interrupts": ("runs interrupted at a random moment", 2100, 40),
+    "interrupts": ("runs interrupted at a random moment", 2000, 40),
     "threads": ("maps made by eight threads at once", 200, 16),
     "ops": ("random op calls", 10_000, 300),
 }
