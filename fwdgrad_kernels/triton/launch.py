@@ -27,6 +27,8 @@ def constants(g: Geometry, exact: bool = False) -> dict[str, Any]:
         unit = 1
     # Tiles of rows, so that columns beside a block are left out, where units do not cross rows.
     flat = not g.blocked or g.width % unit != 0
+    # Beside a block sums are kept by a mask, and registers with it: smaller tiles spill none.
+    whole = (512 if exact else 1024) // (1 if flat else 2)
     return {
         "LAW": g.law,
         "BLOCKED": g.blocked,
@@ -37,7 +39,7 @@ def constants(g: Geometry, exact: bool = False) -> dict[str, Any]:
         "FLAT": flat,
         "UNIT": unit,
         # A field's elements take a Philox call each, or up to four, and registers with it.
-        "TILE": (512 if exact else 1024) if g.elementwise else 128 if g.bilinear else 256,
+        "TILE": whole if g.elementwise else 128 if g.bilinear else 256,
         "TILE_ROWS": 1 if flat else 16 if g.elementwise else 4,
     }
 
