@@ -25,8 +25,9 @@ namespace {
 
 void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t bounds,
              const fwdgrad::EncodedRule& rule, uintptr_t baseline, bool by_plane, double position,
-             double scale, int type, const Encoded& spec, int64_t first, int64_t held,
-             int64_t count, bool pairs, double low, double high, int64_t interleaved, int threads) {
+             double scale, int type, const Encoded& spec, uintptr_t labels, int64_t first,
+             int64_t held, int64_t count, bool pairs, double low, double high, int64_t interleaved,
+             int threads) {
   py::gil_scoped_release release;
   fwdgrad::cpu::perturb({pointer(out),
                          pointer(x),
@@ -37,7 +38,7 @@ void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t bounds,
                          scale,
                          low,
                          high,
-                         decode(spec),
+                         decode(spec, labels),
                          static_cast<uint64_t>(first),
                          held,
                          count,
@@ -51,21 +52,21 @@ void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type, 
                 int64_t first, int64_t count, int threads) {
   py::gil_scoped_release release;
   fwdgrad::cpu::accumulate(pointer(total), pointer(square), pointer(weights),
-                           static_cast<Type>(type), decode(spec), static_cast<uint64_t>(first),
+                           static_cast<Type>(type), decode(spec, 0), static_cast<uint64_t>(first),
                            count, threads);
 }
 
 void expand(uintptr_t out, uintptr_t values, int type, const Encoded& spec, bool squared,
             int threads) {
   py::gil_scoped_release release;
-  fwdgrad::cpu::expand(pointer(out), pointer(values), static_cast<Type>(type), decode(spec),
+  fwdgrad::cpu::expand(pointer(out), pointer(values), static_cast<Type>(type), decode(spec, 0),
                        squared, threads);
 }
 
 // out: int64 (count, 2, 2), start and stop of the trailing two axes.
 void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count) {
   auto* to = static_cast<int64_t*>(pointer(out));
-  const fwdgrad::Spec decoded = decode(spec);
+  const fwdgrad::Spec decoded = decode(spec, 0);
   for (int64_t i = 0; i < count; ++i, to += 4) {
     const auto p = fwdgrad::placement_of(decoded, static_cast<uint64_t>(first + i));
     to[0] = p.y0;

@@ -9,14 +9,20 @@
 namespace fwdgrad {
 
 // Field for field; the seed's 64 bits come as a signed number.
-using Encoded = std::array<int64_t, 13>;
+using Encoded = std::array<int64_t, 19>;
 
-inline Spec decode(const Encoded& e) {
-  const auto law = static_cast<Law>(e[3]);
-  const auto seed = static_cast<uint64_t>(e[11]);
-  const auto stream = static_cast<uint32_t>(e[12]);
-  return {e[0], e[1],      e[2],      law,        e[4], e[5],  e[6],
-          e[7], e[8] != 0, e[9] != 0, e[10] != 0, seed, stream};
+inline Spec decode(const Encoded& e, uintptr_t mask) {
+  Spec spec{};
+  spec.leading = e[0], spec.depth = e[1], spec.height = e[2], spec.width = e[3];
+  spec.law = e[5] ? Law::kHadamard : static_cast<Law>(e[4]);  // a design of Rademacher's signs
+  spec.block_height = e[6], spec.block_width = e[7];
+  spec.cell_depth = e[8], spec.cell_height = e[9], spec.cell_width = e[10];
+  spec.linear = e[11] != 0, spec.shared = e[12] != 0, spec.jitters = e[13] != 0;
+  spec.labels = e[14], spec.label_inner = e[15], spec.label_period = e[16];
+  spec.mask = reinterpret_cast<const int32_t*>(mask);
+  spec.seed = static_cast<uint64_t>(e[17]);
+  spec.stream = static_cast<uint32_t>(e[18]);
+  return spec;
 }
 
 // AdaptiveScale.rule, field for field.

@@ -13,8 +13,10 @@
 True
 """
 
+from fwdgrad_kernels.features import Elements, Grid, Labels
 from fwdgrad_kernels.ops import (
     BACKENDS,
+    Perturber,
     accumulate_,
     accumulate_features_,
     backend_for,
@@ -23,17 +25,21 @@ from fwdgrad_kernels.ops import (
     noise,
     path_positions,
     perturb,
-    relative_perturber,
 )
 from fwdgrad_kernels.scale import AdaptiveScale, confidence_scale
-from fwdgrad_kernels.spec import FIELDS, LAWS, NoiseSpec
+from fwdgrad_kernels.spec import CONTRACT, DESIGNS, LAWS, NoiseSpec
 
 __all__ = [
     "BACKENDS",
-    "FIELDS",
+    "CONTRACT",
+    "DESIGNS",
     "LAWS",
     "AdaptiveScale",
+    "Elements",
+    "Grid",
+    "Labels",
     "NoiseSpec",
+    "Perturber",
     "accumulate_",
     "accumulate_features_",
     "backend_for",
@@ -43,5 +49,4 @@ __all__ = [
     "noise",
     "path_positions",
     "perturb",
-    "relative_perturber",
 ]

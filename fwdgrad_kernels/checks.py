@@ -7,12 +7,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of copies, as in csrc
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """A whole number in low .. high, of Python's or NumPy's kinds, as an int."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {' '.join(repr(value).split()):.80}")
+    number = value if isinstance(value, int) else int(value)  # torch.compile's stay symbolic
+    if number < low and high is None:
+        raise ValueError(f"{name} must be at least {low}, got {number}")
+    if high is not None and not low <= number <= high:
+        raise ValueError(f"{name} must lie in {low} .. {high}, got {number}")
+    return number
+
 
 _is_wrapped: Any = torch._C._functorch.is_functorch_wrapped_tensor
 

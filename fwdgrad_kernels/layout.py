@@ -7,32 +7,41 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fwdgrad_kernels.spec import LAWS, grid_lines
-
-_HADAMARD = LAWS.index("hadamard")
+from fwdgrad_kernels.spec import grid_lines
 
 
 class Geometry(NamedTuple):
     """``NoiseSpec.encoded``, field for field."""
 
     leading: int
+    depth: int
     height: int
     width: int
     law: int
+    design: int
     block_height: int
     block_width: int
+    cell_depth: int
     cell_height: int
     cell_width: int
-    bilinear: int
+    linear: int
     shared: int
-    shifts: int
+    jitters: int
+    labels: int
+    inner: int
+    period: int
     seed: int
     stream: int
 
     @property
+    def planes(self) -> int:
+        """How many pictures of (height, width) the input has."""
+        return self.leading * self.depth
+
+    @property
     def numel(self) -> int:
         """How many elements the input has."""
-        return self.leading * self.height * self.width
+        return self.planes * self.height * self.width
 
     @property
     def key(self) -> tuple[int, int]:
@@ -47,33 +56,42 @@ class Geometry(NamedTuple):
     @property
     def elementwise(self) -> bool:
         """Whether draw k belongs to element k."""
-        return max(self.cell_height, self.cell_width) == 1 and not (
-            self.shared and self.leading > 1
-        )
+        cells = self.cell_depth, self.cell_height, self.cell_width
+        return max(cells) == 1 and not self.labels and not (self.shared and self.leading > 1)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the grid of draws."""
+    def grid(self) -> tuple[int, int, int]:
+        """Layers, rows and columns of the grid of draws."""
+        linear, jitters = bool(self.linear), bool(self.jitters)
+        if self.labels:
+            return 1, 1, self.labels
         return (
-            grid_lines(self.height, self.cell_height, bool(self.bilinear), bool(self.shifts)),
-            grid_lines(self.width, self.cell_width, bool(self.bilinear), bool(self.shifts)),
+            grid_lines(self.depth, self.cell_depth, linear, jitters),
+            grid_lines(self.height, self.cell_height, linear, jitters),
+            grid_lines(self.width, self.cell_width, linear, jitters),
         )
 
     @property
-    def shift_ranges(self) -> tuple[int, int]:
-        """How many places a copy's grid can have, down and across."""
-        return (self.cell_height, self.cell_width) if self.shifts else (1, 1)
+    def draws(self) -> int:
+        """K, how many independent draws a sample has."""
+        one = self.shared or self.labels
+        return (1 if one else self.leading) * math.prod(self.grid)
+
+    @property
+    def shift_ranges(self) -> tuple[int, int, int]:
+        """How many places a copy's grid can have along depth, down and across."""
+        cells = self.cell_depth, self.cell_height, self.cell_width
+        return cells if self.jitters else (1, 1, 1)
 
     @property
     def mask(self) -> int:
         """Hadamard's M - 1."""
-        draws = (1 if self.shared else self.leading) * math.prod(self.grid)
-        return (1 << max(draws - 1, 0).bit_length()) - 1 if self.law == _HADAMARD else 0
+        return (1 << max(self.draws - 1, 0).bit_length()) - 1 if self.design else 0
 
     @property
     def placed(self) -> bool:
         """Whether a copy's number decides more than its draws."""
-        return self.blocked or not self.elementwise or self.law == _HADAMARD
+        return self.blocked or not self.elementwise or bool(self.design)
 
 
 def is_channels_last(x: Tensor) -> bool:

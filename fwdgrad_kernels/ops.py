@@ -24,13 +24,15 @@ from fwdgrad_kernels.checks import (
     check_alike,
     check_bytes,
     check_floating,
+    check_integer,
     check_memory,
     check_writable,
     overlap,
 )
+from fwdgrad_kernels.features import Grid
 from fwdgrad_kernels.layout import empty_copies, interleaved, is_channels_last, to_channels_last
 from fwdgrad_kernels.scale import AdaptiveScale
-from fwdgrad_kernels.spec import NoiseSpec, check_integer
+from fwdgrad_kernels.spec import CHUNK, NoiseSpec
 
 _COMPILED = {"cpu": native, "cuda": cuda, "triton": triton}
 BACKENDS = ("auto", *_COMPILED, "reference")
@@ -39,7 +41,7 @@ _library = torch.library.Library("fwdgrad_kernels", "DEF")
 _library.define(
     "perturb_(str backend, Tensor(a!) out, Tensor x, Tensor? scale_map, Tensor? bounds, "
     "float[] rule, Tensor? baseline, bool by_plane, float position, float scale, int[] spec, "
-    "int first, int? held, bool pairs, float low, float high) -> ()"
+    "Tensor? labels, int first, int? held, bool pairs, float low, float high) -> ()"
 )
 _library.define(
     "expand_(str backend, Tensor(a!) out, Tensor values, int[] spec, bool squared) -> ()"
@@ -176,18 +178,25 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def _of_planes(scale: AdaptiveScale, planes: int, channels: int) -> list[list[float]]:
+    """The bounds of every plane; a channel may have several."""
+    rows = scale.bounds(channels)
+    return [[value for value in row for _ in range(planes // max(channels, 1))] for row in rows]
+
+
 @functools.lru_cache(maxsize=64)  # a copy to a GPU would wait for it, and could not be captured
 def _kept_bounds(
-    scale: AdaptiveScale, planes: int, dtype: torch.dtype, device: torch.device
+    scale: AdaptiveScale, planes: int, channels: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    return torch.tensor(scale.bounds(planes), dtype=dtype, device=device)
+    return torch.tensor(_of_planes(scale, planes, channels), dtype=dtype, device=device)
 
 
-def _bounds(scale: AdaptiveScale, planes: int, x: Tensor) -> Tensor:
+def _bounds(scale: AdaptiveScale, spec: NoiseSpec, x: Tensor) -> Tensor:
+    planes, channels = spec.planes[0], math.prod(spec.shape[:-2])
     if type(x) is Tensor:
-        return _kept_bounds(scale, planes, _wide(x), x.device)
+        return _kept_bounds(scale, planes, channels, _wide(x), x.device)
     bounds = x.new_empty((2, planes), dtype=_wide(x))  # of x's type, and not kept: fake, say
-    for row, values in zip(bounds, scale.bounds(planes), strict=True):
+    for row, values in zip(bounds, _of_planes(scale, planes, channels), strict=True):
         for at, value in enumerate(values):
             row[at].fill_(value)
     return bounds
@@ -257,91 +266,172 @@ def perturb(
     Source: *Is forward gradient an effective tool for explaining black-box models?*,
     algorithm 1, lines 1 to 3, and equation 6.
     """
-    check_floating("x", x)
-    _check_spec(spec)
-    if tuple(x.shape) != spec.shape:
-        raise ValueError(f"x must have the spec's shape {spec.shape}, got {tuple(x.shape)}")
+    run = Perturber(
+        x,
+        spec,
+        clip=clip,
+        pairs=pairs,
+        relative=relative,
+        baseline=baseline,
+        position=position,
+        backend=backend,
+    )
     first, count = _check_copies(first, count)
-    whole = isinstance(sign, (int, float, np.number)) and not isinstance(sign, bool)
-    if not whole or sign not in (1, -1):
-        raise ValueError(f"sign must be 1 or -1, got {sign!r}")
-    for name, value in (("pairs", pairs), ("relative", relative)):
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
-    if relative and not isinstance(spec.scale, float):
-        raise ValueError("scale must be a number where relative=True")
-    low, high = check_clip(clip)
-    backend = backend_for(x.device, backend)
-    base, by_plane = _check_baseline(baseline, position, x, spec, relative)
-    rows = 2 * count if pairs else count
     each = max(x.numel(), 1) * x.element_size() * (2 if pairs else 1)
     check_bytes(count, each, f"copies of {each} bytes")
-    given = spec.scale if isinstance(spec.scale, Tensor) else None
-    check_alike(x=x, out=out, scale=given, baseline=base)
-    if given is not None:
-        check_memory("scale", given)
-    x = x.detach()
+    _check_sign(sign)
     if out is None:
         if held is not None:
             raise ValueError("held says what out holds, so it needs out")
-        out = empty_copies(x, rows)
-    else:
-        _check_destination("out", out, (rows, *spec.shape), x, channels_last=x.dim() == 3)
+        check_alike(x=x, scale=run.scale_map, baseline=run.baseline)
+        out = empty_copies(run.x, 2 * count if pairs else count)
+    elif not isinstance(out, Tensor) or out.dim() == 0 or len(out) != (2 if pairs else 1) * count:
+        _check_destination("out", out, ((2 if pairs else 1) * count, *spec.shape), x)
+    return run(out, first, sign=sign, held=held)
+
+
+class Perturber:
+    """``perturb`` of one input with one spec, checked once: for many calls.
+
+    Args:
+        x: the input. It is kept, not copied: leave it be.
+        spec, clip, pairs, relative, baseline, position, backend: see ``perturb``.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as ``perturb``.
+
+    Example:
+        >>> import torch
+        >>> run = Perturber(torch.ones(3), NoiseSpec((3,), "rademacher", 0.5, seed=1))
+        >>> out = torch.empty(2, 3)
+        >>> (run(out, first=4) - 1).abs().unique()
+        tensor([0.5000])
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        spec: NoiseSpec,
+        *,
+        clip: tuple[float, float] | None = None,
+        pairs: bool = False,
+        relative: bool = False,
+        baseline: float | Tensor | None = None,
+        position: float = 1.0,
+        backend: str = "auto",
+    ) -> None:
+        """Checks all that does not turn on a call."""
+        check_floating("x", x)
+        _check_spec(spec)
+        if tuple(x.shape) != spec.shape:
+            raise ValueError(f"x must have the spec's shape {spec.shape}, got {tuple(x.shape)}")
+        for name, value in (("pairs", pairs), ("relative", relative)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
+        if relative and not isinstance(spec.scale, float):
+            raise ValueError("scale must be a number where relative=True")
+        self.low, self.high = check_clip(clip)
+        self.backend = backend_for(x.device, backend)
+        self.baseline, self.by_plane = _check_baseline(baseline, position, x, spec, relative)
+        self.scale_map = spec.scale if isinstance(spec.scale, Tensor) else None
+        if self.scale_map is not None:
+            check_memory("scale", self.scale_map)
+            if self.scale_map.device != x.device:
+                raise ValueError(
+                    f"scale must be on x's device {x.device}, got {self.scale_map.device}; "
+                    "make the spec with scale.to(x.device)"
+                )
+        self.labels = spec.labels_on(x.device)
+        self.bounds, self.rule = None, [0.0] * 6
+        if isinstance(spec.scale, AdaptiveScale):
+            self.bounds, self.rule = _bounds(spec.scale, spec, x), spec.scale.rule(spec.law)
+        self.x, self.spec, self.encoded = x.detach(), spec, list(spec.encoded)
+        self.pairs, self.relative, self.position = pairs, relative, float(position)
+        self.scale = spec.scale if isinstance(spec.scale, float) else 1.0
+        # Planes may lie side by side in out where they are the axis before height and width.
+        self._by_pixels = x.dim() == 3 and spec.planes[0] == x.shape[0]
+        self._checked: object = None
+        self._laid: tuple[Tensor, Tensor | None, Tensor | None] | None = None
+
+    def __call__(
+        self, out: Tensor, first: int, *, sign: int = 1, held: int | None = None
+    ) -> Tensor:
+        """Fills out with samples first onwards; with pairs, those with the other sign after them.
+
+        Args:
+            out: (count, *shape), with pairs (2 count, *shape), of x's dtype and device; contiguous,
+                or in channels_last format.
+            first, sign, held: see ``perturb``.
+
+        Returns:
+            out.
+
+        Raises:
+            TypeError, ValueError: naming the argument; nothing was written then.
+        """
+        # The checks take longer than a small fill: once for the same memory.
+        memory: object = None
+        if type(out) is Tensor and not torch.compiler.is_compiling():
+            sizes = out.untyped_storage().nbytes(), self.x.untyped_storage().nbytes()
+            kind = out.dtype, out.requires_grad, out.is_neg()
+            memory = out.data_ptr(), out.shape, out.stride(), sizes, kind
+        if memory is None or memory != self._checked:
+            self._check(out)
+            self._checked = memory
+        count = out.shape[0] // (2 if self.pairs else 1)
+        first, _ = _check_copies(first, count)
+        _check_sign(sign)
+        if held is not None:
+            held = check_integer("held", held, 0, 2**63 - 1 - count)
+        if not out.numel():
+            return out
+        if self.backend == "reference":
+            for i in range(2 if self.pairs else 1):
+                out[i * count : (i + 1) * count] = reference.perturb(
+                    self.x, self.spec, first, count, sign * (-1) ** i, self.low, self.high,
+                    self.relative, self.baseline, self.position,
+                )  # fmt: skip
+            return out
+        assert self._laid is not None
+        x, base, scale_map = self._laid
+        # Through torch's registry where it has to be seen; past it, 10 us are saved.
+        op: Any = _COMPILED[self.backend].perturb_
+        op = op if memory is not None else functools.partial(_ops.perturb_, self.backend)
+        op(
+            out, x, scale_map, self.bounds, self.rule, base, self.by_plane, self.position,
+            sign * self.scale, self.encoded, self.labels, first, held, self.pairs, self.low,
+            self.high,
+        )  # fmt: skip
+        return out
+
+    def _check(self, out: Tensor) -> None:
+        x, spec, base = self.x, self.spec, self.baseline
+        check_memory("x", x)
+        check_alike(x=x, out=out, scale=self.scale_map, baseline=base)
+        shape = (len(out) if isinstance(out, Tensor) and out.dim() else 0, *spec.shape)
+        _check_destination("out", out, shape, x, channels_last=self._by_pixels)
+        if self.pairs and len(out) % 2:
+            raise ValueError(f"out must have both samples of each pair, got {len(out)} samples")
         if overlap(out, x):
             raise ValueError("out must not share memory with x")
         if base is not None and overlap(out, base):
             raise ValueError("out must not share memory with the baseline")
-    if held is not None:
-        held = check_integer("held", held, 0, 2**63 - 1 - count)
-    lay = to_channels_last if interleaved(out) > 1 else torch.Tensor.contiguous
-    x = lay(x)
-    if base is not None and not by_plane:
-        base = lay(base)
-    scale_map = None
-    if given is not None:
-        if given.device != x.device:
-            raise ValueError(
-                f"scale must be on x's device {x.device}, got {given.device}; "
-                "make the spec with scale.to(x.device)"
-            )
-        scale_map = lay(given.to(_wide(x)))
-        if overlap(out, given):
+        if self.scale_map is not None and overlap(out, self.scale_map):
             raise ValueError("out must not share memory with the spec's scale")
-    if relative:
-        scale_map = x.to(_wide(x))
-    bounds, rule = None, [0.0] * 6
-    if isinstance(spec.scale, AdaptiveScale):
-        bounds = _bounds(spec.scale, spec.planes[0], x)
-        rule = spec.scale.rule(spec.law)
-    scale = sign * spec.scale if isinstance(spec.scale, float) else float(sign)
-    if not out.numel():
-        return out
-    if backend == "reference":
-        for i in range(2 if pairs else 1):
-            copies = reference.perturb(
-                x, spec, first, count, sign * (-1) ** i, low, high, relative, base, position
-            )
-            out[i * count : (i + 1) * count] = copies
-        return out
-    _ops.perturb_(
-        backend,
-        out,
-        x,
-        scale_map,
-        bounds,
-        rule,
-        base,
-        by_plane,
-        float(position),
-        scale,
-        list(spec.encoded),
-        first,
-        held,
-        pairs,
-        low,
-        high,
-    )
-    return out
+        lay = torch.Tensor.contiguous
+        if self._by_pixels and interleaved(out) > 1:
+            lay = to_channels_last
+        x = lay(x)
+        scale_map = None if self.scale_map is None else lay(self.scale_map.to(_wide(x)))
+        if self.relative:
+            scale_map = x.to(_wide(x))
+        self._laid = x, base if base is None or self.by_plane else lay(base), scale_map
+
+
+def _check_sign(sign: object) -> None:
+    whole = isinstance(sign, (int, float, np.number)) and not isinstance(sign, bool)
+    if not whole or sign not in (1, -1):
+        raise ValueError(f"sign must be 1 or -1, got {sign!r}")
 
 
 def _check_baseline(
@@ -375,8 +465,12 @@ def _check_baseline(
             raise TypeError(f"baseline must have x's dtype {x.dtype}, got {baseline.dtype}")
         return baseline.detach(), False
     channels = (*x.shape[:-2], 1, 1)
-    if x.dim() > 2 and tuple(baseline.shape) == channels:
-        return baseline.detach().to(_wide(x)).reshape(-1, 1, 1).contiguous(), True
+    planes, height, _ = spec.planes
+    line = height == 1 and planes * x.shape[-1] == x.numel()  # a plane is one row
+    one = baseline.shape[-1:] == (1,) and (line or baseline.shape[-2:] == (1, 1))
+    if x.dim() > 1 and baseline.dim() == x.dim() and one:
+        levels = baseline.detach().to(_wide(x)).expand(*x.shape[: -1 if line else -2], 1, 1)
+        return levels.reshape(-1, 1, 1).contiguous(), True
     also = f", a value for each channel {channels}" if x.dim() > 2 else ""
     raise ValueError(
         f"baseline must be a number{also} or have x's shape {tuple(x.shape)}, got "
@@ -387,66 +481,6 @@ def _check_baseline(
 @functools.lru_cache(maxsize=64)
 def _levels(value: float, planes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((planes, 1, 1), value, dtype=dtype, device=device)
-
-
-def relative_perturber(
-    x: Tensor, spec: NoiseSpec, backend: str = "auto"
-) -> Callable[[Tensor, int], None]:
-    """``perturb`` with ``relative=True``, a copy at a time and checked once: for many small calls.
-
-    Args:
-        x: a vector; contiguous. It is kept, not copied.
-        spec: what noise.
-        backend: see ``backend_for``.
-
-    Returns:
-        A function of (out, copy) that writes x (1 + scale xi) of that copy into out, (1, *shape),
-        contiguous and of x's dtype and device.
-
-    Example:
-        >>> import torch
-        >>> fill = relative_perturber(torch.ones(3), NoiseSpec((3,), "rademacher", 0.5, stream=16))
-        >>> out = torch.empty(1, 3)
-        >>> fill(out, 4)
-        >>> torch.equal((out - 1).abs(), torch.full((1, 3), 0.5))
-        True
-    """
-    perturb(x, spec, 0, 0, relative=True, backend=backend)  # checks
-    if x.dim() != 1 or not x.is_contiguous():
-        raise ValueError(f"x must be a contiguous vector, got shape {tuple(x.shape)}")
-    backend, x, low, high = backend_for(x.device, backend), x.detach(), -math.inf, math.inf
-    x = x.resolve_neg()  # the kernels read what is in memory
-    wide, rule, encoded = x.to(_wide(x)), [0.0] * 6, list(spec.encoded)
-    shape, scale = (1, *spec.shape), spec.scale
-
-    def check(out: Tensor) -> None:
-        check_memory("x", x)
-        _check_destination("out", out, shape, x)
-        check_alike(x=x, out=out)
-        if overlap(out, x):
-            raise ValueError("out must not share memory with x")
-
-    checked: object = None
-
-    def fill(out: Tensor, copy: int) -> None:
-        nonlocal checked
-        _check_copies(copy, 1)
-        if type(out) is not Tensor:
-            check(out)
-        else:  # the checks take ten times as long as a small fill: once for the same memory
-            sizes = out.untyped_storage().nbytes(), x.untyped_storage().nbytes(), out.is_neg()
-            memory = out.data_ptr(), out.shape, out.stride(), out.dtype, out.requires_grad, sizes
-            if memory != checked:
-                check(out)
-                checked = memory
-        if backend == "reference":
-            out.copy_(reference.perturb(x, spec, copy, 1, 1, low, high, True))
-        elif x.numel():
-            run = _COMPILED[backend].perturb_
-            plain = None, rule, None, False, 1.0, scale, encoded  # no bounds, no baseline
-            run(out, x, wide, *plain, copy, None, False, low, high)
-
-    return fill
 
 
 def accumulate_(
@@ -460,8 +494,9 @@ def accumulate_(
 ) -> Tensor:
     """Adds sum_i weights[i] * J_i * s1(xi_i) to total: the likelihood-ratio sum, in unit scores.
 
-    Each element adds its copies in ascending order, so the sum has the same bits however the
-    copies are split over calls, and with ``square`` or without. A copy whose block does not cover
+    Samples are added in ascending order within chunks of 256, cut where their numbers are multiples
+    of that, and the chunks' sums in ascending order: the sum has the same bits however the samples
+    are split over calls there, and with ``square`` or without. A copy whose block does not cover
     an element adds nothing there, even where its weight is infinite or NaN.
     ``spec.gradient(total, count)`` makes the gradient of it.
 
@@ -483,7 +518,7 @@ def accumulate_(
 
     Example:
         >>> import torch
-        >>> spec = NoiseSpec((4,), "hadamard", scale=1.0, seed=1)  # 4 orthogonal directions
+        >>> spec = NoiseSpec((4,), "rademacher", design="hadamard", seed=1)  # 4 directions
         >>> g = torch.tensor([1.0, -2.0, 3.0, 0.5])
         >>> scores = perturb(torch.zeros(4), spec, 0, 4) @ g
         >>> spec.gradient(accumulate_(torch.zeros(4), scores, spec, 0), 4)
@@ -496,8 +531,8 @@ def accumulate_(
     if not spec.has_score:
         raise ValueError(
             f"law {spec.law!r} has no score: its density has no slope inside its support, so "
-            "there is no likelihood-ratio gradient; use normal, cauchy, hyperbolic, logistic, "
-            "rademacher or hadamard"
+            "there is no likelihood-ratio gradient; use normal, cauchy, hyperbolic, logistic or "
+            "rademacher"
         )
     check_floating("total", total)
     if total.dtype not in DTYPES[:2]:
@@ -526,9 +561,30 @@ def accumulate_(
         return total
     if backend == "reference":
         reference.accumulate_(total, weights, spec, first, square)
+    elif spec.view.labels:
+        _accumulate_labels_(total, weights, spec, first, square, backend)
     else:
         _ops.accumulate_(backend, total, square, weights, list(spec.encoded), first)
     return total
+
+
+def _accumulate_labels_(
+    total: Tensor, weights: Tensor, spec: NoiseSpec, first: int, square: Tensor | None, backend: str
+) -> None:
+    """Elements of one label have one sum, chunk by chunk: it is taken once and given to each."""
+    labels = spec.labels_on(total.device)
+    assert labels is not None
+    encoded, start = list(spec.of_features.encoded), 0
+    while start < len(weights):
+        stop = min(len(weights), start + CHUNK - (first + start) % CHUNK)
+        sums = total.new_zeros(2 if square is not None else 1, spec.draws)
+        some = weights[start:stop], encoded, first + start
+        _ops.accumulate_(backend, sums[0], sums[1] if len(sums) > 1 else None, *some)
+        for to, found in zip((total, square), sums, strict=False):
+            assert to is not None
+            of_labels = found.index_select(0, labels)[:, None]  # (period, inner)
+            to.view(-1, spec.view.period, spec.view.inner).add_(of_labels)
+        start = stop
 
 
 def accumulate_features_(
@@ -542,7 +598,7 @@ def accumulate_features_(
     Args:
         total: the sum so far, (K,) for the spec's ``draws``, float32 or float64, contiguous.
         weights: (count,), the score of each copy; floating, on total's device.
-        spec: what noise the copies had: without blocks, and with grids that do not shift.
+        spec: what noise the copies had: without blocks or jitter.
         first: the number of the first copy.
         backend: see ``backend_for``.
 
@@ -554,9 +610,9 @@ def accumulate_features_(
 
     Example:
         >>> import torch
-        >>> spec = NoiseSpec((3, 8, 8), "hadamard", cell=4, shared=True, shift=False)
-        >>> total = accumulate_features_(torch.zeros(4), torch.ones(4), spec, 0)
-        >>> total.count_nonzero()  # a whole group of 4 orthogonal directions: one is in its sum
+        >>> spec = NoiseSpec((3, 8, 8), "rademacher", features=Grid(5), design="hadamard")
+        >>> total = accumulate_features_(torch.zeros(9), torch.ones(16), spec, 0)
+        >>> total.count_nonzero()  # a whole group of 16 orthogonal directions: one is in its sum
         tensor(1)
     """
     return accumulate_(total, weights, spec.of_features, first, backend=backend)
@@ -565,11 +621,11 @@ def accumulate_features_(
 def expand(
     values: Tensor, spec: NoiseSpec, *, squared: bool = False, backend: str = "auto"
 ) -> Tensor:
-    """Phi: values of a grid's features at the elements of the input.
+    """Phi: values of features at the elements of the input.
 
     Args:
         values: (K,) for the spec's ``draws``, float32 or float64.
-        spec: whose grid; without blocks, and one that does not shift.
+        spec: whose features; without blocks or jitter.
         squared: by the squares of Phi's weights, which is how variances of independent features
             add up.
         backend: see ``backend_for``.
@@ -583,7 +639,7 @@ def expand(
 
     Example:
         >>> import torch
-        >>> spec = NoiseSpec((2, 4), cell=2, shared=True, shift=False)
+        >>> spec = NoiseSpec((2, 4), features=Grid(2, "nearest"))
         >>> expand(torch.tensor([1.0, 5.0]), spec)
         tensor([[1., 1., 5., 5.],
                 [1., 1., 5., 5.]])
@@ -599,15 +655,23 @@ def expand(
     check_memory("values", values)
     backend = backend_for(values.device, backend)
     values = values.detach().contiguous()
-    planes, (_, height, width) = spec.grid[0], spec.planes
-    if not spec.cells_divide or not values.numel():
-        out = values.reshape(planes, height, width)
+    labels, view = spec.labels_on(values.device), spec.view
+    if labels is not None:
+        of_labels = values.index_select(0, labels).reshape(-1, view.period, 1)
+        shape = spec.numel // (view.period * view.inner), view.period, view.inner
+        return of_labels.expand(shape).reshape(spec.shape)
+    shape = (spec.grid[0], *view[1:4])
+    if max(view.cells) == 1 or not values.numel():
+        out = values.reshape(shape)
     elif backend == "reference":
         out = reference.expand(spec, values, squared)
     else:
-        out = torch.empty((planes, height, width), dtype=values.dtype, device=values.device)
+        out = torch.empty(shape, dtype=values.dtype, device=values.device)
         _ops.expand_(backend, out, values, list(spec.encoded), squared)
-    return out[0].expand(spec.shape) if spec.shared else out.reshape(spec.shape)
+    if not view.shared:
+        return out.reshape(spec.shape)
+    assert isinstance(spec.features, Grid)
+    return out.reshape(spec.shape[-len(spec.features.sizes(spec.shape)) :]).expand(spec.shape)
 
 
 def noise(
@@ -633,7 +697,7 @@ def noise(
         (count, *shape).
 
     Example:
-        >>> noise(NoiseSpec((2, 3), "hadamard", seed=1), first=0, count=8).shape
+        >>> noise(NoiseSpec((2, 3), "rademacher", design="hadamard"), first=0, count=8).shape
         torch.Size([8, 2, 3])
     """
     if dtype not in DTYPES:

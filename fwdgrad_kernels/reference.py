@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from fwdgrad_kernels.spec import NoiseSpec
+from fwdgrad_kernels.spec import CHUNK, NoiseSpec
 
 PLACEMENT, PATH_POSITION, HADAMARD_ORDER, HADAMARD_SIGNS = 1, 2, 3, 4  # inputs' noise has 0
 
@@ -85,10 +85,10 @@ def draws(
     Scores come from xi as the table of laws states them, in float64.
     """
     copies = _copies(first, count, device)
+    if spec.design == "hadamard":
+        return _hadamard_draws(spec, copies)
     if spec.law == "rademacher":
         return _sign_draws(spec, spec.stream, copies)
-    if spec.law == "hadamard":
-        return _hadamard_draws(spec, copies)
     groups = torch.arange(-(-spec.draws // 4), device=device)
     w = words(groups, spec.stream, copies, spec.seed)
     u = ((w >> 9).double() + 0.5) * 2.0**-23
@@ -116,8 +116,8 @@ def _place(word: Tensor, range_: int) -> Tensor:
 
 
 def _placement_words(spec: NoiseSpec, copies: Tensor) -> Tensor:
-    zero = torch.zeros(1, dtype=torch.int64, device=copies.device)
-    return words(zero, PLACEMENT, copies, spec.seed)[:, 0]
+    groups = torch.arange(2, dtype=torch.int64, device=copies.device)
+    return words(groups, PLACEMENT, copies, spec.seed).flatten(1)
 
 
 def blocks(
@@ -158,34 +158,39 @@ def covered(
 def _grid_positions(spec: NoiseSpec, axis: int, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Of each element of an axis, the grid line below it and the fraction of the way to the next.
 
-    Nearest: line = the cell, fraction 0. Bilinear: lines are centres of cells, and line 0 is
-    that of the cell before the first.
+    Nearest: line = the cell, fraction 0. Linear: lines are centres of cells, and line 0 is that of
+    the cell before the first.
     """
-    cell = spec.cells[axis]
-    index = torch.arange(spec.planes[1 + axis], device=shift.device).expand(len(shift), -1)
+    cell, length = spec.view.cells[axis], spec.view[1 + axis]
+    index = torch.arange(length, device=shift.device).expand(len(shift), -1)
     if cell == 1:
         return index, torch.zeros_like(index, dtype=torch.float64)
-    if not spec.is_bilinear:
+    if not spec.view.linear:
         return (index + shift[:, None]) // cell, torch.zeros_like(index, dtype=torch.float64)
     twice = 2 * (index + shift[:, None]) + 1 + cell
     return twice // (2 * cell), (twice % (2 * cell)).double() / (2 * cell)
 
 
 def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
-    """Values on the grids of copies first onwards, (count, K), to elements: (count, *shape).
+    """Values of the features of copies first onwards, (count, K), to elements: (count, *shape).
 
-    Linear in values. This is Phi in the text on fields: each element takes its cell's value, or
-    interpolates between the four centres around it.
+    Linear in values. This is Phi in the text on features: each element takes its label's or its
+    cell's value, or interpolates between the centres of cells around it.
     """
     count = len(values)
+    labels = spec.labels_on(values.device)
+    if labels is not None:
+        index = torch.arange(spec.numel, device=values.device)
+        labels = labels[index // spec.view.inner % spec.view.period]
+        return values[:, labels].reshape(count, *spec.shape)
     copies = _copies(first, count, values.device)
-    # A group of Hadamard copies shares its grid, or its directions would not be orthogonal.
+    # A group of a Hadamard design shares its grid, or its directions would not be orthogonal.
     w = _placement_words(spec, copies // spec.group)
     grid = values.reshape(count, *spec.grid)
-    for axis in (0, 1):
-        shift = _place(w[:, 2 + axis], spec.cells[axis] if spec.shifts else 1)
+    for axis, word in enumerate((4, 2, 3)):
+        shift = _place(w[:, word], spec.view.cells[axis] if spec.jitters else 1)
         line, fraction = _grid_positions(spec, axis, shift)
-        shape = [count, 1, 1, 1]
+        shape = [count, 1, 1, 1, 1]
         shape[2 + axis] = -1
         index = line.reshape(shape).expand(
             *(-1 if a == 2 + axis else n for a, n in enumerate(grid.shape))
@@ -195,7 +200,7 @@ def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
             high = grid.gather(2 + axis, (index + 1).clamp(max=grid.shape[2 + axis] - 1))
             low = low + fraction.reshape(shape).to(values) * (high - low)
         grid = low
-    return grid.expand(count, *spec.planes).reshape(count, *spec.shape)
+    return grid.expand(count, *spec.view[:4]).reshape(count, *spec.shape)
 
 
 def unit(
@@ -250,18 +255,18 @@ def perturb(
 
 
 def expand(spec: NoiseSpec, values: Tensor, squared: bool) -> Tensor:
-    """Phi values, or by the squares of Phi's weights: (K,) to (grid planes, height, width).
+    """Phi values, or by the squares of Phi's weights: (K,) to (planes, depth, height, width).
 
     One axis after the other, since Phi's weights are products of theirs.
     """
     grid = values.double().reshape(spec.grid)
-    for axis in (1, 2):
+    for axis in (1, 2, 3):
         line, t = _grid_positions(spec, axis - 1, torch.zeros(1, dtype=torch.int64))
         line, t = line[0].to(values.device), t[0].to(values.device)
         a, b = ((1 - t) ** 2, t**2) if squared else (1 - t, t)
         last = grid.shape[axis] - 1
         low, high = (grid.index_select(axis, (line + i).clamp(max=last)) for i in (0, 1))
-        a, b = (weight[:, None] if axis == 1 else weight for weight in (a, b))
+        a, b = (weight.reshape(-1, *[1] * (3 - axis)) for weight in (a, b))
         grid = torch.where(b == 0, low, a * low + b * high)
     return grid.to(values.dtype)
 
@@ -269,13 +274,23 @@ def expand(spec: NoiseSpec, values: Tensor, squared: bool) -> Tensor:
 def accumulate_(
     total: Tensor, weights: Tensor, spec: NoiseSpec, first: int, square: Tensor | None
 ) -> None:
-    """Adds sum_i weights[i] J_i s1(xi_i) to total, copy by copy, and the squares to square.
+    """Adds sum_i weights[i] J_i s1(xi_i) to total, and the sum of the terms' squares to square.
 
-    A copy whose block does not cover an element adds nothing there, whatever its weight.
+    Samples are added in ascending order within chunks, cut where their numbers are multiples of
+    ``CHUNK``, and chunks in ascending order. A copy whose block does not cover an element adds
+    nothing there, whatever its weight.
     """
     scores = unit(spec, first, len(weights), score=True, device=total.device).to(total.dtype)
     where = covered(spec, first, len(weights), total.device)
-    for weight, score, inside in zip(weights, scores, where, strict=True):
-        total.copy_(torch.where(inside, total + weight * score, total))
+    start = 0
+    while start < len(weights):
+        stop = min(len(weights), start + CHUNK - (first + start) % CHUNK)
+        sums, squares = torch.zeros_like(total), torch.zeros_like(total)
+        for i in range(start, stop):
+            term = weights[i] * scores[i]
+            sums = torch.where(where[i], sums + term, sums)
+            squares = torch.where(where[i], squares + term**2, squares)
+        total.add_(sums)
         if square is not None:
-            square.copy_(torch.where(inside, square + (weight * score) ** 2, square))
+            square.add_(squares)
+        start = stop

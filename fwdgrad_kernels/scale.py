@@ -31,7 +31,6 @@ _QUANTILE: dict[str, Callable[[float], float]] = {
     "logistic": lambda p: 2 * math.atanh(p),
     "uniform": lambda p: p,
     "rademacher": lambda p: 1.0,
-    "hadamard": lambda p: 1.0,
 }
 
 

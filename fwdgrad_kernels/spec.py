@@ -13,23 +13,17 @@ from torch import Tensor
 
 from fwdgrad_kernels.checks import DTYPES as DTYPES
 from fwdgrad_kernels.checks import check_alike, check_floating, check_memory, check_writable
+from fwdgrad_kernels.checks import check_integer as check_integer
+from fwdgrad_kernels.features import Elements, Features, Grid, Labels, View
 from fwdgrad_kernels.scale import AdaptiveScale
 
-LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
-FIELDS = ("nearest", "bilinear")
+LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher")
+DESIGNS = ("independent", "hadamard")
+CONTRACT = 2
+"""The version of the noise contract (CONTRIBUTING): of draws, and of the order of sums."""
+CHUNK = 256
+"""Samples that are summed together: sums are cut where their numbers are multiples of this."""
 PARAMETER_NOISE = 16  # the stream of the first parameter tensor
-
-
-def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """A whole number in low .. high, of Python's or NumPy's kinds, as an int."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, got {' '.join(repr(value).split()):.80}")
-    number = value if isinstance(value, int) else int(value)  # torch.compile's stay symbolic
-    if number < low and high is None:
-        raise ValueError(f"{name} must be at least {low}, got {number}")
-    if high is not None and not low <= number <= high:
-        raise ValueError(f"{name} must lie in {low} .. {high}, got {number}")
-    return number
 
 
 def _integers(name: str, value: Any, low: int, high: int) -> tuple[int, ...]:
@@ -48,12 +42,12 @@ def first_outside(tensor: Tensor, good: Tensor) -> tuple[int, float] | None:
     return index, tensor.flatten()[index].item()
 
 
-def grid_lines(length: int, cell: int, bilinear: bool, shifts: bool) -> int:
+def grid_lines(length: int, cell: int, linear: bool, jitters: bool) -> int:
     """How many lines of draws an axis has: the twin of grid_length in draws.h."""
     if cell == 1 or length == 0:
         return length
-    last = length - 1 + (cell - 1 if shifts else 0)
-    return ((2 * last + 3 * cell) // (2 * cell) if bilinear else last // cell) + 1
+    last = length - 1 + (cell - 1 if jitters else 0)
+    return ((2 * last + 3 * cell) // (2 * cell) if linear else last // cell) + 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,17 +70,14 @@ class NoiseSpec:
             the same extent on each of them. All leading axes are covered. None covers everything.
             The start is uniform over all positions that touch the input, and the block is cut at
             the border, so every element is covered with the same probability ``coverage``.
-        cell: draws live on a grid of ``cell`` x ``cell`` cells over the trailing two axes. At most
-            the longer of these axes; an axis of length 1 is not divided.
-        field: ``"nearest"`` gives a cell one value, ``"bilinear"`` interpolates between the
-            centres of cells.
-        shared: all leading axes (channels) take the same draws.
+        features: what moves together under one draw: ``Elements()``, every element by itself;
+            ``Grid``, the cells of a grid; ``Labels``, what a mask gives one label.
+        design: "independent" draws, or "hadamard": the signs of ``group`` consecutive samples are
+            orthogonal to one another, of the law ``rademacher``. Antithetic pairs (``perturb``) go
+            with either.
         seed: 0 .. 2^64 - 1.
         stream: which of a copy's independent streams of draws: 0 for inputs, 16 + t for the t-th
-            parameter tensor of a model, which has no blocks, cells, shared draws or ``hadamard``.
-        shift: every copy (of ``hadamard`` every group) shifts its grid of cells at random, so that
-            no border of cells shows in a sum over many. Where False the grid starts with the
-            input, and needs fewer draws.
+            parameter tensor of a model, whose elements have independent draws and no blocks.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do.
@@ -104,12 +95,12 @@ class NoiseSpec:
     law: str = "normal"
     scale: float | Tensor | AdaptiveScale = 1.0
     block: tuple[int, ...] | int | None = None
-    cell: int = 1
-    field: str = "nearest"
-    shared: bool = False
+    features: Features = dataclasses.field(default_factory=Elements)
+    design: str = "independent"
     seed: int = 0
     stream: int = 0
-    shift: bool = True
+    view: View = dataclasses.field(init=False, repr=False)
+    """The input as the kernels see it."""
     encoded: tuple[int, ...] = dataclasses.field(init=False, repr=False)
     """What defines the draws, as the integers that cross to the kernels."""
 
@@ -123,31 +114,40 @@ class NoiseSpec:
         object.__setattr__(self, "shape", shape)
         if self.law not in LAWS:
             raise ValueError(f"law must be one of {', '.join(LAWS)}, got {self.law!r}")
-        if self.field not in FIELDS:
-            raise ValueError(f"field must be one of {', '.join(FIELDS)}, got {self.field!r}")
-        for name in ("shared", "shift"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        largest = min(max(*shape[-2:], 1), 2**31)
-        object.__setattr__(self, "cell", check_integer("cell", self.cell, 1, largest))
+        if self.design not in DESIGNS:
+            raise ValueError(f"design must be one of {', '.join(DESIGNS)}, got {self.design!r}")
+        if self.design == "hadamard" and self.law != "rademacher":
+            raise ValueError(
+                f"law must be 'rademacher' where design='hadamard', which is of signs, got "
+                f"{self.law!r}"
+            )
+        if not isinstance(self.features, (Elements, Grid, Labels)):
+            raise TypeError(
+                "features must be one of Elements(), Grid(cell) and Labels(mask), got "
+                f"{' '.join(repr(self.features).split()):.80}"
+            )
+        object.__setattr__(self, "view", self.features.view(shape))
         object.__setattr__(self, "seed", check_integer("seed", self.seed, 0, 2**64 - 1))
         self._check_scale()
         self._check_block()
         self._check_stream()
-        limit = {"rademacher": 2**39, "hadamard": 2**32}.get(self.law, 2**34)
+        limit = 2**32 if self.design == "hadamard" else 2**39 if self.law == "rademacher" else 2**34
         if self.draws > limit:
             raise ValueError(
                 f"shape {shape} needs {self.draws} draws of law {self.law!r}, more than the "
                 f"{limit} that a counter holds; use larger cells or share the leading axes"
             )
+        view = self.view
         encoded = (
-            *self.planes,
+            *view[:4],
             LAWS.index(self.law),
+            DESIGNS.index(self.design),
             *self.extents,
-            *self.cells,
-            int(self.is_bilinear),
-            int(self.shared),
-            int(self.shifts),
+            *view.cells,
+            int(view.linear),
+            int(view.shared),
+            int(view.jitters),
+            *view[8:],
             self.seed - 2**64 if self.seed >= 2**63 else self.seed,
             self.stream,
         )
@@ -156,7 +156,7 @@ class NoiseSpec:
     def _check_scale(self) -> None:
         scale = self.scale
         if isinstance(scale, AdaptiveScale):
-            return scale.check(self.law, self.planes[0])
+            return scale.check(self.law, math.prod(self.shape[:-2]))
         if isinstance(scale, Tensor):
             check_memory("scale", scale)
             if not scale.is_floating_point():
@@ -184,12 +184,11 @@ class NoiseSpec:
                 f"stream must be 0 (inputs) or {PARAMETER_NOISE} and above (parameters), got "
                 f"{self.stream}: those between serve other draws"
             )
-        if self.stream and (
-            self.law == "hadamard" or self.block is not None or self.cell > 1 or self.shared
-        ):
+        plain = isinstance(self.features, Elements) and self.design == "independent"
+        if self.stream and (self.block is not None or not plain):
             raise ValueError(
-                "stream must be 0 where there are blocks, cells, shared draws or the law hadamard: "
-                f"they have one stream of their own, got stream {self.stream}"
+                "stream must be 0 but for independent draws of Elements() without blocks, which "
+                f"have one stream of their own, got stream {self.stream}"
             )
 
     def _check_block(self) -> None:
@@ -219,7 +218,15 @@ class NoiseSpec:
                     "block must leave at most 2^32 places for its start, got extent "
                     f"{extent} on an axis of length {length}"
                 )
-        object.__setattr__(self, "block", (*trailing[: len(trailing) - len(block)], *block))
+        block = (*trailing[: len(trailing) - len(block)], *block)
+        if isinstance(self.features, Labels):
+            raise ValueError("block must be None with Labels, which it would cut")
+        if len(block) == 2 and self.view.height == 1 < block[0] < trailing[0]:
+            raise ValueError(
+                f"block must cover axis -2 whole, whose {trailing[0]} channels share their draws, "
+                f"got {self.block!r}"
+            )
+        object.__setattr__(self, "block", block)
 
     def __eq__(self, other: object) -> bool:
         """Equal where the draws and the scale are equal."""
@@ -233,7 +240,8 @@ class NoiseSpec:
         else:
             same = not isinstance(mine, Tensor) and not isinstance(others, Tensor)
             same = same and bool(mine == others)
-        return same and self.encoded == other.encoded and self.shape == other.shape
+        alike = self.features == other.features if self.view.labels else True
+        return same and self.encoded == other.encoded and self.shape == other.shape and alike
 
     def __hash__(self) -> int:
         """Of the draws alone."""
@@ -241,51 +249,60 @@ class NoiseSpec:
 
     @property
     def planes(self) -> tuple[int, int, int]:
-        """The shape as (leading, height, width); a vector has leading = height = 1."""
-        height = self.shape[-2] if len(self.shape) > 1 else 1
-        return math.prod(self.shape[:-2]), height, self.shape[-1]
+        """The shape as (planes, height, width); a vector has planes = height = 1."""
+        leading, depth, height, width = self.view[:4]
+        return leading * depth, height, width
 
     @property
     def extents(self) -> tuple[int, int]:
         """The block's height and width; an axis that is covered whole has its own length."""
         if self.block is None:
-            return self.planes[1], self.planes[2]
+            return self.view.height, self.view.width
         assert isinstance(self.block, tuple)
-        return (1, self.block[0]) if len(self.shape) == 1 else (self.block[0], self.block[1])
+        return (self.block[0] if self.view.height > 1 else 1), self.block[-1]
 
     @property
-    def cells(self) -> tuple[int, int]:
-        """A cell's height and width: 1 on an axis of length 1."""
-        _, height, width = self.planes
-        return (self.cell if height > 1 else 1, self.cell if width > 1 else 1)
+    def jitters(self) -> bool:
+        """Whether samples shift their grid: never where a cell is one element."""
+        return self.view.jitters
 
     @property
-    def is_bilinear(self) -> bool:
-        """Whether the field interpolates: never where a cell is one element."""
-        return self.field == "bilinear" and self.cells_divide
+    def is_elementwise(self) -> bool:
+        """Whether draw k is that of element k."""
+        view = self.view
+        return not (view.labels or view.shared or max(view.cells) > 1)
 
     @property
-    def shifts(self) -> bool:
-        """Whether copies shift their grid: never where a cell is one element."""
-        return self.shift and self.cells_divide
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """The shape of a copy's draws: planes, rows and columns of the grid of cells."""
-        leading, height, width = self.planes
-        rows = grid_lines(height, self.cells[0], self.is_bilinear, self.shifts)
-        columns = grid_lines(width, self.cells[1], self.is_bilinear, self.shifts)
-        return (min(leading, 1) if self.shared else leading), rows, columns
+    def grid(self) -> tuple[int, int, int, int]:
+        """The shape of a sample's draws: planes, layers, rows and columns of the grid of cells."""
+        view = self.view
+        if view.labels:
+            return 1, 1, 1, view.labels
+        lines = [
+            grid_lines(length, cell, view.linear, view.jitters)
+            for length, cell in zip(view[1:4], view.cells, strict=True)
+        ]
+        return (min(view.leading, 1) if view.shared else view.leading), *lines
 
     @property
     def draws(self) -> int:
         """K, how many independent draws a copy has."""
         return math.prod(self.grid)
 
-    @property
-    def cells_divide(self) -> bool:
-        """Whether a cell is more than an element."""
-        return max(self.cells) > 1
+    def labels_on(self, device: torch.device) -> Tensor | None:
+        """The labels of one period (see ``View``), int32; None without.
+
+        Raises:
+            ValueError: they are on another device.
+        """
+        if not isinstance(self.features, Labels):
+            return None
+        if self.features.mask.device != device:
+            raise ValueError(
+                f"features must have a mask on x's device {device}, got "
+                f"{self.features.mask.device}; use Labels(mask.to(x.device))"
+            )
+        return self.features.table(self.shape)
 
     @property
     def of_features(self) -> NoiseSpec:
@@ -296,12 +313,14 @@ class NoiseSpec:
         """
         if self.block is not None:
             raise ValueError("block must be None: each copy's block leaves other elements out")
-        if self.shifts:
+        if self.jitters:
             raise ValueError(
-                "shift must be False: each copy lays its grid elsewhere, so that a feature is "
+                "jitter must be False: each sample lays its grid elsewhere, so that a feature is "
                 "another place in each"
             )
-        return NoiseSpec((self.draws,), self.law, seed=self.seed, stream=self.stream)
+        return NoiseSpec(
+            (self.draws,), self.law, design=self.design, seed=self.seed, stream=self.stream
+        )
 
     @property
     def numel(self) -> int:
@@ -310,13 +329,13 @@ class NoiseSpec:
 
     @property
     def group(self) -> int:
-        """How many consecutive copies depend on one another: M for hadamard, else 1."""
-        return 1 << max(self.draws - 1, 0).bit_length() if self.law == "hadamard" else 1
+        """How many consecutive copies depend on one another: M of a Hadamard design, else 1."""
+        return 1 << max(self.draws - 1, 0).bit_length() if self.design == "hadamard" else 1
 
     @property
     def coverage(self) -> float:
         """q, the probability that an element is covered by a copy's block."""
-        (height, width), (_, rows, columns) = self.extents, self.planes
+        (height, width), (rows, columns) = self.extents, self.view[2:4]
         down = 1.0 if height == rows else height / (rows + height - 1)
         across = 1.0 if width == columns else width / (columns + width - 1)
         return down * across

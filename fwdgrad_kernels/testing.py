@@ -7,12 +7,14 @@ follows from that for noisy copies and for sums.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fwdgrad_kernels import reference
+from fwdgrad_kernels.features import Grid, Labels
 from fwdgrad_kernels.ops import accumulate_
 from fwdgrad_kernels.scale import AdaptiveScale
 from fwdgrad_kernels.spec import LAWS, NoiseSpec
@@ -21,10 +23,55 @@ TOLERANCE = 2e-6
 ADAPTIVE_TOLERANCE = 2e-5
 """How far, relatively, an exact ``AdaptiveScale`` may be from its equation's solution."""
 
-SCORED_LAWS = tuple(law for law in LAWS if law != "uniform")
+KINDS = (*LAWS, "hadamard")
+"""Every law, and Rademacher's signs in a Hadamard design."""
 
-EXACT_LAWS = ("uniform", "rademacher", "hadamard")
-"""Laws whose draws are exact in float32, so that backends agree on every bit."""
+SCORED = tuple(kind for kind in KINDS if kind != "uniform")
+
+EXACT = ("uniform", "rademacher", "hadamard")
+"""Kinds whose draws are exact in float32, so that backends agree on every bit."""
+
+
+def make_spec(
+    shape: tuple[int, ...], kind: str = "normal", *args: Any, **options: Any
+) -> NoiseSpec:
+    """A ``NoiseSpec`` of a law, or of "hadamard": Rademacher's signs in a Hadamard design.
+
+    Example:
+        >>> make_spec((5,), "hadamard").group
+        8
+    """
+    if kind == "hadamard":
+        return NoiseSpec(shape, "rademacher", *args, design="hadamard", **options)
+    return NoiseSpec(shape, kind, *args, **options)
+
+
+def cells(*cell: int, **options: bool) -> dict[str, Any]:
+    """The keyword arguments of a spec with cells that jitter, each channel with its own draws.
+
+    Example:
+        >>> NoiseSpec((2, 9), **cells(3)).draws
+        8
+    """
+    given = {"jitter": True, "share_channels": False, **options}
+    return {"features": Grid(cell, "nearest", **given)}
+
+
+def linear(*cell: int, **options: bool) -> dict[str, Any]:
+    """The same, interpolated.
+
+    Example:
+        >>> NoiseSpec((2, 9), **linear(3)).draws
+        10
+    """
+    return {
+        "features": dataclasses.replace(cells(*cell, **options)["features"], interpolation="linear")
+    }
+
+
+SHARED: dict[str, Any] = {"features": Grid((1, 1))}
+"""Every pixel has a draw, and channels share it."""
+_SHARED, _STILL = {"share_channels": True}, {"jitter": False}
 
 CASES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     # Vectors around the lengths at which the CPU kernels cut their work: 1024 and 2048.
@@ -35,30 +82,45 @@ CASES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((2047,), {}),
     ((2049,), {}),
     ((2600,), {"block": 2200}),
-    ((2500,), {"cell": 3}),
-    ((2600,), {"block": 2200, "cell": 7, "field": "bilinear"}),
+    ((2500,), cells(3)),
+    ((2600,), {"block": 2200, **linear(7)}),
     # Images of odd sizes; blocks of whole rows or columns; channels that share their draws.
     ((3, 17, 19), {}),
-    ((3, 17, 19), {"shared": True}),
+    ((3, 17, 19), SHARED),
     ((3, 17, 19), {"block": 5}),
-    ((3, 17, 19), {"block": (17, 4), "shared": True}),
+    ((3, 17, 19), {"block": (17, 4), **SHARED}),
     ((3, 17, 19), {"block": (5, 19)}),
-    ((3, 17, 19), {"cell": 4}),
-    ((3, 17, 19), {"cell": 4, "field": "bilinear"}),
-    ((3, 17, 19), {"block": 6, "cell": 5, "field": "bilinear", "shared": True}),
-    ((2, 17, 19), {"block": (1, 19), "cell": 19, "shared": True}),
-    ((3, 17, 19), {"cell": 4, "shift": False}),
-    ((3, 17, 19), {"block": 6, "cell": 5, "field": "bilinear", "shared": True, "shift": False}),
+    ((3, 17, 19), cells(4, 4)),
+    ((3, 17, 19), linear(4, 4)),
+    ((3, 17, 19), linear(5, 3, **_SHARED, **_STILL)),
+    ((3, 17, 19), {"block": 6, **linear(5, 5, **_SHARED)}),
+    ((2, 17, 19), {"block": (1, 19), **cells(17, 19, **_SHARED)}),
+    ((3, 17, 19), cells(4, 4, **_STILL)),
+    ((3, 17, 19), {"block": 6, **linear(5, 5, **_SHARED, **_STILL)}),
     # More than three axes, and two.
-    ((2, 3, 5, 33), {"block": (2, 30), "cell": 2, "shared": True}),
-    ((37, 60), {"block": 9, "cell": 60, "field": "bilinear"}),
+    ((2, 3, 5, 33), {"block": (2, 30), **cells(2, 2, **_SHARED)}),
+    ((37, 60), {"block": 9, **linear(37, 60)}),
+    # Series: one axis of the grid, whose channels share it or do not.
+    ((3, 50), linear(7, **_SHARED)),
+    ((3, 50), {"block": (3, 20), **cells(7, **_SHARED)}),
+    ((3, 50), {"block": (2, 20), **cells(7)}),
+    # Volumes: three axes of the grid.
+    ((2, 5, 9, 11), cells(2, 3, 4, **_SHARED)),
+    ((2, 5, 9, 11), linear(2, 3, 4)),
+    ((2, 5, 9, 11), linear(3, 1, 4, **_SHARED, **_STILL)),
+    ((5, 9, 11), {"block": (4, 5), **linear(2, 4, 3)}),
+    # Labels: of pixels, of channels, of the middle axis; one label for all.
+    ((3, 17, 19), {"features": Labels(torch.arange(17 * 19).reshape(17, 19) % 23)}),
+    ((5, 7, 9), {"features": Labels(torch.tensor([1, 0, 2, 2, 0]).reshape(5, 1, 1))}),
+    ((2, 1030, 3), {"features": Labels(torch.arange(1030)[:, None] // 7)}),
+    ((2, 5), {"features": Labels(torch.zeros(1, dtype=torch.int8))}),
     # Rows longer than a run, planes longer than a tile.
-    ((2, 3, 1100), {"cell": 2, "field": "bilinear"}),
+    ((2, 3, 1100), linear(2, 2)),
     ((1, 3, 1400), {"block": (2, 1200)}),
     ((2, 40, 64), {"block": (7, 64)}),
-    # An axis of length 1 has no cells.
-    ((2, 9, 1), {"cell": 4, "field": "bilinear"}),
-    ((2, 1, 9), {"block": (1, 5), "cell": 4, "field": "bilinear"}),
+    # An axis of length 1.
+    ((2, 9, 1), linear(4, 1)),
+    ((2, 1, 9), {"block": (1, 5), **linear(1, 4)}),
 )
 """Input shapes, each with the keyword arguments of a ``NoiseSpec``."""
 
@@ -67,17 +129,24 @@ def case_id(value: object) -> str | None:
     """A short name of an entry of ``CASES``, for ``pytest.mark.parametrize(ids=case_id)``.
 
     Example:
-        >>> case_id(((3, 17), {"block": 5, "shared": True}))
-        '3x17-block5-shared'
+        >>> case_id(((3, 17), {"block": 5, **linear(4)}))
+        '3x17-block5-linear4-jitter'
     """
-    if not isinstance(value, tuple) or len(value) != 2:
+    if not isinstance(value, tuple) or len(value) != 2 or not isinstance(value[1], dict):
         return None
     shape, options = value
-    names = []
+    names = ["x".join(map(str, shape))]
     for name, option in options.items():
-        text = "x".join(map(str, option)) if isinstance(option, tuple) else str(option)
-        names.append(text if name == "field" else name if option is True else name + text)
-    return "-".join(["x".join(map(str, shape)), *names])
+        if isinstance(option, Grid):
+            assert isinstance(option.cell, tuple)
+            names.append(option.interpolation + "x".join(map(str, option.cell)))
+            names += [name for name in ("jitter", "share_channels") if getattr(option, name)]
+        elif isinstance(option, Labels):
+            names.append(f"labels{option.count}")
+        else:
+            text = "x".join(map(str, option)) if isinstance(option, tuple) else str(option)
+            names.append(name + text)
+    return "-".join(names)
 
 
 def unit_scores(spec: NoiseSpec, first: int, count: int, *, backend: str = "auto") -> Tensor:
@@ -108,14 +177,13 @@ def unit_error(
     largest of the draws that it interpolates, which with heavy tails is far from its own value.
     """
     size = reference.draws(spec, first, count, score=score, device=device).abs()
-    if spec.is_bilinear:  # the larger of each draw and its neighbours, before interpolation
-        kernel = tuple(3 if cell > 1 else 1 for cell in spec.cells)
+    if spec.view.linear:  # the larger of each draw and its neighbours, before interpolation
+        kernel = tuple(3 if cell > 1 else 1 for cell in spec.view.cells)
         padding = tuple(extent // 2 for extent in kernel)
         grid = size.reshape(count, *spec.grid)
-        size = torch.nn.functional.max_pool2d(grid, kernel, 1, padding).flatten(1)
+        size = torch.nn.functional.max_pool3d(grid, kernel, 1, padding).flatten(1)
     error = TOLERANCE * (1.0 + reference.spread(spec, size, first))
-    covered = reference.masks(spec, first, count, device)[:, None]
-    return (error.reshape(count, *spec.planes) * covered).reshape(count, *spec.shape)
+    return error * reference.covered(spec, first, count, device)
 
 
 def _assert_within(name: str, actual: Tensor, expected: Tensor, bound: Tensor) -> None:

@@ -1,5 +1,7 @@
 #include "fill.h"
 
+#include <algorithm>
+
 #include "simd.h"
 
 namespace fwdgrad::cpu {
@@ -125,6 +127,15 @@ const float* fill(const Source& source, int64_t first, int count, float* buffer)
   }
   signs(run, needed, buffer);
   return buffer + offset;
+}
+
+void fill_all(const Source& source, int64_t count, float* out) {
+  alignas(64) float run[kRunCapacity];
+  for (int64_t k = 0; k < count; k += kRun) {
+    const int some = static_cast<int>(std::min<int64_t>(kRun, count - k));
+    const float* const from = fill(source, k, some, run);
+    std::copy(from, from + some, out + k);
+  }
 }
 
 }  // namespace fwdgrad::cpu

@@ -33,4 +33,7 @@ struct Source {
 // room for kRunCapacity, and returns where the first one is.
 const float* fill(const Source& source, int64_t first, int count, float* buffer);
 
+// Writes draws 0 .. count - 1 to where out is.
+void fill_all(const Source& source, int64_t count, float* out);
+
 }  // namespace fwdgrad::cpu

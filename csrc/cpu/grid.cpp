@@ -84,12 +84,24 @@ struct Across {
     low.resize(length);
     fraction.resize(length);
     for (int64_t x = 0; x < length; ++x) {
-      const GridPosition at = GridPosition::of(x, 0, spec.cell_width, spec.bilinear);
+      const GridPosition at = GridPosition::of(x, 0, spec.cell_width, spec.linear);
       low[x] = static_cast<int32_t>(at.low);
       fraction[x] = at.fraction();
     }
   }
 };
+
+// A layer of the grid, rows x columns, at depth z: where that is between two, in `between`.
+template <typename C>
+const C* layer_at(const C* cells, const Grid& grid, const GridPosition& z, bool squared,
+                  C* between) {
+  const int64_t size = grid.rows * grid.columns;
+  const C* const low = cells + z.low * size;
+  const C t = C(z.fraction());
+  if (t == 0) return low;
+  weigh(low, low + size, squared ? (1 - t) * (1 - t) : 1 - t, squared ? t * t : t, size, between);
+  return between;
+}
 
 template <typename T>
 void perturb_grid_typed(const Perturb& call) {
@@ -111,23 +123,21 @@ void perturb_grid_typed(const Perturb& call) {
 #pragma omp parallel num_threads(call.threads) if (call.threads > 1)
     {
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < some; ++i) {
-        const Source source(spec, mask, first + static_cast<uint64_t>(i), false);
-        alignas(64) float run[kRunCapacity];
-        for (int64_t k = 0; k < draws; k += kRun) {
-          const int count = static_cast<int>(std::min<int64_t>(kRun, draws - k));
-          const float* from = fill(source, k, count, run);
-          std::copy(from, from + count, table.begin() + i * draws + k);
-        }
-      }
+      for (int64_t i = 0; i < some; ++i)
+        fill_all(Source(spec, mask, first + static_cast<uint64_t>(i), false), draws,
+                 table.data() + i * draws);
       std::vector<float> lines(2 * width);
+      std::vector<float> between(spec.cell_depth > 1 ? grid.rows * grid.columns + 1 : 0);
       std::vector<C> share(width);
       // A band's samples come one after the other: x and the baseline stay in the cache.
 #pragma omp for schedule(static)
-      for (int64_t work = 0; work < bands * some; ++work) {
-        const int64_t i = work % some, top = work / some * kBandRows;
+      for (int64_t work = 0; work < spec.depth * bands * some; ++work) {
+        const int64_t i = work % some, top = work / some % bands * kBandRows;
+        const int64_t z = work / some / bands;
         const Placement at = placement_of(spec, first + static_cast<uint64_t>(i));
-        const float* const cells = table.data() + i * draws;
+        const float* const cells = layer_at(
+            table.data() + i * draws, grid,
+            GridPosition::of(z, at.shift_z, spec.cell_depth, spec.linear), false, between.data());
         float* line[2] = {lines.data(), lines.data() + width};
         int64_t held[2] = {-1, -1};
         const auto spread = [&](int which, int64_t row) {
@@ -142,8 +152,7 @@ void perturb_grid_typed(const Perturb& call) {
           held[which] = row;
         };
         for (int64_t y = top; y < std::min(top + kBandRows, spec.height); ++y) {
-          const GridPosition down =
-              GridPosition::of(y, at.shift_y, spec.cell_height, spec.bilinear);
+          const GridPosition down = GridPosition::of(y, at.shift_y, spec.cell_height, spec.linear);
           const float t = down.fraction();
           spread(0, down.low);
           if (t != 0) spread(1, down.low + 1);
@@ -152,7 +161,7 @@ void perturb_grid_typed(const Perturb& call) {
                    C(sign ? -call.scale : call.scale), width, share.data());
             T* const out = static_cast<T*>(call.out) +
                            (start + i + (sign ? call.count : 0)) * numel + y * width;
-            for (int64_t p = 0; p < spec.leading; ++p) {
+            for (int64_t p = z; p < spec.planes(); p += spec.depth) {
               const int64_t from = p * pixels + y * width;
               if (call.baseline.by_plane)
                 blend(x + from, static_cast<const C*>(call.baseline.at)[p], share.data(), low, high,
@@ -172,6 +181,7 @@ template <typename C>
 void expand_typed(C* out, const C* values, const Spec& spec, bool squared, int threads) {
   const Grid grid = Grid::of(spec);
   const Across across(spec);
+  const int64_t bands = (spec.height + kBandRows - 1) / kBandRows;
   // A line is read one column further, with weight 0 at the last.
   std::vector<C> cells(values, values + grid.draws());
   cells.push_back(C(0));
@@ -184,31 +194,28 @@ void expand_typed(C* out, const C* values, const Spec& spec, bool squared, int t
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::vector<C> line(2 * spec.width);
+    std::vector<C> between(spec.cell_depth > 1 ? grid.rows * grid.columns + 1 : 0);
     C* const next = line.data() + spec.width;
 #pragma omp for schedule(static)
-    for (int64_t band = 0; band < grid.planes * grid.rows; ++band) {
-      // The rows of pixels whose lower line this is.
-      const int64_t row = band % grid.rows, plane = band / grid.rows;
-      const int64_t cell = spec.cell_height;
-      int64_t y = row, stop = row + 1;
-      if (cell > 1) {
-        y = spec.bilinear ? std::max<int64_t>(0, (2 * cell * row - cell) / 2) : row * cell;
-        stop = spec.bilinear ? (2 * cell * (row + 1) - cell) / 2 : (row + 1) * cell;
-      }
-      stop = std::min(stop, spec.height);
-      const C* const from = cells.data() + (plane * grid.rows + row) * grid.columns;
-      if (y < stop) spread(from, line.data());
-      bool has_next = false;
-      for (; y < stop; ++y) {
-        const GridPosition at = GridPosition::of(y, 0, cell, spec.bilinear);
+    for (int64_t work = 0; work < grid.planes * spec.depth * bands; ++work) {
+      const int64_t plane = work / bands, top = work % bands * kBandRows;
+      const C* const of_plane = cells.data() + plane / spec.depth * (grid.draws() / grid.planes);
+      const C* const layer = layer_at(
+          of_plane, grid, GridPosition::of(plane % spec.depth, 0, spec.cell_depth, spec.linear),
+          squared, between.data());
+      int64_t low = -1, high = -1;  // the rows of the grid that are held
+      for (int64_t y = top; y < std::min(top + kBandRows, spec.height); ++y) {
+        const GridPosition at = GridPosition::of(y, 0, spec.cell_height, spec.linear);
         const C t = C(at.fraction());
         C* const to = out + (plane * spec.height + y) * spec.width;
+        if (low != at.low) spread(layer + at.low * grid.columns, line.data());
+        low = at.low;
         if (t == 0) {
           std::copy(line.data(), line.data() + spec.width, to);
           continue;
         }
-        if (!has_next) spread(from + grid.columns, next);
-        has_next = true;
+        if (high != at.low + 1) spread(layer + (at.low + 1) * grid.columns, next);
+        high = at.low + 1;
         const C a = squared ? (1 - t) * (1 - t) : 1 - t, b = squared ? t * t : t;
         weigh(line.data(), next, a, b, spec.width, to);
       }
@@ -221,8 +228,8 @@ void expand_typed(C* out, const C* values, const Spec& spec, bool squared, int t
 bool is_plain_grid(const Perturb& call) {
   const Spec& spec = call.spec;
   return call.baseline.at && call.interleaved == 1 && call.held < 0 && spec.has_cells() &&
-         (spec.shared || spec.leading == 1) && spec.block_height == spec.height &&
-         spec.block_width == spec.width && Grid::of(spec).columns < INT32_MAX;
+         (spec.shared || spec.leading == 1) && !spec.has_blocks() &&
+         Grid::of(spec).columns < INT32_MAX;
 }
 
 void perturb_grid(const Perturb& call, Type type) {

@@ -20,8 +20,12 @@ constexpr int64_t kElementsPerThread = 16384;
 // Copies for which an adaptive scale is computed once.
 constexpr int64_t kCopiesPerScale = 32;
 
-// Copies whose placements are held at once: 192 KiB, whatever the call's count.
+// Copies whose placements are held at once: 224 KiB, whatever the call's count; whole chunks.
 constexpr int64_t kCopies = 4096;
+static_assert(kCopies % kChunk == 0, "no chunk is cut");
+
+// Draws of labels that are held at once: 1 MiB, or one sample's.
+constexpr int64_t kMostDraws = 1 << 18;
 
 int useful_threads(int threads, int64_t count, int64_t numel) {
   const double elements = static_cast<double>(count) * static_cast<double>(numel);
@@ -189,7 +193,7 @@ void plane_scales(const T* x, typename Compute<T>::type low, typename Compute<T>
   }
 }
 
-// Row x + t (next row - row) of a bilinear field, at grid resolution.
+// Row x + t (next row - row) of a linear grid, at grid resolution.
 FWDGRAD_SIMD void blend_rows(const float* __restrict low, const float* __restrict high,
                              float fraction, int64_t count, float* __restrict out) {
   for (int64_t k = 0; k < count; ++k) out[k] = low[k] + fraction * (high[k] - low[k]);
@@ -223,7 +227,7 @@ struct RowPositions {
     low.resize(length);
     fraction.resize(length);
     for (int64_t t = 0; t < length; ++t) {
-      const GridPosition at = GridPosition::of(t, 0, spec.cell_width, spec.bilinear);
+      const GridPosition at = GridPosition::of(t, 0, spec.cell_width, spec.linear);
       low[t] = static_cast<int32_t>(at.low);
       fraction[t] = at.fraction();
     }
@@ -247,27 +251,36 @@ struct Plan {
 // The unit values, noise or score, of runs of elements of one copy.
 class Field {
  public:
-  Field(const Plan& plan, uint64_t copy, const Placement& placement, bool score)
-      : plan_(plan), placement_(placement), source_(plan.spec, plan.hadamard_mask, copy, score) {}
+  // drawn: with labels, all of the copy's draws.
+  Field(const Plan& plan, uint64_t copy, const Placement& placement, bool score,
+        const float* drawn = nullptr)
+      : plan_(plan),
+        placement_(placement),
+        source_(plan.spec, plan.hadamard_mask, copy, score),
+        drawn_(drawn) {}
 
-  // Elements first .. first + count - 1 (count <= kRun). Where draws are not elementwise the
-  // run must lie in one row.
+  // Elements first .. first + count - 1 (count <= kRun). Where draws are those of a grid the run
+  // must lie in one row.
   const float* run(int64_t first, int count) {
     const Spec& spec = plan_.spec;
+    if (spec.labels) return labelled(first, count);
     if (spec.is_elementwise()) return fill(source_, first, count, line_[0].values);
     const int64_t row = first / spec.width, x = first - row * spec.width;
-    const int64_t plane = spec.shared ? 0 : row / spec.height;
+    const int64_t plane = row / spec.height;
     const GridPosition y =
-        GridPosition::of(row % spec.height, placement_.shift_y, spec.cell_height, spec.bilinear);
-    const int64_t grid_row = (plane * plan_.grid.rows + y.low) * plan_.grid.columns;
-    if (spec.cell_width == 1) return cells(grid_row + x, count, y.fraction());
+        GridPosition::of(row % spec.height, placement_.shift_y, spec.cell_height, spec.linear);
+    const GridPosition z =
+        GridPosition::of(plane % spec.depth, placement_.shift_z, spec.cell_depth, spec.linear);
+    const int64_t layer = (spec.shared ? 0 : plane / spec.depth) * plan_.grid.layers + z.low;
+    const int64_t grid_row = (layer * plan_.grid.rows + y.low) * plan_.grid.columns;
+    if (spec.cell_width == 1) return cells(grid_row + x, count, y, z);
 
     const int64_t t = x + placement_.shift_x, whole = t / spec.cell_width;
     const int32_t* low = plan_.across.low.data() + (t - whole * spec.cell_width);
     const float* fraction = plan_.across.fraction.data() + (t - whole * spec.cell_width);
-    const int columns = low[count - 1] - low[0] + (spec.bilinear ? 2 : 1);
-    const float* from = cells(grid_row + whole + low[0], columns, y.fraction()) - low[0];
-    if (spec.bilinear)
+    const int columns = low[count - 1] - low[0] + (spec.linear ? 2 : 1);
+    const float* from = cells(grid_row + whole + low[0], columns, y, z) - low[0];
+    if (spec.linear)
       blend_cells(from, low, fraction, count, values_);
     else
       take_cells(from, low, count, values_);
@@ -282,24 +295,48 @@ class Field {
     alignas(64) float values[kRunCapacity];
   };
 
-  // Draws of one row of the grid, blended with the next row where fraction says so.
-  const float* cells(int64_t first, int count, float fraction) {
-    const float* low = line(first, count);
-    if (fraction == 0) return low;
-    // line() keeps the two rows last asked for, so `low` stays where it is.
-    blend_rows(low, line(first + plan_.grid.columns, count), fraction, count, blended_);
-    return blended_;
+  const float* labelled(int64_t first, int count) {
+    const int64_t inner = plan_.spec.label_inner, period = plan_.spec.label_period;
+    for (int64_t k = 0; k < count;) {
+      const int64_t index = (first + k) / inner, at = index % period;
+      if (inner == 1) {
+        const int64_t some = std::min(count - k, period - at);
+        take_cells(drawn_, plan_.spec.mask + at, some, values_ + k);
+        k += some;
+      } else {
+        const int64_t stop = std::min<int64_t>(count, (index + 1) * inner - first);
+        std::fill(values_ + k, values_ + stop, drawn_[plan_.spec.mask[at]]);
+        k = stop;
+      }
+    }
+    return values_;
   }
 
-  // Draws of one row of the grid, from the cache of two where they are there.
-  const float* line(int64_t first, int count) {
-    for (int i = 0; i < 2; ++i)
-      if (line_[i].first == first && line_[i].count == count) {
-        latest_ = i;
-        return line_[i].at;
-      }
-    latest_ = 1 - latest_;
-    Line& line = line_[latest_];
+  // Draws of one row of the grid, blended with the next row and the next layer.
+  const float* cells(int64_t first, int count, const GridPosition& y, const GridPosition& z) {
+    const float* low = rows(first, count, y, z.low, blended_[0]);
+    const float back = z.fraction();
+    if (back == 0) return low;
+    const int64_t layer = plan_.grid.rows * plan_.grid.columns;
+    blend_rows(low, rows(first + layer, count, y, z.low + 1, blended_[1]), back, count,
+               blended_[0]);
+    return blended_[0];
+  }
+
+  const float* rows(int64_t first, int count, const GridPosition& y, int64_t layer,
+                    float* blended) {
+    const float* low = line(first, count, layer, y.low);
+    const float down = y.fraction();
+    if (down == 0) return low;
+    blend_rows(low, line(first + plan_.grid.columns, count, layer, y.low + 1), down, count,
+               blended);
+    return blended;
+  }
+
+  // Draws of one row of the grid, from the cache of two rows of two layers where they are there.
+  const float* line(int64_t first, int count, int64_t layer, int64_t row) {
+    Line& line = line_[2 * (layer & 1) + (row & 1)];
+    if (line.first == first && line.count == count) return line.at;
     line.first = first;
     line.count = count;
     line.at = fill(source_, first, count, line.values);
@@ -309,11 +346,24 @@ class Field {
   const Plan& plan_;
   const Placement& placement_;
   const Source source_;
-  int latest_ = 0;
-  Line line_[2];
-  alignas(64) float blended_[kRun + 2];
+  const float* const drawn_;
+  Line line_[4];
+  alignas(64) float blended_[2][kRun + 2];
   alignas(64) float values_[kRun];
 };
+
+// All draws of copies first onwards, one copy after the other: of labels, which any element may
+// have.
+std::vector<float> draw_all(const Plan& plan, uint64_t first, int64_t count, int threads) {
+  const int64_t draws = plan.grid.draws();
+  std::vector<float> table(static_cast<size_t>(count * draws));
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t i = 0; i < count; ++i) {
+    const Source source(plan.spec, plan.hadamard_mask, first + static_cast<uint64_t>(i), false);
+    fill_all(source, draws, table.data() + i * draws);
+  }
+  return table;
+}
 
 // Calls body(first, count) for the runs of elements of [begin, end) that the block covers; by_rows
 // ends a run where its row ends.
@@ -354,7 +404,7 @@ std::vector<Placement> placements_of(const Spec& spec, uint64_t first, int64_t c
 template <typename T>
 void tile_scales(const Perturb& call, int64_t begin, int64_t end, typename Compute<T>::type* out) {
   using C = typename Compute<T>::type;
-  const int64_t apart = call.interleaved, planes = call.spec.leading;
+  const int64_t apart = call.interleaved, planes = call.spec.planes();
   const int64_t pixels = call.spec.height * call.spec.width;
   const auto* const x = static_cast<const T*>(call.x);
   const auto* const bounds = static_cast<const C*>(call.bounds);
@@ -398,7 +448,7 @@ void perturb_typed(const Perturb& call) {
   const int64_t apart = call.interleaved, numel = spec.numel(), line = numel / apart;
   const bool by_rows = !spec.is_elementwise();
   Spec positions = spec;
-  if (apart > 1) positions.leading = 1;
+  if (apart > 1) positions.leading = 1;  // of (C, H, W)
   const C low = C(call.low), high = C(call.high);
   const bool clips = call.low > -std::numeric_limits<double>::infinity() ||
                      call.high < std::numeric_limits<double>::infinity();
@@ -415,13 +465,17 @@ void perturb_typed(const Perturb& call) {
   const bool blends = call.baseline.at != nullptr;
   const C position = C(call.baseline.position);
   const int64_t together = adapts || blends ? kCopiesPerScale : 1;
-  for (int64_t base = 0; base < call.count; base += kCopies) {
-    const int64_t some = std::min(kCopies, call.count - base);
+  const int64_t draws = spec.labels ? std::max<int64_t>(1, kMostDraws / spec.labels) : kCopies;
+  const int64_t copies = std::min(kCopies, draws);
+  for (int64_t base = 0; base < call.count; base += copies) {
+    const int64_t some = std::min(copies, call.count - base);
     const uint64_t start = call.first + static_cast<uint64_t>(base);
     const std::vector<Placement> placements = placements_of(spec, start, some);
     const std::vector<Placement> held =
         call.held < 0 ? std::vector<Placement>()
                       : placements_of(spec, static_cast<uint64_t>(call.held + base), some);
+    const std::vector<float> table =
+        spec.labels ? draw_all(plan, start, some, threads) : std::vector<float>();
     const int64_t slices = (some + together - 1) / together;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t work = 0; work < slices * tiles; ++work) {
@@ -455,7 +509,8 @@ void perturb_typed(const Perturb& call) {
           for_each_run(positions, held[i], begin, end, false, restore);
         else if (!covers_all(spec, block))
           restore(begin, end - begin);
-        Field field(plan, start + static_cast<uint64_t>(i), block, false);
+        Field field(plan, start + static_cast<uint64_t>(i), block, false,
+                    table.data() + i * spec.labels);
         for (int64_t plane = 0; plane < apart; ++plane)
           for_each_run(positions, block, begin, end, by_rows, [&](int64_t from, int length) {
             const float* noise = field.run(plane * line + from, length);
@@ -471,7 +526,7 @@ void perturb_typed(const Perturb& call) {
               for (int64_t k = 0; nearest && k < length;) {  // a plane at a time
                 const int64_t plane = (at + k) / pixels;
                 const int64_t some = std::min<int64_t>(length - k, (plane + 1) * pixels - (at + k));
-                add_noise_nearest(x + at + k, bounds[plane], bounds[spec.leading + plane],
+                add_noise_nearest(x + at + k, bounds[plane], bounds[spec.planes() + plane],
                                   C(call.rule.factor), C(call.rule.floor), scale, noise + k, low,
                                   high, some, to + at + k);
                 k += some;
@@ -494,24 +549,36 @@ void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, u
                       int64_t count, int threads) {
   const Plan plan(spec);
   const int64_t numel = spec.numel(), tiles = (numel + kTile - 1) / kTile;
-  for (int64_t base = 0; base < count; base += kCopies) {
-    const int64_t some = std::min(kCopies, count - base);
+  for (int64_t base = 0; base < count;) {
     const uint64_t start = first + static_cast<uint64_t>(base);
+    const int64_t whole = kCopies - static_cast<int64_t>(start % kCopies);
+    const int64_t some = std::min(whole, count - base);
     const std::vector<Placement> placements = placements_of(spec, start, some);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t begin = tile * kTile, end = std::min(begin + kTile, numel);
-      for (int64_t i = 0; i < some; ++i) {
-        Field field(plan, start + static_cast<uint64_t>(i), placements[i], true);
-        for_each_run(spec, placements[i], begin, end, !spec.is_elementwise(),
-                     [&](int64_t from, int length) {
-                       const T weight = weights[base + i];
-                       const float* const score = field.run(from, length);
-                       add_terms(weight, score, length, total + from);
-                       if (square) add_squares(weight, score, length, square + from);
-                     });
+      T sums[kTile], squares[kTile];  // of a chunk
+      for (int64_t i = 0; i < some;) {
+        const int64_t left = kChunk - static_cast<int64_t>((start + i) % kChunk);
+        const int64_t stop = std::min(some, i + left);
+        std::fill(sums, sums + (end - begin), T(0));
+        if (square) std::fill(squares, squares + (end - begin), T(0));
+        for (; i < stop; ++i) {
+          Field field(plan, start + static_cast<uint64_t>(i), placements[i], true);
+          for_each_run(spec, placements[i], begin, end, !spec.is_elementwise(),
+                       [&](int64_t from, int length) {
+                         const T weight = weights[base + i];
+                         const float* const score = field.run(from, length);
+                         add_terms(weight, score, length, sums + (from - begin));
+                         if (square) add_squares(weight, score, length, squares + (from - begin));
+                       });
+        }
+        for (int64_t k = begin; k < end; ++k) total[k] += sums[k - begin];
+        if (square)
+          for (int64_t k = begin; k < end; ++k) square[k] += squares[k - begin];
       }
     }
+    base += some;
   }
 }
 

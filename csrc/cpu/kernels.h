@@ -40,8 +40,7 @@ void perturb_grid(const Perturb& call, Type type);
 void expand(void* out, const void* values, Type type, const Spec& spec, bool squared, int threads);
 
 // total += sum_i weights[i] J_i s1(xi_i) and, unless null, square += the sum of the squares of
-// the terms; each element adds its copies in ascending order. All are of one type, float32 or
-// float64.
+// the terms, a chunk of samples at a time. All are of one type, float32 or float64.
 void accumulate(void* total, void* square, const void* weights, Type type, const Spec& spec,
                 uint64_t first, int64_t count, int threads);
 

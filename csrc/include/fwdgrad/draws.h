@@ -6,49 +6,52 @@
 
 namespace fwdgrad {
 
-// The number of cells that can touch an axis, whatever the shift; a bilinear field has the
+// The number of cells that can touch an axis, whatever the shift; a linear grid has the
 // centres of cells, from one before the first to the last that an element can reach.
-FWDGRAD_HD int64_t grid_length(int64_t length, int64_t cell, bool bilinear, bool shifts) {
+FWDGRAD_HD int64_t grid_length(int64_t length, int64_t cell, bool linear, bool jitters) {
   if (cell == 1) return length;
-  const int64_t last = length - 1 + (shifts ? cell - 1 : 0);
-  return (bilinear ? (2 * last + 3 * cell) / (2 * cell) : last / cell) + 1;
+  const int64_t last = length - 1 + (jitters ? cell - 1 : 0);
+  return (linear ? (2 * last + 3 * cell) / (2 * cell) : last / cell) + 1;
 }
 
 // Where an element of an axis lies on the grid: at line `low` or the fraction `rest` / `whole` of
-// the way to the next. Nearest: the cell that it falls in, fraction 0. Bilinear: line 0 is the
+// the way to the next. Nearest: the cell that it falls in, fraction 0. Linear: line 0 is the
 // centre of the cell before the first.
 struct GridPosition {
   int64_t low, rest, whole;
   int step;  // what the next element adds to rest
   bool between;
 
-  FWDGRAD_HD static GridPosition of(int64_t index, int64_t shift, int64_t cell, bool bilinear) {
+  FWDGRAD_HD static GridPosition of(int64_t index, int64_t shift, int64_t cell, bool linear) {
     if (cell == 1) return {index, 0, 1, 1, false};
-    const int64_t at = bilinear ? 2 * (index + shift) + 1 + cell : index + shift;
-    const int64_t whole = bilinear ? 2 * cell : cell;
+    const int64_t at = linear ? 2 * (index + shift) + 1 + cell : index + shift;
+    const int64_t whole = linear ? 2 * cell : cell;
     const int64_t low = at / whole;
-    return {low, at - low * whole, whole, bilinear ? 2 : 1, bilinear};
+    return {low, at - low * whole, whole, linear ? 2 : 1, linear};
   }
   FWDGRAD_HD float fraction() const {
     return between ? static_cast<float>(rest) / static_cast<float>(whole) : 0.0f;
   }
 };
 
+// The draws of a sample, in this order; with labels, as many columns as there are.
 struct Grid {
-  int64_t planes, rows, columns;
+  int64_t planes, layers, rows, columns;
 
   FWDGRAD_HD static Grid of(const Spec& spec) {
+    if (spec.labels) return {1, 1, 1, spec.labels};
     return {spec.shared ? 1 : spec.leading,
-            grid_length(spec.height, spec.cell_height, spec.bilinear, spec.shifts),
-            grid_length(spec.width, spec.cell_width, spec.bilinear, spec.shifts)};
+            grid_length(spec.depth, spec.cell_depth, spec.linear, spec.jitters),
+            grid_length(spec.height, spec.cell_height, spec.linear, spec.jitters),
+            grid_length(spec.width, spec.cell_width, spec.linear, spec.jitters)};
   }
-  FWDGRAD_HD int64_t draws() const { return planes * rows * columns; }
+  FWDGRAD_HD int64_t draws() const { return planes * layers * rows * columns; }
 };
 
 // One copy's block [y0, y1) x [x0, x1), cut at the border, and the shift of its grid.
 struct Placement {
   int64_t y0, y1, x0, x1;
-  int64_t shift_y, shift_x;
+  int64_t shift_z, shift_y, shift_x;
 };
 
 // Uniform over 0 .. range - 1: the high half of word x range.
@@ -73,14 +76,17 @@ FWDGRAD_HD void place_axis(uint32_t word, int64_t length, int64_t block, int64_t
 FWDGRAD_HD Placement placement_of(const Spec& spec, uint64_t copy) {
   const Key key = Key::of(spec.seed);
   const Words words = words_of(0, kPlacement, copy, key);
-  Words shifts = words;
-  if (spec.law == Law::kHadamard && spec.has_cells())  // a group of copies shares its grid
-    shifts = words_of(0, kPlacement, copy / (hadamard_mask(Grid::of(spec).draws()) + 1), key);
-  Placement placement;
+  Placement placement{};
   place_axis(words.w0, spec.height, spec.block_height, &placement.y0, &placement.y1);
   place_axis(words.w1, spec.width, spec.block_width, &placement.x0, &placement.x1);
-  placement.shift_y = spec.shifts ? place(shifts.w2, spec.cell_height) : 0;
-  placement.shift_x = spec.shifts ? place(shifts.w3, spec.cell_width) : 0;
+  if (!spec.jitters) return placement;
+  if (spec.law == Law::kHadamard)  // a group of copies shares its grid
+    copy /= hadamard_mask(Grid::of(spec).draws()) + 1;
+  const Words shifts = words_of(0, kPlacement, copy, key);
+  placement.shift_y = place(shifts.w2, spec.cell_height);
+  placement.shift_x = place(shifts.w3, spec.cell_width);
+  if (spec.cell_depth > 1)
+    placement.shift_z = place(words_of(1, kPlacement, copy, key).w0, spec.cell_depth);
   return placement;
 }
 
@@ -118,7 +124,7 @@ FWDGRAD_HD uint32_t hadamard_word(uint32_t row, uint32_t index) {
   return low ^ (0u - parity(row & index << 5));
 }
 
-// Everything that a copy's number decides: 64 bytes, a row of the table that the GPU kernels read.
+// Everything that a copy's number decides: 72 bytes, a row of the table that the GPU kernels read.
 struct Placed {
   Placement at;
   uint64_t row;     // of the Hadamard matrix

@@ -1,26 +1,39 @@
-// Everything that defines the draws, as it crosses from Python to the kernels.
+// Everything that defines the draws, as it crosses from Python.
 #pragma once
 
 #include "laws.h"
 
 namespace fwdgrad {
 
-// The input is seen as (leading, height, width); a vector has leading = height = 1.
+// Samples whose terms are summed together: a sum is that of chunks of samples, cut at multiples of
+// this of their numbers.
+constexpr int64_t kChunk = 256;
+
+// The input is seen as (leading, depth, height, width); depth is 1 but for grids over three axes,
+// and a vector has leading = height = 1.
 struct Spec {
-  int64_t leading, height, width;
+  int64_t leading, depth, height, width;
   Law law;
-  int64_t block_height, block_width;  // the axis length where an axis is covered whole
-  int64_t cell_height, cell_width;    // 1 where an axis has no cells
-  bool bilinear;                      // else nearest; bilinear only where there are cells
-  bool shared;                        // one draw for all leading axes
-  bool shifts;                        // copies shift their grid of cells
+  int64_t block_height, block_width;            // the axis length where an axis is covered whole
+  int64_t cell_depth, cell_height, cell_width;  // 1 where an axis has no cells
+  bool linear;                                  // else nearest; linear only where there are cells
+  bool shared;                                  // one draw for all leading axes
+  bool jitters;                                 // samples shift their grid of cells
+  int64_t labels;                               // how many there are; 0 without
+  int64_t label_inner, label_period;
+  const int32_t* mask;  // element e of the contiguous input has the label
+                        // mask[e / label_inner % label_period]
   uint64_t seed;
   uint32_t stream;  // of the draws: kInputNoise, or a parameter's; not of hadamard's
 
-  FWDGRAD_HD int64_t numel() const { return leading * height * width; }
-  FWDGRAD_HD bool has_cells() const { return cell_height > 1 || cell_width > 1; }
+  FWDGRAD_HD int64_t planes() const { return leading * depth; }
+  FWDGRAD_HD int64_t numel() const { return planes() * height * width; }
+  FWDGRAD_HD bool has_cells() const { return cell_depth > 1 || cell_height > 1 || cell_width > 1; }
+  FWDGRAD_HD bool has_blocks() const { return block_height != height || block_width != width; }
   // Whether draw k belongs to element k of the contiguous input.
-  FWDGRAD_HD bool is_elementwise() const { return !has_cells() && (!shared || leading == 1); }
+  FWDGRAD_HD bool is_elementwise() const {
+    return !has_cells() && !labels && (!shared || leading == 1);
+  }
 };
 
 }  // namespace fwdgrad
