@@ -56,11 +56,11 @@ void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, int type, 
                            count, threads);
 }
 
-void expand(uintptr_t out, uintptr_t values, int type, const Encoded& spec, bool squared,
-            int threads) {
+void expand(uintptr_t out, uintptr_t values, int type, const Encoded& spec, int64_t first,
+            bool squared, int threads) {
   py::gil_scoped_release release;
   fwdgrad::cpu::expand(pointer(out), pointer(values), static_cast<Type>(type), decode(spec, 0),
-                       squared, threads);
+                       static_cast<uint64_t>(first), squared, threads);
 }
 
 // out: int64 (count, 2, 2), start and stop of the trailing two axes.

@@ -25,13 +25,18 @@ class View(NamedTuple):
     depth: int
     height: int
     width: int
-    cells: tuple[int, int, int] = (1, 1, 1)
+    cells: tuple[int, ...] = (1, 1, 1)  # along depth, height, width
     linear: bool = False
     shared: bool = False  # one draw for all leading axes
     jitters: bool = False
     labels: int = 0  # how many; element e has the label mask[e // inner % period]
     inner: int = 1
     period: int = 1
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Depth, height and width."""
+        return self.depth, self.height, self.width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +130,9 @@ class Grid:
         """The input as the kernels see it."""
         sizes = self.sizes(shape)
         leading = math.prod(shape[: -len(sizes)])
-        depth, height, width = (1,) * (3 - len(sizes)) + shape[-len(sizes) :]
-        cells = (1,) * (3 - len(sizes)) + sizes
+        ones = (1, 1, 1)[len(sizes) :]
+        depth, height, width = ones + shape[-len(sizes) :]
+        cells = ones + sizes
         shared = self.share_channels and leading > 1
         if cells[0] == 1 and not shared:  # as many planes, each by itself
             leading, depth = leading * depth, 1

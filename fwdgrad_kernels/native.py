@@ -110,11 +110,12 @@ def accumulate_(
     )
 
 
-def expand_(out: Tensor, values: Tensor, spec: list[int], squared: bool) -> None:
+def expand_(out: Tensor, values: Tensor, spec: list[int], first: int, squared: bool) -> None:
     """The op of that name."""
     assert module is not None
     kind = DTYPES.index(out.dtype)
-    module.expand(address(out), address(values), kind, spec, squared, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    module.expand(address(out), address(values), kind, spec, first, squared, threads)
 
 
 def blocks_(out: Tensor, spec: list[int], first: int) -> None:

@@ -30,6 +30,7 @@ from fwdgrad_kernels.checks import (
     overlap,
 )
 from fwdgrad_kernels.features import Grid
+from fwdgrad_kernels.hadamard import sums_along_all
 from fwdgrad_kernels.layout import empty_copies, interleaved, is_channels_last, to_channels_last
 from fwdgrad_kernels.scale import AdaptiveScale
 from fwdgrad_kernels.spec import CHUNK, NoiseSpec
@@ -44,7 +45,7 @@ _library.define(
     "Tensor? labels, int first, int? held, bool pairs, float low, float high) -> ()"
 )
 _library.define(
-    "expand_(str backend, Tensor(a!) out, Tensor values, int[] spec, bool squared) -> ()"
+    "expand_(str backend, Tensor(a!) out, Tensor values, int[] spec, int first, bool squared) -> ()"
 )
 _library.define(
     "accumulate_(str backend, Tensor(a!) total, Tensor(b!)? square, Tensor weights, int[] spec, "
@@ -418,9 +419,8 @@ class Perturber:
             raise ValueError("out must not share memory with the baseline")
         if self.scale_map is not None and overlap(out, self.scale_map):
             raise ValueError("out must not share memory with the spec's scale")
-        lay = torch.Tensor.contiguous
-        if self._by_pixels and interleaved(out) > 1:
-            lay = to_channels_last
+        by_pixels = self._by_pixels and interleaved(out) > 1
+        lay: Callable[[Tensor], Tensor] = to_channels_last if by_pixels else Tensor.contiguous
         x = lay(x)
         scale_map = None if self.scale_map is None else lay(self.scale_map.to(_wide(x)))
         if self.relative:
@@ -593,7 +593,8 @@ def accumulate_features_(
     """Adds sum_i weights[i] * s1(xi_i) to total, feature by feature: ``accumulate_`` before Phi.
 
     Where all copies spread their draws alike, ``expand`` of this sum is what ``accumulate_`` sums,
-    for as many operations a copy as it has draws, not elements.
+    for as many operations a copy as it has draws, not elements; of a Hadamard design by a fast
+    transform of each group, with the same bits for calls split at multiples of it.
 
     Args:
         total: the sum so far, (K,) for the spec's ``draws``, float32 or float64, contiguous.
@@ -615,17 +616,76 @@ def accumulate_features_(
         >>> total.count_nonzero()  # a whole group of 16 orthogonal directions: one is in its sum
         tensor(1)
     """
-    return accumulate_(total, weights, spec.of_features, first, backend=backend)
+    features = spec.of_features
+    if spec.design == "independent" or not isinstance(weights, Tensor) or not weights.numel():
+        return accumulate_(total, weights, features, first, backend=backend)
+    accumulate_(total, weights[:0], features, first, backend=backend)  # checks
+    start = 0
+    while start < len(weights):
+        some = weights[start : start + spec.group - (first + start) % spec.group]
+        found = hadamard_sums(some, spec, first + start, backend=backend)
+        total.add_(found[: spec.draws].to(total.dtype))
+        start += len(some)
+    return total
+
+
+def hadamard_sums(weights: Tensor, spec: NoiseSpec, first: int, *, backend: str = "auto") -> Tensor:
+    """sum_i weights[i] xi_i along all M directions of a Hadamard group, by a fast transform.
+
+    The first K are those of the draws, which ``accumulate_features_`` adds. Along the M - K that no
+    draw uses, a score that is linear in the draws has nothing: what is there tells the error.
+
+    Args:
+        weights: (count,), of samples of one group, the whole of it or a part; floating.
+        spec: of a Hadamard design, whose grid may jitter: all samples of a group lie alike.
+        first: the number of the first sample.
+        backend: see ``backend_for``.
+
+    Returns:
+        float64 (M,), on the weights' device.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> import torch
+        >>> spec = NoiseSpec((3,), "rademacher", design="hadamard")
+        >>> xi = noise(spec, 0, 4)
+        >>> hadamard_sums(xi @ torch.tensor([1.0, 2.0, 3.0]), spec, 0) / 4
+        tensor([1., 2., 3., 0.], dtype=torch.float64)
+    """
+    _check_spec(spec)
+    if spec.design != "hadamard" or spec.block is not None:
+        raise ValueError(f"spec must be of a Hadamard design without blocks, got {spec!r:.200}")
+    check_floating("weights", weights)
+    if weights.dim() != 1:
+        raise ValueError(f"weights must have one axis, got {tuple(weights.shape)}")
+    first, _ = _check_copies(first, len(weights))
+    if first % spec.group + len(weights) > spec.group:
+        raise ValueError(
+            f"weights must be of samples of one group of {spec.group}, got {len(weights)} from "
+            f"{first} on"
+        )
+    draws = NoiseSpec((spec.draws,), spec.law, design=spec.design, seed=spec.seed)
+    zero = torch.zeros(draws.shape, device=weights.device)
+    unit = perturb(zero, draws, first, 1, backend=backend)[0]
+    return sums_along_all(weights.detach(), spec, first, unit)
 
 
 def expand(
-    values: Tensor, spec: NoiseSpec, *, squared: bool = False, backend: str = "auto"
+    values: Tensor,
+    spec: NoiseSpec,
+    first: int = 0,
+    *,
+    squared: bool = False,
+    backend: str = "auto",
 ) -> Tensor:
     """Phi: values of features at the elements of the input.
 
     Args:
         values: (K,) for the spec's ``draws``, float32 or float64.
-        spec: whose features; without blocks or jitter.
+        spec: whose features; without blocks.
+        first: the number of a sample, where a grid jitters: as that sample's lies.
         squared: by the squares of Phi's weights, which is how variances of independent features
             add up.
         backend: see ``backend_for``.
@@ -644,11 +704,13 @@ def expand(
         tensor([[1., 1., 5., 5.],
                 [1., 1., 5., 5.]])
     """
-    features = spec.of_features  # checks
+    if spec.block is not None:
+        raise ValueError("block must be None: each copy's block leaves other elements out")
+    first, _ = _check_copies(first, 1)
     if not isinstance(values, Tensor) or values.dtype not in DTYPES[:2]:
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"values must be a float32 or float64 tensor, got {kind}")
-    if tuple(values.shape) != features.shape:
+    if tuple(values.shape) != (spec.draws,):
         raise ValueError(
             f"values must have one for each of {spec.draws} draws, got {tuple(values.shape)}"
         )
@@ -658,16 +720,16 @@ def expand(
     labels, view = spec.labels_on(values.device), spec.view
     if labels is not None:
         of_labels = values.index_select(0, labels).reshape(-1, view.period, 1)
-        shape = spec.numel // (view.period * view.inner), view.period, view.inner
-        return of_labels.expand(shape).reshape(spec.shape)
-    shape = (spec.grid[0], *view[1:4])
+        times = spec.numel // max(view.period * view.inner, 1)
+        return of_labels.expand(times, view.period, view.inner).reshape(spec.shape)
+    shape = (spec.grid[0], *view.sides)
     if max(view.cells) == 1 or not values.numel():
         out = values.reshape(shape)
     elif backend == "reference":
-        out = reference.expand(spec, values, squared)
+        out = reference.expand(spec, values, first, squared)
     else:
         out = torch.empty(shape, dtype=values.dtype, device=values.device)
-        _ops.expand_(backend, out, values, list(spec.encoded), squared)
+        _ops.expand_(backend, out, values, list(spec.encoded), first, squared)
     if not view.shared:
         return out.reshape(spec.shape)
     assert isinstance(spec.features, Grid)

@@ -161,7 +161,7 @@ def _grid_positions(spec: NoiseSpec, axis: int, shift: Tensor) -> tuple[Tensor, 
     Nearest: line = the cell, fraction 0. Linear: lines are centres of cells, and line 0 is that of
     the cell before the first.
     """
-    cell, length = spec.view.cells[axis], spec.view[1 + axis]
+    cell, length = spec.view.cells[axis], spec.view.sides[axis]
     index = torch.arange(length, device=shift.device).expand(len(shift), -1)
     if cell == 1:
         return index, torch.zeros_like(index, dtype=torch.float64)
@@ -169,6 +169,14 @@ def _grid_positions(spec: NoiseSpec, axis: int, shift: Tensor) -> tuple[Tensor, 
         return (index + shift[:, None]) // cell, torch.zeros_like(index, dtype=torch.float64)
     twice = 2 * (index + shift[:, None]) + 1 + cell
     return twice // (2 * cell), (twice % (2 * cell)).double() / (2 * cell)
+
+
+def _shifts(spec: NoiseSpec, copies: Tensor) -> list[Tensor]:
+    """Of each copy's grid along depth, height and width."""
+    # A group of a Hadamard design shares its grid, or its directions would not be orthogonal.
+    w = _placement_words(spec, copies // spec.group)
+    cells = spec.view.cells if spec.jitters else (1, 1, 1)
+    return [_place(w[:, word], cell) for word, cell in zip((4, 2, 3), cells, strict=True)]
 
 
 def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
@@ -184,11 +192,8 @@ def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
         labels = labels[index // spec.view.inner % spec.view.period]
         return values[:, labels].reshape(count, *spec.shape)
     copies = _copies(first, count, values.device)
-    # A group of a Hadamard design shares its grid, or its directions would not be orthogonal.
-    w = _placement_words(spec, copies // spec.group)
     grid = values.reshape(count, *spec.grid)
-    for axis, word in enumerate((4, 2, 3)):
-        shift = _place(w[:, word], spec.view.cells[axis] if spec.jitters else 1)
+    for axis, shift in enumerate(_shifts(spec, copies)):
         line, fraction = _grid_positions(spec, axis, shift)
         shape = [count, 1, 1, 1, 1]
         shape[2 + axis] = -1
@@ -254,15 +259,16 @@ def perturb(
     return noisy.clamp(low, high).to(x.dtype)
 
 
-def expand(spec: NoiseSpec, values: Tensor, squared: bool) -> Tensor:
-    """Phi values, or by the squares of Phi's weights: (K,) to (planes, depth, height, width).
+def expand(spec: NoiseSpec, values: Tensor, first: int, squared: bool) -> Tensor:
+    """Phi values, as the grid of a copy lies: (K,) to (planes, depth, height, width).
 
-    One axis after the other, since Phi's weights are products of theirs.
+    Or by the squares of its weights. One axis after the other: the weights are products of theirs.
     """
     grid = values.double().reshape(spec.grid)
+    shifts = _shifts(spec, _copies(first, 1, values.device))
     for axis in (1, 2, 3):
-        line, t = _grid_positions(spec, axis - 1, torch.zeros(1, dtype=torch.int64))
-        line, t = line[0].to(values.device), t[0].to(values.device)
+        line, t = _grid_positions(spec, axis - 1, shifts[axis - 1])
+        line, t = line[0], t[0]
         a, b = ((1 - t) ** 2, t**2) if squared else (1 - t, t)
         last = grid.shape[axis] - 1
         low, high = (grid.index_select(axis, (line + i).clamp(max=last)) for i in (0, 1))

@@ -278,11 +278,11 @@ class NoiseSpec:
         view = self.view
         if view.labels:
             return 1, 1, 1, view.labels
-        lines = [
+        layers, rows, columns = (
             grid_lines(length, cell, view.linear, view.jitters)
-            for length, cell in zip(view[1:4], view.cells, strict=True)
-        ]
-        return (min(view.leading, 1) if view.shared else view.leading), *lines
+            for length, cell in zip(view.sides, view.cells, strict=True)
+        )
+        return (min(view.leading, 1) if view.shared else view.leading), layers, rows, columns
 
     @property
     def draws(self) -> int:

@@ -42,7 +42,7 @@ def make_spec(
         8
     """
     if kind == "hadamard":
-        return NoiseSpec(shape, "rademacher", *args, design="hadamard", **options)
+        kind, options["design"] = "rademacher", "hadamard"
     return NoiseSpec(shape, kind, *args, **options)
 
 

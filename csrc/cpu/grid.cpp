@@ -178,18 +178,22 @@ void perturb_grid_typed(const Perturb& call) {
 }
 
 template <typename C>
-void expand_typed(C* out, const C* values, const Spec& spec, bool squared, int threads) {
+void expand_typed(C* out, const C* values, const Spec& spec, uint64_t first, bool squared,
+                  int threads) {
   const Grid grid = Grid::of(spec);
   const Across across(spec);
+  const Placement lies = placement_of(spec, first);
+  const int32_t* const low_of = across.low.data() + lies.shift_x;
+  const float* const fraction_of = across.fraction.data() + lies.shift_x;
   const int64_t bands = (spec.height + kBandRows - 1) / kBandRows;
   // A line is read one column further, with weight 0 at the last.
   std::vector<C> cells(values, values + grid.draws());
   cells.push_back(C(0));
   const auto spread = [&](const C* from, C* to) {
     if (squared)
-      spread_squares(from, across.low.data(), across.fraction.data(), spec.width, to);
+      spread_squares(from, low_of, fraction_of, spec.width, to);
     else
-      spread_line(from, across.low.data(), across.fraction.data(), spec.width, to);
+      spread_line(from, low_of, fraction_of, spec.width, to);
   };
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
@@ -200,12 +204,13 @@ void expand_typed(C* out, const C* values, const Spec& spec, bool squared, int t
     for (int64_t work = 0; work < grid.planes * spec.depth * bands; ++work) {
       const int64_t plane = work / bands, top = work % bands * kBandRows;
       const C* const of_plane = cells.data() + plane / spec.depth * (grid.draws() / grid.planes);
-      const C* const layer = layer_at(
-          of_plane, grid, GridPosition::of(plane % spec.depth, 0, spec.cell_depth, spec.linear),
-          squared, between.data());
+      const C* const layer =
+          layer_at(of_plane, grid,
+                   GridPosition::of(plane % spec.depth, lies.shift_z, spec.cell_depth, spec.linear),
+                   squared, between.data());
       int64_t low = -1, high = -1;  // the rows of the grid that are held
       for (int64_t y = top; y < std::min(top + kBandRows, spec.height); ++y) {
-        const GridPosition at = GridPosition::of(y, 0, spec.cell_height, spec.linear);
+        const GridPosition at = GridPosition::of(y, lies.shift_y, spec.cell_height, spec.linear);
         const C t = C(at.fraction());
         C* const to = out + (plane * spec.height + y) * spec.width;
         if (low != at.low) spread(layer + at.low * grid.columns, line.data());
@@ -245,12 +250,13 @@ void perturb_grid(const Perturb& call, Type type) {
   }
 }
 
-void expand(void* out, const void* values, Type type, const Spec& spec, bool squared, int threads) {
+void expand(void* out, const void* values, Type type, const Spec& spec, uint64_t first,
+            bool squared, int threads) {
   if (type == Type::kFloat64)
-    expand_typed(static_cast<double*>(out), static_cast<const double*>(values), spec, squared,
-                 threads);
+    expand_typed(static_cast<double*>(out), static_cast<const double*>(values), spec, first,
+                 squared, threads);
   else
-    expand_typed(static_cast<float*>(out), static_cast<const float*>(values), spec, squared,
+    expand_typed(static_cast<float*>(out), static_cast<const float*>(values), spec, first, squared,
                  threads);
 }
 

@@ -35,9 +35,10 @@ bool is_plain_grid(const Perturb& call);
 void perturb_grid(const Perturb& call, Type type);
 
 // out = Phi values: the grid's values, (planes, rows, columns), at the elements of planes; out
-// has as many planes as the grid, and the grid does not shift. squared: by the squares of Phi's
-// weights. Both are float64 where type is, else float32.
-void expand(void* out, const void* values, Type type, const Spec& spec, bool squared, int threads);
+// has as many planes as the grid, which lies as that of sample `first`. squared: by the squares of
+// Phi's weights. Both are float64 where type is, else float32.
+void expand(void* out, const void* values, Type type, const Spec& spec, uint64_t first,
+            bool squared, int threads);
 
 // total += sum_i weights[i] J_i s1(xi_i) and, unless null, square += the sum of the squares of
 // the terms, a chunk of samples at a time. All are of one type, float32 or float64.

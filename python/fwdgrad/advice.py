@@ -8,8 +8,8 @@ from typing import Any
 
 from fwdgrad.errors import ReliabilityWarning, warn
 from fwdgrad.explanation import Explanation
+from fwdgrad.noise import noise_spec
 from fwdgrad.saliency import IntegratedGradients, VarGrad, smallest_cell
-from fwdgrad_kernels import NoiseSpec
 
 GOOD = 0.8  # from here on a map is called repeatable
 LOW = 0.3  # below it is warned of: such a map correlates less than 0.55 with one of no noise
@@ -96,8 +96,8 @@ def why_nan(result: Explanation, words: int | None = None, option: Option = in_p
         return "it is zero everywhere"
     if words == 1:
         return "a single word has none to compare it with"
-    kept = ("law", "block", "cell", "field", "shared", "shift")
-    spec = NoiseSpec(
+    kept = ("law", "block", "cell", "field", "shared", "shift", "features")
+    spec = noise_spec(
         tuple(result.input.shape),
         **{name: result.settings[name] for name in kept if name in result.settings},
     )

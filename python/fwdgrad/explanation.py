@@ -22,7 +22,7 @@ from fwdgrad.saliency import (
     VarGrad,
 )
 from fwdgrad.sampling import Sampling
-from fwdgrad_kernels import AdaptiveScale
+from fwdgrad_kernels import AdaptiveScale, Elements, Grid, Labels
 from fwdgrad_kernels.spec import DTYPES
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ _SETTINGS = {  # values of settings that JSON does not know
     kind.__name__: kind
     for kind in (
         AdaptiveScale,
+        Elements,
         Gradient,
         GradientXInput,
+        Grid,
         IntegratedGradients,
+        Labels,
         ParameterNoise,
         Sampling,
         SquaredGrad,
@@ -70,7 +73,7 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"kind": "tuple", "values": parts}
     pairs = value
     if type(value).__name__ in _SETTINGS:
-        pairs = {f.name: getattr(value, f.name) for f in fields(value)}
+        pairs = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
     if not isinstance(pairs, dict):
         return value
     packed = {key: _pack(one, f"{name}.{key}", tensors) for key, one in pairs.items()}
@@ -250,7 +253,11 @@ class Explanation:
         planes = values.flatten(0, -3)
         # Autograd's noise may be shared, too, but each element has a gradient of its own.
         settings = self.settings
-        if not (settings.get("shared") and settings.get("method") == "likelihood-ratio"):
+        features = settings.get("features")
+        shared = isinstance(features, Grid) and features.share_channels
+        if not (
+            (shared or settings.get("shared")) and settings.get("method") == "likelihood-ratio"
+        ):
             return planes.sum(0)
         sigma = settings.get("sigma")
         if not isinstance(sigma, Tensor):

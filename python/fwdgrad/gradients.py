@@ -15,6 +15,7 @@ from torch import Tensor
 from fwdgrad.checkpoint import Checkpoint
 from fwdgrad.errors import ModelError, warn
 from fwdgrad.inputs import numbers_of
+from fwdgrad.noise import noise_spec
 from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
 from fwdgrad.parameters import ParameterNoise, Swapped
@@ -37,14 +38,9 @@ from fwdgrad.source import (
     sum_dtype,
 )
 from fwdgrad.stream import Progress, is_out_of_memory
-from fwdgrad_kernels import (
-    AdaptiveScale,
-    NoiseSpec,
-    accumulate_,
-    accumulate_features_,
-    blocks,
-    expand,
-)
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks, expand, hadamard_sums
+from fwdgrad_kernels.features import Features, Grid
+from fwdgrad_kernels.hadamard import walsh_hadamard
 from fwdgrad_kernels.spec import first_outside
 
 CONTROLS = (None, "clean", "leave-one-out", "mean")
@@ -91,11 +87,14 @@ class LikelihoodRatio(Source):
             the score rises as an element, or the cell that it shares, moves away from the
             baseline. An element on the baseline has none (with shared draws, one that is there in
             all planes): nothing moves it.
-        law, block, cell, field, shared, shift: the noise, see ``fwdgrad_kernels.NoiseSpec``. The
-            Cauchy law's heavy tails need a bounded score, such as a probability. With cells or
-            shared draws, an element's attribution is the weighted sum of the gradient over the
-            elements that move with it. Cells are squares over the trailing two axes: give a series
-            as (C, 1, T), so that channels share none, and of a volume a mask of cubes (below).
+        law, block: the noise, see ``fwdgrad_kernels.NoiseSpec``; or law "hadamard", orthogonal
+            random signs. The Cauchy law's heavy tails need a bounded score, such as a probability.
+        features: what moves together: ``Elements()``, ``Grid(cell)`` over one to three axes (series
+            (C, T), pictures, volumes (C, D, H, W)) or ``Labels(mask)``. An element's attribution is
+            then the weighted sum of the gradient over the elements that move with it.
+        cell, field, shared, shift: a ``Grid`` in other words: cells over the trailing two axes (of
+            a volume three), between whose centres the field "bilinear" interpolates; draws that
+            channels share; a grid that every sample shifts at random.
         antithetic: ask each copy with both signs of its noise: half the variance or less where
             the score is nearly linear, since everything even cancels.
         position: where copies lie on the way from the baseline (0) to x (1): they are centred
@@ -127,14 +126,15 @@ class LikelihoodRatio(Source):
 
         What each cube of 4 x 4 x 4 of a volume adds, to a model that looks at the first one:
 
-        >>> from torch.nn.functional import interpolate
-        >>> volume = torch.ones(1, 8, 8, 8)
+        >>> from fwdgrad_kernels import Grid
         >>> model = lambda batch: batch[:, 0, :4, :4, :4].sum((1, 2, 3))
-        >>> of_masks = lambda masks: model(interpolate(masks[:, None], scale_factor=4.0) * volume)
         >>> options = {"baseline": 0.0, "position": 0.5, "sigma": 0.5, "law": "hadamard"}
-        >>> explainer = LikelihoodRatio(of_masks, queries=16, **options)
-        >>> explainer.explain(torch.ones(2, 2, 2), None).attribution.flatten().round()[:4] + 0.0
-        tensor([64.,  0.,  0.,  0.])
+        >>> cubes = Grid((4, 4, 4), "nearest")
+        >>> explainer = LikelihoodRatio(model, queries=16, features=cubes, **options)
+        >>> found = explainer.explain(torch.ones(1, 8, 8, 8), None).attribution
+        >>> found[0, ::4, 0, ::4].round() + 0.0
+        tensor([[64.,  0.],
+                [ 0.,  0.]])
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, equations 2
     and 6, algorithm 1.
@@ -156,6 +156,7 @@ class LikelihoodRatio(Source):
         field: str = "nearest",
         shared: bool = False,
         shift: bool = True,
+        features: Features | None = None,
         antithetic: bool = True,
         control: str | None = None,
         position: float = 1.0,
@@ -179,6 +180,7 @@ class LikelihoodRatio(Source):
             field=field,
             shared=shared,
             shift=shift,
+            features=features,
             antithetic=antithetic,
             saliency=saliency,
             parameters=parameters,
@@ -244,7 +246,8 @@ class LikelihoodRatio(Source):
     def _plan(self, x: Tensor) -> Plan:
         plan = super()._plan(x)
         assert plan.spec is not None
-        _check_cells(plan.spec)
+        if self.noise["features"] is None:
+            _check_cells(plan.spec)
         if plan.path is not None and isinstance(self.sigma, AdaptiveScale):
             raise ValueError(
                 "sigma must be a number or a tensor on a path with the likelihood ratio, which "
@@ -315,7 +318,7 @@ class LikelihoodRatio(Source):
                 scores[first : first + count, sign] = torch.stack(found, dim=1)
 
         # Two sums, or three, and the copy of the input that the explanation keeps.
-        x, maps = plan.x, (2 if plan.unit == 1 or _has_features(plan) else 3)
+        x, maps = plan.x, (2 if plan.unit == 1 or _is_alone(plan) else 3)
         sums = maps * x.numel() * sum_dtype(x).itemsize + x.nbytes
         if isinstance(plan.baseline, Tensor) and "baseline" not in self.own:
             sums += plan.baseline.nbytes  # kept as well
@@ -366,9 +369,9 @@ class LikelihoodRatio(Source):
         small = exponent_of(weights)
         weights = times_power(weights, -small).to(x.device, dtype)
         frozen, agreement = self._frozen(plan), math.nan
-        if _has_features(plan):
-            if spec.shared and plan.baseline is not None:  # all channels have one map
-                spec = dataclasses.replace(spec, shape=spec.shape[-2:], shared=False)
+        if _is_alone(plan):
+            if plan.baseline is not None:
+                spec = _of_one_channel(spec)
             mean, spread = self._sum_features(weights, spec)
         else:
             mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
@@ -379,8 +382,6 @@ class LikelihoodRatio(Source):
                 first_half = self._sum_units_(mean, spread, weights, spec, plan)
             # The half-runs are compared in the units of the attribution.
             agreement = self._reliability(first_half, mean, plan, spec, frozen)
-            if _is_alone(plan):  # and its grid is shifted
-                self._spare_error_(spread, weights, spec)
         attribution = spec.gradient(mean, 1, out=mean, x=x)
         error = spec.gradient(spread, 1, out=spread, x=x).abs_()
         if nothing:  # of what never changed the score it is not known how often it would
@@ -400,31 +401,30 @@ class LikelihoodRatio(Source):
         )
 
     def _sum_features(self, weights: Tensor, spec: NoiseSpec) -> tuple[Tensor, Tensor]:
-        """The map of one Hadamard group, and its standard error: summed before Phi, carried by it.
+        """The map of less than two Hadamard groups, and its error: summed before Phi, once.
 
         Each draw's estimate errs alike, and its directions are orthogonal: the errors of draws that
         an element lies between add up as those of independent ones.
         """
-        found = self._along_all(weights[: spec.group], spec)
-        mean = found[: spec.draws].clone()
-        if len(weights) > spec.group:  # a second group was begun
-            more = weights[spec.group :]
-            accumulate_features_(mean, more, spec, spec.group, backend=self.backend)
-        variance = self._spare_variance(found, weights, spec)
-        mean, spread = (
-            expand(values, spec, squared=squared, backend=self.backend).contiguous()
-            for values, squared in (
-                (mean.div_(len(weights)), False),
-                (torch.full_like(mean, variance), True),
-            )
-        )
-        return mean, spread.sqrt_()
+        n, dtype = len(weights), weights.dtype
+        groups = weights.split(spec.group)  # the second was begun at most
+        sums = [
+            hadamard_sums(some, spec, g * spec.group, backend=self.backend)
+            for g, some in enumerate(groups)
+        ]
+        variance = self._spare_variance(sums[0], weights, spec)
 
-    def _along_all(self, weights: Tensor, spec: NoiseSpec) -> Tensor:
-        """The sum over copies of a first group along all its directions, also without a draw."""
-        directions = NoiseSpec((spec.group,), "hadamard", seed=spec.seed)
-        found = torch.zeros(spec.group, dtype=weights.dtype, device=weights.device)
-        return accumulate_(found, weights, directions, 0, backend=self.backend)
+        def on_input(values: list[Tensor], squared: bool) -> Tensor:
+            maps = (
+                expand(one.to(dtype), spec, g * spec.group, squared=squared, backend=self.backend)
+                for g, one in enumerate(values)
+            )
+            return functools.reduce(torch.add, maps)
+
+        mean = on_input([found[: spec.draws] / n for found in sums], False)
+        shares = [variance * len(some) / n for some in groups]
+        spread = on_input([torch.full_like(sums[0][: spec.draws], s) for s in shares], True)
+        return mean.contiguous(), spread.contiguous().sqrt_()
 
     def _sum_copies_(
         self, mean: Tensor, spread: Tensor, weights: Tensor, spec: NoiseSpec, half: int
@@ -456,21 +456,19 @@ class LikelihoodRatio(Source):
         """The same over units of copies that depend on one another, such as Hadamard groups."""
         first_half = mean.flatten()[:0]
         part = torch.empty_like(mean)
+        of_groups = spec.design == "hadamard" and spec.block is None and plan.unit == spec.group
         for first in range(0, len(weights), plan.unit):
             if first == plan.half:
                 first_half = sample(mean)
             some = weights[first : first + plan.unit]
-            accumulate_(part.zero_(), some, spec, first, backend=self.backend)
+            if of_groups:  # whose samples lie alike
+                found = hadamard_sums(some, spec, first, backend=self.backend)[: spec.draws]
+                part = expand(found.to(part), spec, first, backend=self.backend).contiguous()
+            else:
+                accumulate_(part.zero_(), some, spec, first, backend=self.backend)
             enter_unit_(mean, spread, part.div_(len(some)), first, len(some), plan.unit)
         standard_error_(spread, len(weights), plan.unit)
         return first_half
-
-    def _spare_error_(self, spread: Tensor, weights: Tensor, spec: NoiseSpec) -> None:
-        """The standard error of less than two Hadamard groups whose grids are shifted."""
-        ones, scratch = torch.ones_like(weights), torch.empty_like(spread).zero_()
-        accumulate_(scratch, ones, spec, 0, square=spread.zero_(), backend=self.backend)
-        found = self._along_all(weights[: spec.group], spec)
-        spread.mul_(self._spare_variance(found, weights, spec) / len(weights)).sqrt_()
 
     def _spare_variance(self, found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
         """Of a draw's estimate by less than two Hadamard groups, from what no draw uses.
@@ -483,14 +481,14 @@ class LikelihoodRatio(Source):
         """
         n, draws, group = len(weights), spec.draws, spec.group
         more, asked = max(0, n - group), min(n, group)
-        found = (found / asked).square_().cpu().double()
+        found = (found / asked).square_().cpu()
         leaks = torch.zeros_like(found)
         if asked < group:
-            ones = torch.ones(asked, dtype=weights.dtype, device=weights.device)
-            even = (self._along_all(ones, spec) / asked).square_().cpu().double()
+            ones = torch.ones(asked)
+            even = (hadamard_sums(ones, spec, 0) / asked).square_()
             even[0] = 0  # what draw i leaks into j is even[i xor j] of it
             used = (torch.arange(group) < draws).double()
-            leaks = _walsh(_walsh(found * used) * _walsh(even)) / group
+            leaks = walsh_hadamard(walsh_hadamard(found * used) * walsh_hadamard(even)) / group
         variance = float((found - leaks)[draws:].mean().clamp(min=0)) * _met_more(draws, group)
         variance += float(leaks[1:draws].mean())
         if more:
@@ -537,9 +535,16 @@ class LikelihoodRatio(Source):
         if plan.baseline is None:
             return spec.scale == 0 if isinstance(spec.scale, Tensor) else None
         still = plan.x == plan.baseline
-        if spec.shared:
-            # The attribution is to the draw, which moves all planes that are not at the baseline.
-            still = still.reshape(spec.planes).all(0).reshape(spec.shape[-2:])
+        # The attribution is to the draw: of what moves together all must be at the baseline.
+        labels, view = spec.labels_on(still.device), spec.view
+        if labels is not None:
+            moves = (~still).view(-1, view.period, view.inner).any(2).any(0).to(torch.int32)
+            moved = moves.new_zeros(spec.draws).index_add_(0, labels, moves)
+            still = (moved[labels] == 0)[:, None].expand(-1, view.inner)
+            still = still.expand(spec.numel // still.numel(), *still.shape).reshape(spec.shape)
+        elif view.shared:
+            alone = _of_one_channel(spec).shape
+            still = still.reshape(view.leading, *alone).all(0)
         return still
 
     def _reliability(
@@ -580,33 +585,31 @@ def _why_still(plan: Plan, found: Tensor, clean: float) -> str:
 def _is_alone(plan: Plan) -> bool:
     """Whether a run is less than two Hadamard groups, with directions that no draw uses."""
     spec = plan.spec
-    if spec is None or spec.law != "hadamard" or spec.block is not None:
+    if spec is None or spec.design != "hadamard" or spec.block is not None:
         return False
     one = plan.unit == spec.group and plan.copies < 2 * plan.unit
     return one and 1 < spec.draws < spec.group
 
 
-def _has_features(plan: Plan) -> bool:
-    """Whether such a run is summed before its draws are spread: they are spread alike."""
-    return plan.spec is not None and _is_alone(plan) and not plan.spec.shifts
+def _of_one_channel(spec: NoiseSpec) -> NoiseSpec:
+    """The same draws of a channel alone, where all channels share them."""
+    if not spec.view.shared:
+        return spec
+    assert isinstance(spec.features, Grid)
+    sizes = spec.features.sizes(spec.shape)
+    features = dataclasses.replace(spec.features, cell=sizes)
+    return dataclasses.replace(spec, shape=spec.shape[-len(sizes) :], features=features)
 
 
 def _check_cells(spec: NoiseSpec) -> None:
-    """Raises where cells would join what is not alike: channels of a series, a volume's planes."""
+    """Raises where cells would join what is not alike: the channels of a series."""
     shape = spec.shape
-    if len(shape) == 2 and min(spec.cells) > 1:
+    if len(shape) == 2 and min(spec.view.cells[1:]) > 1:
         raise ValueError(
-            f"cell must be 1 for x of shape {shape}, got {spec.cell}: cells are squares over the "
-            "trailing two axes, and channels of a series (T, C) would share them; give it as "
-            "x.T[:, None], with lambda batch: model(batch[:, :, 0].mT), or a picture (H, W) as "
+            f"cell must be 1 for x of shape {shape}, got {spec.view.cells[2]}: cells are squares "
+            "over the trailing two axes, and channels of a series (T, C) would share them; give "
+            "features=Grid((cell, 1)), or Grid((cell,)) where x is (C, T), or a picture (H, W) as "
             "x[None], with lambda batch: model(batch[:, 0])"
-        )
-    if len(shape) > 3 and math.prod(shape[1:-2]) > 1 and (max(spec.cells) > 1 or spec.shared):
-        name = "cell must be 1" if max(spec.cells) > 1 else "shared must be False"
-        raise ValueError(
-            f"{name} for x of shape {shape}: cells part the trailing two axes alone, and not the "
-            "depth of a volume; explain a mask of its cubes, as the docstring of LikelihoodRatio "
-            "shows, or x.flatten(0, -3), each of whose planes has cells of its own"
         )
 
 
@@ -614,18 +617,8 @@ def _check_cells(spec: NoiseSpec) -> None:
 def _met_more(draws: int, group: int) -> float:
     """How much more often two draws' directions meet in a used direction than in an unused one."""
     used = (torch.arange(group) < draws).double()
-    met = _walsh(_walsh(used).square())
+    met = walsh_hadamard(walsh_hadamard(used).square())
     return float(met[1:draws].mean() / met[draws:].mean())
-
-
-def _walsh(values: Tensor) -> Tensor:
-    """The Walsh-Hadamard transform of a vector, whose length is a power of two."""
-    size = 1
-    while size < len(values):
-        one, other = values.view(-1, 2, size).unbind(1)
-        values = torch.stack((one + other, one - other), 1).flatten()
-        size *= 2
-    return values
 
 
 class Autograd(Source):
@@ -644,7 +637,7 @@ class Autograd(Source):
         sigma: the noise's scale: a number, 0 for none, a tensor of the input's shape, an
             ``AdaptiveScale`` (AdaptGrad), or None for a fifth of the input's range (SmoothGrad).
         law: any, also uniform; see ``fwdgrad.MOLLIFIERS`` for the papers' names.
-        block, cell, field, shared, shift: see ``fwdgrad_kernels.NoiseSpec``.
+        block, features, cell, field, shared, shift: see ``LikelihoodRatio``.
         antithetic: ask each copy with both signs of its noise.
         saliency: what is made of the gradients: ``Gradient()``, ``GradientXInput()``,
             ``IntegratedGradients()``, ``SquaredGrad()`` or ``VarGrad()``.
@@ -680,6 +673,7 @@ class Autograd(Source):
         field: str = "nearest",
         shared: bool = False,
         shift: bool = True,
+        features: Features | None = None,
         antithetic: bool = False,
         saliency: Gradient | None = None,
         parameters: ParameterNoise | None = None,
@@ -702,6 +696,7 @@ class Autograd(Source):
             field=field,
             shared=shared,
             shift=shift,
+            features=features,
             antithetic=antithetic,
             saliency=saliency,
             parameters=parameters,
@@ -775,13 +770,13 @@ class Autograd(Source):
 
     def _spec(self, x: Tensor) -> NoiseSpec | None:
         if self._without:
-            NoiseSpec(tuple(x.shape), **self.noise)  # checks the rest
+            noise_spec(tuple(x.shape), **self.noise)  # checks the rest
             return None
         spec = super()._spec(x)
         if self.sampling is None or spec is None:
             return spec
         scale = self.sampling.factor * spec.scale  # type: ignore[operator]
-        return NoiseSpec(spec.shape, scale=scale, **{**self.noise, "law": self.sampling.law})
+        return noise_spec(spec.shape, scale=scale, **{**self.noise, "law": self.sampling.law})
 
     def _settings(self, plan: Plan) -> dict[str, Any]:
         settings = super()._settings(plan)

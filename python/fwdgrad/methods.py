@@ -16,6 +16,7 @@ from fwdgrad.errors import warn
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.gradients import Autograd, LikelihoodRatio
 from fwdgrad.inputs import input_of
+from fwdgrad.noise import noise_spec
 from fwdgrad.outputs import told
 from fwdgrad.parameters import ParameterNoise
 from fwdgrad.saliency import (
@@ -29,8 +30,8 @@ from fwdgrad.saliency import (
 )
 from fwdgrad.source import Source, Target, check_no_array
 from fwdgrad.stream import Progress
-from fwdgrad_kernels import AdaptiveScale, NoiseSpec
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad_kernels import AdaptiveScale
+from fwdgrad_kernels.checks import check_integer
 
 Options = dict[str, Any]
 
@@ -57,7 +58,7 @@ def regions(x: Tensor, given: Options) -> Options:
     becomes sharp, averaged over what the others may be.
 
     Args:
-        x: a picture (C, H, W).
+        x: a picture (C, H, W) or a volume (C, D, H, W).
         given: the options that were given; of them the queries count.
 
     Returns:
@@ -72,22 +73,22 @@ def regions(x: Tensor, given: Options) -> Options:
     Source: *Is forward gradient an effective tool for explaining black-box models?*, equation 2, in
     the space of a mask; the table of peers in ``benchmarks/results/peers.md`` is why.
     """
-    if not isinstance(x, Tensor) or x.dim() != 3:
+    if not isinstance(x, Tensor) or x.dim() not in (3, 4):
         raise ValueError(
-            "method 'regions' is for a picture (C, H, W), got "
+            "method 'regions' is for a picture (C, H, W) or a volume (C, D, H, W), got "
             f"{tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; use "
             "method='likelihood-ratio'"
         )
-    if len(x) >= _SIDE and x.shape[2] <= 4:
+    if x.dim() == 3 and len(x) >= _SIDE and x.shape[2] <= 4:
         warn(
             f"a picture of shape {tuple(x.shape)} seems to have its channels last: give "
             "x.permute(2, 0, 1) with lambda batch: model(batch.permute(0, 2, 3, 1))"
         )
-    elif len(x) >= _SIDE and given.get("shared", True):
+    elif x.dim() == 3 and len(x) >= _SIDE and given.get("shared", True):
         warn(
             f"a picture of shape {tuple(x.shape)}: its {len(x)} channels share their draws, so "
-            "the map does not tell them apart; if it is a volume, explain a mask of its cubes, as "
-            "the docstring of LikelihoodRatio shows"
+            "the map does not tell them apart; if it is a volume, give x[None] with "
+            "lambda batch: model(batch[:, 0])"
         )
     queries = given.get("queries", 1024)
     for name in ("queries", "field", "shared", "shift"):
@@ -120,7 +121,9 @@ def regions(x: Tensor, given: Options) -> Options:
 
 
 def light_blur(x: Tensor) -> Tensor:
-    """A picture (C, H, W) under a Gaussian of a 32nd of its shorter side, 2 pixels at least.
+    """A picture (C, H, W) under a Gaussian of a 32nd of its shortest side, 2 pixels at least.
+
+    Or a volume (C, D, H, W).
 
     What it changes by less than half a step of eight bits, as far around as the deviation, stays
     as it is: a plain ground, and no single pixels that a slope happens to leave alone.
@@ -130,11 +133,11 @@ def light_blur(x: Tensor) -> Tensor:
     tensor([1.])
     """
     deviation = blur_deviation(x.shape)
-    blur = blurred(x, deviation)
+    blur = blurred(x, deviation, x.dim() - 1)
     change = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device)
     for plane, other in zip(x, blur, strict=True):  # a plane at a time: pictures may be large
         torch.maximum(change, (plane - other).abs_().float(), out=change)
-    for axis in (0, 1):
+    for axis in range(x.dim() - 1):
         change = _most_around(change, int(deviation), axis)
     still = change < 1 / 510
     for plane, other in zip(x, blur, strict=True):
@@ -164,9 +167,9 @@ def _cell(shape: tuple[int, ...], queries: int, **grid: Any) -> int:
 
     What has no draw tells the error. For 16 queries nothing can be left.
     """
-    best = max(shape[-2:])
+    best = max(shape[1:])
     for cell in range(smallest_cell(shape), best):
-        spec = NoiseSpec(shape, "hadamard", cell=cell, **grid)
+        spec = noise_spec(shape, "hadamard", cell=cell, **grid)
         if spec.draws > queries:
             continue
         if spec.draws < min(spec.group, queries):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fwdgrad.errors import ModelError
 from fwdgrad.sampling import Sampling
 from fwdgrad.state import Mode
-from fwdgrad_kernels import LAWS, NoiseSpec, relative_perturber
+from fwdgrad_kernels import LAWS, NoiseSpec, Perturber
 from fwdgrad_kernels.spec import DTYPES, PARAMETER_NOISE, check_integer
 
 # What is asked of a tensor without reading its values, by its methods' and properties' names.
@@ -34,7 +34,7 @@ class ParameterNoise:
 
     Args:
         scale: the noise's, relative to each parameter; 0.2 where the papers do not say otherwise.
-        law: of the noise: any but hadamard.
+        law: of the noise.
         draws: how many draws of the parameters a run takes, each for as many consecutive copies;
             it divides the copies. None: one for each copy.
         sampling: draw from another law, see ``Sampling``.
@@ -63,9 +63,8 @@ class ParameterNoise:
             raise TypeError(f"parameters' scale must be a number, got {self.scale!r}")
         if not 0 < self.scale < float("inf"):
             raise ValueError(f"parameters' scale must be positive and finite, got {self.scale}")
-        if self.law not in LAWS or self.law == "hadamard":
-            laws = ", ".join(law for law in LAWS if law != "hadamard")
-            raise ValueError(f"parameters' law must be one of {laws}, got {self.law!r}")
+        if self.law not in LAWS:
+            raise ValueError(f"parameters' law must be one of {', '.join(LAWS)}, got {self.law!r}")
         if self.draws is not None:
             object.__setattr__(self, "draws", check_integer("parameters' draws", self.draws, 1))
         if self.sampling is not None:
@@ -157,7 +156,7 @@ class _Noisy:
     """A parameter's noise, and its values for a while."""
 
     spec: NoiseSpec
-    fill: Callable[[Tensor, int], None]
+    fill: Perturber
     uses: int = 0  # how often a call of the model reads it
     left: int = 0  # how often this one still will
     values: Tensor | None = None
@@ -195,7 +194,9 @@ class NoisyParameters(Swapped):
         self._noisy: dict[int, _Noisy] = {}
         for t, (key, values) in enumerate(self._detached.items()):
             spec = NoiseSpec((values.numel(),), law, scale, seed=seed, stream=PARAMETER_NOISE + t)
-            self._noisy[key] = _Noisy(spec, relative_perturber(values.reshape(-1), spec, backend))
+            self._noisy[key] = _Noisy(
+                spec, Perturber(values.reshape(-1), spec, relative=True, backend=backend)
+            )
         if not self._noisy:
             raise ValueError("parameters need a model that has some, and this one has none")
         self._draw: int | None = None  # while uses are counted

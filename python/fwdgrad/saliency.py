@@ -204,8 +204,8 @@ class Path:
 
 
 def blur_deviation(shape: Sequence[int]) -> float:
-    """The deviation in pixels of a light blur: a 32nd of the shorter side, 2 at least."""
-    return max(2.0, min(shape[-2:]) / 32)
+    """The deviation in pixels of a light blur: a 32nd of the shortest side, 2 at least."""
+    return max(2.0, min(shape[1:]) / 32)
 
 
 def smallest_cell(shape: Sequence[int]) -> int:
@@ -217,8 +217,10 @@ def smallest_cell(shape: Sequence[int]) -> int:
     return int(blur_deviation(shape)) + 1
 
 
-def blurred(x: Tensor, deviation: float) -> Tensor:
+def blurred(x: Tensor, deviation: float, axes: int = 2) -> Tensor:
     """An image (..., H, W) under a Gaussian of that standard deviation, in pixels.
+
+    Or a volume (..., D, H, W), where it is along three axes.
 
     Raises:
         ValueError: it is no image.
@@ -228,7 +230,7 @@ def blurred(x: Tensor, deviation: float) -> Tensor:
             f"baseline 'blurred' is for images (..., H, W), got shape {tuple(x.shape)}; give a "
             "number or a tensor"
         )
-    reach = min(math.ceil(3 * deviation), min(x.shape[-2:]) - 1)
+    reach = min(math.ceil(3 * deviation), min(x.shape[-axes:]) - 1)
     at = torch.arange(-reach, reach + 1, dtype=torch.float64, device=x.device)
     kernel = torch.exp(-0.5 * (at / deviation) ** 2)
     kernel /= kernel.sum()
@@ -252,4 +254,9 @@ def blurred(x: Tensor, deviation: float) -> Tensor:
             rows[top : top + _LINES] = along_rows(plane[top : top + _LINES])
         for left in range(0, width, _LINES):
             out[:, left : left + _LINES] = along_rows(rows[:, left : left + _LINES].mT).mT
+    if axes == 3:
+        for volume in result.view(-1, x.shape[-3], height * width):
+            for left in range(0, height * width, _LINES):
+                some = volume[:, left : left + _LINES]
+                some.copy_(along_rows(some.mT).mT)
     return result

@@ -23,6 +23,7 @@ from fwdgrad.explanation import Explanation
 from fwdgrad.files import digest_of
 from fwdgrad.fingerprint import Answer, parameters_digest, telling_copies
 from fwdgrad.inputs import input_of, numbers_of
+from fwdgrad.noise import noise_spec
 from fwdgrad.objectives import Objective, check_objective, objective_name
 from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters, ParameterNoise
@@ -32,10 +33,12 @@ from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad.smoothing import check_alike, check_bounds, warn_of_resolution
 from fwdgrad.state import TorchState
 from fwdgrad.stream import BatchSize, Progress, check_finite, kept, parse_memory, run
-from fwdgrad_kernels import AdaptiveScale, NoiseSpec, perturb
+from fwdgrad_kernels import CONTRACT, AdaptiveScale, NoiseSpec, Perturber
+from fwdgrad_kernels.checks import check_integer
+from fwdgrad_kernels.features import Features
 from fwdgrad_kernels.layout import empty_copies, is_channels_last
 from fwdgrad_kernels.ops import check_clip
-from fwdgrad_kernels.spec import check_integer, first_outside
+from fwdgrad_kernels.spec import first_outside
 
 _MOST = 2**40  # queries; their scores alone would take terabytes
 _SAMPLE = 2**20  # of a larger map, reliability takes a regular sample of about as many elements
@@ -59,6 +62,7 @@ class Plan:
     baseline: float | Tensor | None = None  # what the copies are blended with
     position: float = 1.0  # where they lie on the way from it to the input
     scorer: Scorer = dataclasses.field(init=False)  # asks the model
+    perturber: Perturber | None = None  # fills micro-batches, checked once
 
     @property
     def queries(self) -> int:
@@ -99,6 +103,7 @@ class Source:
         field: str,
         shared: bool,
         shift: bool,
+        features: Features | None,
         antithetic: bool,
         saliency: Gradient | None,
         parameters: ParameterNoise | None,
@@ -113,9 +118,9 @@ class Source:
         check_objective(objective)
         alone = {
             "queries": queries, "law": law, "block": block, "cell": cell, "field": field,
-            "shared": shared, "shift": shift, "antithetic": antithetic, "saliency": saliency,
-            "parameters": parameters, "clip": clip, "seed": seed, "batch_size": batch_size,
-            "memory": memory, "backend": backend,
+            "shared": shared, "shift": shift, "features": features, "antithetic": antithetic,
+            "saliency": saliency, "parameters": parameters, "clip": clip, "seed": seed,
+            "batch_size": batch_size, "memory": memory, "backend": backend,
         }  # fmt: skip
         for name, value in alone.items():
             check_no_array(name, value)
@@ -153,6 +158,7 @@ class Source:
             "field": field,
             "shared": shared,
             "shift": shift,
+            "features": features,
             "seed": seed,
         }
         self.antithetic = antithetic
@@ -355,6 +361,7 @@ class Source:
                 delta=delta,
                 provenance={
                     "fwdgrad": _version(),
+                    "contract": CONTRACT,
                     "torch": torch.__version__,
                     "backend": fwdgrad_kernels.backend_for(x.device, self.backend),
                     "device": str(x.device),
@@ -408,7 +415,7 @@ class Source:
         scale = self._scale(x)
         if isinstance(scale, Tensor) and not bool(scale.any()):
             raise ValueError("sigma must not be zero everywhere: there would be no noise")
-        return NoiseSpec(tuple(x.shape), scale=scale, **self.noise)
+        return noise_spec(tuple(x.shape), scale=scale, **self.noise)
 
     def _scale(self, x: Tensor) -> float | Tensor | AdaptiveScale:
         """The scale of the noise: a number, one for each element, or the rule."""
@@ -450,7 +457,8 @@ class Source:
             "method": self.name,
             "queries": plan.queries,
             "sigma": 0.0 if plan.spec is None else plan.spec.scale,
-            **{name: getattr(plan.spec, name, value) for name, value in self.noise.items()},
+            **{k: int(v) if isinstance(v, np.integer) else v for k, v in self.noise.items()},
+            "block": None if plan.spec is None else plan.spec.block,
             "antithetic": self.antithetic,
             "clip": self.clip,
             "saliency": self.saliency,
@@ -477,6 +485,7 @@ class Source:
         several = len(targets) > 1
         return {
             "name": name,
+            "contract": CONTRACT,
             "model": parameters_digest(self.forward),
             "input": digest_of(plan.x),
             "shape": list(plan.x.shape),
@@ -521,21 +530,23 @@ class Source:
         """Writes copies first onwards: with pairs, all of one sign and then all of the other."""
         x, spec = plan.x, plan.spec
         if plan.path is None and spec is not None:
-            perturb(
-                x, spec, first, count, sign, self.clip, out, pairs=pairs, baseline=plan.baseline,
-                position=plan.position, backend=self.backend,
-            )  # fmt: skip
+            if plan.perturber is None or plan.perturber.pairs != pairs:
+                plan.perturber = Perturber(
+                    x, spec, clip=self.clip, pairs=pairs, baseline=plan.baseline,
+                    position=plan.position, backend=self.backend,
+                )  # fmt: skip
+            plan.perturber(out, first, sign=sign)
             return
         for i in range(count):
             point = x if plan.path is None else plan.path.point(x, first + i)
+            run = None
+            if spec is not None:
+                run = Perturber(point, spec, clip=self.clip, backend=self.backend)
             for row, s in ((i, sign), (count + i, -sign)) if pairs else ((i, sign),):
-                if spec is None:
+                if run is None:
                     out[row] = point
-                    continue
-                perturb(
-                    point, spec, first + i, 1, s, self.clip, out[row : row + 1],
-                    backend=self.backend,
-                )  # fmt: skip
+                else:
+                    run(out[row : row + 1], first + i, sign=s)
         if spec is None and self.clip is not None:
             out.clamp_(*self.clip)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fwdgrad.names import ClassNames, check_labels
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad_kernels.checks import check_integer
 
 Row = NDArray[np.float64]
 

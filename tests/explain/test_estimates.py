@@ -10,12 +10,14 @@ draw c, and the estimate spreads that over the elements once more:
 the field's covariance times the smoothed gradient (Stein's lemma, for every law).
 """
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
 import fwdgrad
+from fwdgrad.noise import noise_spec
 from fwdgrad_kernels import NoiseSpec, noise, reference
 
 SHAPE = (2, 4, 5)
@@ -78,15 +80,14 @@ def estimate(function, law, seed=1, copies=COPIES, x=X, **options):
 
 
 def spec_of(law, sigma=0.4, block=None, cell=1, field="nearest", shared=False, **_):
-    return NoiseSpec(SHAPE, law, sigma, block, cell, field, shared, seed=TRUTH_SEED)
+    options = {"block": block, "cell": cell, "field": field, "shared": shared}
+    return noise_spec(SHAPE, law, sigma, seed=TRUTH_SEED, **options)
 
 
 def truth(function, spec):
     """The expectation of the estimate and its standard error, from derivatives along the draws."""
-    count = 4096 if spec.law in ("rademacher", "hadamard") else COPIES
-    if spec.law == "hadamard":  # the same law for one copy, but independent copies
-        spec = NoiseSpec(SHAPE, "rademacher", spec.scale, spec.block, spec.cell, spec.field,
-                         spec.shared, spec.seed)  # fmt: skip
+    count = 4096 if spec.law == "rademacher" else COPIES
+    spec = dataclasses.replace(spec, design="independent")  # the same for one copy
     xi = reference.draws(spec, 0, count)
     mask = reference.masks(spec, 0, count).reshape(count, 1, *SHAPE[1:]).double()
 

@@ -8,8 +8,9 @@ import torch
 import fwdgrad
 from fwdgrad import metrics
 from fwdgrad.methods import light_blur, regions
+from fwdgrad.noise import noise_spec
 from fwdgrad.saliency import blurred
-from fwdgrad_kernels import NoiseSpec, noise
+from fwdgrad_kernels import noise
 
 from .models import Recorder
 
@@ -141,10 +142,10 @@ def test_the_grid_lies_still():
         seed=3,
     )  # fmt: skip
     kept = {name: result.settings[name] for name in ("law", "cell", "field", "shared", "seed")}
-    fixed = NoiseSpec((3, 32, 40), shift=False, **kept)
+    fixed = noise_spec((3, 32, 40), shift=False, **kept)
     wanted = noise(fixed, 0, 100)
     torch.testing.assert_close(2 * torch.cat(seen[1:]) - 1, wanted, rtol=0, atol=1e-6)
-    assert fixed.draws < NoiseSpec((3, 32, 40), **kept).draws < 100
+    assert fixed.draws < noise_spec((3, 32, 40), **kept).draws < 100
 
 
 @pytest.mark.parametrize("queries", [64, 65, 128, 256, 500, 1024])
@@ -154,7 +155,7 @@ def test_nearly_a_cell_for_each_query(queries):
 
     def spec_of(cell):
         kept = {name: options[name] for name in ("law", "field", "shared", "shift")}
-        return NoiseSpec((3, 224, 224), cell=cell, **kept)
+        return noise_spec((3, 224, 224), cell=cell, **kept)
 
     spec, smaller = spec_of(options["cell"]), spec_of(options["cell"] - 1)
     assert 0.6 * queries < spec.draws < min(spec.group, queries)

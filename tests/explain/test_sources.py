@@ -29,8 +29,9 @@ from fwdgrad import (
     parameters,
 )
 from fwdgrad import checkpoint as checkpoints
+from fwdgrad.noise import noise_spec
 from fwdgrad.saliency import blurred
-from fwdgrad_kernels import NoiseSpec, path_positions, perturb
+from fwdgrad_kernels import NoiseSpec, Perturber, path_positions, perturb
 
 from .models import Recorder, assert_same_bits
 
@@ -104,7 +105,7 @@ def reference(options, copies):
     clip = options.pop("clip", None)
     sigma = options.pop("sigma", 0.0)
     spec = (
-        NoiseSpec(SHAPE, scale=sigma, seed=5, **options)
+        noise_spec(SHAPE, scale=sigma, seed=5, **options)
         if torch.is_tensor(sigma) or sigma
         else None
     )
@@ -524,21 +525,16 @@ def test_one_layer_of_parameters_at_a_time(monkeypatch):
     sizes = [64, 600, 900, 700, 2]
     model = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)))
     made, most = [], 0
-    original = parameters.relative_perturber
 
-    def perturber(x, spec, backend):
-        fill = original(x, spec, backend)
-
-        def watched(out, copy):
+    class Watched(Perturber):
+        def __call__(self, out, first, **options):
             nonlocal most
             made.append((StorageWeakRef(out.untyped_storage()), out.numel()))
             made[:] = [(storage, size) for storage, size in made if not storage.expired()]
             most = max(most, sum(size for _, size in made))
-            fill(out, copy)
+            return super().__call__(out, first, **options)
 
-        return watched
-
-    monkeypatch.setattr(parameters, "relative_perturber", perturber)
+    monkeypatch.setattr(parameters, "Perturber", Watched)
     LikelihoodRatio(
         model.eval(), sigma=0.1, queries=8, parameters=ParameterNoise(), batch_size=2
     ).explain(torch.randn(64), 0)

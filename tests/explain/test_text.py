@@ -14,7 +14,8 @@ from fwdgrad.boxes.lstm import LSTMClassifier
 from fwdgrad.boxes.minilm import MiniLMClassifier
 from fwdgrad.boxes.text import EncodedText, TextExplanation, explain_text
 from fwdgrad.boxes.words import split_words
-from fwdgrad_kernels import NoiseSpec, perturb
+from fwdgrad.noise import noise_spec
+from fwdgrad_kernels import perturb
 
 LABELS = ("bad", "good")
 WORDS = ("a", "the", "film", "is", "fine", "dull", "and", "not", ".")
@@ -217,7 +218,7 @@ def test_a_span_moves_neighbouring_tokens_whole(box):
     settings = result.explanation.settings
     assert settings["block"] == (2, 6)
     x = result.explanation.input
-    spec = NoiseSpec(x.shape, settings["law"], settings["sigma"], block=settings["block"])
+    spec = noise_spec(x.shape, settings["law"], settings["sigma"], block=settings["block"])
     moved = perturb(x, spec, 0, 64) != x
     assert (moved == moved[:, :, :1]).all()
     for tokens in moved[:, :, 0]:

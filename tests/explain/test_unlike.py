@@ -10,6 +10,7 @@ import fwdgrad
 from fwdgrad import metrics
 from fwdgrad.boxes.arrays import NumpyModel
 from fwdgrad.smoothing import check_alike
+from fwdgrad_kernels import Grid, Labels
 
 _generator = torch.Generator().manual_seed(7)
 SCALES = torch.tensor([1.0, 20.0, 1e3, 3e4, 0.05, 4e5], dtype=torch.float64)
@@ -126,14 +127,16 @@ def test_cells_of_a_series_are_refused_and_the_advice_finds_the_channel():
         ValueError, match=r"cell must be 1 for x of shape \(64, 5\), got 8"
     ) as error:
         fwdgrad.explain(of_one_channel, SERIES, target=None, cell=8, queries=256, **CELLS)
-    assert "x.T[:, None], with lambda batch: model(batch[:, :, 0].mT)" in str(error.value)
-    x = SERIES.T[:, None]
-    model = lambda batch: of_one_channel(batch[:, :, 0].mT)  # noqa: E731
-    e = fwdgrad.explain(model, x, target=None, cell=8, shift=False, queries=256, **CELLS)
-    found = e.attribution[:, 0].mT
+    assert "features=Grid((cell, 1)), or Grid((cell,)) where x is (C, T)" in str(error.value)
     want = torch.zeros(64, 5)
     want[16:32, 2] = 0.5  # two cells of 8 make the mean
-    torch.testing.assert_close(found, want, rtol=0, atol=1e-4)
+    along = {"features": Grid((8, 1), "nearest"), "queries": 256, **CELLS}
+    e = fwdgrad.explain(of_one_channel, SERIES, target=None, **along)
+    torch.testing.assert_close(e.attribution, want, rtol=0, atol=1e-4)
+    turned = lambda batch: of_one_channel(batch.mT)  # noqa: E731
+    along["features"] = Grid((8,), "nearest", share_channels=False)
+    e = fwdgrad.explain(turned, SERIES.T.contiguous(), target=None, **along)
+    torch.testing.assert_close(e.attribution, want.T, rtol=0, atol=1e-4)
 
 
 def test_cells_of_a_picture_without_channels():
@@ -163,19 +166,52 @@ def test_a_block_joins_nothing():
     assert torch.equal(e.standard_error[45:], torch.zeros(19, 5))
 
 
-@pytest.mark.parametrize("options", [{"cell": 4}, {"shared": True}])
-def test_cells_of_a_volume_are_refused(options):
-    volume, options = torch.ones(1, 8, 8, 8), {**options, "sigma": 0.5}
-    model = lambda batch: batch[:, 0, :4, :4, :4].mean((1, 2, 3))  # noqa: E731
-    with pytest.raises(ValueError, match="not the depth of a volume; explain a mask of its cubes"):
-        fwdgrad.explain(model, volume, target=None, queries=64, **options)
-    planes = fwdgrad.explain(
-        lambda batch: model(batch.unflatten(1, (1, 8))), volume.flatten(0, -3), target=None,
-        queries=64, **options,
-    )  # fmt: skip
-    assert planes.attribution.shape == (8, 8, 8)
+def of_a_corner(batch):
+    """(batch,): of volumes, a cube of 4 in a corner."""
+    return batch[:, 0, :4, :4, :4].mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("field", ["nearest", "bilinear"])
+def test_cells_of_a_volume_are_cubes(field):
+    options = {"cell": 4, "shift": False, "field": field, "queries": 256, **CELLS}
+    e = fwdgrad.explain(of_a_corner, torch.ones(2, 8, 8, 8), target=None, **options)
+    assert torch.equal(e.attribution[0], e.attribution[1])  # channels share their draws or not
+    if field == "nearest":
+        want = torch.zeros(8, 8, 8)
+        want[:4, :4, :4] = 1
+        torch.testing.assert_close(e.attribution[0], want, rtol=0, atol=1e-4)
+    else:
+        assert e.attribution[0].argmax() == 0
     frames = torch.ones(3, 1, 8, 8)  # no depth
-    fwdgrad.explain(lambda b: b.sum((1, 2, 3, 4)), frames, target=None, queries=64, **options)
+    fwdgrad.explain(lambda b: b.sum((1, 2, 3, 4)), frames, target=None, sigma=0.5, cell=4)
+
+
+def test_regions_of_a_volume():
+    volume = torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    e = fwdgrad.explain(
+        of_a_corner, volume, method="regions", target=None, queries=128, baseline=0.0
+    )
+    assert e.attribution.shape == volume.shape
+    assert e.attribution.argmax() == 0
+    inside = e.attribution[0, :4, :4, :4].mean()
+    assert inside > 4 * e.attribution[0, 8:, 8:, 8:].abs().mean()
+    blurred = fwdgrad.explain(of_a_corner, volume, method="regions", target=None, queries=128)
+    assert blurred.settings["baseline"].shape == volume.shape
+
+
+def test_labels_of_elements():
+    """Superpixels, say: what moves together has one value, its own of a linear score."""
+    mask = torch.tensor([[0, 0, 1, 1], [2, 2, 1, 3]])
+    weights = torch.tensor([[1.0, 2.0, -1.0, 0.5], [0.0, 3.0, 1.0, -2.0]])
+    model = lambda batch: (batch * weights).sum((1, 2, 3))  # noqa: E731
+    options = {"features": Labels(mask), "queries": 8, "control": "mean", "antithetic": False}
+    e = fwdgrad.explain(model, torch.ones(2, 2, 4), target=None, **options, **CELLS)
+    sums = torch.zeros(4).index_add(0, mask.flatten(), 2 * weights.flatten())
+    assert e.settings["features"] == Labels(mask)
+    found = e.attribution
+    torch.testing.assert_close(found[0], found[1])
+    for label in (1, 2, 3):  # the mean is taken off label 0, whose direction is the constant one
+        torch.testing.assert_close(found[0][mask == label].unique(), sums[label : label + 1])
 
 
 def test_a_volume_as_a_picture_of_many_channels_is_told():
@@ -183,9 +219,12 @@ def test_a_volume_as_a_picture_of_many_channels_is_told():
     volume = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(1))
     model = lambda batch: batch[:, :4, :4, :4].mean((1, 2, 3))  # noqa: E731
     options = {"method": "regions", "target": None, "objective": "logit", "queries": 64}
-    with pytest.warns(UserWarning, match="its 16 channels share their draws.*mask of its cubes"):
+    advice = r"its 16 channels share their draws.*give x\[None\] with"
+    with pytest.warns(UserWarning, match=advice):
         e = fwdgrad.explain(model, volume, **options)
     assert torch.equal(e.attribution, e.attribution[:1].expand(16, -1, -1))
+    e = fwdgrad.explain(lambda batch: model(batch[:, 0]), volume[None], **options)
+    assert e.attribution.argmax() == 0
 
 
 def test_flags_beside_large_numbers_are_unlike():

@@ -23,7 +23,7 @@ from fwdgrad.boxes.language import (
 )
 from fwdgrad.boxes.text import EncodedText
 from fwdgrad.errors import ModelError
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad_kernels.checks import check_integer
 
 
 class LlamaCppModel:

@@ -20,7 +20,7 @@ from fwdgrad.gradients import LikelihoodRatio
 from fwdgrad.methods import METHODS, source_of
 from fwdgrad.saliency import Gradient, IntegratedGradients
 from fwdgrad.terminal import plain
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad_kernels.checks import check_integer
 
 SIGMA = 0.25  # the noise's default scale, as a share of the embeddings' standard deviation
 SHARED_SIGMA = 1.0  # of noise along an embedding, as a share of the embedding itself

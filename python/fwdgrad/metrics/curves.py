@@ -18,7 +18,8 @@ from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
 from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad.state import TorchState
-from fwdgrad_kernels.spec import check_integer, first_outside
+from fwdgrad_kernels.checks import check_integer
+from fwdgrad_kernels.spec import first_outside
 
 _KERNEL, _DEVIATION = 11, 5.0  # of RISE's blur, in pixels
 

@@ -21,7 +21,7 @@ from fwdgrad.outputs import told
 from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad.source import check_number
 from fwdgrad.state import TorchState
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad_kernels.checks import check_integer
 
 Array = np.ndarray[Any, Any]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad_kernels.checks import check_integer
 
 
 def pointing_game(heatmap: Any, mask: Tensor, tolerance: int = 15) -> bool:

@@ -14,7 +14,7 @@ from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.maps import elements_of
 from fwdgrad.scorer import check_statistics
 from fwdgrad.state import Mode, TorchState
-from fwdgrad_kernels.spec import check_integer
+from fwdgrad_kernels.checks import check_integer
 
 Model = Callable[[Tensor], Any]
 Explainer = Callable[[Any, Tensor], Any]
