@@ -28,10 +28,12 @@ PATHS = [str(ROOT / part) for part in (".", "python", "benchmarks", "tests/kerne
 
 SANITIZED = """
 import torch
-from fwdgrad_kernels import NoiseSpec, accumulate_, blocks, perturb
+from fwdgrad_kernels import Grid, Labels, NoiseSpec, accumulate_, blocks, perturb
 for shape, options in (
-    ((1027,), {}), ((3, 37, 41), {"block": 9}), ((3, 32, 32), {"law": "hadamard"}),
-    ((3, 37, 41), {"cell": 5, "field": "bilinear", "shared": True}),
+    ((1027,), {}), ((3, 37, 41), {"block": 9}),
+    ((3, 32, 32), {"law": "rademacher", "design": "hadamard"}),
+    ((3, 37, 41), {"features": Grid(5, jitter=True)}), ((2, 9, 37, 41), {"features": Grid(5)}),
+    ((3, 37, 41), {"features": Labels(torch.arange(37 * 41, device="cuda").view(37, 41) // 9)}),
 ):
     spec = NoiseSpec(shape, scale=0.5, seed=1, **options)
     x = torch.rand(shape, device="cuda")
@@ -349,7 +351,7 @@ def options(bench: Bench, report: Report, rehearse: bool) -> None:
     """Memory formats, a held buffer, smooth fields."""
     import torch
 
-    from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
+    from fwdgrad_kernels import Grid, NoiseSpec, accumulate_, perturb
 
     side, batch = (16, 4) if rehearse else (1024, 64)
     shape, device = (3, side, side), bench.device
@@ -358,9 +360,8 @@ def options(bench: Bench, report: Report, rehearse: bool) -> None:
     total, weights = torch.zeros(shape, device=device), torch.rand(batch, device=device)
     plain = NoiseSpec(shape, "normal", 0.1, seed=1)
     blocks = NoiseSpec(shape, "normal", 0.1, block_of(side), seed=1)
-    smooth = NoiseSpec(
-        shape, "hadamard", 0.1, cell=max(2, side // 7), field="bilinear", shared=True, seed=1
-    )
+    grid = Grid(max(2, side // 7))
+    smooth = NoiseSpec(shape, "rademacher", 0.1, features=grid, design="hadamard", seed=1)
     rows = []
     for backend in ("cuda", "triton"):
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):

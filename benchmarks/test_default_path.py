@@ -16,7 +16,7 @@ from torch.nn import functional
 from fwdgrad.gradients import LikelihoodRatio
 from fwdgrad.methods import source_of
 from fwdgrad.source import Plan
-from fwdgrad_kernels import NoiseSpec, noise, perturb
+from fwdgrad_kernels import NoiseSpec, Perturber, noise
 
 SHAPE, BATCH = (3, 224, 224), 64
 X = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
@@ -33,14 +33,15 @@ class Plain:
         assert isinstance(plan.baseline, Tensor)
         self.x, self.baseline = plan.x, plan.baseline
         self.way = plan.x - plan.baseline
-        _, self.rows, self.columns = self.spec.grid
-        directions = NoiseSpec((self.spec.group,), "hadamard", seed=self.spec.seed)
+        *_, self.rows, self.columns = self.spec.grid
+        seed = self.spec.seed
+        directions = NoiseSpec((self.spec.group,), "rademacher", design="hadamard", seed=seed)
         self.signs = noise(directions, 0, plan.copies)  # all of a group: (n, M)
         self.buffer = torch.empty(BATCH, *SHAPE)
 
     def spread(self, values: Tensor) -> Tensor:
         """(n, K) to (n, 1, H, W): line 0 is the centre of the cell before the first."""
-        cell = self.spec.cell
+        cell = self.spec.view.cells[-1]
         grid = values.reshape(-1, 1, self.rows, self.columns)
         field = functional.interpolate(grid, scale_factor=cell, mode="bilinear")
         return field[..., cell : cell + SHAPE[1], cell : cell + SHAPE[2]]
@@ -71,9 +72,10 @@ def test_perturb(compare, table):
     _, plan = planned(1024)
     plain, buffer = Plain(plan), torch.empty(BATCH, *SHAPE)
 
+    run = Perturber(X, plan.spec, baseline=plan.baseline, position=plan.position)
+
     def ours() -> Tensor:
-        where = {"baseline": plan.baseline, "position": plan.position}
-        return perturb(X, plan.spec, 0, BATCH, out=buffer, **where)
+        return run(buffer, 0)
 
     assert torch.allclose(ours(), plain.perturb(0), atol=1e-5)
     floors = []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, perturb
+from fwdgrad_kernels.testing import make_spec
 
 SHAPE, COPIES, SIGMA, SIDE = (3, 224, 224), 64, 0.1, 103  # q = (103 / 326)^2 = 0.0998
 ELEMENTS = COPIES * 3 * 224 * 224
@@ -131,7 +132,7 @@ def test_floors(compare, table):
     row("perturb, normal", perturbing)
     row("accumulate, normal", timed(lambda: accumulate_(total, weights, normal, 0)))
     for law in ("cauchy", "hyperbolic", "logistic", "rademacher", "hadamard"):
-        spec = NoiseSpec(SHAPE, law, SIGMA, seed=1)
+        spec = make_spec(SHAPE, law, SIGMA, seed=1)
         row(f"perturb, {law}", timed(lambda spec=spec: perturb(X, spec, 0, COPIES, out=buffer)))
         row(
             f"accumulate, {law}",

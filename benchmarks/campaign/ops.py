@@ -8,6 +8,7 @@ destination must be left alone by either.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import subprocess
@@ -24,11 +25,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fwdgrad_kernels as kernels
-from fwdgrad_kernels import AdaptiveScale, NoiseSpec, testing
+from fwdgrad_kernels import AdaptiveScale, Grid, Labels, NoiseSpec, testing
 
 SHAPES = [(1,), (7,), (67,), (1030,), (5, 1), (1, 9), (6, 11), (3, 5, 8), (2, 17, 19), (2, 3, 4, 5)]
 EMPTY = [(0,), (0, 4), (4, 0), (0, 3, 4), (2, 3, 0)]
-LAWS = kernels.LAWS
 DTYPES = [torch.float32] * 3 + [torch.float64, torch.float16, torch.bfloat16]
 MARGIN, SENTINEL = 9, -7.0
 HUGE = 2**62
@@ -95,24 +95,42 @@ class Call:
 
     def spec(self, scored: bool = False, plain: bool = False) -> NoiseSpec:
         shape = self.pick.choice(SHAPES if self.chance(0.95) else EMPTY)
-        options: Given = {
-            "law": self.pick.choice([w for w in LAWS if w != "uniform" or not scored])
-        }
+        kind = self.pick.choice(testing.SCORED if scored else testing.KINDS)
+        options: Given = {}
         if not plain:
+            if self.chance(0.2):
+                options["features"] = self.labels(shape)
+            elif self.chance(0.5):
+                axes = shape[-self.pick.randint(1, min(3, len(shape))) :]
+                cell = tuple(self.pick.randint(1, max(n, 1)) for n in axes)
+                interpolation = self.pick.choice(["linear", "nearest"])
+                options["features"] = Grid(cell, interpolation, self.chance(0.7), self.chance(0.3))
             if self.chance(0.4) and min(shape[-2:]) > 0:
                 options["block"] = tuple(self.pick.randint(1, n) for n in shape[-2:])
-            if self.chance(0.4):
-                options["cell"] = self.pick.randint(1, max(*shape[-2:], 1))
-                options["field"] = self.pick.choice(kernels.FIELDS)
-                options["shift"] = self.chance(0.7)
-            options["shared"] = self.chance(0.3)
+                if not self.takes(shape, options):
+                    del options["block"]
         options["seed"] = self.pick.choice([0, 1, 2**32 - 1, 2**63, 2**64 - 1])
         scale: Any = self.pick.choice([0.0, 0.5, 1.0, 30.0])
         if self.chance(0.2):
             scale = self.laid_out(self.randn(*shape))
         elif self.chance(0.15) and not plain:
             scale = AdaptiveScale(-4.0, 4.0, confidence=0.9)
-        return NoiseSpec(shape, scale=scale, **options)
+        return testing.make_spec(shape, kind, scale, **options)
+
+    def takes(self, shape: tuple[int, ...], options: Given) -> bool:
+        """Whether a block goes with the features: it may not cut what shares a draw."""
+        try:
+            NoiseSpec(shape, **options)
+        except ValueError:
+            return False
+        return True
+
+    def labels(self, shape: tuple[int, ...]) -> Labels:
+        """Of a mask that broadcasts to the shape."""
+        own = tuple(n if self.chance(0.7) and n else 1 for n in shape)
+        count = self.pick.randint(1, math.prod(own))
+        mask = torch.arange(math.prod(own)) * count // math.prod(own)
+        return Labels(mask.reshape(own).to(self.pick.choice([torch.int32, torch.int64])))
 
     def first(self) -> int:
         return self.pick.choice([0, 1, 1000, 2**32 - 2, 2**40, 2**63 - 40])
@@ -313,18 +331,19 @@ def relative(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], Non
     dtype, size = call.pick.choice(DTYPES), call.pick.choice([1, 3, 64, 1030])
     spec = NoiseSpec((size,), call.pick.choice(["normal", "rademacher"]), 0.5, stream=16, seed=3)
     x, out, copy = call.randn(size, dtype=dtype), call.destination((1, size), dtype), call.first()
-    fill = kernels.relative_perturber(x, spec)
+    run = kernels.Perturber(x, spec, relative=True)
 
-    def check(_: None) -> None:
+    def check(result: Tensor) -> None:
+        assert result is out
         wanted = kernels.perturb(x, spec, copy, 1, relative=True, backend="reference")
         close = torch.finfo(dtype).eps * 2 + 1e-5
         torch.testing.assert_close(out, wanted, rtol=close, atol=close)
 
     spoiled = {
         "out": lambda: spoil_destination(call, out),
-        "copy": lambda: call.pick.choice(NOT_FIRSTS),
+        "first": lambda: call.pick.choice(NOT_FIRSTS),
     }
-    return {"out": out, "copy": copy}, fill, check, spoiled
+    return {"out": out, "first": copy}, run, check, spoiled
 
 
 def gradient(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], None], Given]:
@@ -352,7 +371,7 @@ def gradient(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], Non
 
 def specified(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], None], Given]:
     spec = call.spec()
-    names = ("shape", "law", "scale", "block", "cell", "field", "shared", "seed", "shift")
+    names = ("shape", "law", "scale", "block", "features", "design", "seed")
     given = {name: getattr(spec, name) for name in names}
     scale = torch.ones(spec.shape)
 
@@ -370,11 +389,11 @@ def specified(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], No
             else spoil_tensor(call, scale)
         ),
         "block": lambda: call.pick.choice([0, -1, (1,) * 9, HUGE, 1.5, "1", True]),
-        "cell": lambda: call.pick.choice([0, -1, HUGE, 1.5, None, True]),
-        "field": lambda: call.pick.choice(["cubic", None]),
-        "shared": lambda: 1,
+        "features": lambda: call.pick.choice(
+            [None, 3, Grid, Grid(HUGE), Labels(torch.zeros((2,) * 9, dtype=torch.int32))]
+        ),
+        "design": lambda: call.pick.choice(["orthogonal", None]),
         "seed": lambda: call.pick.choice([-1, 2**64, None, 1.0]),
-        "shift": lambda: None,
     }
     return given, NoiseSpec, check, spoiled
 

@@ -247,7 +247,7 @@ class LikelihoodRatio(Source):
         plan = super()._plan(x)
         assert plan.spec is not None
         if self.noise["features"] is None:
-            _check_cells(plan.spec)
+            _check_cells(plan.spec, self.noise["cell"])
         if plan.path is not None and isinstance(self.sigma, AdaptiveScale):
             raise ValueError(
                 "sigma must be a number or a tensor on a path with the likelihood ratio, which "
@@ -601,12 +601,12 @@ def _of_one_channel(spec: NoiseSpec) -> NoiseSpec:
     return dataclasses.replace(spec, shape=spec.shape[-len(sizes) :], features=features)
 
 
-def _check_cells(spec: NoiseSpec) -> None:
+def _check_cells(spec: NoiseSpec, cell: int) -> None:
     """Raises where cells would join what is not alike: the channels of a series."""
     shape = spec.shape
     if len(shape) == 2 and min(spec.view.cells[1:]) > 1:
         raise ValueError(
-            f"cell must be 1 for x of shape {shape}, got {spec.view.cells[2]}: cells are squares "
+            f"cell must be 1 for x of shape {shape}, got {cell}: cells are squares "
             "over the trailing two axes, and channels of a series (T, C) would share them; give "
             "features=Grid((cell, 1)), or Grid((cell,)) where x is (C, T), or a picture (H, W) as "
             "x[None], with lambda batch: model(batch[:, 0])"

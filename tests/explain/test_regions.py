@@ -292,7 +292,7 @@ def test_a_linear_score_has_no_error():
 
 def test_bad_input():
     for x, message in [
-        (torch.rand(32, 32), r"'regions' is for a picture \(C, H, W\), got \(32, 32\)"),
+        (torch.rand(32, 32), r"or a volume \(C, D, H, W\), got \(32, 32\)"),
         (torch.full((3, 32, 32), 0.5), "baseline must be given: the picture is plain"),
     ]:
         with pytest.raises(ValueError, match=message):

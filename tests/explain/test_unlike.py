@@ -175,13 +175,13 @@ def of_a_corner(batch):
 def test_cells_of_a_volume_are_cubes(field):
     options = {"cell": 4, "shift": False, "field": field, "queries": 256, **CELLS}
     e = fwdgrad.explain(of_a_corner, torch.ones(2, 8, 8, 8), target=None, **options)
-    assert torch.equal(e.attribution[0], e.attribution[1])  # channels share their draws or not
+    assert not e.attribution[1].any()  # channels have cells of their own
     if field == "nearest":
         want = torch.zeros(8, 8, 8)
         want[:4, :4, :4] = 1
         torch.testing.assert_close(e.attribution[0], want, rtol=0, atol=1e-4)
     else:
-        assert e.attribution[0].argmax() == 0
+        assert e.attribution[0, :4, :4, :4].mean() > 5 * e.attribution[0, 4:, 4:, 4:].abs().mean()
     frames = torch.ones(3, 1, 8, 8)  # no depth
     fwdgrad.explain(lambda b: b.sum((1, 2, 3, 4)), frames, target=None, sigma=0.5, cell=4)
 
@@ -192,9 +192,8 @@ def test_regions_of_a_volume():
         of_a_corner, volume, method="regions", target=None, queries=128, baseline=0.0
     )
     assert e.attribution.shape == volume.shape
-    assert e.attribution.argmax() == 0
     inside = e.attribution[0, :4, :4, :4].mean()
-    assert inside > 4 * e.attribution[0, 8:, 8:, 8:].abs().mean()
+    assert inside > 20 * e.attribution[0, 8:, 8:, 8:].abs().mean()
     blurred = fwdgrad.explain(of_a_corner, volume, method="regions", target=None, queries=128)
     assert blurred.settings["baseline"].shape == volume.shape
 
@@ -223,8 +222,10 @@ def test_a_volume_as_a_picture_of_many_channels_is_told():
     with pytest.warns(UserWarning, match=advice):
         e = fwdgrad.explain(model, volume, **options)
     assert torch.equal(e.attribution, e.attribution[:1].expand(16, -1, -1))
+    options["baseline"] = 0.0
     e = fwdgrad.explain(lambda batch: model(batch[:, 0]), volume[None], **options)
-    assert e.attribution.argmax() == 0
+    far = e.attribution[0, 12:, 12:, 12:].abs().mean()
+    assert e.attribution[0, :4, :4, :4].mean() > 20 * far
 
 
 def test_flags_beside_large_numbers_are_unlike():
