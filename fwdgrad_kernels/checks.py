@@ -29,6 +29,8 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None) -> i
 
 
 _is_wrapped: Any = torch._C._functorch.is_functorch_wrapped_tensor
+_transforms: Any = torch._C._functorch.peek_interpreter_stack
+_modes: Any = torch._C._len_torch_dispatch_stack
 
 
 def _span(tensor: Tensor) -> int:
@@ -41,6 +43,29 @@ def _span(tensor: Tensor) -> int:
 def _has_address(tensor: Tensor) -> bool:
     """Not so for meta and fake tensors, nor while torch traces."""
     return not torch.compiler.is_compiling() and tensor.untyped_storage().device.type != "meta"
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is its memory and nothing else, and nothing listens to torch's calls."""
+    return (
+        type(tensor) is Tensor
+        and not torch.compiler.is_compiling()
+        and not tensor.is_meta
+        and not _is_wrapped(tensor)
+        and not _modes()
+    )
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """The tensor apart from its graph; inside of torch.func, which would follow that, as it is."""
+    return tensor if _transforms() is not None else tensor.detach()
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """A new tensor as a constant inside of torch.func, too, which wraps what is made there."""
+    while not torch.compiler.is_compiling() and _is_wrapped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def check_memory(name: str, tensor: Tensor) -> None:

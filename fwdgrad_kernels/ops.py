@@ -27,7 +27,10 @@ from fwdgrad_kernels.checks import (
     check_integer,
     check_memory,
     check_writable,
+    constant,
+    is_plain,
     overlap,
+    unwrapped,
 )
 from fwdgrad_kernels.features import Grid
 from fwdgrad_kernels.hadamard import sums_along_all
@@ -285,7 +288,7 @@ def perturb(
         if held is not None:
             raise ValueError("held says what out holds, so it needs out")
         check_alike(x=x, scale=run.scale_map, baseline=run.baseline)
-        out = empty_copies(run.x, 2 * count if pairs else count)
+        out = unwrapped(empty_copies(run.x, 2 * count if pairs else count))
     elif not isinstance(out, Tensor) or out.dim() == 0 or len(out) != (2 if pairs else 1) * count:
         _check_destination("out", out, ((2 if pairs else 1) * count, *spec.shape), x)
     return run(out, first, sign=sign, held=held)
@@ -346,11 +349,13 @@ class Perturber:
         self.bounds, self.rule = None, [0.0] * 6
         if isinstance(spec.scale, AdaptiveScale):
             self.bounds, self.rule = _bounds(spec.scale, spec, x), spec.scale.rule(spec.law)
-        self.x, self.spec, self.encoded = x.detach(), spec, list(spec.encoded)
+        self.x, self.spec, self.encoded = constant(x), spec, list(spec.encoded)
         self.pairs, self.relative, self.position = pairs, relative, float(position)
         self.scale = spec.scale if isinstance(spec.scale, float) else 1.0
         # Planes may lie side by side in out where they are the axis before height and width.
         self._by_pixels = x.dim() == 3 and spec.planes[0] == x.shape[0]
+        self._read = [t for t in (self.x, self.baseline, self.scale_map) if t is not None]
+        self._plain, self._direct = all(map(is_plain, self._read)), False
         self._checked: object = None
         self._laid: tuple[Tensor, Tensor | None, Tensor | None] | None = None
 
@@ -372,8 +377,8 @@ class Perturber:
         """
         # The checks take longer than a small fill: once for the same memory.
         memory: object = None
-        if type(out) is Tensor and not torch.compiler.is_compiling():
-            sizes = out.untyped_storage().nbytes(), self.x.untyped_storage().nbytes()
+        if self._plain and is_plain(out):
+            sizes = [tensor.untyped_storage().nbytes() for tensor in (out, *self._read)]
             kind = out.dtype, out.requires_grad, out.is_neg()
             memory = out.data_ptr(), out.shape, out.stride(), sizes, kind
         if memory is None or memory != self._checked:
@@ -395,9 +400,10 @@ class Perturber:
             return out
         assert self._laid is not None
         x, base, scale_map = self._laid
-        # Through torch's registry where it has to be seen; past it, 10 us are saved.
+        # Through torch's registry where something may have to see it; past it, 10 us are saved.
         op: Any = _COMPILED[self.backend].perturb_
-        op = op if memory is not None else functools.partial(_ops.perturb_, self.backend)
+        direct = self._direct and memory is not None
+        op = op if direct else functools.partial(_ops.perturb_, self.backend)
         op(
             out, x, scale_map, self.bounds, self.rule, base, self.by_plane, self.position,
             sign * self.scale, self.encoded, self.labels, first, held, self.pairs, self.low,
@@ -421,11 +427,16 @@ class Perturber:
             raise ValueError("out must not share memory with the spec's scale")
         by_pixels = self._by_pixels and interleaved(out) > 1
         lay: Callable[[Tensor], Tensor] = to_channels_last if by_pixels else Tensor.contiguous
-        x = lay(x)
-        scale_map = None if self.scale_map is None else lay(self.scale_map.to(_wide(x)))
+        # The kernels read what is in memory.
+        x = lay(x.resolve_neg())
+        scale_map = self.scale_map
+        scale_map = None if scale_map is None else lay(scale_map.to(_wide(x)).resolve_neg())
         if self.relative:
             scale_map = x.to(_wide(x))
-        self._laid = x, base if base is None or self.by_plane else lay(base), scale_map
+        base = None if base is None else base.resolve_neg()
+        base = base if base is None or self.by_plane else lay(base)
+        self._laid = x, base, scale_map
+        self._direct = all(is_plain(tensor) for tensor in self._laid if tensor is not None)
 
 
 def _check_sign(sign: object) -> None:
@@ -463,13 +474,13 @@ def _check_baseline(
     if baseline.shape == x.shape:
         if baseline.dtype != x.dtype:
             raise TypeError(f"baseline must have x's dtype {x.dtype}, got {baseline.dtype}")
-        return baseline.detach(), False
+        return constant(baseline), False
     channels = (*x.shape[:-2], 1, 1)
     planes, height, _ = spec.planes
     line = height == 1 and planes * x.shape[-1] == x.numel()  # a plane is one row
     one = baseline.shape[-1:] == (1,) and (line or baseline.shape[-2:] == (1, 1))
     if x.dim() > 1 and baseline.dim() == x.dim() and one:
-        levels = baseline.detach().to(_wide(x)).expand(*x.shape[: -1 if line else -2], 1, 1)
+        levels = constant(baseline).to(_wide(x)).expand(*x.shape[: -1 if line else -2], 1, 1)
         return levels.reshape(-1, 1, 1).contiguous(), True
     also = f", a value for each channel {channels}" if x.dim() > 2 else ""
     raise ValueError(

@@ -13,7 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fwdgrad_kernels import (
     AdaptiveScale,
+    Grid,
     NoiseSpec,
+    Perturber,
     accumulate_,
     blocks,
     cuda,
@@ -21,9 +23,9 @@ from fwdgrad_kernels import (
     noise,
     path_positions,
     perturb,
-    relative_perturber,
 )
 from fwdgrad_kernels import triton as triton_backend
+from fwdgrad_kernels.testing import cells, make_spec
 
 SHAPE = (2, 6)
 BACKEND = pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -184,7 +186,7 @@ def test_counts_beyond_memory(shape, pairs, device):
 @pytest.mark.parametrize("shape", [(2**31, 2**31), (0, 2**62, 2**62), (2**40, 1, 2**40)], ids=str)
 def test_shapes_beyond_memory(shape):
     with pytest.raises(ValueError, match=r"^shape must have at most 2\^60 elements"):
-        NoiseSpec(shape, cell=2**30, shared=True)
+        NoiseSpec(shape, features=Grid((2**30, 2**30)))
 
 
 # ---- tensors that are more than memory ---------------------------------------------------
@@ -284,7 +286,8 @@ def test_fake_tensors():
 @BACKEND
 def test_the_perturber_of_many_small_calls_checks_what_it_is_given(backend, tmp_path):
     x = torch.ones(6)
-    fill = relative_perturber(x, NoiseSpec((6,), "rademacher", 0.5, stream=16), backend)
+    spec = NoiseSpec((6,), "rademacher", 0.5, stream=16)
+    fill = Perturber(x, spec, relative=True, backend=backend)
     for out, error, match in (
         (torch.zeros(1, 5), ValueError, "^out must have shape"),
         (torch.zeros(1, 6).double(), TypeError, "^out must have dtype"),
@@ -310,7 +313,7 @@ def test_the_perturber_of_many_small_calls_checks_what_it_is_given(backend, tmp_
 def test_the_perturber_reads_a_negative_view():
     x = torch._neg_view(torch.ones(6))
     out = torch.zeros(1, 6)
-    relative_perturber(x, NoiseSpec((6,), "rademacher", 0.0, stream=16))(out, 0)
+    Perturber(x, NoiseSpec((6,), "rademacher", 0.0, stream=16), relative=True)(out, 0)
     assert torch.equal(out, -torch.ones(1, 6))
 
 
@@ -387,10 +390,12 @@ def tables_of_three(any_backend, monkeypatch):
     return any_backend
 
 
-@pytest.mark.parametrize("options", [{"block": 3}, {"law": "hadamard", "cell": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"block": 3}, {"kind": "hadamard", **cells(2, 2)}], ids=["block", "cells"]
+)
 def test_tables_follow_one_another(tables_of_three, options):
     count = 10 if tables_of_three != "cpu" else 4096 + 10
-    spec = NoiseSpec((4, 5), scale=0.5, seed=1, **options)
+    spec = make_spec((4, 5), scale=0.5, seed=1, **options)
     x = torch.linspace(-1, 1, 20, device=gpu.DEVICE).view(4, 5)
     one = torch.cat(
         [perturb(x, spec, 7 + i, 1, backend=tables_of_three) for i in range(count - 10, count)]

@@ -9,8 +9,18 @@ import pytest
 import torch
 import torch.fx.experimental.proxy_tensor
 
-from fwdgrad_kernels import NoiseSpec, accumulate_, backend_for, blocks, native, noise, perturb
-from fwdgrad_kernels.testing import assert_copies, assert_sums
+from fwdgrad_kernels import (
+    Grid,
+    Labels,
+    NoiseSpec,
+    accumulate_,
+    backend_for,
+    blocks,
+    native,
+    noise,
+    perturb,
+)
+from fwdgrad_kernels.testing import assert_copies, assert_sums, cells
 
 SHAPE = (3, 5, 7)
 CPU = torch.device("cpu")
@@ -34,7 +44,7 @@ def test_opcheck_perturb(mapped):
     scale_map, scale = (spec.scale, 1.0) if mapped else (None, spec.scale)
     baseline = (None, False, 1.0) if mapped else (random(SHAPE[0], 1, 1), True, 0.5)
     arguments = ("cpu", torch.empty(4, *SHAPE), random(*SHAPE), scale_map, None, [0.0] * 6)
-    more = (*baseline, scale, list(spec.encoded), 3, None, mapped, -1.0, 1.0)
+    more = (*baseline, scale, list(spec.encoded), None, 3, None, mapped, -1.0, 1.0)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.perturb_.default, (*arguments, *more))
 
 
@@ -46,8 +56,8 @@ def test_opcheck_accumulate(squared):
 
 
 def test_opcheck_expand():
-    spec = spec_of(cell=2, shift=False)
-    arguments = ("cpu", torch.empty(spec.planes), random(spec.draws), list(spec.encoded), True)
+    spec = spec_of(features=Grid(2))
+    arguments = ("cpu", torch.empty(1, *spec.shape[1:]), random(spec.draws), list(spec.encoded), True)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.expand_.default, arguments)
 
 
@@ -65,7 +75,7 @@ def test_compiled_without_a_graph_break(mapped):
 
     torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    x, spec = random(*SHAPE), spec_of(mapped, block=3, cell=2)
+    x, spec = random(*SHAPE), spec_of(mapped, block=3, **cells(2, 2))
     sums, eager_sums = torch.zeros(2, 2, *SHAPE)
     for first in (0, 4, 8, 2**33):  # the loop of a stream: numbers that change from call to call
         got = compiled(x, *sums, spec, first, 4)
@@ -163,7 +173,9 @@ def test_numbers_that_are_not_finite_stay_where_they_are(backend):
 
 
 @pytest.mark.parametrize(
-    "options", [{"law": "cauchy"}, {"law": "normal", "block": 2}, {"law": "hadamard"}], ids=str
+    "options",
+    [{"law": "cauchy"}, {"block": 2}, {"law": "rademacher", "design": "hadamard"}],
+    ids=str,
 )
 def test_noise_is_what_perturb_adds(options):
     spec, x = spec_of(mapped=True, **options), random(*SHAPE).double()
@@ -190,6 +202,8 @@ def used(monkeypatch):
     real_perturb, real_reference = module.perturb, reference.perturb
 
     class Spy:
+        is_writable = staticmethod(module.is_writable)
+
         def perturb(self, *arguments):
             names.append("cpu")
             return real_perturb(*arguments)
@@ -258,7 +272,7 @@ def test_a_broken_module_is_explained():
     assert shape.strip() == "torch.Size([3, 2])"
 
 
-@pytest.mark.parametrize("name", ["", ".ops", ".spec", ".testing", ".reference"])
+@pytest.mark.parametrize("name", ["", ".features", ".ops", ".spec", ".testing", ".reference"])
 def test_examples_in_docstrings(name):
     module = importlib.import_module("fwdgrad_kernels" + name)
     assert doctest.testmod(module).failed == 0
