@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fwdgrad_kernels import cuda
-from fwdgrad_kernels.testing import CASES, case_id
+from fwdgrad_kernels import Labels, cuda
+from fwdgrad_kernels.testing import CASES, case_id, linear
 
 ROOT = Path(__file__).parents[2]
 ON_CPU = Path(__file__).parent / "cuda_on_cpu"
 REAL = torch.cuda.is_available()
 DEVICE = "cuda" if REAL else "cpu"
 BACKENDS = ("cuda", "triton")
-# Triton's interpreter takes about 10 ms a program, and more for a field: one case of each kind, and
-# fields for three laws.
-FIELD_LAWS = ("normal", "cauchy", "hadamard")
-FEW = ("7", "1025", "2500", "3x17x19", "2x3x5x33", "37x60", "2x9x1", "2x40x64")
+# Triton's interpreter takes about 10 ms a program, and more for a grid: one case of each kind, and
+# features for three kinds of noise.
+FEATURE_KINDS = ("normal", "cauchy", "hadamard")
+FEW = ("7", "1025", "2500", "3x17x19", "2x3x5x33", "37x60", "3x50", "5x9x11", "5x7x9")
+FEW += ("2x9x1", "2x40x64")
 
 
 def cases(backend):
@@ -29,19 +30,28 @@ def cases(backend):
     few = backend == "triton" and not REAL
     more = [
         ((2, 33, 36), {"block": (9, 11)}),  # tiles of rows
-        ((3, 19, 21), {"block": 11, "cell": 3, "field": "bilinear", "shared": True}),
-        ((2, 33, 3), {"cell": 5, "field": "bilinear"}),  # strips of rows
+        ((3, 19, 21), {"block": 11, **linear(3, 3, share_channels=True)}),
+        ((2, 33, 3), linear(5, 3)),  # strips of rows
     ]
-    return [case for case in CASES if not few or case_id(case).split("-")[0] in FEW] + more
+    some = [case for case in CASES if not few or case_id(case).split("-")[0] in FEW]
+    return [(shape, on_device(options)) for shape, options in some + more]
 
 
-def cases_and_laws(laws):
-    """(backend, case, law): what the tests of every law go through."""
+def on_device(options):
+    """A spec's keyword arguments with its labels where the tests' tensors are."""
+    features = options.get("features")
+    if not isinstance(features, Labels):
+        return options
+    return {**options, "features": Labels(features.mask.to(DEVICE))}
+
+
+def cases_and_kinds(kinds):
+    """(backend, case, kind): what the tests of every law, and of a Hadamard design, go through."""
     for backend in BACKENDS:
         for case in cases(backend):
-            field = case[1].get("cell", 1) > 1 or "shared" in case[1]
-            some = FIELD_LAWS if field and backend == "triton" and not REAL else laws
-            yield from ((backend, case, law) for law in laws if law in some)
+            grouped = "features" in case[1]
+            some = FEATURE_KINDS if grouped and backend == "triton" and not REAL else kinds
+            yield from ((backend, case, kind) for kind in kinds if kind in some)
 
 
 def build_on_cpu(folder, *flags):

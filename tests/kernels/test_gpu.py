@@ -10,7 +10,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fwdgrad_kernels import (
-    LAWS,
     NoiseSpec,
     accumulate_,
     blocks,
@@ -20,11 +19,16 @@ from fwdgrad_kernels import (
     triton,
 )
 from fwdgrad_kernels.testing import (
-    EXACT_LAWS,
-    SCORED_LAWS,
+    EXACT,
+    KINDS,
+    SCORED,
+    SHARED,
     assert_copies,
     assert_sums,
     case_id,
+    cells,
+    linear,
+    make_spec,
 )
 
 DEVICE = gpu.DEVICE
@@ -35,8 +39,9 @@ def some_id(value):
     return value if isinstance(value, str) else case_id(value)
 
 
-def every_law(laws):
-    return pytest.mark.parametrize(("name", "case", "law"), gpu.cases_and_laws(laws), ids=some_id)
+def every_kind(kinds):
+    values = gpu.cases_and_kinds(kinds)
+    return pytest.mark.parametrize(("name", "case", "kind"), values, ids=some_id)
 
 
 def random(*shape, dtype=torch.float32):
@@ -48,29 +53,29 @@ def first_of(spec):
     return (2**32 // spec.group + 1) * spec.group - 1
 
 
-@every_law(LAWS)
-def test_perturb(name, case, law, request):
+@every_kind(KINDS)
+def test_perturb(name, case, kind, request):
     gpu.use(name, request)
     shape, options = case
-    spec = NoiseSpec(shape, law, 0.7, seed=SEED, **options)
+    spec = make_spec(shape, kind, 0.7, seed=SEED, **options)
     first, x = first_of(spec), random(*shape)
     out = torch.full((6, *shape), torch.nan, device=DEVICE)
     perturb(x, spec, first, 3, out=out, pairs=True, backend=name)
     assert_copies(out[:3], x, spec, first)
     assert_copies(out[3:], x, spec, first, sign=-1)
-    if law in EXACT_LAWS and not spec.is_bilinear:
-        unit = NoiseSpec(shape, law, 1.0, seed=SEED, **options)
+    if kind in EXACT and not spec.view.linear:
+        unit = make_spec(shape, kind, 1.0, seed=SEED, **options)
         drawn, expected = (
             noise(unit, first, 3, device=DEVICE, backend=backend) for backend in (name, "reference")
         )
         assert torch.equal(drawn, expected)
 
 
-@every_law(SCORED_LAWS)
-def test_accumulate(name, case, law, request):
+@every_kind(SCORED)
+def test_accumulate(name, case, kind, request):
     gpu.use(name, request)
     shape, options = case
-    spec = NoiseSpec(shape, law, 0.7, seed=SEED, **options)
+    spec = make_spec(shape, kind, 0.7, seed=SEED, **options)
     first, weights = first_of(spec), random(3)
     sums = torch.zeros(2, *shape, device=DEVICE)
     accumulate_(sums[0], weights, spec, first, sums[1], backend=name)
@@ -125,9 +130,9 @@ LAST = pytest.mark.parametrize(
         ((3, 9, 11), {"block": 5}),
         ((5, 8, 12), {"block": (8, 4)}),
         ((2, 9, 11), {}),
-        ((3, 17, 19), {"block": 9, "cell": 5, "field": "bilinear", "shared": True}),
-        ((4, 33, 6), {"cell": 3}),
-        ((3, 7, 9), {"shared": True}),
+        ((3, 17, 19), {"block": 9, **linear(5, 5, share_channels=True)}),
+        ((4, 33, 6), cells(3, 3)),
+        ((3, 7, 9), SHARED),
     ],
     ids=lambda value: str(value),
 )
@@ -139,14 +144,14 @@ def channels_last(x):
 
 @LAST
 @pytest.mark.parametrize(
-    ("law", "dtype"),
+    ("kind", "dtype"),
     [("normal", torch.float32), ("hadamard", torch.float64), ("cauchy", torch.bfloat16)],
     ids=str,
 )
-def test_channels_last(any_backend, shape, options, law, dtype):
+def test_channels_last(any_backend, shape, options, kind, dtype):
     """The same values, laid out as the input is."""
     scale = random(*shape).to(torch.float64 if dtype == torch.float64 else torch.float32)
-    spec = NoiseSpec(shape, law, scale, seed=SEED, **options)
+    spec = make_spec(shape, kind, scale, seed=SEED, **options)
     x = random(*shape, dtype=dtype)
     settings = {"clip": (-1.0, 1.5), "pairs": True, "backend": any_backend}
     expected = perturb(x, spec, 7, 3, **settings)
@@ -163,7 +168,7 @@ HELD = [
     ((3, 17, 19), {"block": 5}),
     ((2, 33, 36), {"block": (9, 11)}),
     ((2600,), {"block": 300}),
-    ((3, 17, 19), {"block": 6, "cell": 5, "field": "bilinear", "shared": True}),
+    ((3, 17, 19), {"block": 6, **linear(5, 5, share_channels=True)}),
     ((3, 17, 19), {}),
 ]
 
@@ -194,10 +199,10 @@ def test_float64_sums(backend):
     assert_sums(*sums, weights, spec, 3)
 
 
-@pytest.mark.parametrize("law", ["normal", "hadamard"])
-@pytest.mark.parametrize("options", [{}, {"cell": 4, "field": "bilinear"}], ids=str)
-def test_same_bits_for_any_split(backend, law, options):
-    spec = NoiseSpec((2, 11, 13), law, 0.7, block=(5, 9), seed=SEED, **options)
+@pytest.mark.parametrize("kind", ["normal", "hadamard"])
+@pytest.mark.parametrize("options", [{}, linear(4, 4)], ids=["elements", "linear"])
+def test_same_bits_for_any_split(backend, kind, options):
+    spec = make_spec((2, 11, 13), kind, 0.7, block=(5, 9), seed=SEED, **options)
     weights = random(14)
     sums = []
     for size in (1, 5, 14):

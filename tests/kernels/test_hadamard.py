@@ -1,9 +1,11 @@
 """Hadamard directions are orthogonal inside a group, exactly: everything here is integers."""
 
+import gpu
 import pytest
 import torch
 
-from fwdgrad_kernels import NoiseSpec, accumulate_, noise, perturb, reference
+from fwdgrad_kernels import Labels, accumulate_, noise, perturb, reference
+from fwdgrad_kernels.testing import case_id, cells, linear, make_spec
 
 BACKEND = pytest.mark.parametrize("backend", ["cpu", "reference"])
 # Numbers of draws: powers of two and not, within and beyond a word's 32 signs and a group's 128.
@@ -20,7 +22,7 @@ def directions(spec, group, backend="auto"):
 @GROUP
 @DRAWS
 def test_directions_are_orthogonal(draws, group, backend):
-    spec = NoiseSpec((draws,), "hadamard", seed=2**63 + 9)
+    spec = make_spec((draws,), "hadamard", seed=2**63 + 9)
     rows = directions(spec, group, backend)
     copies = 1 << (draws - 1).bit_length()  # the power of two not below K
     assert rows.shape == (copies, draws)
@@ -32,7 +34,7 @@ def test_directions_are_orthogonal(draws, group, backend):
 
 def test_groups_differ():
     # In signs and in the order of their rows, or every group would start with the same one.
-    spec = NoiseSpec((16,), "hadamard", seed=3)
+    spec = make_spec((16,), "hadamard", seed=3)
     groups = torch.stack([directions(spec, group) for group in range(40)])
     assert len(groups[:, 0].unique(dim=0)) > 35
     rows = groups * groups[:, :1]  # signs cancel: row r' of copy i times row r' of copy 0
@@ -46,7 +48,7 @@ def test_groups_differ():
 @DRAWS
 def test_a_group_recovers_a_linear_gradient(draws, group, sign, backend):
     # Whole numbers and powers of two, so "to rounding" is exactly.
-    spec = NoiseSpec((draws,), "hadamard", scale=0.5, seed=1)
+    spec = make_spec((draws,), "hadamard", scale=0.5, seed=1)
     slope = torch.arange(draws).float() % 17 - 8
     first, count = group * spec.group, spec.group
     scores = perturb(torch.zeros(draws), spec, first, count, sign, backend=backend) @ slope
@@ -54,31 +56,41 @@ def test_a_group_recovers_a_linear_gradient(draws, group, sign, backend):
     assert torch.equal(spec.gradient(total, count), slope)
 
 
-@BACKEND
-@pytest.mark.parametrize("field", ["nearest", "bilinear"])
-@pytest.mark.parametrize("shared", [False, True], ids=["apart", "shared"])
-@pytest.mark.parametrize("group", [0, 5])
-def test_with_cells_a_group_gives_the_projected_gradient(group, shared, field, backend):
-    # With directions Phi h the sum over a group is M Phi Phi' slope: a group shares its grid.
-    spec = NoiseSpec((2, 6, 7), "hadamard", cell=3, field=field, shared=shared, seed=8)
-    first, count = group * spec.group, spec.group
-    slope = torch.arange(84).reshape(2, 6, 7).float() % 11 - 5
-    scores = perturb(torch.zeros(2, 6, 7), spec, first, count, backend=backend) * slope
-    total = accumulate_(torch.zeros(2, 6, 7), scores.sum((1, 2, 3)), spec, first, backend=backend)
+FEATURES = [
+    ((2, 6, 7), cells(3, 3)),
+    ((2, 6, 7), linear(3, 3)),
+    ((2, 6, 7), cells(3, 3, share_channels=True)),
+    ((2, 6, 7), linear(3, 3, share_channels=True, jitter=False)),
+    ((3, 9), linear(4, share_channels=True)),
+    ((2, 5, 4, 6), cells(2, 3, 3)),
+    ((2, 5, 4, 6), linear(3, 2, 4, share_channels=True)),
+    ((2, 6, 7), {"features": Labels(torch.arange(42).reshape(6, 7) % 5)}),
+    ((5, 6), {"features": Labels(torch.tensor([[1], [0], [2], [0], [2]]))}),
+]
 
-    units = torch.eye(spec.draws, dtype=torch.float64)
-    phi = [reference.spread(spec, unit[None], first).flatten() for unit in units]
-    phi = torch.stack(phi, 1)
-    expected = (phi @ phi.T @ slope.flatten().double()).reshape(2, 6, 7)
-    tolerance = 0 if field == "nearest" else 1e-4
+
+@pytest.mark.parametrize("case", FEATURES, ids=case_id)
+def test_a_group_gives_the_projected_gradient(any_backend, case):
+    # With directions Phi h the sum over a group is M Phi Phi' slope: a group shares its features.
+    shape, options = case
+    spec = make_spec(shape, "hadamard", seed=8, **gpu.on_device(options))
+    group = 5 * (FEATURES.index(case) % 2)
+    first, count = group * spec.group, spec.group
+    zero = torch.zeros(shape, device=gpu.DEVICE)
+    slope = (torch.arange(spec.numel, device=gpu.DEVICE) % 11 - 5).reshape(shape).float()
+    scores = (perturb(zero, spec, first, count, backend=any_backend) * slope).flatten(1).sum(1)
+    total = accumulate_(zero.clone(), scores, spec, first, backend=any_backend)
+
+    units = torch.eye(spec.draws, dtype=torch.float64, device=gpu.DEVICE)
+    phi = torch.stack([reference.spread(spec, unit[None], first).flatten() for unit in units], 1)
+    expected = (phi @ phi.T @ slope.flatten().double()).reshape(shape)
     got = spec.gradient(total, count).double()
-    torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
-    if field == "nearest":  # every element gets its cell's sum, so cells hold one value
-        assert len(got.unique()) <= spec.draws
+    # Whole numbers, so exact, but for what is interpolated.
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 if spec.view.linear else 0)
 
 
 def test_groups_of_cells_have_their_own_grids():
-    spec = NoiseSpec((9, 9), "hadamard", cell=4, seed=8)
+    spec = make_spec((9, 9), "hadamard", seed=8, **cells(4, 4))
     grids = set()
     for group in range(30):
         copies = directions(spec, group).reshape(-1, 9, 9)

@@ -7,13 +7,13 @@ import torch
 from bounds import ERRORS, assert_mean, assert_uncorrelated, assert_uniform
 
 from fwdgrad_kernels import LAWS, NoiseSpec, blocks, noise
-from fwdgrad_kernels.testing import SCORED_LAWS, unit_scores
+from fwdgrad_kernels.testing import KINDS, SCORED, make_spec, unit_scores
 
 ELEMENTS, COPIES = 2**15, 8
 
 SIGNS = ("rademacher", "hadamard")
 REAL_LAWS = tuple(law for law in LAWS if law not in SIGNS)
-REAL = pytest.mark.parametrize("law", REAL_LAWS)
+REAL = pytest.mark.parametrize("kind", REAL_LAWS)
 
 CDF = {
     "normal": torch.special.ndtr,
@@ -40,13 +40,13 @@ MOMENTS = {
 }
 
 
-def draw(law, seed=5, first=3, count=COPIES, elements=ELEMENTS):
-    return noise(NoiseSpec((elements,), law, seed=seed), first, count, dtype=torch.float64)
+def draw(kind, seed=5, first=3, count=COPIES, elements=ELEMENTS):
+    return noise(make_spec((elements,), kind, seed=seed), first, count, dtype=torch.float64)
 
 
 @REAL
-def test_distribution(law):
-    u = CDF[law](draw(law))
+def test_distribution(kind):
+    u = CDF[kind](draw(kind))
     assert_uniform(torch.histc(u, 256, 0, 1))
     # Both tails at once, finer than the bins: a count that is binomial.
     n, p = u.numel(), 1e-3
@@ -54,46 +54,46 @@ def test_distribution(law):
     assert abs(hits - n * p) <= ERRORS * math.sqrt(n * p)
 
 
-@pytest.mark.parametrize("law", SIGNS)
-def test_signs_are_fair(law):
-    signs = draw(law)
+@pytest.mark.parametrize("kind", SIGNS)
+def test_signs_are_fair(kind):
+    signs = draw(kind)
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert_mean(signs, 0)
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_moments(law):
-    variance, information = MOMENTS[law]
-    xi = draw(law)
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments(kind):
+    variance, information = MOMENTS[kind]
+    xi = draw(kind)
     if variance is not None:
         assert_mean(xi, 0)
         assert_mean(xi**2, variance)
     if information is not None:
-        scores = unit_scores(NoiseSpec((ELEMENTS,), law, seed=5), 3, COPIES).double()
+        scores = unit_scores(make_spec((ELEMENTS,), kind, seed=5), 3, COPIES).double()
         assert_mean(scores, 0)
         assert_mean(scores**2, information)
         assert_mean(scores * xi, 1)  # integration by parts, for any density
 
 
-@pytest.mark.parametrize("law", SCORED_LAWS)
-def test_score_is_the_slope_of_the_log_density(law):
-    xi = draw(law).requires_grad_()
-    if law in SIGNS:
+@pytest.mark.parametrize("kind", SCORED)
+def test_score_is_the_slope_of_the_log_density(kind):
+    xi = draw(kind).requires_grad_()
+    if kind in SIGNS:
         expected = xi
     else:
-        (slope,) = torch.autograd.grad(LOG_DENSITY[law](xi).sum(), xi)
+        (slope,) = torch.autograd.grad(LOG_DENSITY[kind](xi).sum(), xi)
         expected = -slope
-    scores = unit_scores(NoiseSpec((ELEMENTS,), law, seed=5), 3, COPIES)
+    scores = unit_scores(make_spec((ELEMENTS,), kind, seed=5), 3, COPIES)
     # No score of the table is steeper than 2, so the error of xi at most doubles.
     assert bool(((scores - expected).abs() <= 2 * 2e-6 * (1 + xi.abs()) + 2e-6).all())
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_independence(law):
-    bounded = CDF[law] if law in REAL_LAWS else lambda xi: (xi + 1) / 2
+@pytest.mark.parametrize("kind", KINDS)
+def test_independence(kind):
+    bounded = CDF[kind] if kind in REAL_LAWS else lambda xi: (xi + 1) / 2
 
     def centred(**changes):
-        return bounded(draw(law, **changes)) - 0.5
+        return bounded(draw(kind, **changes)) - 0.5
 
     u = centred()
     for lag in (1, 2, 3, 4, 32, 128, 4096):  # elements: a Box-Muller pair, a group, a run's end

@@ -11,7 +11,6 @@ import torch.fx.experimental.proxy_tensor
 
 from fwdgrad_kernels import (
     Grid,
-    Labels,
     NoiseSpec,
     accumulate_,
     backend_for,
@@ -57,7 +56,8 @@ def test_opcheck_accumulate(squared):
 
 def test_opcheck_expand():
     spec = spec_of(features=Grid(2))
-    arguments = ("cpu", torch.empty(1, *spec.shape[1:]), random(spec.draws), list(spec.encoded), True)
+    out, values = torch.empty(1, *spec.shape[1:]), random(spec.draws)
+    arguments = ("cpu", out, values, list(spec.encoded), True)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.expand_.default, arguments)
 
 

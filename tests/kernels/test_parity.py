@@ -1,25 +1,29 @@
 """The compiled kernels against the reference, which is their definition."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from fwdgrad_kernels import LAWS, NoiseSpec, accumulate_, blocks, noise, perturb
+from fwdgrad_kernels import Grid, NoiseSpec, accumulate_, blocks, noise, perturb
 from fwdgrad_kernels.testing import (
     CASES,
-    EXACT_LAWS,
-    SCORED_LAWS,
+    EXACT,
+    KINDS,
+    SCORED,
     assert_copies,
     assert_sums,
     case_id,
+    cells,
+    linear,
+    make_spec,
 )
 
 SEED = 2**63 + 11
 FAR = 2**32 + 3
 CASE = pytest.mark.parametrize("case", CASES, ids=case_id)
-ALL_LAWS = pytest.mark.parametrize("law", LAWS)
-SOME_LAWS = pytest.mark.parametrize("law", ["normal", "cauchy", "hadamard"])
+SOME_KINDS = pytest.mark.parametrize("kind", ["normal", "cauchy", "hadamard"])
 
 
 def random(*shape, dtype=torch.float32, seed=0):
@@ -43,10 +47,10 @@ def first_of(spec):
 
 
 @CASE
-@ALL_LAWS
-def test_perturb(case, law):
+@pytest.mark.parametrize("kind", KINDS)
+def test_perturb(case, kind):
     shape, options = case
-    spec = NoiseSpec(shape, law, 0.7, seed=SEED, **options)
+    spec = make_spec(shape, kind, 0.7, seed=SEED, **options)
     first, x = first_of(spec), random(*shape)
     out, untouched = guarded(5, *shape)
     assert perturb(x, spec, first, 5, out=out, backend="cpu") is out
@@ -55,19 +59,22 @@ def test_perturb(case, law):
 
 
 @CASE
-@pytest.mark.parametrize("law", EXACT_LAWS)
-def test_exact_laws_agree_in_every_bit(case, law):
+@pytest.mark.parametrize("kind", EXACT)
+def test_exact_laws_agree_in_every_bit(case, kind):
     shape, options = case
-    spec = NoiseSpec(shape, law, seed=SEED, **{**options, "field": "nearest"})
+    if isinstance(options.get("features"), Grid):
+        features = dataclasses.replace(options["features"], interpolation="nearest")
+        options = {**options, "features": features}
+    spec = make_spec(shape, kind, seed=SEED, **options)
     got, expected = (noise(spec, first_of(spec), 5, backend=b) for b in ("cpu", "reference"))
     assert torch.equal(got, expected)
 
 
 @CASE
-@pytest.mark.parametrize("law", SCORED_LAWS)
-def test_accumulate(case, law):
+@pytest.mark.parametrize("kind", SCORED)
+def test_accumulate(case, kind):
     shape, options = case
-    spec = NoiseSpec(shape, law, seed=SEED, **options)
+    spec = make_spec(shape, kind, seed=SEED, **options)
     first, weights = first_of(spec), random(5, seed=1)
     total, beside_total = guarded(*shape, fill=0.25)
     square, beside_square = guarded(*shape, fill=0.25)
@@ -87,17 +94,17 @@ def test_blocks(case):
             assert torch.equal(got, expected)
 
 
-@SOME_LAWS
+@SOME_KINDS
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("clip", [None, (-0.5, 0.8), (0, math.inf)])
 @pytest.mark.parametrize("mapped", [False, True], ids=["number", "map"])
-@pytest.mark.parametrize("options", [{}, {"block": 7, "cell": 3, "field": "bilinear"}], ids=str)
-def test_scale_sign_and_clip(law, sign, clip, mapped, options):
+@pytest.mark.parametrize("options", [{}, {"block": 7, **linear(3, 3)}], ids=["", "linear"])
+def test_scale_sign_and_clip(kind, sign, clip, mapped, options):
     shape = (3, 21, 40)
     scale = 0.3 * random(*shape, seed=2) if mapped else 0.3
     if mapped:
         scale[0, 3:9] = 0.0
-    spec = NoiseSpec(shape, law, scale, seed=SEED, **options)
+    spec = make_spec(shape, kind, scale, seed=SEED, **options)
     x = random(*shape)
     copies = perturb(x, spec, FAR, 4, sign, clip, backend="cpu")
     assert_copies(copies, x, spec, FAR, sign, clip or (-math.inf, math.inf))
@@ -106,15 +113,15 @@ def test_scale_sign_and_clip(law, sign, clip, mapped, options):
         assert torch.equal(copies[:, 0, 3:9], frozen.expand(4, -1, -1))
 
 
-@SOME_LAWS
+@SOME_KINDS
 @pytest.mark.parametrize("mapped", [False, True], ids=["number", "map"])
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float16, torch.bfloat16], ids=lambda d: str(d)[6:]
 )
-def test_dtypes(law, dtype, mapped):
+def test_dtypes(kind, dtype, mapped):
     shape = (3, 21, 40)
     scale = random(*shape, dtype=torch.float64, seed=2) if mapped else 0.3
-    spec = NoiseSpec(shape, law, scale, block=17, seed=SEED)
+    spec = make_spec(shape, kind, scale, block=17, seed=SEED)
     x = random(*shape, dtype=dtype)
     out, untouched = guarded(4, *shape, dtype=dtype)
     assert_copies(perturb(x, spec, 9, 4, out=out, backend="cpu"), x, spec, 9)
@@ -136,8 +143,8 @@ def test_sums_in_float64(weight_dtype):
 @pytest.mark.parametrize("first", [0, 1, 2**32 - 2, 2**63 - 4])
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**63, 2**64 - 1])
 def test_ends_of_seeds_and_copies(first, seed):
-    for law in ("uniform", "hadamard"):
-        spec = NoiseSpec((2, 5, 9), law, block=4, cell=2, seed=seed)
+    for kind in ("uniform", "hadamard"):
+        spec = make_spec((2, 5, 9), kind, block=4, seed=seed, **cells(2, 2))
         got, expected = (noise(spec, first, 3, backend=b) for b in ("cpu", "reference"))
         assert torch.equal(got, expected)
 

@@ -6,8 +6,8 @@ import contract
 import pytest
 import torch
 
-from fwdgrad_kernels import LAWS, NoiseSpec, native, noise, reference
-from fwdgrad_kernels.testing import EXACT_LAWS, TOLERANCE, unit_scores
+from fwdgrad_kernels import native, noise, reference
+from fwdgrad_kernels.testing import EXACT, KINDS, TOLERANCE, make_spec, unit_scores
 
 KAT = Path(__file__).parents[1] / "kat"
 
@@ -51,16 +51,16 @@ def test_three_implementations_agree():
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("law", LAWS)
-def test_draws_known_answers(law, backend):
-    lines = [line[1:] for line in read("draws.txt") if line[0] == law]
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_known_answers(kind, backend):
+    lines = [line[1:] for line in read("draws.txt") if line[0] == kind]
     assert len(lines) > 5
     for seed, copy, draws, draw, *answers in lines:
-        spec = NoiseSpec((int(draws),), law, seed=int(seed))
+        spec = make_spec((int(draws),), kind, seed=int(seed))
         got = [noise(spec, int(copy), 1, dtype=torch.float64, backend=backend)]
-        if law != "uniform":
+        if kind != "uniform":
             got.append(unit_scores(spec, int(copy), 1, backend=backend))
         for values, answer in zip(got, answers, strict=False):
-            exact = law in EXACT_LAWS
+            exact = kind in EXACT
             bound = 0 if exact else TOLERANCE * (1 + abs(float(answer)))
             assert abs(values[0, int(draw)].item() - float(answer)) <= bound, (seed, copy, draw)

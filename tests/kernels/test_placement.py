@@ -1,5 +1,6 @@
-"""Where noise falls: blocks, cells, fields and shared draws. Bounds are in bounds.py."""
+"""Where noise falls: blocks, grids of cells and shared draws. Bounds are in bounds.py."""
 
+import dataclasses
 import math
 
 import contract
@@ -7,9 +8,12 @@ import pytest
 import torch
 from bounds import ERRORS, assert_uniform
 
-from fwdgrad_kernels import NoiseSpec, blocks, noise, perturb, reference
+from fwdgrad_kernels import Grid, NoiseSpec, blocks, noise, perturb, reference
+from fwdgrad_kernels.testing import cells, linear
 
 BACKEND = pytest.mark.parametrize("backend", ["cpu", "reference"])
+INTERPOLATION = pytest.mark.parametrize("interpolation", ["nearest", "linear"])
+JITTER = pytest.mark.parametrize("jitter", [True, False], ids=["jitter", "still"])
 
 
 def count_places(places, sizes):
@@ -99,7 +103,7 @@ def test_outside_the_block_x_keeps_its_bits(backend):
     assert changed > 1000
 
 
-# ---- cells -------------------------------------------------------------------------------
+# ---- grids -------------------------------------------------------------------------------
 
 
 def shift_of(line, cell):
@@ -110,24 +114,23 @@ def shift_of(line, cell):
 
 def nearest(shape, cell, copies, first=0, seed=4):
     # Uniform draws: two cells of one copy share a value once in 2^23.
-    spec = NoiseSpec(shape, "uniform", cell=cell, seed=seed)
+    spec = NoiseSpec(shape, "uniform", seed=seed, **cells(cell, cell))
     return noise(spec, first, copies, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("field", ["nearest", "bilinear"])
-@pytest.mark.parametrize("shift", [True, False], ids=["shifted", "fixed"])
-def test_a_grid_has_the_lines_that_elements_reach(field, shift):
+@INTERPOLATION
+@JITTER
+def test_a_grid_has_the_lines_that_elements_reach(interpolation, jitter):
     for length in range(2, 40):
         for cell in range(2, length + 1):
-            spec = NoiseSpec((length,), cell=cell, field=field, shift=shift)
-            last = length - 1 + (cell - 1 if shift else 0)  # counted from the first cell's start
+            spec = NoiseSpec((length,), features=Grid(cell, interpolation, jitter))
+            last = length - 1 + (cell - 1 if jitter else 0)  # counted from the first cell's start
             wanted = last // cell + 1
-            if field == "bilinear":  # centres at cell (line - 1/2); the last at or after the middle
+            if (
+                interpolation == "linear"
+            ):  # centres at cell (line - 1/2); the last at or after the middle
                 wanted = math.ceil((last + 0.5) / cell + 0.5) + 1
-            assert spec.grid == (1, 1, wanted)
-            assert spec == NoiseSpec((length,), cell=cell, field=field, shift=shift)
-            assert spec != NoiseSpec((length,), cell=cell, field=field, shift=not shift)
-    assert NoiseSpec((9,), shift=False) == NoiseSpec((9,))  # without cells nothing shifts
+            assert spec.grid == (1, 1, 1, wanted)
 
 
 def test_grid_shifts_are_uniform():
@@ -138,7 +141,7 @@ def test_grid_shifts_are_uniform():
 
 
 @pytest.mark.parametrize("cell", [2, 3, 7, 12])
-def test_nearest_field_is_constant_in_each_cell(cell):
+def test_a_nearest_grid_is_constant_in_each_cell(cell):
     height, width, first, seed = 12, 23, 2**32 + 5, 2**63 + 1
     for copy, field in enumerate(nearest((2, height, width), cell, 20, first, seed), first):
         _, _, word_y, word_x = contract.words(0, 1, copy, seed)
@@ -152,36 +155,50 @@ def test_nearest_field_is_constant_in_each_cell(cell):
 
 
 @BACKEND
-@pytest.mark.parametrize("field", ["nearest", "bilinear"])
+@INTERPOLATION
+@JITTER
 @pytest.mark.parametrize(
-    ("shape", "cell"), [((2, 12, 23), 4), ((9, 13), 5), ((2, 20), 12), ((1, 9), 3)], ids=str
+    ("shape", "cell"),
+    [
+        ((2, 12, 23), (4, 4)),
+        ((9, 13), (5, 3)),
+        ((2, 20), (12,)),
+        ((1, 9), (1, 3)),
+        ((2, 7, 5, 8), (3, 2, 4)),
+        ((6, 5, 8), (6, 1, 5)),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("shift", [True, False], ids=["shifted", "fixed"])
-def test_fields_follow_the_contract(shape, cell, field, shift, backend):
-    seed = 2**63 + 1
-    spec = NoiseSpec(shape, "uniform", cell=cell, field=field, seed=seed, shift=shift)
-    # Draw k of a field is draw k of a vector: the grid of cells is stored row by row.
+@pytest.mark.parametrize("share", [False, True], ids=["apart", "shared"])
+def test_grids_follow_the_contract(shape, cell, interpolation, jitter, share, backend):
+    seed, axes = 2**63 + 1, len(cell)
+    grid = Grid(cell, interpolation, jitter, share_channels=share)
+    spec = NoiseSpec(shape, "uniform", features=grid, seed=seed)
+    # Draw k of a grid is draw k of a vector: the grid of cells is stored row by row.
     vector = NoiseSpec((spec.draws,), "uniform", seed=seed)
     for copy in (0, 7, 2**32 + 5):
-        draws = noise(vector, copy, 1, dtype=torch.float64, backend=backend).reshape(spec.grid)
-        for axis, word in enumerate(contract.words(0, 1, copy, seed)[2:], 1):
-            length = spec.planes[axis]
-            if length == 1:
-                continue
-            at = torch.arange(length).double() + shift * contract.place(word, cell)
-            if field == "nearest":
-                weights = torch.eye(spec.grid[axis])[(at // cell).long()].double()
+        words = (*contract.words(0, 1, copy, seed)[2:], contract.words(1, 1, copy, seed)[0])
+        draws = noise(vector, copy, 1, dtype=torch.float64, backend=backend)
+        lines = spec.grid[4 - axes :]
+        draws = draws.reshape(-1, *lines)
+        for axis in range(axes):
+            size, length, count = cell[axis], shape[axis - axes], lines[axis]
+            word = words[axis - axes + 2]  # of depth the last, which comes round as -1
+            at = torch.arange(length).double() + jitter * contract.place(word, size)
+            if interpolation == "nearest" or size == 1:
+                weights = torch.eye(count)[(at // size).long()].double()
             else:  # a tent around the centre of each cell, of which number 0 lies before the first
-                centres = cell * (torch.arange(spec.grid[axis]) - 0.5)
-                weights = (1 - (at[:, None] + 0.5 - centres).abs() / cell).clamp(min=0)
-            draws = (draws.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+                centres = size * (torch.arange(count) - 0.5)
+                weights = (1 - (at[:, None] + 0.5 - centres).abs() / size).clamp(min=0)
+            draws = (draws.movedim(1 + axis, -1) @ weights.T).movedim(-1, 1 + axis)
+        expected = draws.expand(math.prod(shape[:-axes]), *shape[-axes:]).reshape(shape)
         got = noise(spec, copy, 1, dtype=torch.float64, backend=backend)[0]
-        torch.testing.assert_close(got, draws.reshape(shape), rtol=0, atol=1e-6)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
-def interpolation(shape, cell, first, seed=5):
+def phi_of(shape, cell, first, seed=5):
     """Phi, the reference's linear map from a copy's draws to its elements: (elements, draws)."""
-    spec = NoiseSpec(shape, cell=cell, field="bilinear", seed=seed)
+    spec = NoiseSpec(shape, seed=seed, **linear(*cell))
     units = torch.eye(spec.draws, dtype=torch.float64)
     columns = [reference.spread(spec, unit[None], first).flatten() for unit in units]
     return torch.stack(columns, 1)
@@ -189,16 +206,23 @@ def interpolation(shape, cell, first, seed=5):
 
 SMOOTH = pytest.mark.parametrize(
     ("shape", "cell"),
-    [((2, 9, 11), 4), ((9, 11), 5), ((13,), 3), ((1, 9), 2), ((9, 1), 4), ((2, 8), 8)],
+    [
+        ((2, 9, 11), (4, 4)),
+        ((9, 11), (5, 3)),
+        ((13,), (3,)),
+        ((9, 1), (4, 1)),
+        ((2, 8), (2, 8)),
+        ((2, 5, 4, 7), (3, 2, 4)),
+    ],
     ids=str,
 )
 
 
 @SMOOTH
-def test_bilinear_field_is_a_convex_combination_of_neighbours(shape, cell):
-    axes = sum(length > 1 for length in shape[-2:])
+def test_a_linear_grid_is_a_convex_combination_of_neighbours(shape, cell):
+    axes = sum(size > 1 for size in cell)
     for first in range(12):
-        phi = interpolation(shape, cell, first)
+        phi = phi_of(shape, cell, first)
         assert bool((phi >= 0).all())
         torch.testing.assert_close(phi.sum(1), torch.ones(len(phi)).double(), rtol=1e-15, atol=0)
         assert int((phi > 0).sum(1).max()) <= 2**axes
@@ -206,27 +230,28 @@ def test_bilinear_field_is_a_convex_combination_of_neighbours(shape, cell):
 
 @SMOOTH
 @BACKEND
-def test_bilinear_field_is_straight_between_centres(shape, cell, backend):
-    spec = NoiseSpec(shape, "uniform", cell=cell, field="bilinear", seed=5)
+def test_a_linear_grid_is_straight_between_centres(shape, cell, backend):
+    spec = NoiseSpec(shape, "uniform", seed=5, **linear(*cell))
     field = noise(spec, 0, 40, backend=backend)
     assert float(field.abs().max()) <= 1 + 1e-6
-    for axis in range(-min(2, len(shape)), 0):
+    for axis in range(-len(cell), 0):
+        size = cell[axis]
         if shape[axis] < 3:
             continue
         lines = field.movedim(axis, -1).reshape(40, -1, shape[axis])
         bends = (lines.diff(n=2).abs() > 1e-5).any(1)  # of each copy, where along this axis
         # Centres lie `cell` apart; one between two elements bends the line at both of them.
         for bend in bends:
-            assert len((bend.nonzero() % cell).unique()) <= 2
+            assert len((bend.nonzero() % size).unique()) <= 2
         assert bool(bends.any())
-        assert cell == 2 or not bool(bends.all())
+        assert size == 2 or not bool(bends.all())
 
 
 @pytest.mark.parametrize("cell", [3, 5])
-def test_bilinear_field_takes_its_draws_at_centres(cell):
+def test_a_linear_grid_takes_its_draws_at_centres(cell):
     # The field is extreme only at centres, so with signs it reaches -1 and 1 there: odd cells
     # have a centre element.
-    spec = NoiseSpec((40, 40), "rademacher", cell=cell, field="bilinear", seed=6)
+    spec = NoiseSpec((40, 40), "rademacher", seed=6, **linear(cell, cell))
     field = noise(spec, 0, 10)
     full = field.abs() == 1
     assert bool(full.flatten(1).any(1).all())
@@ -234,11 +259,19 @@ def test_bilinear_field_takes_its_draws_at_centres(cell):
 
 
 @BACKEND
-@pytest.mark.parametrize("options", [{}, {"cell": 3}, {"cell": 3, "field": "bilinear"}], ids=str)
-def test_shared_channels_take_the_draws_of_one(options, backend):
-    spec = NoiseSpec((2, 3, 10, 13), "normal", shared=True, seed=7, **options)
-    one = noise(NoiseSpec((10, 13), "normal", seed=7, **options), 4, 6, backend=backend)
-    shared = noise(spec, 4, 6, backend=backend)
-    assert torch.equal(shared, one[:, None, None].expand(6, 2, 3, 10, 13))
-    apart = noise(NoiseSpec((2, 3, 10, 13), "normal", seed=7, **options), 4, 6, backend=backend)
-    assert not torch.equal(apart[:, 0, 0], apart[:, 1, 2])
+@pytest.mark.parametrize(
+    "grid",
+    [cells(1, 1), cells(3, 3), linear(3, 3), linear(5)],
+    ids=["pixels", "nearest", "linear", "series"],
+)
+def test_shared_channels_take_the_draws_of_one(grid, backend):
+    axes = len(grid["features"].cell)
+    shape = (2, 3, 10, 13)[3 - axes :]
+    leading, trailing = shape[:-axes], shape[-axes:]
+    apart = noise(NoiseSpec(shape, seed=7, **grid), 4, 6, backend=backend)
+    one = noise(NoiseSpec(trailing, seed=7, **grid), 4, 6, backend=backend)
+    grid = {"features": dataclasses.replace(grid["features"], share_channels=True)}
+    shared = noise(NoiseSpec(shape, seed=7, **grid), 4, 6, backend=backend)
+    assert torch.equal(shared, one.view(6, *[1] * len(leading), *trailing).expand(6, *shape))
+    rows = apart.reshape(6, -1, *trailing)
+    assert not torch.equal(rows[:, 0], rows[:, -1])

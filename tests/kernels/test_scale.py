@@ -7,9 +7,9 @@ import pytest
 import torch
 from bounds import ERRORS
 
-from fwdgrad_kernels import LAWS, AdaptiveScale, NoiseSpec, confidence_scale, noise, perturb
+from fwdgrad_kernels import AdaptiveScale, NoiseSpec, confidence_scale, noise, perturb
 from fwdgrad_kernels.scale import FORMS, law_within
-from fwdgrad_kernels.testing import assert_copies
+from fwdgrad_kernels.testing import KINDS, assert_copies, linear, make_spec
 
 DENSITIES = ("normal", "cauchy", "hyperbolic", "logistic", "uniform")
 SIGNS = ("rademacher", "hadamard")
@@ -71,26 +71,27 @@ def test_exact_leaves_the_bounds_with_the_same_probability_everywhere(law, confi
         assert scale.mean() > nearest.mean()  # what the equation leaves to smoothing
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
         ((3, 17, 20), {}),
         ((3, 17, 19), {"block": 7}),
-        ((3, 9, 8), {"cell": 3, "field": "bilinear", "shared": True}),
+        ((3, 9, 8), linear(3, 3, share_channels=True)),
         ((37,), {}),
     ],
     ids=str,
 )
-def test_copies(any_backend, law, form, shape, options):
-    if form == "exact" and law in SIGNS:
+def test_copies(any_backend, kind, form, shape, options):
+    if form == "exact" and kind in SIGNS:
         pytest.skip("has no density")
-    if any_backend == "triton" and not gpu.REAL and "cell" in options and law in SIGNS:
+    if any_backend == "triton" and not gpu.REAL and "features" in options and kind in SIGNS:
         pytest.skip("slow in the interpreter")
     bounds = ((0.0, -0.1, -1.0), (1.0, 1.2, 1.0)) if len(shape) == 3 else (0.0, 1.0)
-    floor = 0.01 if law == "cauchy" else 0.0
-    spec = NoiseSpec(shape, law, AdaptiveScale(*bounds, form=form, floor=floor), seed=3, **options)
+    floor = 0.01 if kind == "cauchy" else 0.0
+    scale = AdaptiveScale(*bounds, form=form, floor=floor)
+    spec = make_spec(shape, kind, scale, seed=3, **options)
     x = random(*shape).to(gpu.DEVICE)
     out = perturb(x, spec, 5, 3, pairs=True, backend=any_backend)
     assert_copies(out[:3], x, spec, 5)
@@ -155,7 +156,7 @@ def test_bad_arguments(arguments, message):
 
 def test_a_rule_that_does_not_fit_its_spec():
     with pytest.raises(ValueError, match="form 'exact' needs a law with a density"):
-        NoiseSpec((3, 4), "hadamard", AdaptiveScale(0.0, 1.0, form="exact"))
+        NoiseSpec((3, 4), "rademacher", AdaptiveScale(0.0, 1.0, form="exact"))
     with pytest.raises(ValueError, match="low must be a number or 3, one for each channel, got 2"):
         NoiseSpec((3, 4, 4), scale=AdaptiveScale((0.0, 0.0), (1.0, 1.0)))
     with pytest.raises(ValueError, match=r"probability must lie between 0 and 1, got 1.5"):

@@ -13,20 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from fwdgrad_kernels import LAWS, NoiseSpec, accumulate_, native, perturb
+from fwdgrad_kernels import NoiseSpec, accumulate_, native, perturb
 from fwdgrad_kernels.spec import DTYPES
-from fwdgrad_kernels.testing import assert_copies
+from fwdgrad_kernels.testing import EXACT, KINDS, assert_copies, linear, make_spec
 
 CSRC = Path(__file__).parents[2] / "csrc"
 LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 WRAPPER = """
+#include <algorithm>
 #include "cpu/kernels.h"
 #include "encoded.h"
 using namespace fwdgrad;
 static Spec decoded(const int64_t* e) {
   Encoded encoded;
-  for (int i = 0; i < 13; ++i) encoded[i] = e[i];
-  return decode(encoded);
+  std::copy_n(e, encoded.size(), encoded.begin());
+  return decode(encoded, e[encoded.size()]);
 }
 extern "C" void perturb(void* out, const void* x, double scale, int type, const int64_t* spec,
                         int64_t count) {
@@ -81,20 +82,29 @@ def address(tensor):
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-@pytest.mark.parametrize("law", LAWS)
+def encode(spec):
+    """The spec's integers, and the address of its labels."""
+    labels = spec.labels_on(torch.device("cpu"))
+    numbers = *spec.encoded, 0 if labels is None else labels.data_ptr()
+    encoded = (ctypes.c_int64 * len(numbers))(*numbers)
+    encoded.labels = labels  # kept as long as their address is
+    return encoded
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "options", [{}, {"block": (5, 30)}, {"cell": 6, "field": "bilinear"}], ids=str
+    "options", [{}, {"block": (5, 30)}, linear(6, 6)], ids=["", "block", "linear"]
 )
-def test_levels_agree(library, law, options):
-    spec = NoiseSpec((2, 11, 67), law, scale=1.0, seed=2**63 + 5, **options)
-    encoded = (ctypes.c_int64 * 13)(*spec.encoded)
+def test_levels_agree(library, kind, options):
+    spec = make_spec((2, 11, 67), kind, scale=1.0, seed=2**63 + 5, **options)
+    encoded = encode(spec)
     x, weights = torch.zeros(spec.shape), torch.linspace(-1, 1, 9)
     out = torch.full((9, *spec.shape), torch.nan)
     library.perturb(address(out), address(x), ctypes.c_double(1.0), 0, encoded, ctypes.c_int64(9))
     expected = perturb(x, spec, 3, 9)
-    if law in ("rademacher", "hadamard", "uniform") and not options.get("cell"):
+    if kind in EXACT and not spec.view.linear:
         assert torch.equal(out, expected)
-    largest = expected.abs().max() if options.get("cell") else expected.abs()
+    largest = expected.abs().max() if spec.view.linear else expected.abs()
     assert ((out - expected).abs() <= 2e-6 * (1 + largest)).all()
     if not spec.has_score:
         return
@@ -110,7 +120,7 @@ def test_levels_agree(library, law, options):
 def test_squares_leave_the_total_alone_on_every_level(library, law):
     """With the instructions that round a product and a sum once, and with those that do not."""
     spec = NoiseSpec((1100,), law, seed=1)
-    encoded = (ctypes.c_int64 * 13)(*spec.encoded)
+    encoded = encode(spec)
     weights = torch.randn(9, generator=torch.Generator().manual_seed(0))
     totals, square = torch.zeros(2, 1100), torch.zeros(1100)
     for total, squared in ((totals[0], None), (totals[1], address(square))):
@@ -125,7 +135,7 @@ def test_half_precision_rounds_the_same_on_every_level(library, dtype):
     x = torch.randn(5000, generator=torch.Generator().manual_seed(0)).mul(100).to(dtype)
     out = torch.empty((1, 5000), dtype=dtype)
     kind = 2 if dtype == torch.float16 else 3
-    encoded = (ctypes.c_int64 * 13)(*spec.encoded)
+    encoded = encode(spec)
     library.perturb(
         address(out), address(x), ctypes.c_double(0.0), kind, encoded, ctypes.c_int64(1)
     )
@@ -135,9 +145,9 @@ def test_half_precision_rounds_the_same_on_every_level(library, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_level_blends_alike(library, dtype):
     """Grids that the planes share, by their own loops, against the reference."""
-    options = {"cell": 6, "field": "bilinear", "shared": True}
-    spec = NoiseSpec((2, 41, 67), "hadamard", scale=0.5, seed=4, **options)
-    encoded = (ctypes.c_int64 * 13)(*spec.encoded)
+    options = linear(6, 6, share_channels=True)
+    spec = make_spec((2, 41, 67), "hadamard", scale=0.5, seed=4, **options)
+    encoded = encode(spec)
     x, baseline = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     x, baseline = x.contiguous(), baseline.contiguous()
     out = torch.empty(5, *spec.shape, dtype=dtype)

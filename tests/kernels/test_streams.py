@@ -5,11 +5,21 @@ import gpu
 import pytest
 import torch
 
-from fwdgrad_kernels import LAWS, NoiseSpec, accumulate_, noise, path_positions, perturb
+from fwdgrad_kernels import (
+    LAWS,
+    Grid,
+    Labels,
+    NoiseSpec,
+    accumulate_,
+    noise,
+    path_positions,
+    perturb,
+)
 from fwdgrad_kernels.testing import TOLERANCE
 
 SEED = 2**63 + 11
 FIRST = 2**32 + 3
+PLAIN = r"^stream must be 0 but for independent draws of Elements\(\) without blocks, .* got stream"
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -31,7 +41,7 @@ def test_draws_come_from_their_stream(any_backend, law, stream):
             assert row == [2 * uniform(word) - 1 for word in words]
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law != "hadamard"])
+@pytest.mark.parametrize("law", LAWS)
 def test_a_parameter_stream_agrees_with_the_reference(any_backend, law):
     spec = NoiseSpec((37,), law, 0.5, seed=SEED, stream=19)
     got, want = (
@@ -71,8 +81,10 @@ def test_positions_are_of_the_contract():
     [
         ({"stream": 3}, "stream must be 0 .inputs. or 16 and above"),
         ({"stream": -1}, "stream must lie in 0"),
-        ({"stream": 16, "law": "hadamard"}, "stream must be 0 where there are blocks"),
-        ({"stream": 16, "block": 2}, "stream must be 0 where there are blocks"),
+        ({"stream": 16, "law": "rademacher", "design": "hadamard"}, PLAIN),
+        ({"stream": 16, "block": 2}, PLAIN),
+        ({"stream": 16, "features": Grid(2)}, PLAIN),
+        ({"stream": 16, "features": Labels(torch.tensor([0, 0, 1, 1]))}, PLAIN),
     ],
 )
 def test_streams_that_are_refused(options, message):

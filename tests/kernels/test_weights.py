@@ -7,23 +7,26 @@ import pytest
 import torch
 
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks, perturb
+from fwdgrad_kernels.testing import case_id, cells, linear, make_spec
 
 SHAPE = (2, 9, 35)
 FIRST = 2**32 - 3
 OPTIONS = [
-    {"law": "normal"},
-    {"law": "cauchy", "block": (4, 11)},
-    {"law": "rademacher"},
-    {"law": "hadamard", "block": (9, 20)},
-    {"law": "logistic", "cell": 3},
-    {"law": "normal", "cell": 4, "field": "bilinear", "block": 5, "shared": True},
+    {"kind": "normal"},
+    {"kind": "cauchy", "block": (4, 11)},
+    {"kind": "rademacher"},
+    {"kind": "hadamard", "block": (9, 20)},
+    {"kind": "logistic", **cells(3, 3)},
+    {"kind": "normal", "block": 5, **linear(4, 4, share_channels=True)},
 ]
-CASE = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
-BLOCKED = pytest.mark.parametrize(
-    "options",
-    [o for o in OPTIONS if "block" in o],
-    ids=lambda o: "-".join(map(str, o.values())),
-)
+
+
+def some_id(options):
+    return case_id((SHAPE, options))
+
+
+CASE = pytest.mark.parametrize("options", OPTIONS, ids=some_id)
+BLOCKED = pytest.mark.parametrize("options", [o for o in OPTIONS if "block" in o], ids=some_id)
 
 
 def same(a, b):
@@ -47,7 +50,7 @@ def covered(spec, copies):
 @CASE
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_squares_leave_the_total_alone(any_backend, options, dtype):
-    spec, weights = NoiseSpec(SHAPE, seed=1, **options), random(12, dtype=dtype)
+    spec, weights = make_spec(SHAPE, seed=1, **options), random(12, dtype=dtype)
     totals = [random(*SHAPE, dtype=dtype) for _ in range(2)]
     square = torch.zeros_like(totals[0])
     accumulate_(totals[0], weights, spec, FIRST, backend=any_backend)
@@ -59,7 +62,7 @@ def test_squares_leave_the_total_alone(any_backend, options, dtype):
 @BLOCKED
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
 def test_weights_that_are_not_finite_stay_in_their_blocks(any_backend, options, bad):
-    spec, weights = NoiseSpec(SHAPE, seed=1, **options), random(6)
+    spec, weights = make_spec(SHAPE, seed=1, **options), random(6)
     weights[[1, 4]] = bad
     hit = covered(spec, 6)[[1, 4]].any(0)
     assert bool(hit.any())
@@ -92,7 +95,7 @@ def test_weights_that_are_not_finite_agree_with_the_reference(any_backend):
 def test_x_that_is_not_finite_stays_beside_blocks(any_backend, options, scale):
     """Where the noise's scale follows from x, it is infinite where x is."""
     given = 0.5 if scale == "relative" else AdaptiveScale(0.0, 1.0)
-    spec = NoiseSpec(SHAPE, scale=given, seed=1, **options)
+    spec = make_spec(SHAPE, scale=given, seed=1, **options)
     x = random(*SHAPE)
     x[:, ::2, ::3] = math.inf
     x[:, ::2, 1::3] = -math.inf
