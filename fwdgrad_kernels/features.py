@@ -144,7 +144,7 @@ class Grid:
         return View(leading, depth, height, width, cells, linear, shared, jitters)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Labels:
     """Elements of one label move together: superpixels, words, groups of columns, supervoxels.
 
@@ -167,7 +167,7 @@ class Labels:
     """
 
     mask: Tensor
-    count: int = dataclasses.field(init=False, repr=False)
+    count: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         """Checks the labels."""
@@ -191,6 +191,10 @@ class Labels:
             )
         object.__setattr__(self, "mask", mask.detach().to(torch.int32, copy=True).contiguous())
         object.__setattr__(self, "count", len(found))
+
+    def __repr__(self) -> str:
+        """In one line, whatever the size of the mask."""
+        return f"Labels(<{self.count} in a mask of shape {tuple(self.mask.shape)}>)"
 
     def __eq__(self, other: object) -> bool:
         """Equal where the labels are."""

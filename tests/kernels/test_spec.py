@@ -7,16 +7,16 @@ import pickle
 import pytest
 import torch
 
-from fwdgrad_kernels import LAWS, NoiseSpec
+from fwdgrad_kernels import LAWS, Elements, Grid, Labels, NoiseSpec, noise
+from fwdgrad_kernels.testing import cells, linear
 
 FIELDS = {
     "shape": (3, 8, 9),
-    "law": "logistic",
+    "law": "rademacher",
     "scale": 0.25,
     "block": (4, 5),
-    "cell": 2,
-    "field": "bilinear",
-    "shared": True,
+    "features": Grid((2, 2)),
+    "design": "hadamard",
     "seed": 2**64 - 1,
 }
 OTHER = {
@@ -24,19 +24,20 @@ OTHER = {
     "law": "normal",
     "scale": 0.5,
     "block": (5, 4),
-    "cell": 3,
-    "field": "nearest",
-    "shared": False,
+    "features": Grid((2, 3)),
+    "design": "independent",
     "seed": 2**63 - 1,
 }
+MASK = torch.arange(72).reshape(8, 9) // 10
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_field_makes_a_difference(name):
-    spec = NoiseSpec(**FIELDS)
+    given = {**FIELDS, "design": "independent"} if name == "law" else FIELDS  # of signs alone
+    spec = NoiseSpec(**given)
     other = dataclasses.replace(spec, **{name: OTHER[name]})
     assert spec != other
-    assert other == NoiseSpec(**{**FIELDS, name: OTHER[name]})
+    assert other == NoiseSpec(**{**given, name: OTHER[name]})
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(spec, name, OTHER[name])
 
@@ -55,6 +56,63 @@ def test_value(duplicate, scale):
     assert spec != "a spec"
 
 
+@pytest.mark.parametrize("duplicate", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
+@pytest.mark.parametrize(
+    "features", [Elements(), Grid(4, jitter=True), Labels(MASK)], ids=lambda f: type(f).__name__
+)
+def test_features_are_values(duplicate, features):
+    spec, again = NoiseSpec((3, 8, 9), features=features, seed=3), duplicate(features)
+    assert again == features
+    assert hash(again) == hash(features)
+    assert duplicate(spec) == spec == NoiseSpec((3, 8, 9), features=again, seed=3)
+    assert hash(duplicate(spec)) == hash(spec)
+    assert torch.equal(noise(duplicate(spec), 5, 2), noise(spec, 5, 2))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        features.cell = 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"cell": 3}, {"interpolation": "nearest"}, {"jitter": True}, {"share_channels": False}]
+)
+def test_each_field_of_a_grid_makes_a_difference(change):
+    grid, other = Grid(4), Grid(**{"cell": 4, **change})
+    assert grid != other
+    assert NoiseSpec((3, 8, 9), features=grid) != NoiseSpec((3, 8, 9), features=other)
+
+
+def test_labels_are_compared_by_value():
+    other = MASK.clone()
+    other[0, 0] = 7  # all from 0 to 7 as before
+    spec = NoiseSpec((3, 8, 9), features=Labels(MASK))
+    for same in (MASK.clone(), MASK.to(torch.uint8), MASK.numpy()):
+        assert Labels(same) == Labels(MASK)
+        assert hash(Labels(same)) == hash(Labels(MASK))
+        assert NoiseSpec((3, 8, 9), features=Labels(same)) == spec
+    for different in (other, MASK[None], MASK.T):
+        assert Labels(different) != Labels(MASK)
+    assert NoiseSpec((3, 8, 9), features=Labels(other)) != spec
+    assert Labels(MASK) != Grid(4)
+    assert spec != NoiseSpec((3, 8, 9))
+
+
+def test_labels_are_a_copy():
+    mask = MASK.int()
+    spec = NoiseSpec((3, 8, 9), features=Labels(mask), seed=1)
+    before = noise(spec, 0, 2)
+    mask.zero_()
+    assert torch.equal(noise(spec, 0, 2), before)
+    assert int(spec.features.mask.max()) == 7
+
+
+def test_repr_is_python():
+    for spec in (NoiseSpec(**FIELDS), NoiseSpec(9), NoiseSpec((2, 3), features=Grid(2, "nearest"))):
+        names = {"NoiseSpec": NoiseSpec, "Elements": Elements, "Grid": Grid}
+        assert eval(repr(spec), names) == spec
+    labels = NoiseSpec((3, 8, 9), features=Labels(MASK))
+    assert "features=Labels(<8 in a mask of shape (8, 9)>)" in repr(labels)
+    assert len(repr(labels)) < 200
+
+
 def test_scales_are_compared_by_value_and_kind():
     ones = torch.ones(4)
     assert NoiseSpec((4,), scale=ones) == NoiseSpec((4,), scale=torch.ones(4))
@@ -71,6 +129,11 @@ def test_scales_are_compared_by_value_and_kind():
         ({"block": (5,)}, {"block": (8, 5)}),
         ({"shape": [3, 8, 9]}, {"shape": torch.Size([3, 8, 9])}),
         ({"scale": 1}, {"scale": 1.0}),
+        ({"features": Grid(2)}, {"features": Grid((2, 2))}),
+        ({"features": Grid((2, 2))}, {"features": Grid([2, 2])}),
+        ({"features": Grid((1, 1), share_channels=False)}, {"features": Elements()}),
+        ({"features": Grid((1, 1, 1), share_channels=False)}, {"features": Elements()}),
+        ({"features": Grid((1, 1), "nearest", jitter=True)}, {"features": Grid((1, 1))}),
     ],
     ids=str,
 )
@@ -90,14 +153,22 @@ def test_a_vector_is_a_shape_of_one_axis():
     ("shape", "options", "draws"),
     [
         ((3, 8, 9), {}, 216),
-        ((3, 8, 9), {"shared": True}, 72),
-        # The cells that can touch 8 and 9 elements, whatever the shift: 3 and 3, or 4 and 4.
-        ((3, 8, 9), {"cell": 4}, 3 * 3 * 3),
-        ((3, 8, 9), {"cell": 3, "shared": True}, 4 * 4),
-        # A bilinear field has a centre before the first and one after the last.
-        ((8, 10), {"cell": 3, "field": "bilinear"}, 5 * 6),
-        ((8, 9), {"cell": 1, "field": "bilinear"}, 72),
-        ((1, 9), {"cell": 9}, 2),
+        ((3, 8, 9), cells(1, 1, share_channels=True), 72),
+        # The cells that can touch 8 and 9 elements, wherever the grid lies: 3 and 3, or 4 and 4.
+        ((3, 8, 9), cells(4, 4), 3 * 3 * 3),
+        ((3, 8, 9), cells(3, 3, share_channels=True), 4 * 4),
+        # Without jitter the grid starts with the input.
+        ((3, 8, 9), cells(4, 4, jitter=False), 3 * 2 * 3),
+        # A linear grid has a centre before the first element and one after the last.
+        ((8, 10), linear(3, 3), 5 * 6),
+        ((8, 10), linear(3, 3, jitter=False), 4 * 5),
+        ((8, 9), linear(1, 1), 72),
+        ((1, 9), cells(1, 9), 2),
+        ((3, 50), cells(7, share_channels=True), 8),
+        ((2, 4, 6, 9), cells(2, 3, 4, share_channels=True, jitter=False), 2 * 2 * 3),
+        ((2, 4, 6, 9), cells(2, 3, 4, jitter=False), 2 * 2 * 2 * 3),
+        ((3, 8, 9), {"features": Labels(MASK)}, 8),
+        ((2, 3), {"features": Labels(torch.zeros(3, dtype=torch.int64))}, 1),
     ],
     ids=str,
 )
@@ -105,7 +176,8 @@ def test_number_of_draws(shape, options, draws):
     spec = NoiseSpec(shape, **options)
     assert spec.draws == draws
     assert spec.group == 1
-    assert NoiseSpec(shape, "hadamard", **options).group == 1 << (draws - 1).bit_length()
+    hadamard = NoiseSpec(shape, "rademacher", design="hadamard", **options)
+    assert (hadamard.draws, hadamard.group) == (draws, 1 << (draws - 1).bit_length())
 
 
 @pytest.mark.parametrize(
