@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from fwdgrad_kernels.checks import check_integer, check_memory
 
@@ -177,6 +178,8 @@ class Labels:
         if not isinstance(mask, Tensor):
             raise TypeError(f"mask must be a tensor of integers, got {type(mask).__name__}")
         check_memory("mask", mask)
+        if mask.is_meta or isinstance(mask, FakeTensor):
+            raise ValueError("mask must have values, got a meta or fake tensor")
         if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
             raise TypeError(f"mask must hold integers, got {mask.dtype}; mask.long() makes them")
         if not mask.numel():

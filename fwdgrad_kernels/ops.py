@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ from fwdgrad_kernels.features import Grid
 from fwdgrad_kernels.hadamard import sums_along_all
 from fwdgrad_kernels.layout import empty_copies, interleaved, is_channels_last, to_channels_last
 from fwdgrad_kernels.scale import AdaptiveScale
-from fwdgrad_kernels.spec import CHUNK, NoiseSpec
+from fwdgrad_kernels.spec import CHUNK, NoiseSpec, first_outside
 
 _COMPILED = {"cpu": native, "cuda": cuda, "triton": triton}
 BACKENDS = ("auto", *_COMPILED, "reference")
@@ -463,8 +464,8 @@ def _check_baseline(
     if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
         raise TypeError(f"baseline must be a number or a tensor, got {type(baseline).__name__}")
     if isinstance(baseline, (int, float)):
-        if not math.isfinite(baseline):
-            raise ValueError(f"baseline must be finite, got {baseline}")
+        if not abs(baseline) <= sys.float_info.max:
+            raise ValueError(f"baseline must be finite, got {str(baseline):.80}")
         return _levels(float(baseline), spec.planes[0], _wide(x), x.device), True
     if not baseline.is_floating_point():
         raise TypeError(f"baseline must be a floating tensor, got {baseline.dtype}")
@@ -474,12 +475,15 @@ def _check_baseline(
     if baseline.shape == x.shape:
         if baseline.dtype != x.dtype:
             raise TypeError(f"baseline must have x's dtype {x.dtype}, got {baseline.dtype}")
+        _check_finite(baseline)
         return constant(baseline), False
     channels = (*x.shape[:-2], 1, 1)
     planes, height, _ = spec.planes
     line = height == 1 and planes * x.shape[-1] == x.numel()  # a plane is one row
     one = baseline.shape[-1:] == (1,) and (line or baseline.shape[-2:] == (1, 1))
-    if x.dim() > 1 and baseline.dim() == x.dim() and one:
+    fits = all(b in (1, n) for b, n in zip(baseline.shape, x.shape, strict=False))
+    if x.dim() > 1 and baseline.dim() == x.dim() and one and fits:
+        _check_finite(baseline)
         levels = constant(baseline).to(_wide(x)).expand(*x.shape[: -1 if line else -2], 1, 1)
         return levels.reshape(-1, 1, 1).contiguous(), True
     also = f", a value for each channel {channels}" if x.dim() > 2 else ""
@@ -487,6 +491,16 @@ def _check_baseline(
         f"baseline must be a number{also} or have x's shape {tuple(x.shape)}, got "
         f"{tuple(baseline.shape)}"
     )
+
+
+def _check_finite(baseline: Tensor) -> None:
+    """By its ends, for which nothing of its size is made."""
+    if not is_plain(baseline) or not baseline.numel():
+        return
+    low, high = baseline.detach().aminmax()  # NaN where one is
+    if not math.isfinite(low) or not math.isfinite(high):
+        at, value = first_outside(baseline, baseline.isfinite()) or (0, math.nan)
+        raise ValueError(f"baseline must be finite, got {value} at element {at}")
 
 
 @functools.lru_cache(maxsize=64)

@@ -220,7 +220,9 @@ class NoiseSpec:
                 )
         block = (*trailing[: len(trailing) - len(block)], *block)
         if isinstance(self.features, Labels):
-            raise ValueError("block must be None with Labels, which it would cut")
+            raise ValueError(
+                f"block must be None with Labels, which it would cut, got {self.block!r}"
+            )
         if len(block) == 2 and self.view.height == 1 < block[0] < trailing[0]:
             raise ValueError(
                 f"block must cover axis -2 whole, whose {trailing[0]} channels share their draws, "

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from fwdgrad_kernels import NoiseSpec, accumulate_, backend_for, blocks, noise, perturb
+from fwdgrad_kernels import (
+    Grid,
+    Labels,
+    NoiseSpec,
+    accumulate_,
+    backend_for,
+    blocks,
+    expand,
+    noise,
+    perturb,
+)
 
 SHAPE = (2, 6)
 META = torch.device("meta")
@@ -23,6 +33,7 @@ def refused(error, fragments, call, *arguments, **keywords):
         call(*arguments, **keywords)
     for fragment in fragments:
         assert fragment in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def scale_with(value, at=7):
@@ -39,10 +50,15 @@ def scale_with(value, at=7):
         (TypeError, ["shape", "True"], {"shape": (True, 3)}),
         (TypeError, ["shape", "2.5"], {"shape": 2.5}),
         (TypeError, ["shape", "None"], {"shape": None}),
-        (ValueError, ["law", "gauss", "normal", "hadamard"], {"law": "gauss"}),
-        (ValueError, ["field", "cubic", "nearest", "bilinear"], {"field": "cubic"}),
-        (TypeError, ["shared", "1"], {"shared": 1}),
-        (TypeError, ["shift", "None"], {"shift": None}),
+        (ValueError, ["law", "gauss", "normal", "rademacher"], {"law": "gauss"}),
+        (ValueError, ["law", "'hadamard'"], {"law": "hadamard"}),  # it is a design
+        (ValueError, ["design", "independent, hadamard", "'hadamar'"], {"design": "hadamar"}),
+        (ValueError, ["design", "None"], {"design": None}),
+        (ValueError, ["law must be 'rademacher'", "design='hadamard'", "'normal'"],
+         {"design": "hadamard"}),
+        (TypeError, ["features", "Elements(), Grid(cell) and Labels(mask)", "'grid'"],
+         {"features": "grid"}),
+        (TypeError, ["features", "got <class"], {"features": Grid}),
         (ValueError, ["scale", ">= 0", "-0.1"], {"scale": -0.1}),
         (ValueError, ["scale", "finite", "nan"], {"scale": math.nan}),
         (ValueError, ["scale", "finite", "inf"], {"scale": math.inf}),
@@ -63,26 +79,97 @@ def scale_with(value, at=7):
         (TypeError, ["block", "1.5"], {"block": 1.5}),
         # Starts must fit into the 32 bits that place them.
         (ValueError, ["block"], {"shape": (2**33,), "block": 2**32}),
-        (ValueError, ["cell", "1 .. 6", "0"], {"cell": 0}),
-        (ValueError, ["cell", "1 .. 6", "7"], {"cell": 7}),
-        (TypeError, ["cell", "2.0"], {"cell": 2.0}),
-        (TypeError, ["cell", "True"], {"cell": True}),
+        # A cell must fit into its own axis, not into the longest.
+        (ValueError, ["cell", "(6,)", "got 7"], {"features": Grid(7)}),
+        (ValueError, ["cell", "(2, 6)", "got (3, 3)"], {"features": Grid((3, 3))}),
+        (ValueError, ["cell", "(6, 3)", "got (1, 4)"],
+         {"shape": (2, 6, 3), "features": Grid((1, 4))}),
+        (ValueError, ["cell", "(2, 6)", "axes", "got (1, 2, 2)"], {"features": Grid((1, 2, 2))}),
+        (ValueError, ["cell", "tuple", "(2, 2, 2, 2, 2)", "got 2"],
+         {"shape": (2,) * 5, "features": Grid(2)}),
+        (ValueError, ["mask", "broadcast", "(2, 6)", "(3,)"],
+         {"features": Labels(torch.arange(3))}),
+        (ValueError, ["mask", "broadcast", "(2, 6)", "(6, 1)"],
+         {"features": Labels(torch.arange(6)[:, None])}),
+        (ValueError, ["mask", "broadcast", "(2, 6)", "(1, 2, 6)"],
+         {"features": Labels(torch.arange(12).reshape(1, 2, 6))}),
+        (ValueError, ["block must be None with Labels", "got 2"],
+         {"features": Labels(torch.arange(6)), "block": 2}),
+        (ValueError, ["block must cover axis -2", "4 channels share", "got (2, 3)"],
+         {"shape": (4, 6), "features": Grid((2,)), "block": (2, 3)}),
+        (ValueError, ["block must cover axis -2", "got 3"],
+         {"shape": (2, 4, 6), "features": Grid((1,)), "block": 3}),
         (ValueError, ["seed", "-1"], {"seed": -1}),
         (ValueError, ["seed", str(2**64)], {"seed": 2**64}),
         (TypeError, ["seed", "None"], {"seed": None}),
         (TypeError, ["seed", "False"], {"seed": False}),
         (ValueError, ["shape", "draws", str(2**34)], {"shape": (2**17, 2**18)}),
-        (ValueError, ["shape", "draws", str(2**32)], {"shape": (2**17, 2**16), "law": "hadamard"}),
+        (ValueError, ["shape", "draws", str(2**32)],
+         {"shape": (2**17, 2**16), "law": "rademacher", "design": "hadamard"}),
     ]
-)
+)  # fmt: skip
 def test_spec(error, fragments, change):
     refused(error, fragments, NoiseSpec, **{"shape": SHAPE, **change})
 
 
+@check(
+    [
+        (ValueError, ["cell", "at least 1", "got 0"], {"cell": 0}),
+        (ValueError, ["cell", "at least 1", "got -2"], {"cell": (4, -2)}),
+        (TypeError, ["cell", "integer", "True"], {"cell": True}),
+        (TypeError, ["cell", "integer", "True"], {"cell": (4, True)}),
+        (TypeError, ["cell", "one to three", "2.0"], {"cell": 2.0}),
+        (TypeError, ["cell", "one to three", "(2, 2, 2, 2)"], {"cell": (2, 2, 2, 2)}),
+        (TypeError, ["cell", "one to three", "()"], {"cell": ()}),
+        (TypeError, ["cell", "one to three", "'4'"], {"cell": "4"}),
+        (ValueError, ["interpolation", "linear, nearest", "'bilinear'"],
+         {"interpolation": "bilinear"}),
+        (TypeError, ["jitter", "True or False", "1"], {"jitter": 1}),
+        (TypeError, ["share_channels", "True or False", "None"], {"share_channels": None}),
+    ]
+)  # fmt: skip
+def test_grid(error, fragments, change):
+    refused(error, fragments, Grid, **{"cell": 4, **change})
+
+
+@check(
+    [
+        (TypeError, ["mask", "tensor of integers", "list"], {"mask": [0, 1]}),
+        (TypeError, ["mask", "integers", "torch.float32", "long()"],
+         {"mask": torch.tensor([0.0, 1.0])}),
+        (TypeError, ["mask", "integers", "torch.bool"], {"mask": torch.tensor([True, False])}),
+        (TypeError, ["mask", "integers", "torch.complex64"],
+         {"mask": torch.tensor([0, 1], dtype=torch.complex64)}),
+        (TypeError, ["mask", "dense"], {"mask": torch.tensor([0, 1]).to_sparse()}),
+        (ValueError, ["mask", "from 0", "-3"], {"mask": torch.tensor([0, -3, 1, -1])}),
+        (ValueError, ["mask", "0 to 5", "none that is 1"], {"mask": torch.tensor([0, 2, 5, 2])}),
+        (ValueError, ["mask", "0 to 2", "none that is 0"], {"mask": torch.tensor([1, 2])}),
+        (ValueError, ["mask", f"0 to {2**40}", "none that is 1"],
+         {"mask": torch.tensor([2**40, 0])}),
+        (ValueError, ["mask", "every element", "(0, 3)"],
+         {"mask": torch.zeros(0, 3, dtype=torch.int64)}),
+        (ValueError, ["mask", "values", "meta"],
+         {"mask": torch.zeros(3, dtype=torch.int64, device=META)}),
+    ]
+)  # fmt: skip
+def test_labels(error, fragments, change):
+    refused(error, fragments, Labels, **change)
+
+
+def test_labels_on_another_device():
+    spec = NoiseSpec((3,), features=Labels(torch.tensor([0, 1, 1])))
+    message = ["features", "mask on x's device meta", "got cpu", "mask.to(x.device)"]
+    refused(ValueError, message, perturb, torch.zeros(3, device=META), spec, 0, 1)
+    refused(ValueError, message, noise, spec, 0, 1, device=META)
+    total, weights = torch.zeros(3, device=META), torch.ones(1, device=META)
+    refused(ValueError, message, accumulate_, total, weights, spec, 0)
+    refused(ValueError, message, expand, torch.zeros(2, device=META), spec)
+
+
 def test_what_a_counter_just_holds_is_accepted():
     assert NoiseSpec((2**17, 2**17)).draws == 2**34
-    assert NoiseSpec((2**16, 2**16), "hadamard").group == 2**32
-    assert NoiseSpec((2**17, 2**18), cell=2).draws < 2**34
+    assert NoiseSpec((2**16, 2**16), "rademacher", design="hadamard").group == 2**32
+    assert NoiseSpec((2**17, 2**18), features=Grid((2, 2))).draws < 2**34
     assert NoiseSpec((2**19, 2**20), "rademacher").draws == 2**39
 
 
