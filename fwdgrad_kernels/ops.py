@@ -393,10 +393,13 @@ class Perturber:
         if not out.numel():
             return out
         if self.backend == "reference":
+            base = self.baseline
+            if base is not None and self.by_plane:
+                base = base.expand(self.spec.planes).reshape(self.spec.shape)
             for i in range(2 if self.pairs else 1):
                 out[i * count : (i + 1) * count] = reference.perturb(
                     self.x, self.spec, first, count, sign * (-1) ** i, self.low, self.high,
-                    self.relative, self.baseline, self.position,
+                    self.relative, base, self.position,
                 )  # fmt: skip
             return out
         assert self._laid is not None
@@ -484,7 +487,8 @@ def _check_baseline(
     fits = all(b in (1, n) for b, n in zip(baseline.shape, x.shape, strict=False))
     if x.dim() > 1 and baseline.dim() == x.dim() and one and fits:
         _check_finite(baseline)
-        levels = constant(baseline).to(_wide(x)).expand(*x.shape[: -1 if line else -2], 1, 1)
+        along = (1,) if line else (1, 1)
+        levels = constant(baseline).to(_wide(x)).expand(*x.shape[: -len(along)], *along)
         return levels.reshape(-1, 1, 1).contiguous(), True
     also = f", a value for each channel {channels}" if x.dim() > 2 else ""
     raise ValueError(

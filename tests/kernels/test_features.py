@@ -1,12 +1,16 @@
 """Copies between a baseline and x, and sums in the space of features, on every backend."""
 
+import dataclasses
 import itertools
 
+import gpu
 import pytest
 import torch
 
 from fwdgrad_kernels import (
     AdaptiveScale,
+    Grid,
+    Labels,
     NoiseSpec,
     accumulate_,
     accumulate_features_,
@@ -14,35 +18,54 @@ from fwdgrad_kernels import (
     perturb,
     reference,
 )
-from fwdgrad_kernels.testing import assert_copies, case_id
+from fwdgrad_kernels.testing import SHARED, assert_copies, case_id, cells, linear, make_spec
 
-SMOOTH = {"cell": 4, "field": "bilinear"}
+SMOOTH = linear(4, 4, share_channels=True)
+SHARE, FIXED = {"share_channels": True}, {"jitter": False}
+BOTH = {**SHARE, **FIXED}
 CASES = (
     ((7,), {}),
     ((3, 5, 6), {}),
-    ((3, 5, 6), {"shared": True}),
-    ((3, 9, 11), {"cell": 4, "shared": True}),
-    ((3, 9, 11), {**SMOOTH, "shared": True}),
-    ((3, 9, 11), {**SMOOTH, "shared": True, "shift": False}),
-    ((1, 40, 9), {"cell": 3, "field": "bilinear", "shift": False}),
-    ((2, 9, 11), {"cell": 5, "field": "bilinear"}),
-    ((9, 11), {"cell": 11, "field": "bilinear", "shift": False}),
-    ((25,), {"cell": 2, "shift": False}),
-    ((3, 9, 11), {"block": 5, **SMOOTH, "shared": True}),
-    ((2, 9, 1), {**SMOOTH, "shared": True, "shift": False}),
+    ((3, 5, 6), SHARED),
+    ((3, 9, 11), cells(4, 4, **SHARE)),
+    ((3, 9, 11), SMOOTH),
+    ((3, 9, 11), linear(4, 4, **BOTH)),
+    ((1, 40, 9), linear(3, 3, **FIXED)),
+    ((2, 9, 11), linear(5, 3)),
+    ((9, 11), linear(9, 11, **FIXED)),
+    ((25,), cells(2, **FIXED)),
+    ((3, 9, 11), {"block": 5, **SMOOTH}),
+    ((2, 9, 1), linear(4, 1, **BOTH)),
+    # Series and volumes, whose cells do not divide the axes.
+    ((3, 20), linear(7, **BOTH)),
+    ((3, 20), cells(7)),
+    ((20,), linear(6)),
+    ((2, 5, 6, 7), linear(2, 3, 4, **BOTH)),
+    ((2, 5, 6, 7), linear(4, 1, 2)),
+    ((5, 6, 7), cells(3, 4, 2, **FIXED)),
+    # Labels: of pixels, of channels, of one axis in the middle, one for all, one for each.
+    ((3, 5, 6), {"features": Labels(torch.arange(30).reshape(5, 6) % 7)}),
+    ((3, 5, 6), {"features": Labels(torch.tensor([1, 0, 1]).reshape(3, 1, 1))}),
+    ((2, 5, 6), {"features": Labels(torch.tensor([[2], [1], [0], [0], [2]]))}),
+    ((2, 5), {"features": Labels(torch.tensor(0))}),
+    ((2, 5), {"features": Labels(torch.arange(10).reshape(2, 5).flip(0))}),
 )
 """Of these the kernels for whole grids serve some, and those for anything else the others."""
 STILL = tuple(case for case in CASES if not case[1].get("block"))
 
 
 def random(*shape, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).to(dtype)
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
+    return drawn.to(gpu.DEVICE, dtype)
 
 
-def still(case, law="normal"):
-    """A spec whose copies spread their draws alike."""
+def still(case, kind="normal"):
+    """A spec whose samples spread their draws alike."""
     shape, options = case
-    return NoiseSpec(shape, law, 0.5, seed=3, **{**options, "shift": False})
+    options = gpu.on_device(options)
+    if isinstance(options.get("features"), Grid):
+        options["features"] = dataclasses.replace(options["features"], jitter=False)
+    return make_spec(shape, kind, 0.5, seed=3, **options)
 
 
 # ---- between a baseline and x ----------------------------------------------------------------
@@ -51,24 +74,26 @@ def still(case, law="normal"):
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_copies_between_a_baseline_and_x(any_backend, case):
     shape, options = case
-    law = ("normal", "hadamard")[CASES.index(case) % 2]
-    spec = NoiseSpec(shape, law, 0.5, seed=2**63 + 5, **options)
+    kind = ("normal", "hadamard")[CASES.index(case) % 2]
+    spec = make_spec(shape, kind, 0.5, seed=2**63 + 5, **gpu.on_device(options))
     x, whole = random(*shape), random(2, *shape)[1]
     channels = [random(*shape[:-2], 1, 1)] if len(shape) > 2 else []
+    if len(shape) == 2 and spec.view.height == 1 and spec.view.shared:  # series
+        channels = [random(shape[0], 1)]
     for b, clip in ((0.25, (0.0, 0.5)), (whole, None), *((c, None) for c in channels)):
-        out = torch.full((6, *shape), torch.nan)
+        out = torch.full((6, *shape), torch.nan, device=gpu.DEVICE)
         perturb(
             x, spec, 61, 3, 1, clip, out, pairs=True, baseline=b, position=0.5,
             backend=any_backend,
         )  # fmt: skip
-        where = torch.as_tensor(b).expand(shape), 0.5
+        where = torch.as_tensor(b, device=gpu.DEVICE).expand(shape), 0.5
         limits = (-torch.inf, torch.inf) if clip is None else clip
         assert_copies(out[:3], x, spec, 61, 1, limits, *where)
         assert_copies(out[3:], x, spec, 61, -1, limits, *where)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {**SMOOTH, "shared": True}])
+@pytest.mark.parametrize("options", [{}, SMOOTH], ids=["elements", "linear"])
 def test_types_and_memory_formats(any_backend, dtype, options):
     x, b = random(3, 6, 8, dtype=dtype), random(2, 3, 6, 8, dtype=dtype)[1]
     spec = NoiseSpec(x.shape, "rademacher", 0.5, seed=1, **options)
@@ -81,18 +106,18 @@ def test_types_and_memory_formats(any_backend, dtype, options):
 
 
 def test_half_way_with_signs_a_cell_is_the_input_s_or_the_baseline_s(any_backend):
-    x, b = torch.full((3, 8, 8), 0.75), torch.zeros(3, 8, 8)
-    spec = NoiseSpec(x.shape, "hadamard", 0.5, cell=4, shared=True, shift=False)
+    x, b = torch.full((3, 8, 8), 0.75, device=gpu.DEVICE), torch.zeros(3, 8, 8, device=gpu.DEVICE)
+    spec = make_spec(x.shape, "hadamard", 0.5, features=Grid(4, "nearest"))
     made = perturb(x, spec, 0, 4, baseline=b, position=0.5, backend=any_backend)
     cells = made[:, 0, ::4, ::4].flatten(1)
     signs = (cells - 0.375) / 0.375
-    assert torch.equal(signs @ signs.T, 4 * torch.eye(4))  # orthogonal
+    assert torch.equal((signs @ signs.T).cpu(), 4 * torch.eye(4))  # orthogonal
     assert torch.equal(made, made[:, :1, :, :].expand_as(made))
 
 
 def test_the_bits_do_not_depend_on_the_micro_batch_or_the_threads():
     x, b = random(3, 70, 33), random(2, 3, 70, 33)[1]
-    spec = NoiseSpec(x.shape, "hadamard", 0.5, cell=5, field="bilinear", shared=True, seed=4)
+    spec = make_spec(x.shape, "hadamard", 0.5, seed=4, **linear(5, 5, share_channels=True))
     whole = perturb(x, spec, 0, 9, baseline=b, position=0.5)
     for threads, size in itertools.product((1, 3), (1, 4)):
         torch.set_num_threads(threads)
@@ -112,12 +137,28 @@ def test_what_held_holds_with_a_baseline(any_backend):
     assert torch.equal(out, perturb(x, spec, 3, 3, **options))
 
 
+def with_one(value):
+    baseline = torch.zeros(3, 4, 4)
+    baseline[1, 0, 1] = value
+    return baseline
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"baseline": "grey"}, TypeError, "baseline must be a number or a tensor, got str"),
         ({"baseline": torch.nan}, ValueError, "baseline must be finite, got nan"),
+        ({"baseline": 10**400}, ValueError, "baseline must be finite, got 1000"),
+        ({"baseline": with_one(torch.nan)}, ValueError, "finite, got nan at element 17"),
+        ({"baseline": with_one(-torch.inf)}, ValueError, "finite, got -inf at element 17"),
+        ({"baseline": with_one(torch.nan)[:, :1, 1:2]}, ValueError, "got nan at element 1"),
         ({"baseline": torch.zeros(3, 4, 4).double()}, TypeError, "must have x's dtype"),
+        ({"baseline": torch.zeros(3, 4, 4, device="meta")}, ValueError, "on x's device cpu"),
+        (
+            {"baseline": torch.zeros(5, 1, 1)},
+            ValueError,
+            r"or have x's shape \(3, 4, 4\), got \(5, 1, 1\)",
+        ),
         ({"baseline": torch.zeros(3, 4, 4).long()}, TypeError, "must be a floating tensor"),
         (
             {"baseline": torch.zeros(4, 4)},
@@ -165,7 +206,8 @@ def test_a_baseline_must_not_be_written_to():
 def test_expand_is_phi(any_backend, case):
     spec = still(case)
     values = random(spec.draws, dtype=torch.float64)
-    phi = reference.spread(spec, torch.eye(spec.draws, dtype=torch.float64), 0)  # (K, *shape)
+    units = torch.eye(spec.draws, dtype=torch.float64, device=gpu.DEVICE)
+    phi = reference.spread(spec, units, 0)  # (K, *shape)
     for dtype, error in ((torch.float32, 1e-6), (torch.float64, 1e-7)):  # of weights in float32
         given = values.to(dtype)
         found = expand(given, spec, backend=any_backend)
@@ -179,20 +221,24 @@ def test_expand_is_phi(any_backend, case):
 
 @pytest.mark.parametrize("case", STILL, ids=case_id)
 def test_sums_of_features_expand_to_sums_of_elements(any_backend, case):
-    law = ("normal", "hadamard", "cauchy")[STILL.index(case) % 3]
-    spec, weights = still(case, law), random(9)
-    total = accumulate_features_(torch.zeros(spec.draws), weights, spec, 5, backend=any_backend)
-    expected = accumulate_(torch.zeros(spec.shape), weights, spec, 5, backend="reference")
+    kind = ("normal", "hadamard", "cauchy")[STILL.index(case) % 3]
+    spec, weights = still(case, kind), random(9)
+    total = torch.zeros(spec.draws, device=gpu.DEVICE)
+    accumulate_features_(total, weights, spec, 5, backend=any_backend)
+    expected = torch.zeros(spec.shape, device=gpu.DEVICE)
+    accumulate_(expected, weights, spec, 5, backend="reference")
     found = expand(total, spec, backend=any_backend)
     assert torch.allclose(found, expected, atol=2e-5 * float(weights.abs().sum()))
 
 
 def test_a_value_that_is_not_finite_stays_with_its_feature(any_backend):
-    spec = NoiseSpec((6,), cell=2, shift=False)
-    found = expand(torch.tensor([1.0, torch.inf, torch.nan]), spec, backend=any_backend)
+    spec = NoiseSpec((6,), features=Grid(2, "nearest"))
+    values = torch.tensor([1.0, torch.inf, torch.nan], device=gpu.DEVICE)
+    found = expand(values, spec, backend=any_backend)
     assert found.nan_to_num(nan=-1, posinf=-2).tolist() == [1, 1, -2, -2, -1, -1]
-    smooth = NoiseSpec((6,), cell=3, field="bilinear", shift=False)  # pixels 1 and 4 are centres
-    found = expand(torch.tensor([1.0, 2.0, torch.nan, 4.0]), smooth, backend=any_backend)
+    smooth = NoiseSpec((6,), features=Grid(3))  # pixels 1 and 4 are centres
+    values = torch.tensor([1.0, 2.0, torch.nan, 4.0], device=gpu.DEVICE)
+    found = expand(values, smooth, backend=any_backend)
     assert found[1] == 2
     assert bool(found[2:].isnan().all())
 
@@ -201,25 +247,55 @@ def test_a_value_that_is_not_finite_stays_with_its_feature(any_backend):
     ("options", "message"),
     [
         ({"block": 2}, "block must be None: each copy's block leaves other elements out"),
-        ({"cell": 2}, "shift must be False: each copy lays its grid elsewhere"),
+        (
+            cells(2),
+            "jitter must be False: each sample lays its grid elsewhere, so that a feature is",
+        ),
+        (
+            linear(2),
+            "jitter must be False: each sample lays its grid elsewhere, so that a feature is",
+        ),
     ],
 )
 def test_copies_that_spread_their_draws_differently_have_no_features(options, message):
-    spec = NoiseSpec((8,), **options)
+    spec, total = (
+        NoiseSpec((8,), **options),
+        torch.full((9,), 7.0)[: NoiseSpec((8,), **options).draws],
+    )
     with pytest.raises(ValueError, match=message):
-        accumulate_features_(torch.zeros(spec.draws), torch.ones(1), spec, 0)
+        accumulate_features_(total, torch.ones(1), spec, 0)
+    assert bool((total == 7).all())
     with pytest.raises(ValueError, match=message):
         expand(torch.zeros(spec.draws), spec)
 
 
 def test_values_that_expand_refuses():
-    spec = NoiseSpec((8,), cell=2, shift=False)
+    spec = NoiseSpec((8,), features=Grid(2, "nearest"))
     with pytest.raises(ValueError, match=r"one for each of 4 draws, got \(5,\)"):
         expand(torch.zeros(5), spec)
     with pytest.raises(TypeError, match=r"float32 or float64 tensor, got torch\.int64"):
         expand(torch.zeros(4).long(), spec)
 
 
-def test_an_empty_input_has_an_empty_map(any_backend):
-    spec = NoiseSpec((0, 4, 4), cell=2, shift=False)
-    assert expand(torch.zeros(spec.draws), spec, backend=any_backend).shape == (0, 4, 4)
+EMPTY = (
+    ((0, 4, 4), {"features": Grid((2, 2), "nearest")}),
+    ((0, 4), linear(2, share_channels=True)),
+    ((2, 0, 4), linear(1, 2, share_channels=True)),
+    ((2, 4, 0, 4), cells(2, 1, 2)),
+    ((0, 3), {"features": Labels(torch.tensor([0, 1, 1]))}),
+    ((3, 0), {"features": Labels(torch.tensor([[0], [1], [1]]))}),
+)
+
+
+@pytest.mark.parametrize("case", EMPTY, ids=case_id)
+def test_empty_inputs(any_backend, case):
+    shape, options = case
+    spec, zero = make_spec(shape, **gpu.on_device(options)), torch.zeros(shape, device=gpu.DEVICE)
+    assert perturb(zero, spec, 0, 3, backend=any_backend).shape == (3, *shape)
+    assert perturb(zero, spec, 0, 3, baseline=0.5, backend=any_backend).shape == (3, *shape)
+    weights = torch.ones(3, device=gpu.DEVICE)
+    assert accumulate_(zero, weights, spec, 0, backend=any_backend) is zero
+    spec = still(case)
+    total = torch.zeros(spec.draws, device=gpu.DEVICE)
+    accumulate_features_(total, weights, spec, 0, backend=any_backend)
+    assert expand(total, spec, backend=any_backend).shape == shape

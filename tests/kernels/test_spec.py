@@ -72,7 +72,8 @@ def test_features_are_values(duplicate, features):
 
 
 @pytest.mark.parametrize(
-    "change", [{"cell": 3}, {"interpolation": "nearest"}, {"jitter": True}, {"share_channels": False}]
+    "change",
+    [{"cell": 3}, {"interpolation": "nearest"}, {"jitter": True}, {"share_channels": False}],
 )
 def test_each_field_of_a_grid_makes_a_difference(change):
     grid, other = Grid(4), Grid(**{"cell": 4, **change})
