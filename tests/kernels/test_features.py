@@ -64,7 +64,7 @@ def still(case, kind="normal"):
     shape, options = case
     options = gpu.on_device(options)
     if isinstance(options.get("features"), Grid):
-        options["features"] = dataclasses.replace(options["features"], jitter=False)
+        options = {**options, "features": dataclasses.replace(options["features"], jitter=False)}
     return make_spec(shape, kind, 0.5, seed=3, **options)
 
 
