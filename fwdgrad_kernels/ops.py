@@ -193,12 +193,13 @@ def _of_planes(scale: AdaptiveScale, planes: int, channels: int) -> list[list[fl
 def _kept_bounds(
     scale: AdaptiveScale, planes: int, channels: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    return torch.tensor(_of_planes(scale, planes, channels), dtype=dtype, device=device)
+    bounds = torch.tensor(_of_planes(scale, planes, channels), dtype=dtype, device=device)
+    return unwrapped(bounds)  # kept for calls outside of torch.func, too
 
 
 def _bounds(scale: AdaptiveScale, spec: NoiseSpec, x: Tensor) -> Tensor:
     planes, channels = spec.planes[0], math.prod(spec.shape[:-2])
-    if type(x) is Tensor:
+    if torch.compiler.is_compiling() or is_plain(x):
         return _kept_bounds(scale, planes, channels, _wide(x), x.device)
     bounds = x.new_empty((2, planes), dtype=_wide(x))  # of x's type, and not kept: fake, say
     for row, values in zip(bounds, _of_planes(scale, planes, channels), strict=True):
@@ -417,7 +418,9 @@ class Perturber:
 
     def _check(self, out: Tensor) -> None:
         x, spec, base = self.x, self.spec, self.baseline
-        check_memory("x", x)
+        for name, tensor in (("x", x), ("scale", self.scale_map), ("baseline", base)):
+            if tensor is not None:
+                check_memory(name, tensor)
         check_alike(x=x, out=out, scale=self.scale_map, baseline=base)
         shape = (len(out) if isinstance(out, Tensor) and out.dim() else 0, *spec.shape)
         _check_destination("out", out, shape, x, channels_last=self._by_pixels)
@@ -468,8 +471,12 @@ def _check_baseline(
         raise TypeError(f"baseline must be a number or a tensor, got {type(baseline).__name__}")
     if isinstance(baseline, (int, float)):
         if not abs(baseline) <= sys.float_info.max:
-            raise ValueError(f"baseline must be finite, got {str(baseline):.80}")
-        return _levels(float(baseline), spec.planes[0], _wide(x), x.device), True
+            raise ValueError(f"baseline must be finite, got {baseline!s:.80}")
+        planes = spec.planes[0]
+        if is_plain(x):
+            return _levels(float(baseline), planes, _wide(x), x.device), True
+        # Of x's type, fake for one, and not kept.
+        return x.new_full((planes, 1, 1), float(baseline), dtype=_wide(x)), True
     if not baseline.is_floating_point():
         raise TypeError(f"baseline must be a floating tensor, got {baseline.dtype}")
     check_memory("baseline", baseline)
@@ -489,7 +496,7 @@ def _check_baseline(
         _check_finite(baseline)
         along = (1,) if line else (1, 1)
         levels = constant(baseline).to(_wide(x)).expand(*x.shape[: -len(along)], *along)
-        return levels.reshape(-1, 1, 1).contiguous(), True
+        return unwrapped(levels.reshape(-1, 1, 1).contiguous()), True
     also = f", a value for each channel {channels}" if x.dim() > 2 else ""
     raise ValueError(
         f"baseline must be a number{also} or have x's shape {tuple(x.shape)}, got "
@@ -509,7 +516,7 @@ def _check_finite(baseline: Tensor) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _levels(value: float, planes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.full((planes, 1, 1), value, dtype=dtype, device=device)
+    return unwrapped(torch.full((planes, 1, 1), value, dtype=dtype, device=device))
 
 
 def accumulate_(
@@ -803,7 +810,7 @@ def noise(
     first, count = _check_copies(first, count)
     each = max(spec.numel, 1) * dtype.itemsize
     check_bytes(count, each, f"copies of {each} bytes")
-    zero = torch.zeros(spec.shape, dtype=dtype, device=where)
+    zero = unwrapped(torch.zeros(spec.shape, dtype=dtype, device=where))
     return perturb(zero, spec, first, count, backend=backend)
 
 

@@ -15,6 +15,8 @@ from fwdgrad_kernels import (
     accumulate_,
     accumulate_features_,
     expand,
+    hadamard_sums,
+    noise,
     perturb,
     reference,
 )
@@ -41,7 +43,7 @@ CASES = (
     ((3, 20), cells(7)),
     ((20,), linear(6)),
     ((2, 5, 6, 7), linear(2, 3, 4, **BOTH)),
-    ((2, 5, 6, 7), linear(4, 1, 2)),
+    ((2, 5, 3, 7), linear(4, 1, 2)),
     ((5, 6, 7), cells(3, 4, 2, **FIXED)),
     # Labels: of pixels, of channels, of one axis in the middle, one for all, one for each.
     ((3, 5, 6), {"features": Labels(torch.arange(30).reshape(5, 6) % 7)}),
@@ -203,18 +205,21 @@ def test_a_baseline_must_not_be_written_to():
 
 
 @pytest.mark.parametrize("case", STILL, ids=case_id)
-def test_expand_is_phi(any_backend, case):
-    spec = still(case)
+@pytest.mark.parametrize("kind", ["normal", "hadamard"])
+def test_expand_is_phi(any_backend, case, kind):
+    shape, options = case
+    spec, first = make_spec(shape, kind, 0.5, seed=3, **gpu.on_device(options)), 2**33 + 21
     values = random(spec.draws, dtype=torch.float64)
     units = torch.eye(spec.draws, dtype=torch.float64, device=gpu.DEVICE)
-    phi = reference.spread(spec, units, 0)  # (K, *shape)
+    phi = [reference.spread(spec, unit[None], first)[0] for unit in units]
+    phi = torch.stack(phi)  # (K, *shape), as the sample's grid lies
     for dtype, error in ((torch.float32, 1e-6), (torch.float64, 1e-7)):  # of weights in float32
         given = values.to(dtype)
-        found = expand(given, spec, backend=any_backend)
+        found = expand(given, spec, first, backend=any_backend)
         assert (found.shape, found.dtype) == (spec.shape, dtype)
         expected = torch.tensordot(values, phi, 1)
         assert torch.allclose(found.double(), expected, rtol=error, atol=error)
-        found = expand(given, spec, squared=True, backend=any_backend)
+        found = expand(given, spec, first, squared=True, backend=any_backend)
         expected = torch.tensordot(values, phi.square(), 1)
         assert torch.allclose(found.double(), expected, rtol=error, atol=error)
 
@@ -229,6 +234,98 @@ def test_sums_of_features_expand_to_sums_of_elements(any_backend, case):
     accumulate_(expected, weights, spec, 5, backend="reference")
     found = expand(total, spec, backend=any_backend)
     assert torch.allclose(found, expected, atol=2e-5 * float(weights.abs().sum()))
+
+
+@pytest.mark.parametrize("case", STILL, ids=case_id)
+def test_sums_of_elements_reduce_to_sums_of_features(any_backend, case):
+    # accumulate_ gives Phi t where accumulate_features_ gives t: Phi' of it is Phi' Phi t.
+    spec, weights = still(case, ("hadamard", "cauchy", "normal")[STILL.index(case) % 3]), random(9)
+    elements = torch.zeros(spec.shape, device=gpu.DEVICE)
+    accumulate_(elements, weights, spec, 5, backend=any_backend)
+    features = torch.zeros(spec.draws, device=gpu.DEVICE)
+    accumulate_features_(features, weights, spec, 5, backend=any_backend)
+    units = torch.eye(spec.draws, dtype=torch.float64, device=gpu.DEVICE)
+    phi = reference.spread(spec, units, 5).flatten(1)
+    reduced, gram = phi @ elements.flatten().double(), phi @ phi.T
+    error = 2e-5 * float(weights.abs().sum()) * phi.sum(1)
+    assert bool(((reduced - gram @ features.double()).abs() <= error).all())
+    if not spec.view.linear:  # a feature's elements have its sum: the mean of them is it
+        counts = phi.sum(1)
+        assert torch.equal(gram, counts.diag())
+        assert torch.allclose(reduced / counts, features.double(), atol=float(error.max()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((3, 9, 11), linear(4, 4, **BOTH)),
+        ((3, 9, 11), linear(4, 4, **SHARE)),
+        ((2, 20), linear(7)),
+        ((2, 5, 6, 7), linear(3, 4, 4, **SHARE)),
+        ((3, 5, 6), {"features": Labels(torch.arange(30).reshape(5, 6) % 7)}),
+        ((7,), {}),
+        ((1,), {}),
+    ],
+    ids=["grid", "jitter", "series", "volume", "labels", "elements", "one"],
+)
+@pytest.mark.parametrize("group", [0, 2**34 + 3])
+def test_sums_along_all_directions_of_a_group(any_backend, shape, options, group):
+    spec = make_spec(shape, "hadamard", seed=2**63 + 3, **gpu.on_device(options))
+    first, size = group * spec.group, spec.group
+    vector = make_spec((spec.draws,), "hadamard", seed=2**63 + 3)
+    signs = noise(vector, first, size, dtype=torch.float64, backend="reference")
+    signs = signs.to(gpu.DEVICE)
+    # Whole numbers, so exact. A score that is linear in the draws leaves nothing elsewhere.
+    slope = (torch.arange(spec.draws, device=gpu.DEVICE) % 7 - 3).double()
+    found = hadamard_sums(signs @ slope, spec, first, backend=any_backend)
+    assert (found.shape, found.dtype) == ((size,), torch.float64)
+    assert torch.equal(found[: spec.draws], size * slope)
+    assert not bool(found[spec.draws :].any())
+    # Parseval: along all directions there is as much as in the scores, of any part of a group.
+    part = slice(size // 3, size - size // 4)
+    weights = (torch.arange(size, device=gpu.DEVICE) % 5 - 1).double()[part]
+    found = hadamard_sums(weights, spec, first + part.start, backend=any_backend)
+    assert torch.equal(found[: spec.draws], weights @ signs[part])
+    assert float(found.square().sum()) == size * float(weights.square().sum())
+
+
+def test_a_sum_of_features_has_the_same_bits_for_calls_of_whole_groups(any_backend):
+    spec = make_spec((3, 9, 11), "hadamard", seed=4, **linear(4, 4, **BOTH))
+    assert spec.group == 32
+    first, weights = 2**32 - 5, random(45)  # 5, 32 and 8 of three groups
+    expected = torch.zeros(spec.draws, device=gpu.DEVICE)
+    accumulate_features_(expected, weights, spec, first, backend=any_backend)
+    for cuts in ((5,), (37,), (5, 37)):
+        total = torch.zeros(spec.draws, device=gpu.DEVICE)
+        for start, stop in itertools.pairwise((0, *cuts, 45)):
+            accumulate_features_(
+                total, weights[start:stop], spec, first + start, backend=any_backend
+            )
+        assert torch.equal(total, expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "weights", "first", "error", "message"),
+    [
+        (NoiseSpec((5,)), torch.ones(2), 0, ValueError, "spec must be of a Hadamard design"),
+        (make_spec((5,), "hadamard", block=2), torch.ones(2), 0, ValueError, "without blocks"),
+        (make_spec((5,), "hadamard"), torch.ones(9), 0, ValueError, "one group of 8, got 9 from 0"),
+        (make_spec((5,), "hadamard"), torch.ones(2), 15, ValueError, "got 2 from 15 on"),
+        (
+            make_spec((5,), "hadamard"),
+            torch.ones(2, 1),
+            0,
+            ValueError,
+            "weights must have one axis",
+        ),
+        (make_spec((5,), "hadamard"), [1.0], 0, TypeError, "weights must be a tensor, got list"),
+        (make_spec((5,), "hadamard"), torch.ones(2), -1, ValueError, "first must lie in"),
+        (None, torch.ones(2), 0, TypeError, "spec must be a NoiseSpec"),
+    ],
+)
+def test_what_hadamard_sums_refuses(spec, weights, first, error, message):
+    with pytest.raises(error, match=message):
+        hadamard_sums(weights, spec, first)
 
 
 def test_a_value_that_is_not_finite_stays_with_its_feature(any_backend):
@@ -265,8 +362,9 @@ def test_copies_that_spread_their_draws_differently_have_no_features(options, me
     with pytest.raises(ValueError, match=message):
         accumulate_features_(total, torch.ones(1), spec, 0)
     assert bool((total == 7).all())
-    with pytest.raises(ValueError, match=message):
-        expand(torch.zeros(spec.draws), spec)
+    if spec.block is not None:
+        with pytest.raises(ValueError, match=message):
+            expand(torch.zeros(spec.draws), spec)
 
 
 def test_values_that_expand_refuses():

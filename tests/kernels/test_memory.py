@@ -9,11 +9,13 @@ import gpu
 import numpy as np
 import pytest
 import torch
+import torch.utils._python_dispatch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fwdgrad_kernels import (
     AdaptiveScale,
     Grid,
+    Labels,
     NoiseSpec,
     Perturber,
     accumulate_,
@@ -25,7 +27,7 @@ from fwdgrad_kernels import (
     perturb,
 )
 from fwdgrad_kernels import triton as triton_backend
-from fwdgrad_kernels.testing import cells, make_spec
+from fwdgrad_kernels.testing import cells, linear, make_spec
 
 SHAPE = (2, 6)
 BACKEND = pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -223,12 +225,66 @@ def test_derivatives_are_not_lost_without_a_word(transform):
         )
 
 
-def test_a_model_may_be_differentiated_beside_the_ops():
-    # The ops in a transform of something else work as ever.
+BESIDE = {
+    "plain": (lambda: torch.zeros(SHAPE), {}),
+    "a parameter": (lambda: torch.nn.Parameter(torch.ones(SHAPE)), {}),
+    "transposed": (lambda: torch.ones(6, 2).T, {}),
+    "a number": (lambda: torch.ones(SHAPE), {"baseline": 0.125}),
+    "channels": (lambda: torch.ones(1, *SHAPE), {"baseline": torch.zeros(1, 1, 1)}),
+    "a baseline": (lambda: torch.ones(SHAPE), {"baseline": torch.zeros(6, 2).T}),
+}
+
+
+@pytest.mark.parametrize(("make", "options"), BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize("scale", [0.5, AdaptiveScale(-1.0, 2.0)], ids=["number", "adaptive"])
+def test_a_model_may_be_differentiated_beside_the_ops(make, options, scale):
+    # The ops in a transform of something else work as ever, and after it: what is kept of a
+    # call is not the transform's.
+    if options and not isinstance(scale, float):
+        pytest.skip("a baseline wants a number")
+    x, scale = make(), scale if isinstance(scale, float) else AdaptiveScale(-1.0, 2.0, 0.25)
+    spec, out = NoiseSpec(x.shape, scale=scale), torch.zeros(3, *x.shape)
+
+    def score(w, **given):
+        return (w * perturb(x, spec, 0, 3, **options, **given)).sum()
+
+    ones = torch.ones(3, *x.shape)
+    slopes = [torch.func.grad(score)(ones), torch.func.grad(lambda w: score(w, out=out))(ones)]
+    copies = perturb(x, spec, 0, 3, **options)
+    assert type(copies) is torch.Tensor
+    for slope in slopes:
+        assert torch.equal(slope, copies)
+
+
+def test_noise_may_be_drawn_inside_of_a_transform():
+    spec = NoiseSpec(SHAPE)
+    slope = torch.func.grad(lambda w: (w * noise(spec, 0, 3)).sum())(torch.ones(3, *SHAPE))
+    assert torch.equal(slope, noise(spec, 0, 3))
+
+
+def test_what_fake_tensors_are_given_is_not_kept():
     spec, x = NoiseSpec(SHAPE), torch.zeros(SHAPE)
-    copies = perturb(x, spec, 0, 3)
-    slope = torch.func.grad(lambda w: (w * perturb(x, spec, 0, 3)).sum())(torch.ones(3, *SHAPE))
-    assert torch.equal(slope, copies)
+    with FakeTensorMode():
+        assert perturb(torch.zeros(SHAPE), spec, 0, 3, baseline=0.375).shape == (3, *SHAPE)
+    assert perturb(fake(*SHAPE), spec, 0, 3, baseline=0.375).shape == (3, *SHAPE)  # outside of it
+    copies = perturb(x, spec, 0, 3, baseline=0.375)
+    torch.testing.assert_close(copies, -0.375 * noise(spec, 0, 3))
+
+
+def test_tracing_sees_every_call():
+    # Torch's modes, of a tracer for one, see the op though all memory is plain.
+    seen = []
+
+    class Listen(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    run, out = Perturber(torch.zeros(SHAPE), NoiseSpec(SHAPE)), torch.zeros(3, *SHAPE)
+    run(out, 0)
+    with Listen():
+        run(out, 0)
+    assert "fwdgrad_kernels.perturb_.default" in seen
 
 
 @pytest.mark.parametrize(
@@ -283,38 +339,90 @@ def test_fake_tensors():
         accumulate_(x, torch.ones(3), spec, 0)
 
 
+def test_the_perturber_reads_negative_views():
+    minus, out = torch._neg_view(torch.ones(6)), torch.zeros(1, 6)
+    Perturber(minus, NoiseSpec((6,), "rademacher", 0.0, stream=16), relative=True)(out, 0)
+    assert torch.equal(out, -torch.ones(1, 6))
+    unit = noise(NoiseSpec((6,)), 0, 1)
+    Perturber(torch.zeros(6), NoiseSpec((6,), scale=minus))(out, 0)
+    assert torch.equal(out, -unit)
+    Perturber(torch.zeros(6), NoiseSpec((6,), scale=0.0), baseline=minus, position=0.5)(out, 0)
+    assert torch.equal(out, torch.full((1, 6), -0.5))
+
+
 @BACKEND
-def test_the_perturber_of_many_small_calls_checks_what_it_is_given(backend, tmp_path):
-    x = torch.ones(6)
-    spec = NoiseSpec((6,), "rademacher", 0.5, stream=16)
-    fill = Perturber(x, spec, relative=True, backend=backend)
-    for out, error, match in (
-        (torch.zeros(1, 5), ValueError, "^out must have shape"),
-        (torch.zeros(1, 6).double(), TypeError, "^out must have dtype"),
-        (torch.zeros(6, 2).T[:1], ValueError, "^out must be contiguous"),
-        (x.view(1, 6), ValueError, "^out must not share memory with x"),
-        (freed(1, 6), ValueError, "^out must have its memory"),
-        (fake(1, 6), TypeError, "must be a fake tensor where"),
-        (read_only(tmp_path, 1, 6), ValueError, "^out must be writable"),
+@pytest.mark.parametrize(
+    ("shape", "options", "settings"),
+    [
+        ((3, 8, 12), {}, {}),
+        ((3, 8, 12), {"block": 3, "law": "cauchy"}, {"pairs": True, "clip": (-1.0, 1.0)}),
+        ((3, 8, 12), linear(3, 5, share_channels=True), {"baseline": 0.5, "position": 0.25}),
+        ((3, 8, 12), {"scale": AdaptiveScale(-4.0, 4.0)}, {"pairs": True}),
+        ((3, 8, 12), {"scale": torch.linspace(-1, 1, 288).reshape(3, 8, 12)}, {}),
+        ((2, 5, 6), {"features": Labels(torch.arange(6) // 2)}, {}),
+        ((7,), {}, {"relative": True}),
+    ],
+    ids=["elements", "blocks", "baseline", "adaptive", "map", "labels", "relative"],
+)
+def test_the_perturber_has_the_bits_of_perturb(shape, options, settings, backend):
+    x = torch.linspace(-2, 3, torch.Size(shape).numel()).reshape(shape)
+    spec, both = NoiseSpec(shape, seed=3, **options), 2 if settings.get("pairs") else 1
+    run, out = Perturber(x, spec, backend=backend, **settings), torch.zeros(3 * both, *shape)
+    for first, sign in ((0, 1), (5, -1), (2**40, 1)):
+        expected = perturb(x, spec, first, 3, sign, backend=backend, **settings)
+        assert run(out, first, sign=sign) is out
+        assert torch.equal(out, expected)
+    for other in (torch.zeros(5 * both, *shape), torch.zeros(0, *shape)):  # another memory
+        count = len(other) // both
+        expected = perturb(x, spec, 9, count, backend=backend, **settings)
+        assert torch.equal(run(other, 9), expected)
+    if len(shape) == 3 and "features" not in options:  # another layout, of the same memory
+        last = out.view(-1, *shape[1:], shape[0]).permute(0, 3, 1, 2)
+        assert torch.equal(run(last, 9), perturb(x, spec, 9, 3, backend=backend, **settings))
+        assert torch.equal(run(out, 9), perturb(x, spec, 9, 3, backend=backend, **settings))
+
+
+@BACKEND
+def test_the_perturber_looks_at_another_out(backend, tmp_path):
+    x = torch.ones(2, 6)
+    run, out = Perturber(x, NoiseSpec((2, 6)), backend=backend), torch.full((3, 2, 6), 7.0)
+    run(out.clone(), 0)
+    memory = torch.full((36,), 7.0)
+    for other, error, match in (
+        (out[:, :, :5], ValueError, "^out must have shape"),
+        (out.view(torch.int32), TypeError, "^out must have dtype"),
+        (memory.view(2, 6, 3).permute(2, 0, 1), ValueError, "^out must be contiguous"),
+        (memory.view(3, 6, 2).transpose(1, 2), ValueError, "^out must be contiguous"),
+        (x[None], ValueError, "^out must not share memory with x"),
+        (torch.zeros(3, 2, 6, requires_grad=True), ValueError, "^out must not require"),
+        (torch._neg_view(out), ValueError, "^out must not be a negative view"),
+        (read_only(tmp_path, 3, 2, 6), ValueError, "^out must be writable"),
+        (torch.zeros(3, 2, 6, device="meta"), ValueError, "^out must be on cpu"),
+        ([7.0], TypeError, "^out must be a tensor, got list"),
     ):
         with pytest.raises(error, match=match):
-            fill(out, 0)
-    with pytest.raises(ValueError, match=r"^first must lie in"):
-        fill(torch.zeros(1, 6), -1)
-    assert torch.equal(x, torch.ones(6))
-    out = torch.zeros(1, 6)
-    fill(out, 0)
-    assert torch.equal((out - 1).abs(), torch.full((1, 6), 0.5))
-    x.untyped_storage().resize_(0)
-    with pytest.raises(ValueError, match=r"^x must have its memory"):
-        fill(out, 0)
+            run(other, 0)
+    assert bool((out == 7).all())
+    assert bool((memory == 7).all())
+    with pytest.raises(ValueError, match=r"^out must have both samples of each pair, got 3"):
+        Perturber(x, NoiseSpec((2, 6)), pairs=True, backend=backend)(out, 0)
 
 
-def test_the_perturber_reads_a_negative_view():
-    x = torch._neg_view(torch.ones(6))
-    out = torch.zeros(1, 6)
-    Perturber(x, NoiseSpec((6,), "rademacher", 0.0, stream=16), relative=True)(out, 0)
-    assert torch.equal(out, -torch.ones(1, 6))
+@BACKEND
+@pytest.mark.parametrize("name", ["x", "out", "scale", "baseline"])
+def test_the_perturber_finds_memory_that_went_between_calls(backend, name):
+    given = {"x": torch.ones(6), "out": torch.zeros(2, 6), "scale": torch.ones(6)}
+    given["baseline"] = torch.zeros(6)
+    scale = given["scale"] if name == "scale" else 1.0
+    more = {"baseline": given["baseline"]} if name == "baseline" else {}
+    run = Perturber(given["x"], NoiseSpec((6,), scale=scale, seed=1), backend=backend, **more)
+    run(given["out"], 0)
+    before = given["out"].clone()
+    given[name].untyped_storage().resize_(4)
+    with pytest.raises(ValueError, match=f"^{name} must have its memory, got a storage of 4 bytes"):
+        run(given["out"], 5)
+    if name != "out":
+        assert torch.equal(given["out"], before)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_opcheck_accumulate(squared):
 def test_opcheck_expand():
     spec = spec_of(features=Grid(2))
     out, values = torch.empty(1, *spec.shape[1:]), random(spec.draws)
-    arguments = ("cpu", out, values, list(spec.encoded), True)
+    arguments = ("cpu", out, values, list(spec.encoded), 3, True)
     torch.library.opcheck(torch.ops.fwdgrad_kernels.expand_.default, arguments)
 
 
