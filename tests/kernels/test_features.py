@@ -70,6 +70,56 @@ def still(case, kind="normal"):
     return make_spec(shape, kind, 0.5, seed=3, **options)
 
 
+# ---- labels ----------------------------------------------------------------------------------
+
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS += (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+MASKS = {
+    "pixels": torch.arange(30).reshape(5, 6) * 7 % 11,
+    "strided": (torch.arange(30).reshape(6, 5) // 4).T,
+    "channels": torch.tensor([1, 0, 1]).reshape(3, 1, 1),
+    "rows": torch.tensor([2, 0, 1, 1, 0]).reshape(1, 5, 1),
+    "outer axes": torch.arange(18).reshape(3, 1, 6) // 5,
+    "one": torch.zeros(1, 1, dtype=torch.int64),
+    "each its own": torch.arange(90).flip(0).reshape(3, 5, 6),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("kind", ["normal", "rademacher", "hadamard"])
+def test_elements_of_a_label_take_its_draw(any_backend, mask, kind):
+    spec = make_spec((3, 5, 6), kind, features=Labels(mask.to(gpu.DEVICE)), seed=2**63 + 7)
+    vector = make_spec((int(mask.max()) + 1,), kind, seed=2**63 + 7)
+    assert spec.draws == vector.draws
+    first, weights = 2**32 - 3, random(7)
+    options = {"device": gpu.DEVICE, "backend": any_backend}
+    wanted = noise(vector, first, 7, **options)[:, mask.expand(3, 5, 6)]
+    assert torch.equal(noise(spec, first, 7, **options), wanted)
+    sums, of_labels = (torch.zeros(2, *s.shape, device=gpu.DEVICE) for s in (spec, vector))
+    accumulate_(sums[0], weights, spec, first, sums[1], backend=any_backend)
+    accumulate_(of_labels[0], weights, vector, first, of_labels[1], backend=any_backend)
+    assert torch.equal(sums, of_labels[:, mask.expand(3, 5, 6)])
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_labels_of_any_integers(dtype):
+    mask = MASKS["pixels"]
+    spec, other = (NoiseSpec((3, 5, 6), features=Labels(m)) for m in (mask, mask.to(dtype)))
+    assert spec == other
+    assert torch.equal(noise(spec, 0, 3), noise(other, 0, 3))
+
+
+def test_labels_in_memory_of_channels_last(any_backend):
+    # Labels follow the logical index, wherever an element lies.
+    mask = torch.arange(90).reshape(3, 5, 6) % 13
+    spec = NoiseSpec((3, 5, 6), features=Labels(mask.to(gpu.DEVICE)), seed=1)
+    x = random(3, 5, 6)
+    last = x.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    made = perturb(last, spec, 0, 3, backend=any_backend)
+    assert made.stride(1) == 1
+    assert torch.equal(made, perturb(x, spec, 0, 3, backend=any_backend))
+
+
 # ---- between a baseline and x ----------------------------------------------------------------
 
 
@@ -393,7 +443,8 @@ def test_empty_inputs(any_backend, case):
     assert perturb(zero, spec, 0, 3, baseline=0.5, backend=any_backend).shape == (3, *shape)
     weights = torch.ones(3, device=gpu.DEVICE)
     assert accumulate_(zero, weights, spec, 0, backend=any_backend) is zero
-    spec = still(case)
-    total = torch.zeros(spec.draws, device=gpu.DEVICE)
-    accumulate_features_(total, weights, spec, 0, backend=any_backend)
-    assert expand(total, spec, backend=any_backend).shape == shape
+    for kind in ("normal", "hadamard"):
+        spec = still(case, kind)
+        total = torch.zeros(spec.draws, device=gpu.DEVICE)
+        accumulate_features_(total, weights, spec, 0, backend=any_backend)
+        assert expand(total, spec, backend=any_backend).shape == shape
