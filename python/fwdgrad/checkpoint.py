@@ -54,7 +54,8 @@ class Checkpoint:
         self._fixed = {_OUTPUT: answer.numbers, _SCORE: torch.tensor(scores, dtype=torch.float64)}
         self._asked_at = time.monotonic()
         self._due = self._asked_at + SAVE_EVERY_SECONDS
-        self._warned = self._written = False
+        self._warned = False
+        self.saved = 0  # copies whose results are in the file
         try:
             os.stat(self.path.parent)
             found_at(self.path)
@@ -123,6 +124,7 @@ class Checkpoint:
             ) from None
         for name, tensor in own.items():
             tensor.copy_(stored[name])
+        self.saved = done
         return done, batch
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
@@ -176,11 +178,11 @@ class Checkpoint:
         parts = {name: _part(name, tensor, done) for name, tensor in state.items()}
         try:
             write_tensors(self.path, _KIND, header, {**parts, **self._fixed})
-            self._written = True
+            self.saved = done
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                kept = "; the last one that was written is still there" if self._written else ""
+                kept = "; the last one that was written is still there" if self.saved else ""
                 warn(
                     f"checkpoint {self.path} cannot be written ({error.strerror}); the run goes "
                     f"on{kept}"
@@ -189,12 +191,11 @@ class Checkpoint:
         self._due = started + max(SAVE_EVERY_SECONDS, took / SAVE_SHARE)
         self._asked_at = started + took
 
-    def save_if_due(self, state: State, done: int, batch: int) -> None:
-        """Writes so often that a killed run has no more than a second of calls to repeat."""
+    def is_due(self) -> bool:
+        """Whether to save now: a killed run has no more than a second of calls to repeat."""
         now = time.monotonic()
         step, self._asked_at = now - self._asked_at, now  # what one more micro-batch would take
-        if now + step >= self._due:
-            self.save(state, done, batch)
+        return now + step >= self._due
 
 
 def _part(name: str, tensor: Tensor, done: int) -> Tensor:

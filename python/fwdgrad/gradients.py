@@ -22,7 +22,7 @@ from fwdgrad.parameters import ParameterNoise, Swapped
 from fwdgrad.powers import exponent_of, times_power, unscale_
 from fwdgrad.saliency import Gradient, IntegratedGradients
 from fwdgrad.sampling import Sampling, weights_of
-from fwdgrad.scorer import Scorer
+from fwdgrad.scorer import Scorer, device_of_numbers
 from fwdgrad.smoothing import with_floor
 from fwdgrad.source import (
     Plan,
@@ -37,7 +37,7 @@ from fwdgrad.source import (
     standard_error_,
     sum_dtype,
 )
-from fwdgrad.stream import Progress, is_out_of_memory
+from fwdgrad.stream import Progress, Results, is_out_of_memory
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks, expand, hadamard_sums
 from fwdgrad_kernels.features import Features, Grid
 from fwdgrad_kernels.hadamard import walsh_hadamard
@@ -305,24 +305,29 @@ class LikelihoodRatio(Source):
         checkpoint: Checkpoint | None,
         progress: Progress,
     ) -> list[Result]:
-        scores = torch.full((plan.copies, plan.signs, len(targets)), torch.nan, dtype=torch.float64)
+        # Where the model's output is: a copy to the host would wait for each micro-batch.
+        shape, device = (plan.copies, plan.signs, len(targets)), plan.scorer.device
+        scores = torch.full(shape, torch.nan, dtype=torch.float64, device=device)
 
         def evaluate(batch: Tensor) -> list[Tensor]:
             with torch.no_grad():
                 found = plan.scorer(batch)
             # Copied: a model may return a view of its argument, or of a buffer of its own.
-            return [one.to("cpu", torch.float64, copy=True) for one in found]
+            return [one.to(device, torch.float64, copy=True) for one in found]
 
-        def enter(results: list[list[Tensor]], first: int, count: int) -> None:
-            for sign, found in enumerate(results):
-                scores[first : first + count, sign] = torch.stack(found, dim=1)
+        def judged(found: list[Tensor]) -> Tensor:
+            return torch.stack(found, dim=1)
 
         # Two sums, or three, and the copy of the input that the explanation keeps.
         x, maps = plan.x, (2 if plan.unit == 1 or _is_alone(plan) else 3)
         sums = maps * x.numel() * sum_dtype(x).itemsize + x.nbytes
         if isinstance(plan.baseline, Tensor) and "baseline" not in self.own:
             sums += plan.baseline.nbytes  # kept as well
-        self._stream(evaluate, enter, "score", {"scores": scores}, plan, sums, checkpoint, progress)
+        state = {"scores": scores}
+        self._stream(
+            evaluate, judged, scores, None, "score", state, plan, sums, checkpoint, progress
+        )
+        scores = scores.cpu()
         for target, found, at_x in zip(targets, scores.unbind(2), clean, strict=True):
             if len(found) > 1 and bool((found == found[0, 0]).all()):
                 which = "" if target is None else f" of class {target}"
@@ -818,8 +823,20 @@ class Autograd(Source):
             (min(_SCORES, plan.copies), 1, len(targets)), dtype=torch.float64
         )
         mean, spread = state["mean"], state["spread"]
+        least_and_most = torch.empty(
+            (plan.copies, plan.signs, 2 * len(targets)),
+            dtype=torch.float64,
+            device=device_of_numbers(x),
+        )
 
-        def enter(results: list[list[Tensor]], first: int, count: int) -> None:
+        def judged(found: list[Tensor]) -> Tensor:
+            ends = []
+            for one in found[: len(targets)]:
+                axes = tuple(range(1, one.dim()))
+                ends += [one.amin(axes), one.amax(axes)]  # NaN where there is one
+            return torch.stack(ends, dim=1)
+
+        def enter(results: Results, first: int, count: int) -> None:
             if first < len(state["scores"]):
                 scores = torch.stack(results[0][len(targets) :], dim=1)
                 some = state["scores"][first : first + count, 0]
@@ -867,7 +884,10 @@ class Autograd(Source):
             with detached:
                 return self._gradients(batch, plan.scorer)
 
-        self._stream(evaluate, enter, "gradient", state, plan, x.nbytes, checkpoint, progress)
+        self._stream(
+            evaluate, judged, least_and_most, enter, "gradient", state, plan, x.nbytes, checkpoint,
+            progress,
+        )  # fmt: skip
         return [self._result(plan, state, t, unit) for t in range(len(targets))]
 
     def _in_range(self, terms: Tensor, powers: Tensor) -> Tensor:

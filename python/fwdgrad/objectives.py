@@ -84,8 +84,17 @@ def within(outputs: Tensor) -> bool:
     >>> within(torch.tensor([0.0, 1.0])), within(torch.tensor([1.1])), within(torch.tensor([]))
     (True, False, True)
     """
+    return bool(are_within(outputs))
+
+
+def are_within(outputs: Tensor) -> Tensor:
+    """The same as a tensor where the values are: bool ().
+
+    >>> are_within(torch.tensor([0.0, 1.1]))
+    tensor(False)
+    """
     values = floating(outputs)
-    return bool(((values >= -1e-6) & (values <= 1 + 1e-6)).all())
+    return ((values >= -1e-6) & (values <= 1 + 1e-6)).all()
 
 
 def decide(objective: Objective, outputs: Any, model: Any = None) -> tuple[Objective, str | None]:
@@ -296,8 +305,9 @@ class Difference:
 
     def __call__(self, outputs: Any) -> Tensor:
         """The scores of copies: (batch, classes) to (batch,)."""
-        decide(self.objective, outputs)
         scores = floating(tensor_of(outputs, None, differentiable=True))
+        if len(scores) == 1:  # as at the input: a look at all batches would wait for the device
+            decide(self.objective, outputs)
         classes = scores.shape[1] if scores.dim() == 2 else 1
         if max(self.target, self.other) >= classes:
             raise ModelError(

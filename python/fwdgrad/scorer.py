@@ -18,6 +18,7 @@ from fwdgrad.objectives import (
     AUTO,
     OF_LOGITS,
     Objective,
+    are_within,
     by_name,
     check_objective,
     decide,
@@ -154,6 +155,9 @@ class Scorer:
         decision: why, where it was "auto".
         targets: the classes.
         clean: their scores at x.
+        device: where scores are kept.
+        looks: whether each call may read its output, and so wait for the device; else ``look``
+            does, whenever it is called.
 
     Raises:
         TypeError, ValueError: a target or an objective that does not fit the output.
@@ -177,8 +181,10 @@ class Scorer:
         check_objective(objective)
         targets = [by_name(model, target) for target in targets]
         self.model = model
+        self.looks = True
         self._form: _Form | None = None
         self._seen = 0
+        self._inside: Tensor | None = None  # of all that was seen
         self._went_well = False  # with several copies at once
         with torch.no_grad():
             self.outputs = outputs_at(model, x)
@@ -187,7 +193,9 @@ class Scorer:
                 self.targets = [
                     resolve_target(t, self.outputs, self.objective, batch=1) for t in targets
                 ]
-                self.clean = [float(s[0]) for s in self._read(self.outputs, 1, False)]
+                scores = self._read(self.outputs, 1, False)
+                self.device = device_of_numbers(scores[0])
+                self.clean = [float(score[0]) for score in scores]
             except ModelError as reason:
                 if x.dim() > 1 and x.shape[0] == 1:
                     raise ModelError(
@@ -231,7 +239,12 @@ class Scorer:
             raise ModelError(f"{error}{few}") from error.__cause__
         self._went_well |= size > 1
         if self._watched:
-            self._watch(outputs, size)
+            values = tensor_of(outputs, size, differentiable=True).detach()
+            inside = are_within(values)
+            self._inside = inside if self._inside is None else self._inside & inside
+            self._seen += size
+            if self.looks:
+                self.look()
         return scores
 
     def _read(self, outputs: Any, size: int, differentiable: bool) -> list[Tensor]:
@@ -280,10 +293,11 @@ class Scorer:
             return self.decision == AUTO["labels"][1]
         return self.objective in OF_LOGITS and within(tensor_of(self.outputs, 1))
 
-    def _watch(self, outputs: Any, size: int) -> None:
+    def look(self) -> None:
         """Warns once, where other inputs tell what the output is."""
-        inside = within(tensor_of(outputs, size, differentiable=True).detach())
-        self._seen += size
+        if not self._watched or self._inside is None:
+            return
+        inside = bool(self._inside)
         if self.decision is not None and not inside:
             self._watched = False
             warn(
@@ -299,6 +313,15 @@ class Scorer:
                     f"{self.objective!r} takes it for logits; objective='output' explains it as "
                     "it is"
                 )
+
+
+def device_of_numbers(like: Tensor) -> torch.device:
+    """Where to keep numbers of copies so that nothing waits: where those are that they are made of.
+
+    >>> device_of_numbers(torch.ones(1))
+    device(type='cpu')
+    """
+    return torch.device("cpu") if like.device.type == "mps" else like.device  # has no float64
 
 
 _Form = tuple[int | None, str | None]  # classes and kind of number, where they are known

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import os
 import time
@@ -32,7 +31,16 @@ from fwdgrad.saliency import Gradient, IntegratedGradients, Path
 from fwdgrad.scorer import Scorer, check_mode, check_model
 from fwdgrad.smoothing import check_alike, check_bounds, warn_of_resolution
 from fwdgrad.state import TorchState
-from fwdgrad.stream import BatchSize, Progress, check_finite, kept, parse_memory, run
+from fwdgrad.stream import (
+    BatchSize,
+    Progress,
+    Results,
+    check_finite,
+    is_waited_for,
+    kept,
+    parse_memory,
+    run,
+)
 from fwdgrad_kernels import CONTRACT, AdaptiveScale, NoiseSpec, Perturber
 from fwdgrad_kernels.checks import check_integer
 from fwdgrad_kernels.features import Features
@@ -553,7 +561,9 @@ class Source:
     def _stream(
         self,
         evaluate: Callable[[Tensor], list[Tensor]],
-        enter: Callable[[list[list[Tensor]], int, int], None],
+        judged: Callable[[list[Tensor]], Tensor],
+        numbers: Tensor,
+        enter: Callable[[Results, int, int], None] | None,
         what: str,
         state: State,
         plan: Plan,
@@ -565,7 +575,9 @@ class Source:
 
         Args:
             evaluate: from a batch of copies to what is asked of each: (batch, ...) per target.
-            enter: puts that into the state: results[sign][target], first copy, count.
+            judged: from that to the numbers of each copy that must be finite: (batch, m).
+            numbers: where they are kept: (copies, signs, m).
+            enter: see ``fwdgrad.stream.run``.
             what: a word for what is asked.
             state: see ``fwdgrad.stream.run``; "scores" in it, (copies, signs, targets), are of some
                 first copies at least.
@@ -577,7 +589,7 @@ class Source:
         buffer: Tensor | None = None
         x, signs = plan.x, plan.signs
 
-        def step(first: int, count: int, batch: int) -> Callable[[], None]:
+        def step(first: int, count: int, batch: int) -> Results:
             nonlocal buffer
             noisy = plan.noisy
             pairs = signs == 2 and 2 * count <= batch
@@ -600,9 +612,17 @@ class Source:
                     ) from error.__cause__
                 for start in range(0, rows, count):
                     results.append([one[start : start + count] for one in found])
-            new = list(itertools.chain(*results))
-            check_finite(new, first, what, checkpoint, lambda: self._bounds(x))
-            return lambda: enter(results, first, count)
+            return results
+
+        def record(results: Results, first: int, count: int) -> None:
+            for sign, found in enumerate(results):
+                numbers[first : first + count, sign] = judged(found)
+
+        def look(first: int, stop: int, whole: int) -> None:
+            plan.scorer.look()
+            check_finite(
+                numbers[first:stop], first, what, kept(whole, checkpoint), lambda: self._bounds(x)
+            )
 
         def release() -> None:
             nonlocal buffer
@@ -610,15 +630,20 @@ class Source:
 
         def again(done: int, batch: int) -> None:
             assert checkpoint is not None
-            scores = state["scores"][:done, 0]
+            scores = state["scores"][:done, 0].cpu()
             rows = telling_copies(scores[:, 0])
             found = self._scores_of_copies(plan, rows, batch)
             hint = " (a run of a model whose answers are random cannot go on)"
             for one, other in zip(scores[rows].unbind(1), found.unbind(1), strict=True):
                 checkpoint.compare("score of some copies", one, other, hint)
 
+        waits = is_waited_for(numbers.device)
+        plan.scorer.looks = not waits
         run(
             step,
+            record,
+            enter,
+            look,
             release,
             state,
             copies=plan.copies,
@@ -629,6 +654,7 @@ class Source:
             again=again,
             progress=progress,
             device=x.device,
+            waits=waits,
         )
 
     def _scores_of_copies(self, plan: Plan, rows: list[int], batch: int) -> Tensor:

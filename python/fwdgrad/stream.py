@@ -13,6 +13,7 @@ import contextlib
 import gc
 import math
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +27,12 @@ from fwdgrad.interrupts import Interrupts
 from fwdgrad.outputs import told
 
 Progress = bool | Callable[[int, int], None]
+Results = list[list[Tensor]]  # of each sign of the noise, for each target: a row for each copy
 
 DEFAULT_BATCH = {"cpu": 256, "cuda": 64}  # copies at most, where nothing is asked for ...
 DEFAULT_BYTES = {"cpu": 2**22, "cuda": 2**30}  # ... and bytes of copies; see CONTRIBUTING
 LARGEST_BATCH = 1024  # what a memory budget may grow a micro-batch to
+LOOK_EVERY_SECONDS = 1.0  # at results on a device that a look waits for
 
 _NO_ROOM = object()
 
@@ -184,8 +187,20 @@ def _free_cached(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def is_waited_for(device: torch.device) -> bool:
+    """Whether reading a number there waits until all that was asked of the device is done.
+
+    >>> is_waited_for(torch.device("cpu")), is_waited_for(torch.device("cuda"))
+    (False, True)
+    """
+    return device.type != "cpu"
+
+
 def run(
-    step: Callable[[int, int, int], Callable[[], None]],
+    step: Callable[[int, int, int], Results],
+    record: Callable[[Results, int, int], None],
+    enter: Callable[[Results, int, int], None] | None,
+    look: Callable[[int, int, int], None],
     release: Callable[[], None],
     state: State,
     *,
@@ -197,12 +212,19 @@ def run(
     again: Callable[[int, int], None],
     progress: Progress,
     device: torch.device,
+    waits: bool,
 ) -> None:
     """Calls the model for every copy, micro-batch after micro-batch.
 
     Args:
         step: ``step(first, count, batch)`` calls the model for copies first onwards, at most
-            ``batch`` at once, and returns what enters their results into the state.
+            ``batch`` at once, and returns their results.
+        record: ``record(results, first, count)`` keeps the numbers by which they are judged.
+        enter: enters results into the state; None where the recorded numbers are the state.
+        look: ``look(first, stop, kept)`` raises where numbers of these copies are not finite; the
+            results of the first ``kept`` copies outlive that. On a device that has to be waited
+            for, not every micro-batch is looked at, but all of them before they are saved, and
+            what was recorded every second.
         release: frees the buffer of copies.
         state: what is kept of the copies, by name; filled in place.
         copies: how many copies there are.
@@ -214,6 +236,7 @@ def run(
             more, at most ``batch`` at once, and raises where the scores are others.
         progress: True for a bar on standard error, or a callable of (calls done, all).
         device: where the model's input is.
+        waits: whether ``look`` waits for a device.
 
     Raises:
         ModelError: a result is not finite; what came before is in the checkpoint.
@@ -221,6 +244,18 @@ def run(
     done, resumed = checkpoint.load(state, copies) if checkpoint else (0, None)
     if resumed is not None:
         batch.resume(resumed)
+    looked, next_look = done, 0.0  # at copies 0 .. looked - 1; when to look again
+
+    def look_until(stop: int) -> None:
+        nonlocal looked, next_look
+        if stop <= looked:
+            return
+        kept = looked
+        if checkpoint and enter is not None and looked < done:  # what entered stays in the state
+            kept = checkpoint.saved
+        look(looked, stop, kept)
+        looked, next_look = stop, time.monotonic() + LOOK_EVERY_SECONDS
+
     # Ctrl-C comes through in the model's calls and in `progress`: never between a result and its
     # place in the state, nor in a save, however often it is pressed.
     with Interrupts() as interrupts:
@@ -257,29 +292,44 @@ def run(
             while done < copies:
                 first = done
                 count = min(max(1, batch.size // signs), copies - done, together - done % together)
-                enter = attempt(lambda: step(first, count, batch.size))  # noqa: B023
-                if enter is _NO_ROOM:
+                results = attempt(lambda: step(first, count, batch.size))  # noqa: B023
+                if results is _NO_ROOM:
                     continue
-                entering = True
-                enter()
+                record(results, first, count)
+                if not waits:
+                    look_until(first + count)
+                if enter is not None:
+                    entering = True
+                    enter(results, first, count)
+                    entering = False
                 done += count
-                entering = False
+                del results
                 before = batch.size
                 batch.after(min(count * signs, batch.size))
                 if batch.size != before:
                     release()
                 if bar is not None:
                     bar.update(count * signs)
-                if checkpoint:
-                    checkpoint.save_if_due(state, done, batch.size)
+                if checkpoint and checkpoint.is_due():
+                    look_until(done)
+                    checkpoint.save(state, done, batch.size)
+                elif waits and time.monotonic() >= next_look:
+                    look_until(done)
                 if callable(progress):
                     interrupts.let_through()
                     progress(done * signs, copies * signs)
                     interrupts.open = False
+            look_until(done)
         except BaseException:  # nothing that was computed is lost, nor entered by halves
             interrupts.open = False
-            if checkpoint and done and not entering:
-                checkpoint.save(state, done, batch.size)
+            if checkpoint and not entering:
+                good = done
+                try:
+                    look_until(done)
+                except Exception:
+                    good = looked if enter is None else 0
+                if good:
+                    checkpoint.save(state, good, batch.size)
             raise
         finally:
             if bar is not None:
@@ -290,25 +340,28 @@ def run(
 
 
 def check_finite(
-    new: list[Tensor],
-    first: int,
-    what: str,
-    checkpoint: Checkpoint | None,
-    hint: Callable[[], str] = str,
+    rows: Tensor, first: int, what: str, kept: str, hint: Callable[[], str] = str
 ) -> None:
-    """Raises where results of copies first onwards, each with a row per copy, are not finite."""
-    if all(math.isfinite(float(one.sum())) for one in new):
+    """Raises where results of copies first onwards, each with a row per copy, are not finite.
+
+    Args:
+        rows: (copies, ...); one number is read of them: their sum tells, where they are.
+        first: the number of the first copy.
+        what: a word for what they are.
+        kept: what is left of the copies before.
+        hint: what may help.
+    """
+    if math.isfinite(float(rows.sum())):
         return
-    rows = torch.cat([one.reshape(len(one), -1) for one in new], dim=1)
+    rows = rows.reshape(len(rows), -1).cpu()
     bad = (~torch.isfinite(rows)).any(1).nonzero()[:, 0].tolist()
     if not bad:  # only their sum is too large
         return
     numbers = ", ".join(str(first + i) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
     value = rows[bad[0]][~torch.isfinite(rows[bad[0]])][0].item()
     raise ModelError(
-        f"the {what} is {value} for {len(bad)} of {len(rows)} copies of a micro-batch (copies "
-        f"{numbers}){hint()}{kept(first, checkpoint)}. Copies are reproducible: "
-        "fwdgrad_kernels.perturb makes them again"
+        f"the {what} is {value} for {len(bad)} of {len(rows)} copies (copies {numbers})"
+        f"{hint()}{kept}. Copies are reproducible: fwdgrad_kernels.perturb makes them again"
     )
 
 
@@ -318,10 +371,10 @@ def kept(first: int, checkpoint: Checkpoint | None) -> str:
     >>> kept(3, None)
     '; the results of copies 0 .. 2 are lost: give checkpoint= to keep them'
     >>> kept(0, None)
-    '; it was the first micro-batch, so there are no results to keep'
+    '; there are no earlier results to keep'
     """
     if not first:
-        return "; it was the first micro-batch, so there are no results to keep"
+        return "; there are no earlier results to keep"
     if checkpoint is None:
         return f"; the results of copies 0 .. {first - 1} are lost: give checkpoint= to keep them"
     return (

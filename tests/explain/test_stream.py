@@ -634,7 +634,7 @@ def test_a_score_that_is_not_finite_stops_the_run(checkpoint, value, antithetic,
 def test_without_a_checkpoint_the_message_says_so():
     with pytest.raises(ModelError, match="give checkpoint="):
         explain(bad_from(2, [0], math.nan), batch_size=8)
-    with pytest.raises(ModelError, match="it was the first micro-batch, so there are no results"):
+    with pytest.raises(ModelError, match="there are no earlier results to keep"):
         explain(bad_from(1, [0], math.nan), batch_size=8)
 
 
