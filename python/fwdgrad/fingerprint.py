@@ -143,7 +143,7 @@ def parameters_digest(model: Callable[..., Any]) -> str | None:
         >>> parameters_digest(lambda batch: one(batch)) == parameters_digest(one)
         True
     """
-    models = _models_of(model)
+    models = models_of(model)
     tensors = [
         value
         for module in models
@@ -172,7 +172,7 @@ def parameters_digest(model: Callable[..., Any]) -> str | None:
     return digest.hexdigest()
 
 
-def _models_of(model: Any) -> list[Any]:
+def models_of(model: Any) -> list[Any]:
     """The modules, and what else has a digest, that a callable is made of, where it shows them."""
     found: list[Any] = []
     parts, seen = [(model, 0)], {id(model)}

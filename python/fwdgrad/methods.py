@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from fwdgrad.devices import placed
 from fwdgrad.errors import warn
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.gradients import Autograd, LikelihoodRatio
@@ -386,6 +387,7 @@ def explain(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
     name: str | None = None,
+    device: str | torch.device | None = None,
     **options: Any,
 ) -> Explanation: ...
 
@@ -400,6 +402,7 @@ def explain(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
     name: str | None = None,
+    device: str | torch.device | None = None,
     **options: Any,
 ) -> list[Explanation]: ...
 
@@ -413,6 +416,7 @@ def explain(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
     name: str | None = None,
+    device: str | torch.device | None = None,
     **options: Any,
 ) -> Explanation | list[Explanation]:
     """Which elements of an input a model's score depends on; by default from forward calls alone.
@@ -437,6 +441,10 @@ def explain(
         checkpoint: a file to write to and to go on from, see ``LikelihoodRatio.explain``.
         progress: True for a bar on standard error, or a callable of (calls done, all).
         name: what you call the model, kept in the explanation; a checkpoint of another is refused.
+        device: "cpu", "cuda", "cuda:1", ...: where to put x, and so its samples and its maps. A
+            module, or one whose method the model is, is moved there as by ``model.to(device)``,
+            and stays there; a function is called with a batch on that device, and what it does
+            with it is its own matter. None: x and the model stay where they are.
         **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective (see
             ``LikelihoodRatio``; "auto" for regions, else "output"), queries, sigma, law, block,
             cell, field, shared, shift, antithetic, saliency, parameters, clip, seed, batch_size,
@@ -461,7 +469,7 @@ def explain(
     """
     # A classifier of photos of one size gets them cut as on the command line.
     size = getattr(model, "size", None)
-    x = input_of(x, size if isinstance(size, int) else None)
+    x = placed(model, input_of(x, size if isinstance(size, int) else None), device)
     source = source_of(model, x, method, options)
     result: Explanation | list[Explanation] = source.explain(
         x, target, checkpoint=checkpoint, progress=progress, name=name

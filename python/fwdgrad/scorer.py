@@ -58,7 +58,7 @@ def check_mode(model: Any) -> None:
         ValueError: see ``check_statistics``.
     """
     check_statistics(model)
-    module = _module_of(model)
+    module = module_of(model)
     if module is not None and module.training:
         warn(
             "the model is in training mode: its scores may be random or change it; call "
@@ -81,7 +81,7 @@ def check_statistics(model: Any) -> None:
         ValueError: model must be in evaluation mode: it is in training mode and every call would \
 change its batch normalisation; call model.eval() first
     """
-    module = _module_of(model)
+    module = module_of(model)
     # By their names: compiled modules are of no class of torch's normalisations.
     if module is not None and any(
         part.training
@@ -95,8 +95,12 @@ change its batch normalisation; call model.eval() first
         )
 
 
-def _module_of(model: Any) -> torch.nn.Module | None:
-    """The module that a call of the model reaches, where that shows."""
+def module_of(model: Any) -> torch.nn.Module | None:
+    """The module that a call of the model reaches, where that shows: in a method of it, say.
+
+    >>> module_of(torch.nn.Flatten().forward), module_of(torch.sin)
+    (Flatten(start_dim=1, end_dim=-1), None)
+    """
     while isinstance(model, functools.partial):
         model = model.func
     for _ in range(2):  # an ImageClassifier has a forward, which may be a method

@@ -313,8 +313,12 @@ class Source:
         checkpoint: str | os.PathLike[str] | None = None,
         progress: Progress = False,
         name: str | None = None,
+        at_input: Callable[[Any], None] | None = None,
     ) -> list[Explanation]:
-        """What ``explain`` gives for each target, without a warning where it is mostly noise."""
+        """What ``explain`` gives for each target, without a warning where it is mostly noise.
+
+        ``at_input`` is given the model's output at x, before the samples are asked for.
+        """
         started = time.perf_counter()
         x = self._check_input(x)
         plan = self._plan(x)
@@ -332,9 +336,9 @@ class Source:
         with TorchState(), self._run_mode():
             scorer = Scorer(self.forward, x, targets, self.objective)
             plan.scorer, chosen, clean = scorer, scorer.targets, scorer.clean
-            check_at_input = getattr(scorer.objective, "check_at_input", None)
-            if check_at_input is not None:
-                check_at_input(scorer.outputs)
+            for look in (at_input, getattr(scorer.objective, "check_at_input", None)):
+                if look is not None:
+                    look(scorer.outputs)
             answer = Answer.of(scorer.outputs) if checkpoint is not None else None
             self._find_parameters(plan)
             settings = self._settings(plan)

@@ -109,7 +109,7 @@ calls, since_then = 0, None
 def fails_once(batch):
     global calls, since_then
     calls += 1
-    if calls == 5:
+    if calls == 4:
         since_then = 0
         raise OSError("the service is away")
     if since_then is not None:
@@ -184,7 +184,7 @@ def test_explain_writes_and_prints(folder, capsys):
     assert (result.standard_error > 0).all()
     lines = lines_of(out)
     assert lines["class"] == f"lamp (class 1), probability {result.score:.4g}"
-    assert re.match(r"1024 on copies and 2 ", lines["queries"])  # one to count the classes
+    assert re.match(r"1024 on copies and 1 ", lines["queries"])
     assert float(lines["seconds"]) == pytest.approx(result.seconds, abs=0.06)
     assert 50 < float(lines["peak memory"].split()[0]) < 4000
     assert lines["heatmap"] == "out/heatmap.png"
@@ -335,12 +335,69 @@ def test_plain_is_plain(folder, capsys, more):
     refused(capsys, status, "--plain has no pairs and no cells", more.split()[0])
 
 
-def test_a_model_that_answers_at_random_is_told(folder, capsys):
+def test_a_module_in_training_mode_is_found_in_a_function(folder, capsys):
     Path("box.py").write_text(
-        BOX + "\n\ndef random(batch):\n    return corner(batch) + torch.randn(len(batch), 4)\n"
+        BOX + "\nlayer = torch.nn.Dropout()\n\n\n"
+        "def wrapped(batch):\n    return corner(layer(batch))\n"
     )
-    assert explain(model="box:random")[0] == 0
-    assert "answers the same photo differently at each call" in capsys.readouterr().err
+    assert explain(model="box:wrapped")[0] == 0
+    err = capsys.readouterr().err
+    assert "a module in box:wrapped is in training mode: its scores may be random" in err
+    sys.modules["box"].layer.eval()
+    assert explain("--overwrite", model="box:wrapped")[0] == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [
+        ("regions", [1, 50]),
+        ("smoothgrad", [1, 50]),
+        ("integrated-gradients", [1, 50, 1]),  # the last of the path's other end
+    ],
+)
+def test_the_photo_itself_is_asked_for_once(folder, capsys, method, calls):
+    Path("box.py").write_text(
+        BOX + "\nsizes = []\n\n\n"
+        "def counted(batch):\n    sizes.append(len(batch))\n    return corner(batch)\n"
+    )
+    line = ("--method", method, "--labels", "labels.txt", "--target", "lamp")
+    assert explain(*line, model="box:counted", queries=50)[0] == 0
+    assert sys.modules["box"].sizes == calls
+    out = capsys.readouterr().out
+    assert "queries      50 on copies and 1 on the photo itself" in out
+    assert "probable     lamp (class 1) " in out
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu", "meta"])
+def test_a_device_that_is_not_there(folder, sentiment, capsys, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    said = f"--device.*'{device}'"
+    for line in (
+        ["photo.png", "--model", "box:corner", "--size", "16"],
+        ["--text", "A fine film", "--model", str(sentiment)],
+    ):
+        assert cli.main(["explain", *line, "--device", device, "--queries", "8"]) == 1
+        err = capsys.readouterr().err
+        assert re.search(said, err)
+        assert err.count("\n") == 1
+    assert not Path("photo-explanation").exists()
+    assert explain()[0] == 0
+    capsys.readouterr()
+    saved = ["evaluate", "out/explanation.safetensors", "--model", "box:corner"]
+    assert cli.main([*saved, "--device", device]) == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert cli.main([*saved, "--device", "cpu", "--steps", "4"]) == 0
+
+
+def test_a_module_is_moved_to_the_device(folder, capsys, monkeypatch):
+    moved = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device) or self)
+    Path("box.py").write_text(BOX + "\nmodule.register_buffer('far', torch.ones(1, device='meta'))")
+    assert explain("--device", "cpu", model="box:module")[0] == 0
+    assert moved == [torch.device("cpu")]
+    assert explain("--overwrite", model="box:module")[0] == 0  # another device is no other run
+    assert len(moved) == 1
 
 
 def test_two_photos_do_not_mix_in_a_folder(folder, capsys):
@@ -448,8 +505,8 @@ def test_after_an_error_the_same_command_goes_on(folder, capsys):
     status, result = explain(*line, model="box:fails_once")
     assert status == 0
     assert result.queries == 128
-    # The photo itself, twice, the 96 that were left, and four for a second time.
-    assert sys.modules["box"].since_then == 102
+    # The photo itself, the 96 that were left, and four for a second time.
+    assert sys.modules["box"].since_then == 101
 
 
 def test_too_few_queries_to_tell_are_not_called_noise(folder, capsys):

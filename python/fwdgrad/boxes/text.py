@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.advice import advice_for_words, is_noise
+from fwdgrad.devices import device_of, move_model
 from fwdgrad.errors import ReliabilityWarning, warn
 from fwdgrad.explanation import Explanation
 from fwdgrad.gradients import LikelihoodRatio
@@ -142,9 +143,9 @@ def explain_text(
             ``explanation`` is of the factors, (T,), which are all 1.
         reduce: "input" or "norm".
         **options: everything else that ``fwdgrad.explain`` takes, except block, baseline, cell
-            and field: method, objective, queries, law, seed, checkpoint, ... Where ``method`` or
-            ``saliency`` says what is made of the gradient, a word's score is the sum of that
-            over its tokens; methods without noise on the input get none.
+            and field: method, objective, queries, law, seed, device, checkpoint, ... Where
+            ``method`` or ``saliency`` says what is made of the gradient, a word's score is the sum
+            of that over its tokens; methods without noise on the input get none.
 
     Returns:
         Words, their scores and standard errors, and the explanation of the embeddings.
@@ -181,11 +182,16 @@ def explain_text(
         )
     if isinstance(target, (list, tuple)):
         raise TypeError(f"target must be one class, got {target!r}; call explain_text for each")
+    device = options.pop("device", None)
+    if device is not None:
+        move_model(box, device_of(device))
     encoded = box.encode(text)
     if isinstance(target, str) and target != "auto":
         target = _class_of(box, target)
     forward, x = encoded.forward, encoded.embeddings.detach()
     free = ~encoded.frozen
+    if device is not None:
+        x, free = x.to(device), free.to(device)
     noisy = _settle(options, reduce)
     if sigma is None and not noisy:
         sigma = 0.0

@@ -39,6 +39,9 @@ def _spoken(message: object) -> str:
     text = text.replace("baseline must be given", "--baseline must be given")
     text = text.replace("0.5 is grey", "grey, say").replace("max_pixels=", "--max-pixels ")
     text = text.replace("max_pixels must", "--max-pixels must")
+    text = re.sub(r"\bdevice( must|: | ')", r"--device\1", text).replace(
+        "device='cpu'", "--device cpu"
+    )
     return re.sub(r"\b(control|method|objective)='([\w-]+)'", r"--\1 \2", text)
 
 

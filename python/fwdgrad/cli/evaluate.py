@@ -14,6 +14,7 @@ from fwdgrad.advice import advice
 from fwdgrad.boxes.images import ImageClassifier, load_classifier
 from fwdgrad.boxes.photos import load_mask
 from fwdgrad.cli.output import check_labels, check_no_input, decision, option, set_threads
+from fwdgrad.devices import placed
 from fwdgrad.explanation import Explanation, is_of_pixels
 from fwdgrad.files import check_writable, write_atomically
 from fwdgrad.metrics import (
@@ -68,7 +69,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         mask = load_mask(arguments.mask, shape, max_pixels=arguments.max_pixels, **cut)
     if arguments.report is not None:
         _check_report(arguments)
-    _check_same_model(arguments, result, box)
+    x = placed(box, x, vars(arguments).get("device"))
+    _check_same_model(arguments, result, x, box)
     objective = arguments.objective or result.objective
     fill, why = _fill(arguments, x, box)
     options: dict[str, Any] = {"steps": arguments.steps, "fill": fill, "objective": objective}
@@ -83,7 +85,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         Number("curves of", objective, f"in {len(deleted.scores) - 1} steps"),
         Number("fill", ", ".join(f"{v:.4g}" for v in torch.as_tensor(fill).reshape(-1)), why),
         *_measured(result, deleted, inserted, mask),
-        _information(result, box, objective, options["batch_size"]),
+        _information(result, x, box, objective, options["batch_size"]),
     ]
     width = max(len(number.name) for number in numbers)
     for name, value, note in numbers:
@@ -140,9 +142,9 @@ def _measured(
 
 
 def _information(
-    result: Explanation, box: ImageClassifier, objective: str, batch_size: int
+    result: Explanation, x: torch.Tensor, box: ImageClassifier, objective: str, batch_size: int
 ) -> Number:
-    name, x, target = "information", result.input, result.target
+    name, target = "information", result.target
     options: dict[str, Any] = {"objective": objective, "batch_size": batch_size}
     try:
         curve = information_curve(box.forward, x, result, target, **options)
@@ -172,11 +174,11 @@ def _fill(
 
 
 def _check_same_model(
-    arguments: argparse.Namespace, result: Explanation, box: ImageClassifier
+    arguments: argparse.Namespace, result: Explanation, x: torch.Tensor, box: ImageClassifier
 ) -> None:
     """Raises where the model's score at the input is not the one that was explained."""
     with torch.no_grad():
-        outputs = outputs_at(box.forward, result.input)
+        outputs = outputs_at(box.forward, x)
     if arguments.labels is not None:
         check_labels(arguments, box, outputs)
     try:

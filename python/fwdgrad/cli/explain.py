@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,15 @@ from fwdgrad.cli.output import (
     set_threads,
 )
 from fwdgrad.cli.text import explain_a_text
+from fwdgrad.devices import placed
 from fwdgrad.errors import warn
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
-from fwdgrad.objectives import kind_of, scores_of
+from fwdgrad.fingerprint import models_of
+from fwdgrad.methods import source_of
+from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
-from fwdgrad.scorer import is_of_shapes, outputs_at
+from fwdgrad.scorer import is_of_shapes, module_of
 from fwdgrad.terminal import plain, say
 
 
@@ -116,21 +118,22 @@ def explain(arguments: argparse.Namespace) -> None:
     if not arguments.overwrite:
         check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
         check_of_one_photo(output, maps, request)
-    with made_folder(output), _size_told(arguments, size):
-        with torch.no_grad():
-            outputs = outputs_at(box, photo.pixels)
+    probable: str | None = None
+
+    def at_photo(outputs: Any) -> None:
+        nonlocal probable
         if arguments.labels is not None:
             check_labels(arguments, box, outputs)
+        probable = _most_probable(outputs, box)
+
+    pixels = placed(box, photo.pixels, options.pop("device", None))
+    _warn_of_training(box)
+    with made_folder(output), _size_told(arguments, size):
+        source = source_of(box.forward, pixels, options.pop("method"), options)
 
         def run() -> list[Explanation]:
-            return fwdgrad.explain(
-                box.forward,
-                photo.pixels,
-                target=targets,
-                checkpoint=checkpoint,
-                progress=not arguments.no_progress,
-                name=box.name,
-                **options,
+            return source.explanations(
+                pixels, targets, checkpoint, not arguments.no_progress, box.name, at_photo
             )
 
         try:
@@ -144,7 +147,6 @@ def explain(arguments: argparse.Namespace) -> None:
                 ) from None
             checkpoint.unlink()
             results = run()
-    _warn_of_chance(outputs, results[0])
     for result, (saved, drawn) in zip(results, maps.items(), strict=True):
         # A mask of the photo is cut as it was.
         result.provenance["photo"] = {
@@ -164,11 +166,11 @@ def explain(arguments: argparse.Namespace) -> None:
     if own_checkpoint is None:
         checkpoint.unlink(missing_ok=True)
     say(f"photo        {_how_cut(photo)}")
-    if classes := _most_probable(outputs, box):
-        say(f"probable     {classes}")
+    if probable:
+        say(f"probable     {probable}")
     if decided := decision(results[0]):
         say(f"objective    {results[0].objective} ({decided})")
-    say(f"queries      {results[0].queries} on copies and 2 on the photo itself")
+    say(f"queries      {results[0].queries} on copies and 1 on the photo itself")
     for result, (saved, drawn) in zip(results, maps.items(), strict=True):
         say(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
         if result.delta is not None:
@@ -180,16 +182,17 @@ def explain(arguments: argparse.Namespace) -> None:
     say(f"peak memory  {peak_memory()}, the model's and Python's own included")
 
 
-def _warn_of_chance(outputs: Any, result: Explanation) -> None:
-    """Warns where the photo itself got another score the second time."""
-    try:
-        first = float(scores_of(outputs, result.objective, result.target, 1)[0])
-    except (KeyError, TypeError, ValueError, fwdgrad.ModelError):
-        return
-    if not math.isclose(first, result.score, rel_tol=1e-3, abs_tol=1e-6):
+def _warn_of_training(box: ImageClassifier) -> None:
+    """Warns where a module in training mode is found in a function, which is not put into another.
+
+    Of a module itself, and of a method of one, the run tells.
+    """
+    if module_of(box) is None and any(
+        isinstance(part, torch.nn.Module) and part.training for part in models_of(box.forward)
+    ):
         warn(
-            f"the model answers the same photo differently at each call ({first:.6g}, then "
-            f"{result.score:.6g}): is it in training mode? The map has that noise in it, too"
+            f"a module in {box.name} is in training mode: its scores may be random, and then the "
+            "map has that noise in it, too; call its eval() first"
         )
 
 
@@ -216,7 +219,7 @@ def _draw(result: Explanation, path: Path, *title: str) -> None:
     figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     photo, heat = figure.subplots(1, 2)
-    photo.imshow(result.input.permute(1, 2, 0).clamp(0, 1).numpy())
+    photo.imshow(result.input.cpu().permute(1, 2, 0).clamp(0, 1).numpy())
     photo.set_axis_off()
     result.plot(heat)
     figure.suptitle("\n".join(map(plain, title)), parse_math=False)  # a name is no formula

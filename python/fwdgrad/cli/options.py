@@ -74,7 +74,10 @@ def path_steps(arguments: argparse.Namespace) -> int:
 
 def common_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that every method has."""
-    names = ("method", "objective", "queries", "seed", "batch_size", "memory", "checkpoint")
+    names = (
+        *("method", "objective", "queries", "seed", "batch_size", "memory", "checkpoint"),
+        "device",
+    )
     return {name: vars(arguments)[name] for name in names if name in arguments}
 
 

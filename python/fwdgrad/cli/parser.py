@@ -23,6 +23,13 @@ from fwdgrad.cli.choices import (
 )
 from fwdgrad.terminal import say
 
+_DEVICE: dict[str, Any] = {
+    "default": argparse.SUPPRESS,
+    "metavar": "cpu|cuda",
+    "help": "where the model is called: a module is moved there, and a function is given its batch "
+    "there (default: cpu; a function may do as it likes)",
+}
+
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
@@ -186,6 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=None, help="copies per forward call")
     add("--memory", default=None, help="budget such as 1GiB, instead of --batch-size")
     add("--threads", type=int, default=None, help="of torch and of the kernels")
+    add("--device", **_DEVICE)
     add(
         "--output",
         type=Path,
@@ -268,6 +276,7 @@ def _add_evaluate(commands: Any) -> None:
     add("--report", type=Path, metavar="FILE", help="write a page of pictures, curves and numbers")
     add("--batch-size", type=int, help="pictures per forward call")
     add("--threads", type=int, help="of torch and of the kernels")
+    add("--device", **_DEVICE)
     add("--debug", action="store_true", help="show the traceback of an error")
 
 
