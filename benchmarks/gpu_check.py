@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PATHS = [str(ROOT / part) for part in (".", "python", "benchmarks", "tests/kernels")]
+PATHS = [
+    str(ROOT / part) for part in (".", "python", "benchmarks", "tests/kernels", "tests/explain")
+]
 
 SANITIZED = """
 import torch
@@ -529,6 +531,8 @@ def main() -> int:
         return 2
     if not rehearse:
         build()
+    from gpu_calls import calls
+
     from fwdgrad_kernels import cuda
 
     with tempfile.TemporaryDirectory() as folder:
@@ -540,7 +544,7 @@ def main() -> int:
         report = Report([text])
         passed = test(report, rehearse)
         bench = Bench("cpu" if rehearse else "cuda", 1 if rehearse else 20)
-        for measure in (floors, kernels, options, runs):
+        for measure in (floors, kernels, options, runs, calls):
             try:
                 measure(bench, report, rehearse)
             except Exception as error:  # what else was measured is kept

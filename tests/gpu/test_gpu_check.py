@@ -24,5 +24,8 @@ def test_rehearsal(tmp_path):
     text = results.read_text()
     assert "no figure below means anything" in text
     assert " failed" not in text
-    for part in ("passed", "Floors", "One micro-batch", "channels last", "ResNet-50"):
+    for part in (
+        *("passed", "Floors", "One micro-batch", "channels last", "ResNet-50"),
+        *("regions: waits for the device", "explain(device='cpu')", "explain --device cpu"),
+    ):
         assert part in text
