@@ -22,39 +22,50 @@ def status(field: str) -> int:
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
+SAMPLING = [0]  # the most that was used while the model was asked
+
+
 def cheap(batch: torch.Tensor) -> torch.Tensor:
-    """Two linear scores of the picture's quarters: no weights, hardly any memory of its own."""
-    half = batch.shape[-1] // 2
-    left, right = batch[..., :half].mean((1, 2, 3)), batch[..., half:].mean((1, 2, 3))
+    """Two linear scores of the picture's halves: no weights, hardly any memory of its own."""
+    SAMPLING[0] = max(SAMPLING[0], status("VmRSS"))
+    half, axes = batch.shape[-1] // 2, tuple(range(1, batch.dim()))
+    left, right = batch[..., :half].mean(axes), batch[..., half:].mean(axes)
     return torch.stack((left - right, right), dim=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--side", type=int, required=True)
+    parser.add_argument("--shape", required=True, help="such as 3x224x224")
+    parser.add_argument("--regions", action="store_true")
     parser.add_argument("--queries", type=int, required=True)
     parser.add_argument("--memory")
     parser.add_argument("--batch-size", type=int)
     arguments = parser.parse_args()
     sizes = {"memory": arguments.memory, "batch_size": arguments.batch_size}
-    noise = {"method": "likelihood-ratio", "sigma": 0.1}
+    shape = tuple(map(int, arguments.shape.split("x")))
+    noise: dict[str, object] = {"method": "likelihood-ratio", "sigma": 0.1}
+    small = torch.rand(*(3, 32, 32, 32)[: len(shape)])
+    if arguments.regions:
+        noise = {"method": "regions", "objective": "output"}
     # What a first call loads for good (thread pools, code pages) is not the run's.
-    fwdgrad.explain(cheap, torch.rand(3, 8, 8), target=0, queries=2, **noise)
+    fwdgrad.explain(cheap, small, target=0, queries=16, **noise)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    x = torch.rand(3, arguments.side, arguments.side)
+    SAMPLING[0] = 0
+    x = torch.rand(shape)
     making = status("VmHWM")  # a memory budget resets the kernel's mark when the run starts
     start = time.perf_counter()
     result = fwdgrad.explain(cheap, x, target=0, queries=arguments.queries, **noise, **sizes)
     seconds = time.perf_counter() - start
     highest = max(making, status("VmHWM"))
-    half = arguments.side // 2
+    half = shape[-1] // 2
     scale = x.numel() / 2  # the true gradient is +-1 over it
     signal = (result.attribution[..., :half].mean() - result.attribution[..., half:].mean()) / 2
     print(
         json.dumps(
             {
                 "peak": highest - before,
+                "sampling": SAMPLING[0] - before,
                 "input": x.nbytes,
                 "seconds": seconds,
                 "gradient": float(signal) * scale,

@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("memory.py")
 
 
 def run(**arguments: object) -> dict[str, float]:
-    words = [w for k, v in arguments.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    words = []
+    for name, value in arguments.items():
+        words += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=True
     )
@@ -20,9 +24,9 @@ def run(**arguments: object) -> dict[str, float]:
 
 
 def test_memory_does_not_grow_with_copies(benchmark, table):
-    few = run(side=224, queries=256, batch_size=64)
+    few = run(shape="3x224x224", queries=256, batch_size=64)
     many = benchmark.pedantic(
-        lambda: run(side=224, queries=8192, batch_size=64), rounds=1, iterations=1
+        lambda: run(shape="3x224x224", queries=8192, batch_size=64), rounds=1, iterations=1
     )
     ratio = many["peak"] / few["peak"]
     # Both found the same gradient, so both did the work.
@@ -38,7 +42,7 @@ def test_memory_does_not_grow_with_copies(benchmark, table):
 
 def test_large_input_in_a_gigabyte(benchmark, table):
     result = benchmark.pedantic(
-        lambda: run(side=4096, queries=1024, memory="1GiB"), rounds=1, iterations=1
+        lambda: run(shape="3x4096x4096", queries=1024, memory="1GiB"), rounds=1, iterations=1
     )
     assert abs(result["gradient"] - 1) < 0.5
     naive = 2 * 1024 * result["input"]
@@ -50,4 +54,31 @@ def test_large_input_in_a_gigabyte(benchmark, table):
         "at most 1024",
         f"{naive / 2**30:.0f}",
         f"{result['seconds']:.0f}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory"),
+    [("3x4096x4096", "1GiB"), ("3x8192x8192", "4GiB"), ("1x256x256x256", "1GiB")],
+)
+def test_regions_of_a_large_input(benchmark, table, shape, memory):
+    alone = run(shape=shape, queries=16, batch_size=1, regions=True)
+    kept = benchmark.pedantic(
+        lambda: run(shape=shape, queries=64, memory=memory, regions=True), rounds=1, iterations=1
+    )
+    # The input, its blur and a sample; both are there in all.
+    bound = 3 * kept["input"] + 64 * 2**20
+    assert alone["sampling"] <= bound
+    assert kept["peak"] <= int(memory[0]) * 2**30
+    table.add(
+        "Default path: `regions` of large inputs, a linear model without weights",
+        "input|MiB|while sampling one by one, MiB|input + blur + a sample + 64, MiB|"
+        "peak at `memory=`, the input included, MiB|goal, MiB|seconds, 64 samples",
+        shape,
+        f"{kept['input'] / 2**20:.0f}",
+        f"{alone['sampling'] / 2**20:.0f}",
+        f"{bound / 2**20:.0f}",
+        f"{kept['peak'] / 2**20:.0f}",
+        f"{int(memory[0]) * 1024}",
+        f"{kept['seconds']:.0f}",
     )

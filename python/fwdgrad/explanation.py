@@ -110,7 +110,8 @@ class Explanation:
 
     Attributes:
         attribution: the estimated gradient, of the input's shape, in score units per input unit;
-            with a baseline, the derivative along input - baseline, in score units.
+            with a baseline, the derivative along input - baseline, in score units. Of regions it is
+            one map that all channels see (``expand``): clone it before you write into it.
         standard_error: of each element of it, in its units. Hadamard copies of fewer than two
             whole groups have it from the directions that no draw uses; one without such has NaN.
         reliability: the correlation, over the elements, of the maps of two half-runs (per

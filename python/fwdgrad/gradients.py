@@ -319,8 +319,11 @@ class LikelihoodRatio(Source):
             return torch.stack(found, dim=1)
 
         # Two sums, or three, and the copy of the input that the explanation keeps.
-        x, maps = plan.x, (2 if plan.unit == 1 or _is_alone(plan) else 3)
-        sums = maps * x.numel() * sum_dtype(x).itemsize + x.nbytes
+        x, spec = plan.x, plan.spec
+        assert spec is not None
+        maps, alone = (2 if plan.unit == 1 or _is_alone(plan) else 3), _is_alone(plan)
+        size = _of_one_channel(spec).numel if alone and self.baseline is not None else x.numel()
+        sums = maps * size * sum_dtype(x).itemsize + x.nbytes
         if isinstance(plan.baseline, Tensor) and "baseline" not in self.own:
             sums += plan.baseline.nbytes  # kept as well
         state = {"scores": scores}
@@ -399,11 +402,8 @@ class LikelihoodRatio(Source):
         if _is_alone(plan):
             agreement = self._spare_reliability(attribution, error, x)
         unscale_(attribution, error, unit + small)
-        return (
-            attribution.expand(x.shape).contiguous(),
-            error.expand(x.shape).contiguous(),
-            agreement,
-        )
+        # One map that all channels share stays one, seen from each.
+        return attribution.expand(x.shape), error.expand(x.shape), agreement
 
     def _sum_features(self, weights: Tensor, spec: NoiseSpec) -> tuple[Tensor, Tensor]:
         """The map of less than two Hadamard groups, and its error: summed before Phi, once.
