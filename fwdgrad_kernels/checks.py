@@ -51,6 +51,7 @@ def is_plain(tensor: Tensor) -> bool:
         type(tensor) is Tensor
         and not torch.compiler.is_compiling()
         and not tensor.is_meta
+        and not tensor.is_neg()  # its memory has the other sign
         and not _is_wrapped(tensor)
         and not _modes()
     )
