@@ -13,6 +13,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
+import fwdgrad_kernels  # of which a part needs this file
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of copies, as in csrc
 
 
@@ -113,15 +115,13 @@ def check_floating(name: str, tensor: object) -> Tensor:
 
 def check_writable(name: str, tensor: Tensor) -> None:
     """Raises ValueError where memory may be read only, a file mapped so for one, or is negated."""
-    from fwdgrad_kernels import native  # which needs the spec, and the spec this file
-
     if not _has_address(tensor):
         return
     if tensor.is_neg():
         raise ValueError(f"{name} must not be a negative view; resolve_neg() makes a copy")
     if tensor.device.type != "cpu" or not tensor.data_ptr():
         return
-    if not native.is_writable(tensor):
+    if not fwdgrad_kernels.native.is_writable(tensor):
         raise ValueError(f"{name} must be writable, got read-only memory; clone() makes a copy")
 
 
@@ -148,4 +148,6 @@ def overlap(a: Tensor, b: Tensor) -> bool:
     a0, b0 = a.data_ptr(), b.data_ptr()
     if not a0 or not b0:  # of a type that wraps tensors
         return False
-    return a0 < b0 + _span(b) * b.element_size() and b0 < a0 + _span(a) * a.element_size()
+    if a0 < b0:  # the one that starts first must end before the other
+        return b0 < a0 + _span(a) * a.element_size()
+    return a0 < b0 + _span(b) * b.element_size()
