@@ -51,6 +51,8 @@ def advice(result: Explanation, option: Option = in_python) -> str:
     queries, cell, block = map(option, ("queries", "cell", "block"))
     if result.settings["method"] != "likelihood-ratio":
         return f"much of the map is noise: ask for more {queries}"
+    if result.settings.get("features") is not None:
+        return f"much of the map is noise: ask for more {queries}, or give fewer features"
     if of_regions:  # more queries make finer ones, at first
         size = result.settings["cell"]
         if 2 * size > max(result.input.shape[-2:]):

@@ -60,7 +60,8 @@ def regions(x: Tensor, given: Options) -> Options:
 
     Args:
         x: a picture (C, H, W) or a volume (C, D, H, W).
-        given: the options that were given; of them the queries count.
+        given: the options that were given; of them the queries count, and features: what moves
+            together in place of cells, superpixels (``Labels``), say.
 
     Returns:
         The options, without those that were given.
@@ -99,9 +100,6 @@ def regions(x: Tensor, given: Options) -> Options:
         "objective": "auto",
         "queries": queries,
         "law": "hadamard",
-        "field": "bilinear",
-        "shared": True,
-        "shift": False,
         "position": 0.5,
         "sigma": 0.5,
         "antithetic": False,
@@ -116,8 +114,11 @@ def regions(x: Tensor, given: Options) -> Options:
     if given.get("antithetic") is True:
         del options["control"]
         queries //= 2  # a pair is one direction
-    grid = {name: given.get(name, options[name]) for name in ("field", "shared", "shift")}
-    options["cell"] = _cell(tuple(x.shape), queries, **grid)
+    if "features" not in given:
+        cells: Options = {"field": "bilinear", "shared": True, "shift": False}
+        options |= cells
+        grid = {name: given.get(name, value) for name, value in cells.items()}
+        options["cell"] = _cell(tuple(x.shape), queries, **grid)
     return {name: value for name, value in options.items() if name not in given}
 
 
@@ -290,7 +291,7 @@ FAMILIES: dict[str, dict[str, str]] = {
 
 _OF_ANY_MAP = {"objective", "queries", "seed", "batch_size", "memory", "backend", "baseline"}
 _SIDE = 16  # pixels of a picture at least
-_OF_REGIONS = {"cell", "field", "shared", "shift", "antithetic", "clip"}
+_OF_REGIONS = {"cell", "field", "shared", "shift", "features", "antithetic", "clip"}
 
 
 def _choose(x: Any, options: Options) -> str:
@@ -447,8 +448,8 @@ def explain(
             with it is its own matter. None: x and the model stay where they are.
         **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective (see
             ``LikelihoodRatio``; "auto" for regions, else "output"), queries, sigma, law, block,
-            cell, field, shared, shift, antithetic, saliency, parameters, clip, seed, batch_size,
-            memory, backend; baseline, position and control of the first, sampling of the second.
+            features, cell, field, shared, shift, antithetic, saliency, parameters, clip, seed,
+            batch_size, memory, backend; baseline, position and control of the first, sampling of the second.
 
     Returns:
         The explanation: attribution, standard error, reliability and what repeats the run.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import CheckpointError, KeptLabel
+from fwdgrad import CheckpointError, KeptLabel, source
 from fwdgrad import checkpoint as checkpoints
 from fwdgrad.fingerprint import Answer, differ, parameters_digest, telling_copies
 
@@ -46,6 +46,15 @@ def of_margin(margin, sign=1):
         return torch.stack([margin + sign * slope, torch.zeros(len(batch)).double()], 1)
 
     return model
+
+
+def test_a_checkpoint_of_another_version_of_the_contract(checkpoint, monkeypatch):
+    """Its scores are of the same samples, but its map would be summed in another order."""
+    monkeypatch.setattr(source, "CONTRACT", 1)
+    explain(of_margin(1.0), checkpoint, target=0)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"of another run.*contract"):
+        explain(of_margin(1.0), checkpoint, target=0)
 
 
 # ---- another model -------------------------------------------------------------------------

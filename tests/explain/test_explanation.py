@@ -97,6 +97,7 @@ def test_the_result_says_what_was_done():
     assert result.provenance["torch"] == torch.__version__
     assert result.provenance["fwdgrad"] == fwdgrad.__version__
     assert result.provenance["device"] == "cpu"
+    assert result.provenance["contract"] == 2  # the order of sums has changed once
     assert result.standard_error.shape == result.attribution.shape == SHAPE
     assert (result.standard_error > 0).all()
 

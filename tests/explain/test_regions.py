@@ -10,7 +10,7 @@ from fwdgrad import metrics
 from fwdgrad.methods import light_blur, regions
 from fwdgrad.noise import noise_spec
 from fwdgrad.saliency import blurred
-from fwdgrad_kernels import noise
+from fwdgrad_kernels import Labels, noise
 
 from .models import Recorder
 
@@ -297,3 +297,21 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             fwdgrad.explain(lambda b: b.flatten(1), x, method="regions")
+
+
+def test_superpixels_in_place_of_cells():
+    """What each label adds to a linear score, whatever its shape."""
+    mask = (torch.arange(32)[:, None] // 8 * 4 + torch.arange(32) // 8).flip(0)
+    x = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    model = lambda batch: batch[:, :, :8, :8].sum((1, 2, 3))  # noqa: E731
+    e = fwdgrad.explain(
+        model, x, target=None, features=Labels(mask), baseline=0.0, queries=32, objective="output"
+    )
+    assert e.settings["method"] == "likelihood-ratio"
+    assert e.settings["position"] == 0.5  # regions
+    for label in range(1, 16):  # label 0 has the constant direction, which the mean takes off
+        there = e.attribution[0][mask == label]
+        want = x[:, :8, :8].sum() if label == 12 else torch.tensor(0.0)
+        torch.testing.assert_close(there, want.expand_as(there), rtol=1e-4, atol=1e-3)
+    again = fwdgrad.explain(model, e.input, target=None, objective=e.objective, **e.settings)
+    assert torch.equal(again.attribution, e.attribution)
