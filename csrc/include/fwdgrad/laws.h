@@ -34,8 +34,6 @@ FWDGRAD_HD int32_t uniform24(uint32_t word) { return static_cast<int32_t>(word >
 constexpr float kUnit24 = 5.9604644775390625e-8f;  // 2^-24
 constexpr float kTurn24 = 3.7450702e-7f;           // 2 pi 2^-24
 
-FWDGRAD_HD float uniform01(uint32_t word) { return static_cast<float>(uniform24(word)) * kUnit24; }
-
 // 2u - 1 in (-1, 1), exact.
 FWDGRAD_HD float uniform11(uint32_t word) {
   return static_cast<float>(uniform24(word) - (1 << 23)) * (2 * kUnit24);
@@ -60,20 +58,26 @@ FWDGRAD_HD float quotient(float a, float b) {
 #endif
 }
 
-// ln x for normal x > 0; relative error 2e-7, also next to 1.
+// multiple ln(x 2^-shift) for normal x > 0; relative error 2e-7, also where it is next to 0. The
+// multiple is a power of two with a sign: in the coefficients it costs nothing and rounds nothing.
+template <int shift, int multiple>
 FWDGRAD_HD float log_positive(float x) {
   const int32_t bits = bit_cast<int32_t>(x);
-  const int32_t exponent = (bits - 0x3f3504f3) >> 23;  // leaves a mantissa in [sqrt 1/2, sqrt 2)
-  const float t = bit_cast<float>(bits - exponent * (1 << 23)) - 1.0f;
-  float p = 0.08994725962f;
-  p = p * t - 0.1441778403f;
-  p = p * t + 0.1487463788f;
-  p = p * t - 0.1655304576f;
-  p = p * t + 0.199645123f;
-  p = p * t - 0.2500252186f;
-  p = p * t + 0.3333390204f;
-  p = p * t - 0.4999998432f;
-  return static_cast<float>(exponent) * 0.69314718056f + (t + t * t * p);
+  // The exponent, in its place, that leaves a mantissa m in [sqrt 1/2, sqrt 2).
+  const int32_t exponent = (bits - (0x3f3504f3 + (shift << 23))) & ~0x7fffff;
+  constexpr float scale = static_cast<float>(multiple) / (int64_t{1} << shift);
+  const float t = bit_cast<float>(bits - exponent) * scale - multiple;  // multiple (m - 1)
+  constexpr float r = 1.0f / multiple, r2 = r * r, r3 = r2 * r, r4 = r2 * r2;
+  float p = 0.08994725962f * r4 * r4;
+  p = p * t - 0.1441778403f * r4 * r3;
+  p = p * t + 0.1487463788f * r4 * r2;
+  p = p * t - 0.1655304576f * r4 * r;
+  p = p * t + 0.199645123f * r4;
+  p = p * t - 0.2500252186f * r3;
+  p = p * t + 0.3333390204f * r2;
+  p = p * t - 0.4999998432f * r;
+  constexpr float ln2 = 0.69314718056f * multiple * 2 * kUnit24;  // of the exponent in its place
+  return static_cast<float>(exponent) * ln2 + (t + t * t * p);
 }
 
 // sin and cos of |x| <= pi / 4; absolute error 4e-8.
@@ -91,24 +95,33 @@ struct Pair {
   float a, b;
 };
 
-// Cosine and sine of 2 pi turn24 / 2^24 for 0 <= turn24 < 2^24: reduced to an octant in
-// integers, so exactly.
-FWDGRAD_HD Pair cos_sin_turn(int32_t turn24) {
-  const int32_t quarter = (turn24 + (1 << 21)) >> 22;
-  const float x = static_cast<float>(turn24 - quarter * (1 << 22)) * kTurn24;
-  const float s = sin_octant(x), c = cos_octant(x);
-  const bool swap = quarter & 1;
-  const uint32_t negate_cos = (static_cast<uint32_t>(quarter + 1) & 2u) << 30;
-  const uint32_t negate_sin = (static_cast<uint32_t>(quarter) & 2u) << 30;
-  return {bit_cast<float>(bit_cast<uint32_t>(swap ? s : c) ^ negate_cos),
-          bit_cast<float>(bit_cast<uint32_t>(swap ? c : s) ^ negate_sin)};
+// Cosine and sine of 2 pi u, u = 2^-24 uniform24(word): reduced to an octant in integers, so
+// exactly. The sign that half a turn gives to both is left apart, in the highest bit of `half`.
+struct Turn {
+  float cos, sin;
+  uint32_t half;
+
+  FWDGRAD_HD static Turn of(uint32_t word) {
+    const uint32_t rest = (word << 2 & ~0x3FFu) | 0x400u;  // of a quarter of a turn, in 2^-34 turns
+    const float x = static_cast<float>(static_cast<int32_t>(rest)) * (kTurn24 * 0x1p-10f);
+    const float s = sin_octant(x), c = cos_octant(x);
+    // One more than the nearest quarter, in the two highest bits: vectors choose by a sign.
+    const uint32_t quarter = word + (3u << 29);
+    const bool even = static_cast<int32_t>(quarter << 1) < 0;
+    return {even ? c : s, even ? s : -c, quarter & 1u << 31};
+  }
+};
+
+FWDGRAD_HD float flip_sign(float x, uint32_t sign) {
+  return bit_cast<float>(bit_cast<uint32_t>(x) ^ sign);
 }
 
 // Box-Muller: two words to two independent standard normal numbers.
 FWDGRAD_HD Pair normal_pair(uint32_t word_a, uint32_t word_b) {
-  const float r = square_root(-2.0f * log_positive(uniform01(word_a)));
-  const Pair turn = cos_sin_turn(uniform24(word_b));
-  return {r * turn.a, r * turn.b};
+  const float r = square_root(log_positive<24, -2>(static_cast<float>(uniform24(word_a))));
+  const Turn turn = Turn::of(word_b);
+  const float signed_r = flip_sign(r, turn.half);
+  return {signed_r * turn.cos, signed_r * turn.sin};
 }
 
 // tan(pi (u - 1/2)). Past pi / 4 it is the reciprocal of the tangent of the exact distance to
@@ -124,12 +137,15 @@ FWDGRAD_HD float cauchy(uint32_t word) {
 }
 
 // 2 xi / (1 + xi^2) at xi = tan a is sin 2a, here sin(2 pi (u - 1/2)).
-FWDGRAD_HD float cauchy_score(uint32_t word) { return -cos_sin_turn(uniform24(word)).b; }
+FWDGRAD_HD float cauchy_score(uint32_t word) {
+  const Turn turn = Turn::of(word);
+  return -flip_sign(turn.sin, turn.half);
+}
 
 // ln(u / (1 - u)): both ends are exact.
 FWDGRAD_HD float logistic(uint32_t word) {
   const int32_t u = uniform24(word);
-  return log_positive(quotient(static_cast<float>(u), static_cast<float>((1 << 24) - u)));
+  return log_positive<0, 1>(quotient(static_cast<float>(u), static_cast<float>((1 << 24) - u)));
 }
 
 // One draw of a law that takes one word (not the normal law, nor the signs).
