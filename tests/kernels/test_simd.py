@@ -156,3 +156,35 @@ def test_every_level_blends_alike(library, dtype):
         address(out), address(x), address(baseline), kind, encoded, ctypes.c_int64(len(out))
     )
     assert_copies(out, x, spec, 3, 1, (-torch.inf, torch.inf), baseline, 0.5)
+
+
+PORTABLE = """
+#include "cpu/fill.cpp"
+static_assert(!FWDGRAD_HAS_LANES, "the loop for other processors and compilers");
+extern "C" void draws(int law, int64_t first, int count, float* out) {
+  using namespace fwdgrad;
+  Spec spec{};
+  spec.law = Law(law);
+  spec.seed = 9;
+  float run[cpu::kRunCapacity];
+  const float* from = cpu::fill(cpu::Source(spec, 2047, 3, false), first, count, run);
+  for (int k = 0; k < count; ++k) out[k] = from[k];
+}
+"""
+
+
+def test_what_other_processors_compile_draws_the_same(tmp_path):
+    (tmp_path / "portable.cpp").write_text(PORTABLE)
+    flags = ["-std=c++17", "-fPIC", "-shared", "-DFWDGRAD_NO_SIMD_CLONES", "-U__SSE2__"]
+    command = [os.environ.get("CXX", "g++"), *flags, f"-I{CSRC}", "portable.cpp", "-o", "draws.so"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    portable = ctypes.CDLL(str(tmp_path / "draws.so"))
+    for law, name in enumerate(("normal", "cauchy", "hyperbolic", "logistic", "uniform")):
+        expected = perturb(torch.zeros(2048), NoiseSpec((2048,), name, 1.0, seed=9), 3, 1)[0]
+        out = torch.full((1000,), torch.nan)
+        portable.draws(law, ctypes.c_int64(517), 1000, address(out))
+        expected = expected[517:1517]
+        assert ((out - expected).abs() <= 2e-6 * (1 + expected.abs())).all(), name
+    expected = perturb(torch.zeros(2048), NoiseSpec((2048,), "rademacher", 1.0, seed=9), 3, 1)[0]
+    portable.draws(5, ctypes.c_int64(517), 1000, address(out))
+    assert torch.equal(out, expected[517:1517])

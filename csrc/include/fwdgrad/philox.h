@@ -22,11 +22,12 @@ struct Key {
 };
 
 struct PhiloxRound {
+  static constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;
   uint32_t k0, k1;
 
   FWDGRAD_HD void operator()(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3) const {
-    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0;
-    const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
+    const uint64_t p0 = static_cast<uint64_t>(kFactor0) * c0;
+    const uint64_t p1 = static_cast<uint64_t>(kFactor1) * c2;
     c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
     c1 = static_cast<uint32_t>(p1);
     c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
