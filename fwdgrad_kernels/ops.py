@@ -298,7 +298,7 @@ def perturb(
         if held is not None:
             raise ValueError("held says what out holds, so it needs out")
         check_alike(x=x, scale=run.scale_map, baseline=run.baseline)
-        out = unwrapped(empty_copies(run.x, 2 * count if pairs else count))
+        out = unwrapped(run.empty(2 * count if pairs else count))
     elif not isinstance(out, Tensor) or out.dim() == 0 or len(out) != (2 if pairs else 1) * count:
         _check_destination("out", out, ((2 if pairs else 1) * count, *spec.shape), x)
     return run(out, first, sign=sign, held=held)
@@ -366,6 +366,7 @@ class Perturber:
         self._by_pixels = x.dim() == 3 and spec.planes[0] == x.shape[0]
         self._read = [t for t in (self.x, self.baseline, self.scale_map) if t is not None]
         self._plain, self._direct = all(map(is_plain, self._read)), False
+        self._blocked = spec.extents != spec.planes[1:]
         self._checked: object = None
         self._laid: tuple[Tensor, Tensor | None, Tensor | None] | None = None
 
@@ -399,6 +400,7 @@ class Perturber:
         _check_sign(sign)
         if held is not None:
             held = check_integer("held", held, 0, 2**63 - 1 - count)
+            held = held if self._blocked else None  # without blocks nothing stays
         if not out.numel():
             return out
         if self.backend == "reference":
@@ -419,6 +421,12 @@ class Perturber:
             self.high,
         )  # fmt: skip
         return out
+
+    def empty(self, rows: int) -> Tensor:
+        """(rows, *x.shape) without values, in x's memory format where that can be served."""
+        if self._by_pixels:
+            return empty_copies(self.x, rows)
+        return self.x.new_empty((rows, *self.x.shape))
 
     def _check(self, out: Tensor) -> None:
         x, spec, base = self.x, self.spec, self.baseline

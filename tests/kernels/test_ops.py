@@ -1,6 +1,5 @@
 """The ops as torch sees them: registration, compilation, empty inputs, choice of backend."""
 
-import doctest
 import importlib
 import subprocess
 import sys
@@ -270,9 +269,3 @@ def test_a_broken_module_is_explained():
     assert missing.startswith("the compiled module does not load (")
     assert "pip install -e ." in missing
     assert shape.strip() == "torch.Size([3, 2])"
-
-
-@pytest.mark.parametrize("name", ["", ".features", ".ops", ".spec", ".testing", ".reference"])
-def test_examples_in_docstrings(name):
-    module = importlib.import_module("fwdgrad_kernels" + name)
-    assert doctest.testmod(module).failed == 0
