@@ -18,6 +18,7 @@ ON_CPU = Path(__file__).parent / "cuda_on_cpu"
 REAL = torch.cuda.is_available()
 DEVICE = "cuda" if REAL else "cpu"
 BACKENDS = ("cuda", "triton")
+SIGNS = ("rademacher", "hadamard")
 # Triton's interpreter takes about 10 ms a program, and more for a grid: one case of each kind, and
 # features for three kinds of noise.
 FEATURE_KINDS = ("normal", "cauchy", "hadamard")
@@ -48,10 +49,21 @@ def on_device(options):
 def cases_and_kinds(kinds):
     """(backend, case, kind): what the tests of every law, and of a Hadamard design, go through."""
     for backend in BACKENDS:
-        for case in cases(backend):
+        for number, case in enumerate(cases(backend)):
             grouped = "features" in case[1]
-            some = FEATURE_KINDS if grouped and backend == "triton" and not REAL else kinds
+            few = grouped and backend == "triton" and not REAL
+            some = FEATURE_KINDS if few else kinds_in_turn(number, kinds)
             yield from ((backend, case, kind) for kind in kinds if kind in some)
+
+
+def kinds_in_turn(number, kinds):
+    """Those that a case goes through: both kinds of signs and, in turn, two laws with densities.
+
+    What a law is and where its draws go are computed apart.
+    """
+    smooth = [kind for kind in kinds if kind not in SIGNS]
+    two = smooth[number % len(smooth)], smooth[(number + 1) % len(smooth)]
+    return [kind for kind in kinds if kind in (*SIGNS, *two)]
 
 
 def build_on_cpu(folder, *flags):

@@ -42,7 +42,7 @@ def some_id(value):
 
 
 def every_kind(kinds):
-    values = gpu.cases_and_kinds(kinds)
+    values = list(gpu.cases_and_kinds(kinds))
     return pytest.mark.parametrize(("name", "case", "kind"), values, ids=some_id)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import gpu
 import pytest
 import torch
 
@@ -46,8 +47,19 @@ def first_of(spec):
     return (FAR // spec.group + 1) * spec.group - 2
 
 
-@CASE
-@pytest.mark.parametrize("kind", KINDS)
+def in_turn(kinds):
+    """Each case with some kinds of noise, such that each kind has its cases."""
+    values = [
+        (case, kind)
+        for number, case in enumerate(CASES)
+        for kind in gpu.kinds_in_turn(number, kinds)
+    ]
+    return pytest.mark.parametrize(
+        ("case", "kind"), values, ids=lambda v: v if isinstance(v, str) else case_id(v)
+    )
+
+
+@in_turn(KINDS)
 def test_perturb(case, kind):
     shape, options = case
     spec = make_spec(shape, kind, 0.7, seed=SEED, **options)
@@ -70,8 +82,7 @@ def test_exact_laws_agree_in_every_bit(case, kind):
     assert torch.equal(got, expected)
 
 
-@CASE
-@pytest.mark.parametrize("kind", SCORED)
+@in_turn(SCORED)
 def test_accumulate(case, kind):
     shape, options = case
     spec = make_spec(shape, kind, seed=SEED, **options)

@@ -169,9 +169,9 @@ def test_a_nearest_grid_is_constant_in_each_cell(cell):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("share", [False, True], ids=["apart", "shared"])
-def test_grids_follow_the_contract(shape, cell, interpolation, jitter, share, backend):
+def test_grids_follow_the_contract(shape, cell, interpolation, jitter, backend):
     seed, axes = 2**63 + 1, len(cell)
+    share = jitter == (interpolation == "linear")  # every two of the three meet
     grid = Grid(cell, interpolation, jitter, share_channels=share)
     spec = NoiseSpec(shape, "uniform", features=grid, seed=seed)
     # Draw k of a grid is draw k of a vector: the grid of cells is stored row by row.
@@ -221,7 +221,7 @@ SMOOTH = pytest.mark.parametrize(
 @SMOOTH
 def test_a_linear_grid_is_a_convex_combination_of_neighbours(shape, cell):
     axes = sum(size > 1 for size in cell)
-    for first in range(12):
+    for first in range(4):
         phi = phi_of(shape, cell, first)
         assert bool((phi >= 0).all())
         torch.testing.assert_close(phi.sum(1), torch.ones(len(phi)).double(), rtol=1e-15, atol=0)

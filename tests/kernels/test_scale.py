@@ -1,5 +1,6 @@
 """Scales that follow from the input: the rules, and every backend's kernels of them."""
 
+import itertools
 import math
 
 import gpu
@@ -9,7 +10,7 @@ from bounds import ERRORS
 
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, confidence_scale, noise, perturb
 from fwdgrad_kernels.scale import FORMS, law_within
-from fwdgrad_kernels.testing import KINDS, assert_copies, linear, make_spec
+from fwdgrad_kernels.testing import KINDS, assert_copies, case_id, linear, make_spec
 
 DENSITIES = ("normal", "cauchy", "hyperbolic", "logistic", "uniform")
 SIGNS = ("rademacher", "hadamard")
@@ -71,21 +72,27 @@ def test_exact_leaves_the_bounds_with_the_same_probability_everywhere(law, confi
         assert scale.mean() > nearest.mean()  # what the equation leaves to smoothing
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    ("shape", "options"),
-    [
-        ((3, 17, 20), {}),
-        ((3, 17, 19), {"block": 7}),
-        ((3, 9, 8), linear(3, 3, share_channels=True)),
-        ((37,), {}),
-    ],
-    ids=str,
+CASES = (
+    ((3, 17, 20), {}),
+    ((3, 17, 19), {"block": 7}),
+    ((3, 9, 8), linear(3, 3, share_channels=True)),
+    ((37,), {}),
 )
-def test_copies(any_backend, kind, form, shape, options):
-    if form == "exact" and kind in SIGNS:
-        pytest.skip("has no density")
+# Every two of a kind, a form and a case meet.
+TRIPLES = [
+    (kind, form, CASES[(k + f + 2 * half) % 4])
+    for (k, kind), (f, form), half in itertools.product(
+        enumerate(KINDS), enumerate(FORMS), range(2)
+    )
+    if form != "exact" or kind in DENSITIES
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "case"), TRIPLES, ids=lambda v: v if isinstance(v, str) else case_id(v)
+)
+def test_copies(any_backend, kind, form, case):
+    shape, options = case
     if any_backend == "triton" and not gpu.REAL and "features" in options and kind in SIGNS:
         pytest.skip("slow in the interpreter")
     bounds = ((0.0, -0.1, -1.0), (1.0, 1.2, 1.0)) if len(shape) == 3 else (0.0, 1.0)

@@ -3,6 +3,7 @@
 The module itself runs the best level of this processor; the others would go untested here.
 """
 
+import concurrent.futures
 import ctypes
 import os
 import platform
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fwdgrad_kernels import NoiseSpec, accumulate_, native, perturb
+from fwdgrad_kernels import Labels, NoiseSpec, accumulate_, native, perturb
 from fwdgrad_kernels.spec import DTYPES
 from fwdgrad_kernels.testing import EXACT, KINDS, assert_copies, linear, make_spec
 
@@ -53,11 +54,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=LEVELS)
-def library(request, tmp_path_factory):
-    if native.module.simd_level() < request.param:
-        pytest.skip(f"this processor has {native.module.simd_level()}")
-    folder = tmp_path_factory.mktemp("simd")
+def build(level, folder):
     (folder / "wrapper.cpp").write_text(WRAPPER)
     sources = [
         folder / "wrapper.cpp",
@@ -72,10 +69,28 @@ def library(request, tmp_path_factory):
         "-fPIC",
         "-shared",
     ]
-    flags += ["-DFWDGRAD_NO_SIMD_CLONES", f"-march={request.param}", f"-I{CSRC}"]
+    flags += ["-DFWDGRAD_NO_SIMD_CLONES", f"-march={level}", f"-I{CSRC}"]
     built = folder / "library.so"
     subprocess.run([os.environ.get("CXX", "g++"), *flags, *sources, "-o", built], check=True)
     return ctypes.CDLL(str(built))
+
+
+@pytest.fixture(scope="module")
+def building(tmp_path_factory):
+    """The levels' libraries, of which as many are built at once as there are processors."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {
+            level: pool.submit(build, level, tmp_path_factory.mktemp(level))
+            for level in LEVELS
+            if level <= native.module.simd_level()
+        }
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def library(request, building):
+    if request.param not in building:
+        pytest.skip(f"this processor has {native.module.simd_level()}")
+    return building[request.param].result()
 
 
 def address(tensor):
@@ -93,7 +108,9 @@ def encode(spec):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "options", [{}, {"block": (5, 30)}, linear(6, 6)], ids=["", "block", "linear"]
+    "options",
+    [{}, {"block": (5, 30)}, linear(6, 6), {"features": Labels(torch.arange(67) // 5)}],
+    ids=["", "block", "linear", "labels"],
 )
 def test_levels_agree(library, kind, options):
     spec = make_spec((2, 11, 67), kind, scale=1.0, seed=2**63 + 5, **options)
@@ -106,7 +123,7 @@ def test_levels_agree(library, kind, options):
         assert torch.equal(out, expected)
     largest = expected.abs().max() if spec.view.linear else expected.abs()
     assert ((out - expected).abs() <= 2e-6 * (1 + largest)).all()
-    if not spec.has_score:
+    if not spec.has_score or spec.view.labels:  # of labels the features are summed
         return
     sums = [torch.zeros(2, *spec.shape) for _ in range(2)]
     library.accumulate(
@@ -143,10 +160,13 @@ def test_half_precision_rounds_the_same_on_every_level(library, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_level_blends_alike(library, dtype):
+@pytest.mark.parametrize(
+    ("shape", "cell"), [((2, 41, 67), (6, 6)), ((2, 5, 9, 67), (2, 4, 6))], ids=str
+)
+def test_every_level_blends_alike(library, dtype, shape, cell):
     """Grids that the planes share, by their own loops, against the reference."""
-    options = linear(6, 6, share_channels=True)
-    spec = make_spec((2, 41, 67), "hadamard", scale=0.5, seed=4, **options)
+    options = linear(*cell, share_channels=True)
+    spec = make_spec(shape, "hadamard", scale=0.5, seed=4, **options)
     encoded = encode(spec)
     x, baseline = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     x, baseline = x.contiguous(), baseline.contiguous()
