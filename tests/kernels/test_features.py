@@ -196,6 +196,51 @@ def with_one(value):
 
 
 @pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((3, 9, 11), linear(4, 4, **BOTH)),
+        ((1, 9, 11), linear(5, 3, **FIXED)),
+        ((2, 20), linear(7, **SHARE)),
+        ((2, 5, 6, 7), linear(2, 3, 4, **BOTH)),
+        ((3, 9, 11), {"block": 5, **SMOOTH}),
+        ((3, 9, 11), {}),
+    ],
+    ids=["grid", "plane", "series", "volume", "blocks", "elements"],
+)
+def test_held_changes_no_bit(any_backend, shape, options):
+    x, b = random(*shape), random(2, *shape)[1]
+    spec = NoiseSpec(shape, scale=0.7, seed=4, **options)
+    given = {"baseline": b, "position": 0.5, "pairs": True, "backend": any_backend}
+    out = perturb(x, spec, 40, 3, **given)
+    perturb(x, spec, 43, 3, out=out, held=40, **given)
+    assert torch.equal(out, perturb(x, spec, 43, 3, **given))
+
+
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        (linear(4, 4, **SHARE), True),
+        (linear(4, **FIXED), True),  # of each row by itself
+        (linear(4, **SHARE), False),  # of all rows: planes are not the first axis
+        (linear(2, 3, 4), True),
+        (SHARED, True),
+    ],
+    ids=["pictures", "rows", "shared by rows", "volumes", "shared"],
+)
+def test_an_input_in_channels_last(any_backend, options, last):
+    """Its samples are laid out alike, where the kernels can serve that."""
+    spec, x = NoiseSpec((5, 6, 8), scale=0.7, seed=2, **options), random(5, 6, 8)
+    laid = x.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    made = perturb(laid, spec, 5, 3, backend=any_backend)
+    assert_copies(made, x, spec, 5)
+    assert (made.stride(1) == 1, made.is_contiguous()) == (last, not last)
+    if not last:
+        out = torch.empty(3, 6, 8, 5, device=gpu.DEVICE).permute(0, 3, 1, 2)
+        with pytest.raises(ValueError, match="out must be contiguous, got strides"):
+            perturb(x, spec, 5, 3, out=out, backend=any_backend)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"baseline": "grey"}, TypeError, "baseline must be a number or a tensor, got str"),
