@@ -714,9 +714,8 @@ def hadamard_sums(weights: Tensor, spec: NoiseSpec, first: int, *, backend: str 
             f"weights must be of samples of one group of {spec.group}, got {len(weights)} from "
             f"{first} on"
         )
-    draws = NoiseSpec((spec.draws,), spec.law, design=spec.design, seed=spec.seed)
-    zero = torch.zeros(draws.shape, device=weights.device)
-    unit = perturb(zero, draws, first, 1, backend=backend)[0]
+    zero = torch.zeros(spec.vector.shape, device=weights.device)
+    unit = perturb(zero, spec.vector, first, 1, backend=backend)[0]
     return sums_along_all(weights.detach(), spec, first, unit)
 
 

@@ -103,6 +103,7 @@ class NoiseSpec:
     """The input as the kernels see it."""
     encoded: tuple[int, ...] = dataclasses.field(init=False, repr=False)
     """What defines the draws, as the integers that cross to the kernels."""
+    _vector: NoiseSpec | None = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Normalises the arguments and checks each."""
@@ -152,6 +153,13 @@ class NoiseSpec:
             self.stream,
         )
         object.__setattr__(self, "encoded", encoded)
+        # Made here, since torch.compile cannot make one. Not itself: that would be a cycle, which
+        # would keep the scale map until it is collected.
+        vector, plain = None, isinstance(self.scale, float) and self.scale == 1 and not self.block
+        if not (plain and shape == (self.draws,) and isinstance(self.features, Elements)):
+            run = self.design, self.seed, self.stream
+            vector = NoiseSpec((self.draws,), self.law, 1.0, None, Elements(), *run)
+        object.__setattr__(self, "_vector", vector)
 
     def _check_scale(self) -> None:
         scale = self.scale
@@ -320,9 +328,12 @@ class NoiseSpec:
                 "jitter must be False: each sample lays its grid elsewhere, so that a feature is "
                 "another place in each"
             )
-        return NoiseSpec(
-            (self.draws,), self.law, design=self.design, seed=self.seed, stream=self.stream
-        )
+        return self.vector
+
+    @property
+    def vector(self) -> NoiseSpec:
+        """A vector's with the same draws, of unit scale: element k has draw k."""
+        return self if self._vector is None else self._vector
 
     @property
     def numel(self) -> int:

@@ -10,10 +10,13 @@ import torch.fx.experimental.proxy_tensor
 import fwdgrad_kernels
 from fwdgrad_kernels import (
     Grid,
+    Labels,
     NoiseSpec,
     accumulate_,
+    accumulate_features_,
     backend_for,
     blocks,
+    expand,
     native,
     noise,
     ops,
@@ -83,6 +86,27 @@ def test_compiled_without_a_graph_break(mapped):
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert torch.equal(sums, eager_sums)
     assert bool((sums != 0).any())
+
+
+def test_features_are_compiled_without_a_graph_break():
+    groups = {"law": "rademacher", "design": "hadamard"}
+    grid, labels = spec_of(features=Grid(3), **groups), spec_of(features=Labels(torch.arange(7)))
+
+    def step(x, weights, first):
+        results = []
+        for spec in (grid, labels):
+            copies = perturb(x, spec, first, 4, baseline=0.25, position=0.5)
+            total = accumulate_(torch.zeros(SHAPE), weights, spec, first)
+            sums = accumulate_features_(torch.zeros(spec.draws), weights, spec, first)
+            results += [copies, total, sums, expand(sums, spec)]
+        return results
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    arguments = random(*SHAPE), random(4), 8
+    got, expected = compiled(*arguments), step(*arguments)
+    assert len(got) == 8
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["module", "no module"])

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -103,6 +104,18 @@ def test_labels_are_a_copy():
     mask.zero_()
     assert torch.equal(noise(spec, 0, 2), before)
     assert int(spec.features.mask.max()) == 7
+
+
+def test_the_vector_of_a_spec_s_draws():
+    for spec in (NoiseSpec(**FIELDS), NoiseSpec((3, 8, 9), scale=2.0), NoiseSpec(9), NoiseSpec(0)):
+        vector = spec.vector
+        assert vector.shape == (spec.draws,)
+        assert (vector.scale, vector.block, vector.features) == (1.0, None, Elements())
+        assert (vector.law, vector.design, vector.seed) == (spec.law, spec.design, spec.seed)
+        assert vector.group == spec.group
+        assert vector.vector is vector
+    gone = weakref.ref(NoiseSpec((9,), scale=torch.ones(9)))
+    assert gone() is None  # at once: a spec is in no cycle of references
 
 
 def test_repr_is_python():
