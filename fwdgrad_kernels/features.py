@@ -151,7 +151,7 @@ class Labels:
 
     Args:
         mask: the label of each element, integers from 0 with none left out; of a shape that
-            broadcasts to the input's. It is kept as a copy.
+            broadcasts to the input's, and on its device. It is kept as a copy.
 
     Raises:
         TypeError, ValueError: no integers, a negative one, or one that is missing.

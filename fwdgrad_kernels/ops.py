@@ -255,7 +255,7 @@ def perturb(
         relative: the scale is in units of each element: x (1 + scale * J_i * xi_i), as NoiseGrad
             has it for parameters. The scale must then be a number.
         baseline: a number, a tensor of one value for each channel (C, 1, 1), or one of x's shape,
-            dtype and device. The scale must then be a number, without a unit.
+            dtype and device; finite. The scale must then be a number, without a unit.
         position: where copies are centred on the way from the baseline, 0, to x, 1.
         backend: see ``backend_for``.
 
