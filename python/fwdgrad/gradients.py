@@ -260,6 +260,7 @@ class LikelihoodRatio(Source):
             )
         if self.baseline is not None:
             plan.baseline, plan.position = self._baseline_of(x), self.position
+            self._perturber(plan, self.antithetic)  # checks its shape
             if bool((x == plan.baseline).all()):
                 raise ValueError(
                     "x - baseline must not be zero everywhere: there would be no noise"
@@ -281,13 +282,6 @@ class LikelihoodRatio(Source):
             return self.baseline
         if not self.baseline.dim():
             return float(self.baseline)
-        channels = (*x.shape[:-2], 1, 1)
-        if self.baseline.shape != x.shape and (x.dim() < 3 or self.baseline.shape != channels):
-            also = f", a value for each channel {channels}" if x.dim() > 2 else ""
-            raise ValueError(
-                f"baseline must be a number{also} or have x's shape {tuple(x.shape)}, got "
-                f"{tuple(self.baseline.shape)}"
-            )
         return self.baseline.to(x.device, x.dtype)
 
     def _settings(self, plan: Plan) -> dict[str, Any]:

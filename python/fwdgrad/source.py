@@ -542,12 +542,7 @@ class Source:
         """Writes copies first onwards: with pairs, all of one sign and then all of the other."""
         x, spec = plan.x, plan.spec
         if plan.path is None and spec is not None:
-            if plan.perturber is None or plan.perturber.pairs != pairs:
-                plan.perturber = Perturber(
-                    x, spec, clip=self.clip, pairs=pairs, baseline=plan.baseline,
-                    position=plan.position, backend=self.backend,
-                )  # fmt: skip
-            plan.perturber(out, first, sign=sign)
+            self._perturber(plan, pairs)(out, first, sign=sign)
             return
         for i in range(count):
             point = x if plan.path is None else plan.path.point(x, first + i)
@@ -561,6 +556,16 @@ class Source:
                     run(out[row : row + 1], first + i, sign=s)
         if spec is None and self.clip is not None:
             out.clamp_(*self.clip)
+
+    def _perturber(self, plan: Plan, pairs: bool) -> Perturber:
+        """What fills micro-batches of a run, checked once."""
+        if plan.perturber is None or plan.perturber.pairs != pairs:
+            assert plan.spec is not None
+            plan.perturber = Perturber(
+                plan.x, plan.spec, clip=self.clip, pairs=pairs, baseline=plan.baseline,
+                position=plan.position, backend=self.backend,
+            )  # fmt: skip
+        return plan.perturber
 
     def _stream(
         self,
