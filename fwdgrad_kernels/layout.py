@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fwdgrad_kernels.spec import grid_lines
+from fwdgrad_kernels.spec import NoiseSpec, grid_lines
 
 
 class Geometry(NamedTuple):
@@ -101,9 +101,12 @@ def is_channels_last(x: Tensor) -> bool:
     return x.movedim(-3, -1).is_contiguous()
 
 
-def empty_copies(x: Tensor, rows: int) -> Tensor:
-    """(rows, *x.shape) without values, of x's type and device and in its memory format."""
-    if x.dim() == 3 and is_channels_last(x):
+def empty_copies(x: Tensor, rows: int, spec: NoiseSpec | None) -> Tensor:
+    """(rows, *x.shape) without values, of x's type and device.
+
+    In x's memory format where samples of the spec can be made in it.
+    """
+    if x.dim() == 3 and is_channels_last(x) and (spec is None or spec.interleaves):
         planes, height, width = x.shape
         return x.new_empty((rows, height, width, planes)).permute(0, 3, 1, 2)
     return x.new_empty((rows, *x.shape))

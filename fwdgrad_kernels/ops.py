@@ -298,7 +298,7 @@ def perturb(
         if held is not None:
             raise ValueError("held says what out holds, so it needs out")
         check_alike(x=x, scale=run.scale_map, baseline=run.baseline)
-        out = unwrapped(run.empty(2 * count if pairs else count))
+        out = unwrapped(empty_copies(run.x, 2 * count if pairs else count, spec))
     elif not isinstance(out, Tensor) or out.dim() == 0 or len(out) != (2 if pairs else 1) * count:
         _check_destination("out", out, ((2 if pairs else 1) * count, *spec.shape), x)
     return run(out, first, sign=sign, held=held)
@@ -362,8 +362,6 @@ class Perturber:
         self.x, self.spec, self.encoded = constant(x), spec, list(spec.encoded)
         self.pairs, self.relative, self.position = pairs, relative, float(position)
         self.scale = spec.scale if isinstance(spec.scale, float) else 1.0
-        # Planes may lie side by side in out where they are the axis before height and width.
-        self._by_pixels = x.dim() == 3 and spec.planes[0] == x.shape[0]
         self._read = [t for t in (self.x, self.baseline, self.scale_map) if t is not None]
         self._plain, self._direct = all(map(is_plain, self._read)), False
         self._blocked = spec.extents != spec.planes[1:]
@@ -422,12 +420,6 @@ class Perturber:
         )  # fmt: skip
         return out
 
-    def empty(self, rows: int) -> Tensor:
-        """(rows, *x.shape) without values, in x's memory format where that can be served."""
-        if self._by_pixels:
-            return empty_copies(self.x, rows)
-        return self.x.new_empty((rows, *self.x.shape))
-
     def _check(self, out: Tensor) -> None:
         x, spec, base = self.x, self.spec, self.baseline
         for name, tensor in (("x", x), ("scale", self.scale_map), ("baseline", base)):
@@ -435,7 +427,7 @@ class Perturber:
                 check_memory(name, tensor)
         check_alike(x=x, out=out, scale=self.scale_map, baseline=base)
         shape = (len(out) if isinstance(out, Tensor) and out.dim() else 0, *spec.shape)
-        _check_destination("out", out, shape, x, channels_last=self._by_pixels)
+        _check_destination("out", out, shape, x, channels_last=spec.interleaves)
         if self.pairs and len(out) % 2:
             raise ValueError(f"out must have both samples of each pair, got {len(out)} samples")
         if overlap(out, x):
@@ -444,7 +436,7 @@ class Perturber:
             raise ValueError("out must not share memory with the baseline")
         if self.scale_map is not None and overlap(out, self.scale_map):
             raise ValueError("out must not share memory with the spec's scale")
-        by_pixels = self._by_pixels and interleaved(out) > 1
+        by_pixels = spec.interleaves and interleaved(out) > 1
         lay: Callable[[Tensor], Tensor] = to_channels_last if by_pixels else Tensor.contiguous
         # The kernels read what is in memory.
         x = lay(x.resolve_neg())

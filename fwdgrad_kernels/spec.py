@@ -264,6 +264,11 @@ class NoiseSpec:
         return leading * depth, height, width
 
     @property
+    def interleaves(self) -> bool:
+        """Whether samples may be in channels_last format: planes are the first of three axes."""
+        return len(self.shape) == 3 and self.planes[0] == self.shape[0]
+
+    @property
     def extents(self) -> tuple[int, int]:
         """The block's height and width; an axis that is covered whole has its own length."""
         if self.block is None:

@@ -605,7 +605,7 @@ class Source:
             rows = 2 * count if pairs else count
             if buffer is None or len(buffer) < rows:
                 buffer = None  # free the old one first
-                buffer = empty_copies(x, rows)
+                buffer = empty_copies(x, rows, plan.spec)
             results = []
             for sign in (1,) if pairs or signs == 1 else (1, -1):
                 self._fill(buffer[:rows], plan, first, count, sign, pairs)
@@ -669,7 +669,7 @@ class Source:
     def _scores_of_copies(self, plan: Plan, rows: list[int], batch: int) -> Tensor:
         """The scores of single copies, asked for anew: float64 (rows, targets)."""
         size = min(1 if plan.noisy is not None else batch, len(rows))  # a draw of parameters each
-        buffer, found = empty_copies(plan.x, size), []
+        buffer, found = empty_copies(plan.x, size, plan.spec), []
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             for place, row in enumerate(some):

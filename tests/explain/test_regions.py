@@ -10,7 +10,7 @@ from fwdgrad import metrics
 from fwdgrad.methods import light_blur, regions
 from fwdgrad.noise import noise_spec
 from fwdgrad.saliency import blurred
-from fwdgrad_kernels import Labels, noise
+from fwdgrad_kernels import Grid, Labels, noise
 
 from .models import Recorder
 
@@ -315,3 +315,17 @@ def test_superpixels_in_place_of_cells():
         torch.testing.assert_close(there, want.expand_as(there), rtol=1e-4, atol=1e-3)
     again = fwdgrad.explain(model, e.input, target=None, objective=e.objective, **e.settings)
     assert torch.equal(again.attribution, e.attribution)
+
+
+@pytest.mark.parametrize("cell", [(4,), (4, 4), (2, 3, 4)], ids=str)
+def test_the_memory_format_changes_nothing(cell):
+    x = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(1))
+    last = x.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+
+    def explained(x):
+        options = {"features": Grid(cell), "queries": 32, "baseline": 0.0}
+        return fwdgrad.explain(lambda b: (b * weights).flatten(1).sum(1, True), x, **options)
+
+    found = explained(last).attribution
+    torch.testing.assert_close(found, explained(x).attribution, rtol=1e-4, atol=1e-5)
