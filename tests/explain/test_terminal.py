@@ -16,6 +16,7 @@ from fwdgrad.boxes.images import MODELS, load_classifier
 from fwdgrad.boxes.photos import FITS
 from fwdgrad.boxes.text import TEXT_MODELS
 from fwdgrad.cli import choices
+from fwdgrad.noise import FIELDS
 from fwdgrad.terminal import plain, say, styled
 
 ATTACK = "cat\x1b]0;owned\x07\x1b[2J\x9b1m\u202egnp.\u2066\n100 %\r"
@@ -143,8 +144,8 @@ def test_the_current_folder_comes_last(folder):
 def test_the_choices_are_those_that_there_are():
     assert tuple(fwdgrad.METHODS) == choices.METHODS
     assert fwdgrad.OBJECTIVES == choices.OBJECTIVES
-    assert fwdgrad_kernels.LAWS == choices.LAWS
-    assert fwdgrad_kernels.FIELDS == choices.FIELDS
+    assert (*fwdgrad_kernels.LAWS, "hadamard") == choices.LAWS
+    assert FIELDS == choices.FIELDS
     assert (None, *choices.CONTROLS) == fwdgrad.CONTROLS
     assert tuple(MODELS) == choices.MODELS
     assert FITS == choices.FITS
