@@ -449,8 +449,8 @@ def explain(
         **options: everything else that ``LikelihoodRatio`` or ``Autograd`` takes: objective (see
             ``LikelihoodRatio``; "auto" for regions, else "output"), queries, sigma, law, block,
             features, cell, field, shared, shift, antithetic, saliency, parameters, clip, seed,
-            batch_size, memory, backend; baseline, position and control of the first, sampling of the
-            second.
+            batch_size, memory, backend; baseline, position and control of the first, sampling of
+            the second.
 
     Returns:
         The explanation: attribution, standard error, reliability and what repeats the run.
