@@ -43,8 +43,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import max_pool2d, relu
 
-from fwdgrad.boxes.images import ImageClassifier, efficientnet_lite0, imagenet_labels
-from fwdgrad.boxes.photos import load_photo
+from fwdgrad.adapters.images import ImageClassifier, efficientnet_lite0, imagenet_labels
+from fwdgrad.adapters.photos import load_photo
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,7 +17,7 @@ import data
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.images import ImageClassifier
+from fwdgrad.adapters.images import ImageClassifier
 
 TOGETHER = (
     4  # pictures in a call of the runtime: more are slower, their activations leave the cache

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.images import efficientnet_lite0
+from fwdgrad.adapters.images import efficientnet_lite0
 
 PIXELS = {"method": "likelihood-ratio", "queries": 256, "sigma": 0.1}
 RUNS = {

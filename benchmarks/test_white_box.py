@@ -13,7 +13,7 @@ import torch
 
 import fwdgrad
 from fwdgrad import ParameterNoise
-from fwdgrad.boxes.images import efficientnet_lite0
+from fwdgrad.adapters.images import efficientnet_lite0
 
 SCRIPT = Path(__file__).with_name("white_box_memory.py")
 COPIES = 48

@@ -13,7 +13,7 @@ import torch
 from memory import status
 
 import fwdgrad
-from fwdgrad.boxes.images import efficientnet_lite0
+from fwdgrad.adapters.images import efficientnet_lite0
 
 
 def main() -> None:

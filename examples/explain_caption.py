@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.image_text import ImageText
-from fwdgrad.boxes.photos import load_photo
+from fwdgrad.adapters.image_text import ImageText
+from fwdgrad.adapters.photos import load_photo
 
 CAPTIONS = (
     "a photo of a cat",

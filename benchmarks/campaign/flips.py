@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.lstm import LSTMClassifier
+from fwdgrad.adapters.lstm import LSTMClassifier
 from fwdgrad.errors import ReliabilityWarning
 
 OPTIONS: dict[str, Any] = {"queries": 64, "sigma": 0.3, "seed": 5, "target": 0}

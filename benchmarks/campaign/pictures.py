@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, features
 
-from fwdgrad.boxes.photos import FITS, read_photo
+from fwdgrad.adapters.photos import FITS, read_photo
 from fwdgrad.stream import process_memory
 
 MAX_PIXELS = 10_000_000

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import fwdgrad
-from fwdgrad.boxes.images import ImageClassifier
+from fwdgrad.adapters.images import ImageClassifier
 from fwdgrad.methods import regions as regions_of
 from fwdgrad.metrics import deletion, insertion
 from fwdgrad_kernels import NoiseSpec, accumulate_, perturb

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load, save
 
 import fwdgrad
-from fwdgrad.boxes.images import efficientnet_lite0
+from fwdgrad.adapters.images import efficientnet_lite0
 from fwdgrad.files import write_atomically
 
 sys.path.append(str(Path(__file__).parents[1]))

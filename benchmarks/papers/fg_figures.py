@@ -32,9 +32,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import fwdgrad
-from fwdgrad.boxes.image_text import ImageText
-from fwdgrad.boxes.images import ImageClassifier
-from fwdgrad.boxes.text import TextBox, explain_text
+from fwdgrad.adapters.encoded import TextAdapter
+from fwdgrad.adapters.image_text import ImageText
+from fwdgrad.adapters.images import ImageClassifier
+from fwdgrad.adapters.text import explain_text
 from fwdgrad.metrics import pearson
 
 IMAGES = ("chelsea", "coffee", "stereo_motorcycle", "flower")
@@ -92,7 +93,7 @@ def figure_3(copies: int, queries: int) -> Figure:
 # ---- texts -------------------------------------------------------------------------------------
 
 
-def explained(box: TextBox, text: str, target: Any, ways: dict[str, dict[str, Any]]) -> Words:
+def explained(box: TextAdapter, text: str, target: Any, ways: dict[str, dict[str, Any]]) -> Words:
     """A text's words, and their scores in several ways."""
     found: Words = {}
     for name, options in ways.items():
@@ -170,8 +171,8 @@ def figure_6() -> list[Words]:
     return texts
 
 
-def _smollm2() -> TextBox:
-    from fwdgrad.boxes.language import LanguageModel
+def _smollm2() -> TextAdapter:
+    from fwdgrad.adapters.language import LanguageModel
 
     return LanguageModel.smollm2()
 

@@ -17,8 +17,8 @@ from typing import Any
 from common import ROOT, cached, data, estimate, parse_arguments, shown, write_table
 from torch import Tensor
 
-from fwdgrad.boxes.lstm import LSTMClassifier, normal_words
-from fwdgrad.boxes.text import SIGMA, explain_text
+from fwdgrad.adapters.lstm import LSTMClassifier, normal_words
+from fwdgrad.adapters.text import SIGMA, explain_text
 from fwdgrad.metrics import cosine
 
 CALLS = (10, 20, 30, 40, 50, 100)

@@ -65,7 +65,7 @@ _PLACES = {
     "fwdgrad.sampling": ("Sampling",),
     "fwdgrad.smoothing": ("MOLLIFIERS", "inherent_noise", "out_of_bounds", "smoothgrad_scale"),
     "fwdgrad.taxonomy": ("Taxonomy",),
-    "fwdgrad_kernels": ("AdaptiveScale",),
+    "fwdgrad_kernels": ("AdaptiveScale", "Elements", "Grid", "Labels"),
 }
 _PLACE = {name: place for place, names in _PLACES.items() for name in names}
 
@@ -92,12 +92,15 @@ __all__ = [
     "Autograd",
     "CheckpointError",
     "Difference",
+    "Elements",
     "Explanation",
     "Gradient",
     "GradientXInput",
+    "Grid",
     "IntegratedGradients",
     "KeptLabel",
     "LabelDistance",
+    "Labels",
     "LikelihoodRatio",
     "ModelError",
     "ParameterNoise",

@@ -75,7 +75,7 @@ def _tensor(x: Any, size: int | None = None) -> Tensor:
         or (isinstance(x, str) and (os.path.isfile(x) or _FILE.search(x)))
         or (pillow is not None and isinstance(x, pillow.Image))
     ):
-        from fwdgrad.boxes.photos import photo_of
+        from fwdgrad.adapters.photos import photo_of
 
         return photo_of(x, size)
     raise TypeError(
@@ -137,7 +137,7 @@ def _hint(x: Any) -> str:
     if isinstance(x, str):
         return (
             f" {told(repr(x), 40)}, which is no file; of a text explain its embeddings (T, E): "
-            "fwdgrad.boxes.text.explain_text"
+            "fwdgrad.adapters.text.explain_text"
         )
     if isinstance(x, Mapping):
         return (
@@ -151,7 +151,7 @@ def _hint(x: Any) -> str:
                 "lambda batch: model(batch, other.expand(len(batch), *other.shape))"
             )
         if any(isinstance(part, str) for part in x):
-            return "; give one text's embeddings (T, E): fwdgrad.boxes.text.explain_text"
+            return "; give one text's embeddings (T, E): fwdgrad.adapters.text.explain_text"
         return "; give torch.tensor(x)"
     if hasattr(x, "toarray"):
         return "; give x.toarray()"

@@ -164,7 +164,7 @@ def class_number(name: str, value: Any, what: str = "a class number") -> int:
 def by_name(model: Any, target: Any) -> Any:
     """The class of a name, where the model knows names (has ``find``); any other target as it is.
 
-    >>> from fwdgrad.boxes.images import ImageClassifier
+    >>> from fwdgrad.adapters.images import ImageClassifier
     >>> by_name(ImageClassifier("pets", torch.nn.Identity(), 8, ("cat, puss", "dog")), "puss")
     0
     """

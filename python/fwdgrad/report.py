@@ -311,7 +311,7 @@ def _repeat(explanation: Explanation, command: str | None, model: str | None, sa
     lines = ["import fwdgrad"]
     found = "...  # the one that was explained"
     if model is not None:
-        lines.append("from fwdgrad.boxes.images import load_classifier")
+        lines.append("from fwdgrad.adapters.images import load_classifier")
         found = f"load_classifier({model!r}, {explanation.input.shape[-1]}, labels=None).forward"
     lines += [
         "",

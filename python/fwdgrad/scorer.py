@@ -42,10 +42,10 @@ def check_model(model: Any) -> None:
     """
     if not callable(model):
         methods = [name for name in ("predict_proba", "predict") if hasattr(model, name)]
-        hint = f"; wrap its {methods[0]}: fwdgrad.boxes.arrays.NumpyModel" if methods else ""
+        hint = f"; wrap its {methods[0]}: fwdgrad.adapters.arrays.NumpyModel" if methods else ""
         is_file = isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".onnx")
         if is_file or all(hasattr(model, name) for name in ("get_inputs", "get_outputs", "run")):
-            hint = "; give an ONNX model as fwdgrad.boxes.arrays.OnnxModel(model)"
+            hint = "; give an ONNX model as fwdgrad.adapters.arrays.OnnxModel(model)"
         raise TypeError(f"model must be callable on a batch, got {type(model).__name__}{hint}")
     if isinstance(model, type):
         raise TypeError(f"model must be callable on a batch, got the class {model.__name__}")
@@ -135,7 +135,7 @@ def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
         elif (missing := _OF_TENSORS.search(text)) and hasattr(np.ndarray, missing[1]):
             hint = (
                 " (the batch is a tensor: give a function of NumPy arrays as "
-                "fwdgrad.boxes.arrays.NumpyModel(function))"
+                "fwdgrad.adapters.arrays.NumpyModel(function))"
             )
         elif is_of_shapes(error):
             hint = " (x is one input, without a batch axis)"

@@ -254,4 +254,4 @@ def _parents_first(
 
 
 def _lines(name: str) -> list[str]:
-    return files("fwdgrad.boxes").joinpath(name).read_text(encoding="utf-8").splitlines()
+    return files("fwdgrad.adapters").joinpath(name).read_text(encoding="utf-8").splitlines()

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fwdgrad.boxes.images import efficientnet_lite0, imagenet_labels
+from fwdgrad.adapters.images import efficientnet_lite0, imagenet_labels
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import data

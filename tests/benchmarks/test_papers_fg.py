@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.images import ImageClassifier
+from fwdgrad.adapters.images import ImageClassifier
 from fwdgrad_kernels import NoiseSpec
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

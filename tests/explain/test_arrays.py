@@ -10,7 +10,7 @@ import torch
 
 import fwdgrad
 from fwdgrad import KeptLabel, LabelDistance, ModelError, Taxonomy
-from fwdgrad.boxes.arrays import NumpyModel, OnnxModel
+from fwdgrad.adapters.arrays import NumpyModel, OnnxModel
 
 WEIGHTS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0], [2.0, 0.0, 0.0], [-1.0, 1.0, 1.0]])
 X = torch.tensor([0.5, -0.2, 0.1, 0.4])
@@ -194,7 +194,7 @@ def test_an_onnx_model_as_it_is_is_told_how(tmp_path, make):
 def test_a_function_of_arrays_as_it_is_is_told_how(function, said):
     with pytest.raises(ModelError, match="'Tensor' object has no attribute") as caught:
         fwdgrad.explain(function, X, **EXACT)
-    assert ("fwdgrad.boxes.arrays.NumpyModel(function)" in str(caught.value)) == said
+    assert ("fwdgrad.adapters.arrays.NumpyModel(function)" in str(caught.value)) == said
 
 
 def test_labels_from_onnx():

@@ -7,8 +7,8 @@ import torch
 
 import fwdgrad
 from fwdgrad import LikelihoodRatio, metrics
-from fwdgrad.boxes.lstm import LSTMClassifier
-from fwdgrad.boxes.text import explain_text
+from fwdgrad.adapters.lstm import LSTMClassifier
+from fwdgrad.adapters.text import explain_text
 
 PICTURE = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(5))
 CORNER = torch.zeros(32, 32, dtype=torch.bool)

@@ -18,10 +18,10 @@ import torch
 
 import fwdgrad
 from fwdgrad import Explanation, cli
-from fwdgrad.boxes.images import ImageClassifier
-from fwdgrad.boxes.lstm import LSTMClassifier
-from fwdgrad.boxes.photos import load_photo
-from fwdgrad.boxes.text import explain_text
+from fwdgrad.adapters.images import ImageClassifier
+from fwdgrad.adapters.lstm import LSTMClassifier
+from fwdgrad.adapters.photos import load_photo
+from fwdgrad.adapters.text import explain_text
 from fwdgrad.metrics import deletion
 from fwdgrad_kernels import native
 

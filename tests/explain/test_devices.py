@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.images import ImageClassifier
-from fwdgrad.boxes.lstm import LSTMClassifier
-from fwdgrad.boxes.text import explain_text
+from fwdgrad.adapters.images import ImageClassifier
+from fwdgrad.adapters.lstm import LSTMClassifier
+from fwdgrad.adapters.text import explain_text
 from fwdgrad.devices import device_of, move_model
 
 from .far import DEVICE, FarDevice, FarTensor

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.arrays import NumpyModel, OnnxModel
+from fwdgrad.adapters.arrays import NumpyModel, OnnxModel
 from fwdgrad.estimators import estimator_digest
 from fwdgrad.fingerprint import parameters_digest
 

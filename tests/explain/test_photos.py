@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fwdgrad.boxes import photos
-from fwdgrad.boxes.images import ImageClassifier, _OfPixels, imagenet_labels
-from fwdgrad.boxes.photos import FITS, load_mask, load_photo, read_photo
+from fwdgrad.adapters import photos
+from fwdgrad.adapters.images import ImageClassifier, _OfPixels, imagenet_labels
+from fwdgrad.adapters.photos import FITS, load_mask, load_photo, read_photo
 
 from . import worker
 

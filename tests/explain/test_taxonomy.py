@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fwdgrad import Taxonomy
-from fwdgrad.boxes.make_imagenet_hypernyms import hypernym_table, main, read_hypernyms
+from fwdgrad.adapters.make_imagenet_hypernyms import hypernym_table, main, read_hypernyms
 
 IMAGENET = Taxonomy.imagenet()
 
@@ -123,7 +123,7 @@ def test_distances_of_imagenet_obey_the_laws():
 
 
 def test_the_table_of_imagenet():
-    folder = files("fwdgrad.boxes")
+    folder = files("fwdgrad.adapters")
     lines = folder.joinpath("imagenet_hypernyms.txt").read_text(encoding="utf-8").splitlines()
     table = {node: parents for node, *parents in map(str.split, lines)}
     assert len(table) == len(lines) == 1860

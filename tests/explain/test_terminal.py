@@ -12,9 +12,9 @@ import pytest
 import fwdgrad
 import fwdgrad_kernels
 from fwdgrad import cli
-from fwdgrad.boxes.images import MODELS, load_classifier
-from fwdgrad.boxes.photos import FITS
-from fwdgrad.boxes.text import TEXT_MODELS
+from fwdgrad.adapters.images import MODELS, load_classifier
+from fwdgrad.adapters.photos import FITS
+from fwdgrad.adapters.text_models import TEXT_MODELS
 from fwdgrad.cli import choices
 from fwdgrad.noise import FIELDS
 from fwdgrad.terminal import plain, say, styled

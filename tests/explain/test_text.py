@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad.boxes.lstm import LSTMClassifier
-from fwdgrad.boxes.minilm import MiniLMClassifier
-from fwdgrad.boxes.text import EncodedText, TextExplanation, explain_text
-from fwdgrad.boxes.words import split_words
+from fwdgrad.adapters.encoded import EncodedText
+from fwdgrad.adapters.lstm import LSTMClassifier
+from fwdgrad.adapters.minilm import MiniLMClassifier
+from fwdgrad.adapters.text import TextExplanation, explain_text
+from fwdgrad.adapters.words import split_words
 from fwdgrad.noise import noise_spec
 from fwdgrad_kernels import perturb
 

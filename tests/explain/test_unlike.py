@@ -8,7 +8,7 @@ import torch
 
 import fwdgrad
 from fwdgrad import metrics
-from fwdgrad.boxes.arrays import NumpyModel
+from fwdgrad.adapters.arrays import NumpyModel
 from fwdgrad.smoothing import check_alike
 from fwdgrad_kernels import Grid, Labels
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from fwdgrad.boxes.lstm import LSTMClassifier, normal_words
-from fwdgrad.boxes.text import explain_text
-from fwdgrad.boxes.words import split_words, words_of_tokens
+from fwdgrad.adapters.lstm import LSTMClassifier, normal_words
+from fwdgrad.adapters.text import explain_text
+from fwdgrad.adapters.words import split_words, words_of_tokens
 
 FAMILY = "👨\u200d👩\u200d👧"  # three people and what joins them
 TEXTS = {

@@ -102,7 +102,7 @@ def budget(memory, own_copies, output):
 
 def photos(size, *paths):
     """Bytes at the most that reading a photo takes, for each of them."""
-    from fwdgrad.boxes.photos import load_photo
+    from fwdgrad.adapters.photos import load_photo
 
     load_photo(paths[0], int(size))  # what Pillow and NumPy take once
     peaks = []

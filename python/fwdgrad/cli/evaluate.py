@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 import fwdgrad
+from fwdgrad.adapters.images import ImageClassifier, load_classifier
+from fwdgrad.adapters.photos import load_mask
 from fwdgrad.advice import advice
-from fwdgrad.boxes.images import ImageClassifier, load_classifier
-from fwdgrad.boxes.photos import load_mask
 from fwdgrad.cli.output import check_labels, check_no_input, decision, option, set_threads
 from fwdgrad.devices import placed
 from fwdgrad.explanation import Explanation, is_of_pixels

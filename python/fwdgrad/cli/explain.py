@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 import fwdgrad
+from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
+from fwdgrad.adapters.photos import Photo, read_photo
 from fwdgrad.advice import advice
-from fwdgrad.boxes.images import MODELS, ImageClassifier, load_classifier
-from fwdgrad.boxes.photos import Photo, read_photo
 from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
     check_labels,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fwdgrad.boxes.images import ImageClassifier
+from fwdgrad.adapters.images import ImageClassifier
 from fwdgrad.explanation import Explanation
 from fwdgrad.stream import process_memory
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import fwdgrad
-from fwdgrad.boxes.decoding import FORMATS, MAX_PIXELS
+from fwdgrad.adapters.decoding import FORMATS, MAX_PIXELS
 from fwdgrad.cli.choices import (
     BASELINES,
     CONTROLS,

@@ -7,8 +7,9 @@ import contextlib
 from pathlib import Path
 
 import fwdgrad
+from fwdgrad.adapters.text import explain_text
+from fwdgrad.adapters.text_models import TEXT_MODELS, load_text_model
 from fwdgrad.advice import advice_for_words
-from fwdgrad.boxes.text import TEXT_MODELS, explain_text, load_text_box
 from fwdgrad.cli.options import check_noise, common_options, path_steps
 from fwdgrad.cli.output import (
     check_no_input,
@@ -36,7 +37,7 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
             f"{', '.join(TEXT_MODELS)}"
         )
     answers = tuple(given["answers"].split(",")) if "answers" in given else None
-    box = load_text_box(arguments.model, answers)
+    box = load_text_model(arguments.model, answers)
     targets: list[str] = given.get("target", ["auto"])
     if len(targets) > 1:
         raise ValueError(f"--target is given once for a --text, got {', '.join(targets)}")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.text import EncodedText
-from fwdgrad.boxes.words import Spans, check_length, split_words, words_of_tokens
+from fwdgrad.adapters.encoded import EncodedText
+from fwdgrad.adapters.words import Spans, check_length, split_words, words_of_tokens
 
 PROMPT = (
     "Is the sentiment of this film review positive or negative? Answer with one word.\n\n"
@@ -25,7 +25,7 @@ _MARK = "\u2402text\u2403"  # stands for the text while a chat template goes aro
 
 
 class LanguageModel(torch.nn.Module):
-    """A causal language model as a classifier of texts, its answers the classes; a ``TextBox``.
+    """A causal language model as a classifier of texts, its answers the classes; a ``TextAdapter``.
 
     A text goes into a prompt, and a class's score is the log-probability that the model goes on
     with its answer: the sum over the answer's tokens, each after those before it. So

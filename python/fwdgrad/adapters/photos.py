@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.decoding import MAX_PIXELS, open_picture
+from fwdgrad.adapters.decoding import MAX_PIXELS, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,7 +70,7 @@ def read_photo(
     camera's rotation mark is obeyed; of an animation the first picture is taken.
 
     Args:
-        path: a file in one of ``fwdgrad.boxes.decoding.FORMATS``, whatever its name ends in.
+        path: a file in one of ``fwdgrad.adapters.decoding.FORMATS``, whatever its name ends in.
         size: of the square that is made of it, in pixels.
         fit: "crop": the shorter side is scaled to size / 0.875 and the centre cut out, the usual
             preparation for ImageNet; "pad": the longer side is scaled to size and the rest is grey

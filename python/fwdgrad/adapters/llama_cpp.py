@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.language import (
+from fwdgrad.adapters.encoded import EncodedText
+from fwdgrad.adapters.language import (
     PROMPT,
     answer_tokens,
     around,
@@ -21,7 +22,6 @@ from fwdgrad.boxes.language import (
     smollm2_file,
     smollm2_tokenizer,
 )
-from fwdgrad.boxes.text import EncodedText
 from fwdgrad.errors import ModelError
 from fwdgrad_kernels.checks import check_integer
 

@@ -1,6 +1,6 @@
 """Makes imagenet_hypernyms.txt: what the classes of ImageNet are kinds of, by WordNet.
 
-    python -m fwdgrad.boxes.make_imagenet_hypernyms data.noun synsets.txt > imagenet_hypernyms.txt
+    python -m fwdgrad.adapters.make_imagenet_hypernyms data.noun synsets.txt >hypernyms.txt
 
 data.noun is WordNet 3.0's (Debian: wordnet-base; 3.1 has other identifiers), synsets.txt lists the
 identifiers of the classes, one a line (timm: data/_info/imagenet_synsets.txt).

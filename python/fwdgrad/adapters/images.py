@@ -69,7 +69,7 @@ def imagenet_labels() -> tuple[str, ...]:
     >>> imagenet_labels()[282]
     'tiger cat'
     """
-    text = files("fwdgrad.boxes").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    text = files("fwdgrad.adapters").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(line.split("\t")[1] for line in text.splitlines())
 
 

@@ -6,13 +6,14 @@ import html
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fwdgrad.adapters.encoded import EncodedText, TextAdapter
 from fwdgrad.advice import advice_for_words, is_noise
 from fwdgrad.devices import device_of, move_model
 from fwdgrad.errors import ReliabilityWarning, warn
@@ -35,77 +36,8 @@ _NO_WORDS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedText:
-    """A text as a model takes it: an embedding for each token, and which word it is of.
-
-    Attributes:
-        text: what was read.
-        spans: where each word starts and stops in it, in order.
-        word_of: for each token the number of its word; -1 for special tokens and padding, which
-            get no noise.
-        embeddings: (T, E), floating: a row for each token.
-        forward: takes embeddings (batch, T, E) of this text; returns (batch, classes).
-
-    Raises:
-        TypeError, ValueError: naming the field, what was given and what would do.
-    """
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
-    word_of: tuple[int, ...]
-    embeddings: Tensor
-    forward: Callable[[Tensor], Any]
-
-    def __post_init__(self) -> None:
-        """Checks that tokens, words and embeddings belong together."""
-        x = self.embeddings
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(
-                f"embeddings must be a floating tensor (T, E), got {kind}; noise cannot go on "
-                "token numbers: give what the model's embedding layer makes of them"
-            )
-        if x.dim() != 2 or len(x) != len(self.word_of):
-            raise ValueError(
-                f"embeddings must be (T, E) with a row for each of {len(self.word_of)} tokens, "
-                f"got shape {tuple(x.shape)}"
-            )
-        words = set(self.word_of) - {-1}
-        if not words or words != set(range(len(self.spans))):
-            raise ValueError(
-                f"word_of must give every one of {len(self.spans)} words a token, and -1 to "
-                f"special tokens, got {self.word_of}"
-            )
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The words as they stand in the text."""
-        return tuple(self.text[start:stop] for start, stop in self.spans)
-
-    @property
-    def frozen(self) -> Tensor:
-        """(T,), True for special tokens and padding."""
-        return torch.tensor(self.word_of, device=self.embeddings.device) < 0
-
-
-class TextBox(Protocol):
-    """A classifier of texts that can be asked from their embeddings on."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """The classes' names, where they are known."""
-
-    def encode(self, text: str) -> EncodedText:
-        """A text's words, tokens and embeddings, and the model that takes these."""
-
-
 def explain_text(
-    box: TextBox,
+    box: TextAdapter,
     text: str,
     target: int | str | None = "auto",
     *,
@@ -156,7 +88,7 @@ def explain_text(
         ModelError: the model failed or returned something of no use.
 
     Example:
-        >>> from fwdgrad.boxes.lstm import LSTMClassifier
+        >>> from fwdgrad.adapters.lstm import LSTMClassifier
         >>> _ = torch.manual_seed(0)
         >>> box = LSTMClassifier(["a", "fine", "film"], ["bad", "good"]).eval()
         >>> explain_text(box, "A fine film!", "good", queries=64).words
@@ -234,47 +166,6 @@ def explain_text(
             ReliabilityWarning,
         )
     return result
-
-
-TEXT_MODELS = ("smollm2", "smollm2-llama.cpp")
-
-
-def load_text_box(name: str, answers: Sequence[str] | None = None) -> TextBox:
-    """A model of texts by its name, or from a file that ``save`` of such a model wrote.
-
-    Args:
-        name: one of ``TEXT_MODELS``, or a path.
-        answers: of a language model: what it may say of the text.
-
-    Raises:
-        FileNotFoundError, ValueError, ImportError: saying what is wrong with the name.
-    """
-    if name in TEXT_MODELS:
-        choices = tuple(answers or ("negative", "positive"))
-        if name == "smollm2":
-            from fwdgrad.boxes.language import LanguageModel
-
-            return LanguageModel.smollm2(choices)
-        from fwdgrad.boxes.llama_cpp import LlamaCppModel
-
-        return LlamaCppModel.smollm2(choices)
-    if answers is not None:
-        raise ValueError(f"answers are for a language model, got model {name!r}")
-    if not os.path.isfile(name):
-        raise FileNotFoundError(
-            f"model must be a file that a text model's save wrote or one of "
-            f"{', '.join(TEXT_MODELS)}, got {name!r}: there is no such file"
-        )
-    from fwdgrad.boxes.lstm import LSTMClassifier
-    from fwdgrad.boxes.minilm import MiniLMClassifier
-    from fwdgrad.files import kind_of
-
-    kinds: dict[str, Any] = {"lstm": LSTMClassifier, "minilm": MiniLMClassifier}
-    kind = kind_of(name)
-    if kind not in kinds:
-        raise ValueError(f"model {name} is no text model's file, or damaged")
-    box: TextBox = kinds[kind].load(name)
-    return box
 
 
 def _settle(options: dict[str, Any], reduce: str) -> bool:
@@ -498,7 +389,7 @@ def _shown(text: str) -> str:
     return plain(text, lines=True)
 
 
-def _label(box: TextBox, target: int | None) -> str:
+def _label(box: TextAdapter, target: int | None) -> str:
     if target is None:
         return "the model's output"
     if box.labels is None or target >= len(box.labels):
@@ -506,7 +397,7 @@ def _label(box: TextBox, target: int | None) -> str:
     return box.labels[target]
 
 
-def _class_of(box: TextBox, name: str) -> int:
+def _class_of(box: TextAdapter, name: str) -> int:
     if box.labels is None:
         raise ValueError(f"target must be a number: {box.name}'s classes have no names: {name!r}")
     if name not in box.labels:

