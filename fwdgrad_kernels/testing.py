@@ -114,6 +114,8 @@ CASES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((5, 7, 9), {"features": Labels(torch.tensor([1, 0, 2, 2, 0]).reshape(5, 1, 1))}),
     ((2, 1030, 3), {"features": Labels(torch.arange(1030)[:, None] // 7)}),
     ((2, 5), {"features": Labels(torch.zeros(1, dtype=torch.int8))}),
+    # More draws than pixels: a cell on every side of the only ones.
+    ((2, 2, 2), linear(2, 2, **_SHARED, **_STILL)),
     # Rows longer than a run, planes longer than a tile.
     ((2, 3, 1100), linear(2, 2)),
     ((1, 3, 1400), {"block": (2, 1200)}),

@@ -12,6 +12,7 @@ campaign = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(campaign)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", campaign.PARTS)
 def test_a_few_attacks_do_no_harm(part):
     _, full, few = campaign.PARTS[part]

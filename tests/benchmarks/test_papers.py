@@ -46,6 +46,7 @@ def committed() -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for place in places for path in place.glob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_quick(name, papers, monkeypatch, tmp_path, capsys):
     pytest.importorskip("skimage", reason="the photos lie in scikit-image")

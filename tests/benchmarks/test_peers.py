@@ -156,6 +156,7 @@ def test_a_map_s_name_depends_on_code_alone(peers, monkeypatch, tmp_path):
     assert code("peers_changed", CODE.replace("[helper(y)", "[1 + helper(y)")) != once
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(peers):
     for package in ("onnx", "onnxruntime", "skimage", "sklearn", "efficientnet_lite_pytorch"):
         pytest.importorskip(package)
@@ -178,6 +179,7 @@ def test_two_processes_make_what_one_makes(peers):
     assert alone["insertion"] == together["insertion"] > together["deletion"]
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_load_ends_the_run(peers):
     (job,) = peers.plan("no network", [OURS], {16: 1}, [("photo", "chelsea")])
     with pytest.raises(BrokenProcessPool):

