@@ -21,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 CPU_SOURCES = [
     "csrc/bindings.cpp",
-    *(f"csrc/cpu/{part}.cpp" for part in ("fill", "grid", "kernels")),
+    *(f"csrc/cpu/{part}.cpp" for part in ("fill", "grid", "hadamard", "kernels")),
 ]
 CUDA_SOURCES = [
     "csrc/cuda/bindings.cpp",

@@ -63,6 +63,14 @@ void expand(uintptr_t out, uintptr_t values, int type, const Encoded& spec, int6
                        static_cast<uint64_t>(first), squared, threads);
 }
 
+void hadamard_sums(uintptr_t out, uintptr_t weights, const Encoded& spec, int64_t first,
+                   int64_t count) {
+  py::gil_scoped_release release;
+  fwdgrad::cpu::hadamard_sums(static_cast<double*>(pointer(out)),
+                              static_cast<const double*>(pointer(weights)), decode(spec, 0),
+                              static_cast<uint64_t>(first), count);
+}
+
 // out: int64 (count, 2, 2), start and stop of the trailing two axes.
 void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count) {
   auto* to = static_cast<int64_t*>(pointer(out));
@@ -108,6 +116,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("perturb", &perturb);
   m.def("accumulate", &accumulate);
   m.def("expand", &expand);
+  m.def("hadamard_sums", &hadamard_sums);
   m.def("blocks", &blocks);
   m.def("philox", &philox);
   m.def("is_writable", &is_writable);

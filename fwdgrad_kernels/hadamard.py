@@ -18,11 +18,11 @@ def walsh_hadamard(values: Tensor) -> Tensor:
         >>> walsh_hadamard(torch.tensor([1.0, 2.0, 3.0, 4.0]))
         tensor([10., -2., -4.,  0.])
     """
-    size = 1
-    while size < len(values):
-        one, other = values.view(-1, 2, size).unbind(1)
-        values = torch.stack((one + other, one - other), 1).flatten()
-        size *= 2
+    # A step takes the lowest bit of the index and puts its transform's at the top: after all of
+    # them each is in its place again.
+    for _ in range(values.numel().bit_length() - 1):
+        one, other = values.view(-1, 2).unbind(1)
+        values = torch.cat((one + other, one - other))
     return values
 
 

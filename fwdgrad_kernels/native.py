@@ -118,6 +118,14 @@ def expand_(out: Tensor, values: Tensor, spec: list[int], first: int, squared: b
     module.expand(address(out), address(values), kind, spec, first, squared, threads)
 
 
+def hadamard_sums(weights: Tensor, spec: list[int], first: int, group: int) -> Tensor:
+    """The op of that name: float64 (group,)."""
+    assert module is not None
+    out, weights = torch.empty(group, dtype=torch.float64), weights.double().contiguous()
+    module.hadamard_sums(address(out), address(weights), spec, first, len(weights))
+    return out
+
+
 def blocks_(out: Tensor, spec: list[int], first: int) -> None:
     """The op of that name: int64 (count, 2, 2)."""
     assert module is not None

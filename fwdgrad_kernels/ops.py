@@ -706,6 +706,8 @@ def hadamard_sums(weights: Tensor, spec: NoiseSpec, first: int, *, backend: str 
             f"weights must be of samples of one group of {spec.group}, got {len(weights)} from "
             f"{first} on"
         )
+    if is_plain(weights) and backend_for(weights.device, backend) == "cpu":
+        return native.hadamard_sums(weights, list(spec.encoded), first, spec.group)
     zero = torch.zeros(spec.vector.shape, device=weights.device)
     unit = perturb(zero, spec.vector, first, 1, backend=backend)[0]
     return sums_along_all(weights.detach(), spec, first, unit)

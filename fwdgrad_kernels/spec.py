@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from typing import Any
@@ -257,7 +258,7 @@ class NoiseSpec:
         """Of the draws alone."""
         return hash((self.shape, self.encoded))
 
-    @property
+    @functools.cached_property
     def planes(self) -> tuple[int, int, int]:
         """The shape as (planes, height, width); a vector has planes = height = 1."""
         leading, depth, height, width = self.view[:4]
@@ -268,7 +269,7 @@ class NoiseSpec:
         """Whether samples may be in channels_last format: planes are the first of three axes."""
         return len(self.shape) == 3 and self.planes[0] == self.shape[0]
 
-    @property
+    @functools.cached_property
     def extents(self) -> tuple[int, int]:
         """The block's height and width; an axis that is covered whole has its own length."""
         if self.block is None:
@@ -287,7 +288,7 @@ class NoiseSpec:
         view = self.view
         return not (view.labels or view.shared or max(view.cells) > 1)
 
-    @property
+    @functools.cached_property
     def grid(self) -> tuple[int, int, int, int]:
         """The shape of a sample's draws: planes, layers, rows and columns of the grid of cells."""
         view = self.view
@@ -299,7 +300,7 @@ class NoiseSpec:
         )
         return (min(view.leading, 1) if view.shared else view.leading), layers, rows, columns
 
-    @property
+    @functools.cached_property
     def draws(self) -> int:
         """K, how many independent draws a copy has."""
         return math.prod(self.grid)
@@ -345,7 +346,7 @@ class NoiseSpec:
         """How many elements the input has."""
         return math.prod(self.shape)
 
-    @property
+    @functools.cached_property
     def group(self) -> int:
         """How many consecutive copies depend on one another: M of a Hadamard design, else 1."""
         return 1 << max(self.draws - 1, 0).bit_length() if self.design == "hadamard" else 1

@@ -45,4 +45,9 @@ void expand(void* out, const void* values, Type type, const Spec& spec, uint64_t
 void accumulate(void* total, void* square, const void* weights, Type type, const Spec& spec,
                 uint64_t first, int64_t count, int threads);
 
+// out[k] = sum_i weights[i] xi_i[k] for all M directions k of the group that samples first .. first
+// + count - 1 are of; of those without a draw the sign is any.
+void hadamard_sums(double* out, const double* weights, const Spec& spec, uint64_t first,
+                   int64_t count);
+
 }  // namespace fwdgrad::cpu

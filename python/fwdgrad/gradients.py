@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -39,7 +38,7 @@ from fwdgrad.source import (
 )
 from fwdgrad.stream import Progress, Results, is_out_of_memory
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks, expand, hadamard_sums
-from fwdgrad_kernels.features import Features, Grid
+from fwdgrad_kernels.features import Features
 from fwdgrad_kernels.hadamard import walsh_hadamard
 from fwdgrad_kernels.spec import first_outside
 
@@ -316,7 +315,7 @@ class LikelihoodRatio(Source):
         x, spec = plan.x, plan.spec
         assert spec is not None
         maps, alone = (2 if plan.unit == 1 or _is_alone(plan) else 3), _is_alone(plan)
-        size = _of_one_channel(spec).numel if alone and self.baseline is not None else x.numel()
+        size = plan.of_one_channel.numel if alone and self.baseline is not None else x.numel()
         sums = maps * size * sum_dtype(x).itemsize + x.nbytes
         if isinstance(plan.baseline, Tensor) and "baseline" not in self.own:
             sums += plan.baseline.nbytes  # kept as well
@@ -373,7 +372,7 @@ class LikelihoodRatio(Source):
         frozen, agreement = self._frozen(plan), math.nan
         if _is_alone(plan):
             if plan.baseline is not None:
-                spec = _of_one_channel(spec)
+                spec = plan.of_one_channel
             mean, spread = self._sum_features(weights, spec)
         else:
             mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
@@ -505,7 +504,7 @@ class LikelihoodRatio(Source):
         if factor is not None:
             part = sample(factor).double()
             one, wrong = one * part, wrong * part
-        total = float(one.var(correction=0)) if len(one) > 1 else 0.0
+        total = float((one - one.mean()).square_().mean()) if len(one) > 1 else 0.0
         share = 1 - float(wrong.square().mean()) / total if total else math.nan
         return 0.0 if share < 0 else share  # NaN stays
 
@@ -533,17 +532,22 @@ class LikelihoodRatio(Source):
         assert spec is not None
         if plan.baseline is None:
             return spec.scale == 0 if isinstance(spec.scale, Tensor) else None
-        still = plan.x == plan.baseline
+        x, view = plan.x, spec.view
         # The attribution is to the draw: of what moves together all must be at the baseline.
-        labels, view = spec.labels_on(still.device), spec.view
+        if view.shared:
+            baseline = torch.as_tensor(plan.baseline, device=x.device, dtype=x.dtype).expand(
+                x.shape
+            )
+            planes = (
+                one.reshape(view.leading, *plan.of_one_channel.shape) for one in (x, baseline)
+            )
+            return functools.reduce(torch.Tensor.logical_and_, map(torch.eq, *planes))
+        still, labels = x == plan.baseline, spec.labels_on(x.device)
         if labels is not None:
             moves = (~still).view(-1, view.period, view.inner).any(2).any(0).to(torch.int32)
             moved = moves.new_zeros(spec.draws).index_add_(0, labels, moves)
             still = (moved[labels] == 0)[:, None].expand(-1, view.inner)
             still = still.expand(spec.numel // still.numel(), *still.shape).reshape(spec.shape)
-        elif view.shared:
-            alone = _of_one_channel(spec).shape
-            still = still.reshape(view.leading, *alone).all(0)
         return still
 
     def _reliability(
@@ -588,16 +592,6 @@ def _is_alone(plan: Plan) -> bool:
         return False
     one = plan.unit == spec.group and plan.copies < 2 * plan.unit
     return one and 1 < spec.draws < spec.group
-
-
-def _of_one_channel(spec: NoiseSpec) -> NoiseSpec:
-    """The same draws of a channel alone, where all channels share them."""
-    if not spec.view.shared:
-        return spec
-    assert isinstance(spec.features, Grid)
-    sizes = spec.features.sizes(spec.shape)
-    features = dataclasses.replace(spec.features, cell=sizes)
-    return dataclasses.replace(spec, shape=spec.shape[-len(sizes) :], features=features)
 
 
 def _check_cells(spec: NoiseSpec, cell: int) -> None:

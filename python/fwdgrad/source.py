@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -43,7 +44,7 @@ from fwdgrad.stream import (
 )
 from fwdgrad_kernels import CONTRACT, AdaptiveScale, NoiseSpec, Perturber
 from fwdgrad_kernels.checks import check_integer
-from fwdgrad_kernels.features import Features
+from fwdgrad_kernels.features import Features, Grid
 from fwdgrad_kernels.layout import empty_copies, is_channels_last
 from fwdgrad_kernels.ops import check_clip
 from fwdgrad_kernels.spec import first_outside
@@ -82,6 +83,18 @@ class Plan:
         """Consecutive copies that depend on one another."""
         group = self.spec.group if self.spec is not None else 1
         return math.lcm(group, self.per, self.path.period if self.path is not None else 1)
+
+    @functools.cached_property
+    def of_one_channel(self) -> NoiseSpec:
+        """The same draws of a channel alone, where all channels share them."""
+        assert self.spec is not None
+        if not self.spec.view.shared:
+            return self.spec
+        assert isinstance(self.spec.features, Grid)
+        sizes = self.spec.features.sizes(self.spec.shape)
+        features = dataclasses.replace(self.spec.features, cell=sizes)
+        shape = self.spec.shape[-len(sizes) :]
+        return dataclasses.replace(self.spec, shape=shape, features=features)
 
     @property
     def half(self) -> int:

@@ -58,7 +58,7 @@ def build(level, folder):
     (folder / "wrapper.cpp").write_text(WRAPPER)
     sources = [
         folder / "wrapper.cpp",
-        *(CSRC / f"cpu/{n}.cpp" for n in ("fill", "grid", "kernels")),
+        *(CSRC / f"cpu/{n}.cpp" for n in ("fill", "grid", "hadamard", "kernels")),
     ]
     flags = [
         "-std=c++17",

@@ -97,11 +97,23 @@ struct HadamardRow {
   uint64_t group;
 };
 
+// The order of rows in a group of copies.
+struct HadamardOrder {
+  uint64_t group, mask, step, start;
+
+  FWDGRAD_HD static HadamardOrder of(uint64_t copy, uint64_t mask, Key key) {
+    const uint64_t group = copy / (mask + 1);
+    const Words order = words_of(0, kHadamardOrder, group, key);
+    return {group, mask, order.w0 | 1u, order.w1};
+  }
+  FWDGRAD_HD uint32_t row(uint64_t copy) const {
+    return static_cast<uint32_t>((step * (copy & mask) + start) & mask);
+  }
+};
+
 FWDGRAD_HD HadamardRow hadamard_row(uint64_t copy, uint64_t mask, Key key) {
-  const uint64_t group = copy / (mask + 1);
-  const Words order = words_of(0, kHadamardOrder, group, key);
-  const uint64_t row = (order.w0 | 1u) * (copy & mask) + order.w1;
-  return {static_cast<uint32_t>(row & mask), group};
+  const HadamardOrder order = HadamardOrder::of(copy, mask, key);
+  return {order.row(copy), order.group};
 }
 
 FWDGRAD_HD uint32_t parity(uint32_t bits) {
