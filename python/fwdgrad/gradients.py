@@ -260,10 +260,13 @@ class LikelihoodRatio(Source):
         if self.baseline is not None:
             plan.baseline, plan.position = self._baseline_of(x), self.position
             self._perturber(plan, self.antithetic)  # checks its shape
-            if bool((x == plan.baseline).all()):
+            plan.frozen = self._still(plan)
+            if bool(plan.frozen.all()):
                 raise ValueError(
                     "x - baseline must not be zero everywhere: there would be no noise"
                 )
+        elif isinstance(plan.spec.scale, Tensor):
+            plan.frozen = plan.spec.scale == 0
         return plan
 
     def _rule(self, rule: AdaptiveScale) -> AdaptiveScale:
@@ -369,7 +372,7 @@ class LikelihoodRatio(Source):
         nothing = not bool(weights.any())
         small = exponent_of(weights)
         weights = times_power(weights, -small).to(x.device, dtype)
-        frozen, agreement = self._frozen(plan), math.nan
+        frozen, agreement = plan.frozen, math.nan
         if _is_alone(plan):
             if plan.baseline is not None:
                 spec = plan.of_one_channel
@@ -497,7 +500,8 @@ class LikelihoodRatio(Source):
     def _spare_reliability(self, attribution: Tensor, error: Tensor, x: Tensor) -> float:
         """The share of a map's variance that is not its error's: of two runs, the correlation."""
         factor = self.saliency.factor(x)
-        one, wrong = sample(attribution).double(), sample(error).double()
+        stride = sample_stride(attribution)
+        one, wrong = (m.flatten()[::stride].double() for m in (attribution, error))
         if isinstance(self.sigma, Tensor):  # per deviation, as the halves of a run
             scale = sample(self.sigma).to(one)
             one, wrong = one * scale, wrong * scale
@@ -523,26 +527,23 @@ class LikelihoodRatio(Source):
         covers = edges.cumsum(0).cumsum(1)[:-1, :-1]
         return (covers == 0).to(device).expand(spec.planes).reshape(spec.shape)
 
-    def _frozen(self, plan: Plan) -> Tensor | None:
-        """Where the attribution is 0 by definition: what no noise moves cannot matter.
+    def _still(self, plan: Plan) -> Tensor:
+        """Where x is on the baseline, so that no noise moves it: there nothing can matter.
 
         Of the input's shape, or what broadcasts to it.
         """
         spec = plan.spec
         assert spec is not None
-        if plan.baseline is None:
-            return spec.scale == 0 if isinstance(spec.scale, Tensor) else None
         x, view = plan.x, spec.view
         # The attribution is to the draw: of what moves together all must be at the baseline.
+        baseline = torch.as_tensor(plan.baseline, device=x.device, dtype=x.dtype)
         if view.shared:
-            baseline = torch.as_tensor(plan.baseline, device=x.device, dtype=x.dtype).expand(
-                x.shape
-            )
             planes = (
-                one.reshape(view.leading, *plan.of_one_channel.shape) for one in (x, baseline)
+                one.reshape(view.leading, *plan.of_one_channel.shape)
+                for one in (x, baseline.expand(x.shape))
             )
             return functools.reduce(torch.Tensor.logical_and_, map(torch.eq, *planes))
-        still, labels = x == plan.baseline, spec.labels_on(x.device)
+        still, labels = torch.eq(x, baseline), spec.labels_on(x.device)
         if labels is not None:
             moves = (~still).view(-1, view.period, view.inner).any(2).any(0).to(torch.int32)
             moved = moves.new_zeros(spec.draws).index_add_(0, labels, moves)

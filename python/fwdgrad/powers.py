@@ -40,6 +40,10 @@ def unscale_(attribution: Tensor, error: Tensor, exponent: int) -> None:
     if not exponent:
         return
     digits = torch.finfo(attribution.dtype)
+    if abs(exponent) <= 60:  # the power is in range, and loses nothing of maps of values about 1
+        attribution.mul_(2.0**exponent)
+        error.mul_(2.0**exponent)
+        return
     lost = False
     for values in (attribution, error):
         top = 0.0

@@ -70,6 +70,7 @@ class Plan:
     weights: Tensor | None = None  # of each copy in the mean: float64 (copies,); None: all 1
     baseline: float | Tensor | None = None  # what the copies are blended with
     position: float = 1.0  # where they lie on the way from it to the input
+    frozen: Tensor | None = None  # where the attribution is 0 by definition; broadcasts to x
     scorer: Scorer = dataclasses.field(init=False)  # asks the model
     perturber: Perturber | None = None  # fills micro-batches, checked once
 
@@ -547,6 +548,8 @@ class Source:
             fixed += 2 * x.nbytes  # the baseline, and a point between
         if isinstance(plan.baseline, Tensor):
             fixed += plan.baseline.nbytes
+        if plan.frozen is not None:
+            fixed += plan.frozen.nbytes
         return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
 
     def _fill(
