@@ -25,7 +25,8 @@ CPU_SOURCES = [
 ]
 CUDA_SOURCES = [
     "csrc/cuda/bindings.cpp",
-    *(f"csrc/cuda/{op}.cu" for op in ("accumulate", "expand", "perturb", "place")),
+    *(f"csrc/cuda/{op}.cu" for op in ("accumulate", "draw", "expand", "place", "scale")),
+    *(f"csrc/cuda/{op}.cu" for op in ("perturb", "perturb_features")),
 ]
 # Machine code for these where nvcc knows them, and PTX of the first, from which the driver makes
 # code for any later GPU.

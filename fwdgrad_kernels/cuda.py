@@ -10,8 +10,11 @@ from torch import Tensor
 from fwdgrad_kernels.checks import DTYPES
 from fwdgrad_kernels.layout import Geometry, interleaved
 from fwdgrad_kernels.native import address
+from fwdgrad_kernels.spec import CHUNK, LAWS
 
-COPIES = 16384  # whose placements are held at once: 1 MiB
+COPIES = 16384  # whose placements are held at once: 1.1 MiB
+WORDS = 2**23  # of draws that are held at once where elements share them, or one sample's: 32 MiB
+SCRATCH = 2**24  # bytes of the sums of chunks, where there is more than one
 
 module: ModuleType | None
 _absent = ""
@@ -89,6 +92,32 @@ def _placed(spec: list[int], first: int | None, count: int, like: Tensor) -> Ten
     return table
 
 
+def _is_placed(geometry: Geometry) -> bool:
+    """Whether the kernels need the table of placements."""
+    rows = bool(geometry.design) and geometry.elementwise  # others' are in their table of draws
+    return geometry.blocked or bool(geometry.jitters) or rows
+
+
+def _stride(geometry: Geometry) -> int:
+    """Words of a sample in the table of draws; 0 where elements have a draw each."""
+    if geometry.elementwise:
+        return 0
+    return 4 * -(-geometry.draws // (128 if LAWS[geometry.law] == "rademacher" else 4))
+
+
+def _drawn(
+    spec: list[int], first: int, count: int, stride: int, like: Tensor, score: bool = False
+) -> Tensor | None:
+    """The table of the draws of samples, or of their scores, for the kernels."""
+    assert module is not None
+    if not stride:
+        return None
+    # A kernel also reads the word after the one that it needs.
+    table = torch.empty(count * stride + 1, dtype=torch.int32, device=like.device)
+    module.draw(address(table), stride, spec, first, count, score, *_where(like))
+    return table
+
+
 def perturb_(
     out: Tensor,
     x: Tensor,
@@ -100,6 +129,7 @@ def perturb_(
     position: float,
     scale: float,
     spec: list[int],
+    labels: Tensor | None,
     first: int,
     held: int | None,
     pairs: bool,
@@ -109,26 +139,38 @@ def perturb_(
     """The op of that name."""
     assert module is not None
     count, planes = out.shape[0] // (2 if pairs else 1), interleaved(out)
-    needed = Geometry(*spec).placed or planes > 1 or held is not None or baseline is not None
-    for base in range(0, count, COPIES):
-        some = min(COPIES, count - base)
-        # Both tables are kept until the launch.
+    geometry, kind = Geometry(*spec), DTYPES.index(x.dtype)
+    stride = _stride(geometry)
+    if bounds is not None:
+        scale_map = torch.empty_like(x, dtype=bounds.dtype)
+        pixels = geometry.height * geometry.width
+        module.scale(
+            address(scale_map), address(x), address(bounds), rule, kind, geometry.law,
+            geometry.planes, pixels, planes, *_where(x),
+        )  # fmt: skip
+    size = min(COPIES, max(WORDS // stride, 1)) if stride else COPIES
+    for base in range(0, count, size):
+        some = min(size, count - base)
+        # The tables are kept until the launch.
+        needed = held is not None or _is_placed(geometry)
         placed = _placed(spec, first + base if needed else None, some, out)
         before = _placed(spec, None if held is None else held + base, some, out)
+        drawn = _drawn(spec, first + base, some, stride, out)
         module.perturb(
             address(out[base:]),
             address(x),
             address(scale_map),
-            address(bounds),
-            rule,
+            address(drawn),
+            stride,
             address(placed),
             address(before),
             address(baseline),
             by_plane,
             position,
             scale,
-            DTYPES.index(x.dtype),
+            kind,
             spec,
+            address(labels),
             first + base,
             some,
             count if pairs else 0,
@@ -144,28 +186,51 @@ def accumulate_(
 ) -> None:
     """The op of that name."""
     assert module is not None
-    needed = Geometry(*spec).placed
-    for base in range(0, len(weights), COPIES):
-        some = weights[base : base + COPIES]
-        placed = _placed(spec, first + base if needed else None, len(some), total)
+    geometry, kinds = Geometry(*spec), 1 if square is None else 2
+    stride, end = _stride(geometry), first + len(weights)
+    size = min(COPIES, max(WORDS // stride, 1)) if stride else COPIES
+    # Chunks are shared out where the scratch memory has room for the sums of several; where the
+    # draws of a chunk are too many for a table, it has the sums so far of one.
+    own = kinds * geometry.numel // (geometry.leading if geometry.shared else 1)
+    chunks, whole = SCRATCH // (own * total.element_size()), size >= CHUNK
+    if whole:
+        size = min(size // CHUNK, chunks if chunks > 1 else size) * CHUNK
+    scratch = None
+    while first < end:
+        chunk = first // CHUNK
+        stop = min(end, chunk * CHUNK + size if whole else min(first + size, (chunk + 1) * CHUNK))
+        resumes = scratch is not None
+        rows = (stop - 1) // CHUNK - chunk + 1
+        if not whole or (rows > 1 and chunks > 1):
+            scratch = scratch if resumes else total.new_empty(rows * own)
+        adds = scratch is not None and (whole or stop == end or stop % CHUNK == 0)
+        some = weights[first - end :][: stop - first]
+        placed = _placed(spec, first if _is_placed(geometry) else None, len(some), total)
+        drawn = _drawn(spec, first, len(some), stride, total, score=True)
         module.accumulate(
             address(total),
             address(square),
             address(some),
+            address(drawn),
+            stride,
             address(placed),
+            address(scratch),
+            resumes,
+            adds,
             DTYPES.index(total.dtype),
             spec,
-            first + base,
+            first,
             len(some),
             *_where(total),
         )
+        first, scratch = stop, None if adds else scratch
 
 
-def expand_(out: Tensor, values: Tensor, spec: list[int], squared: bool) -> None:
+def expand_(out: Tensor, values: Tensor, spec: list[int], first: int, squared: bool) -> None:
     """The op of that name."""
     assert module is not None
     kind = DTYPES.index(out.dtype)
-    module.expand(address(out), address(values), kind, spec, squared, *_where(out))
+    module.expand(address(out), address(values), kind, spec, first, squared, *_where(out))
 
 
 def blocks_(out: Tensor, spec: list[int], first: int) -> None:

@@ -1,6 +1,8 @@
-// accumulate: a thread keeps the sums of its elements in registers and adds every copy's term to
-// them in ascending order; it reads weights and placements alone.
+// accumulate: a thread keeps the sums of its elements in registers and goes through the samples of
+// a chunk in ascending order. Chunks are shared out among blocks where there is scratch memory for
+// their sums, which a second kernel then adds up in ascending order.
 #include "draws.h"
+#include "features.h"
 #include "launch.h"
 
 namespace fwdgrad::cuda {
@@ -23,16 +25,65 @@ FWDGRAD_HD double fused(double a, double b, double c) {
 #endif
 }
 
-// The sums of a thread's elements, `stride` apart in memory.
+// A call as the kernels take it.
+template <typename T>
+struct Call {
+  T* total;
+  T* square;
+  T* scratch;
+  bool resumes;
+  const T* weights;
+  int64_t own, repeats;  // elements with sums of their own, and planes that have the same sums
+  int64_t count, chunks;
+  uint64_t first;
+  Source source;
+  Table table;
+  Axes axes;
+  const Placed* placed;
+  Spec spec;
+
+  static Call of(const Accumulate& a) {
+    const int64_t repeats = a.spec.shared ? a.spec.leading : 1;
+    const uint64_t last = a.first + static_cast<uint64_t>(a.count) - 1;
+    return {static_cast<T*>(a.total),
+            static_cast<T*>(a.square),
+            static_cast<T*>(a.scratch),
+            a.resumes,
+            static_cast<const T*>(a.weights),
+            a.spec.numel() / repeats,
+            repeats,
+            a.count,
+            static_cast<int64_t>(last / kChunk - a.first / kChunk) + 1,
+            a.first,
+            Source::of(a.spec),
+            {a.draws, a.stride, is_sign(a.spec.law)},
+            Axes::of(a.spec),
+            a.placed,
+            a.spec};
+  }
+  // The samples begin .. end - 1 of a chunk.
+  FWDGRAD_HD int64_t begin(int64_t chunk) const {
+    return chunk ? chunk * kChunk - static_cast<int64_t>(first % kChunk) : 0;
+  }
+  FWDGRAD_HD int64_t end(int64_t chunk) const {
+    const int64_t next = begin(chunk + 1);
+    return next < count ? next : count;
+  }
+};
+
+// The sums of n of a thread's elements, k onwards, over a chunk.
 template <typename T, bool squared, int n>
 struct Sums {
   T total[n], square[squared ? n : 1];
 
-  FWDGRAD_HD void load(const Accumulate& call, int64_t k, int64_t stride, int inside) {
+  FWDGRAD_HD static T* at(const Call<T>& call, int64_t chunk, int64_t k) {
+    return call.scratch + chunk * call.own * (squared ? 2 : 1) + k;
+  }
+  FWDGRAD_HD void start(const Call<T>& call, int64_t chunk, int64_t k, int inside) {
     for (int j = 0; j < n; ++j) {
-      total[j] = j < inside ? static_cast<const T*>(call.total)[k + j * stride] : T(0);
-      if constexpr (squared)
-        square[j] = j < inside ? static_cast<const T*>(call.square)[k + j * stride] : T(0);
+      const bool before = call.resumes && j < inside;
+      total[j] = before ? at(call, chunk, k)[j] : T(0);
+      if constexpr (squared) square[j] = before ? at(call, chunk, k)[call.own + j] : T(0);
     }
   }
   FWDGRAD_HD void add(int j, T weight, float score) {
@@ -42,116 +93,175 @@ struct Sums {
       square[j] = fused(term, term, square[j]);
     }
   }
-  FWDGRAD_HD void store(const Accumulate& call, int64_t k, int64_t stride, int inside) const {
+  FWDGRAD_HD void finish(const Call<T>& call, int64_t chunk, int64_t k, int inside,
+                         int64_t repeats = 1) const {
     for (int j = 0; j < n; ++j) {
       if (j >= inside) continue;
-      static_cast<T*>(call.total)[k + j * stride] = total[j];
-      if constexpr (squared) static_cast<T*>(call.square)[k + j * stride] = square[j];
+      if (call.scratch) {
+        at(call, chunk, k)[j] = total[j];
+        if constexpr (squared) at(call, chunk, k)[call.own + j] = square[j];
+        continue;
+      }
+#pragma unroll 1
+      for (int64_t r = 0, e = k + j; r < repeats; ++r, e += call.own) {
+        call.total[e] += total[j];
+        if constexpr (squared) call.square[e] += square[j];
+      }
     }
   }
 };
 
-template <typename T, Law law, bool squared, int n>
-__global__ void __launch_bounds__(kThreads, 4) accumulate_elements(const Accumulate call) {
-  const Spec& spec = call.spec;
-  const int64_t numel = spec.numel();
+// Elements that have a draw each, and nothing else.
+template <Law law, bool squared, int n>
+__global__ void __launch_bounds__(kThreads, 4) accumulate_dense(const Call<float> call) {
   const int64_t k = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * n;
-  if (k >= numel) return;
-  const int inside = static_cast<int>(numel - k < n ? numel - k : n);
-  const Run run = Run::at(k, n, spec);
-  const T* const weights = static_cast<const T*>(call.weights);
-  Sums<T, squared, n> sums;
-  sums.load(call, k, 1, inside);
-  Copy copy = Copy::of(spec, 0, 0);
-  for (int64_t i = 0; i < call.count; ++i) {
-    uint32_t covered = ~0u;
-    if (call.placed) {
-      covered = run.covered(call.placed[i].at, n);
-      if (!covered) continue;
-      copy.number = call.placed[i].number;
-      copy.row = call.placed[i].row;
-    } else {
-      copy.number = call.first + static_cast<uint64_t>(i);
+  if (k >= call.own) return;
+  const int inside = static_cast<int>(call.own - k < n ? call.own - k : n);
+  for (int64_t chunk = blockIdx.y; chunk < call.chunks; chunk += gridDim.y) {
+    Sums<float, squared, n> sums;
+    sums.start(call, chunk, k, inside);
+    const int64_t end = call.end(chunk);
+#pragma unroll 1
+    for (int64_t i = call.begin(chunk); i < end; ++i) {
+      float score[n];
+      draw_run<law, true, n>(k, call.first + static_cast<uint64_t>(i), call.source, score);
+      const float weight = call.weights[i];
+      for (int j = 0; j < n; ++j) sums.add(j, weight, score[j]);
     }
-    float score[n];
-    draw_run<law, true, n>(k, copy, score);
-    for (int j = 0; j < n; ++j)
-      if (covered >> j & 1u) sums.add(j, weights[i], score[j]);
+    sums.finish(call, chunk, k, inside);
   }
-  sums.store(call, k, 1, inside);
 }
 
-// Rows of a thread's strip: as many as leave their sums in registers.
+// Elements that have a draw each, with anything else.
+template <typename T, bool squared>
+__global__ void __launch_bounds__(kThreads, 2) accumulate_elements(const Call<T> call) {
+  constexpr int n = 4;
+  const int64_t k = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * n;
+  if (k >= call.own) return;
+  const int inside = static_cast<int>(call.own - k < n ? call.own - k : n);
+  const Run run = Run::at(k, n, call.spec);
+  for (int64_t chunk = blockIdx.y; chunk < call.chunks; chunk += gridDim.y) {
+    Sums<T, squared, n> sums;
+    sums.start(call, chunk, k, inside);
+    const int64_t end = call.end(chunk);
+    for (int64_t i = call.begin(chunk); i < end; ++i) {
+      Copy copy{call.first + static_cast<uint64_t>(i), 0};
+      uint32_t covered = ~0u;
+      if (call.placed) {
+        covered = run.covered(call.placed[i].at, n);
+        if (!covered) continue;
+        copy = {call.placed[i].number, call.placed[i].row};
+      }
+      float score[n];
+      draw_four<true>(k, copy, call.source, score);
+      const T weight = call.weights[i];
+      for (int j = 0; j < n; ++j)
+        if (covered >> j & 1u) sums.add(j, weight, score[j]);
+    }
+    sums.finish(call, chunk, k, inside);
+  }
+}
+
+// Elements that share draws. Planes that share them all have the same sum.
+template <typename T, bool squared>
+__global__ void __launch_bounds__(kThreads, 2) accumulate_lattice(const Call<T> call) {
+  const Spec& spec = call.spec;
+  const Piece piece = Piece::at(static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, spec, 1);
+  if (piece.plane >= spec.leading / call.repeats) return;
+  const Taken taken = Taken::of(piece, spec, call.axes, false);
+  const int64_t k =
+      ((piece.plane * spec.depth + piece.z) * spec.height + piece.y) * spec.width + piece.x;
+  const Run run{piece.y, piece.x, true, spec.height, spec.width};
+  for (int64_t chunk = blockIdx.y; chunk < call.chunks; chunk += gridDim.y) {
+    Sums<T, squared, kAcross> sums;
+    sums.start(call, chunk, k, piece.inside);
+    const int64_t end = call.end(chunk);
+    for (int64_t i = call.begin(chunk); i < end; ++i) {
+      const Placement* const at = call.placed ? &call.placed[i].at : nullptr;
+      const uint32_t covered = at ? run.covered(*at, kAcross) : ~0u;
+      if (!covered) continue;
+      float score[kAcross];
+      taken.values(call.table, i, call.axes, at, score);
+      const T weight = call.weights[i];
+      for (int j = 0; j < kAcross; ++j)
+        if (covered >> j & 1u) sums.add(j, weight, score[j]);
+    }
+    sums.finish(call, chunk, k, piece.inside, call.repeats);
+  }
+}
+
+// The chunks' sums, from scratch memory to the totals.
 template <typename T>
-constexpr int kRows = sizeof(T) == 8 ? 4 : 8;
-
-template <typename T, Law law, bool squared>
-__global__ void __launch_bounds__(kThreads, 2)
-    accumulate_field(const Accumulate call, const Grid grid) {
-  constexpr int rows = kRows<T>;
-  const Spec& spec = call.spec;
-  const int64_t strips = (spec.height + rows - 1) / rows;
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t plane = thread / (strips * spec.width);
-  if (plane >= spec.leading) return;
-  const int64_t x = thread % spec.width, y = thread / spec.width % strips * rows;
-  const int inside = static_cast<int>(spec.height - y < rows ? spec.height - y : rows);
-  const int64_t k = (plane * spec.height + y) * spec.width + x;
-  const T* const weights = static_cast<const T*>(call.weights);
-  Sums<T, squared, rows> sums;
-  sums.load(call, k, spec.width, inside);
-  for (int64_t i = 0; i < call.count; ++i) {
-    const Placed& placed = call.placed[i];
-    const Placement& block = placed.at;
-    if (x < block.x0 || x >= block.x1 || y >= block.y1 || y + inside <= block.y0) continue;
-    const T weight = weights[i];
-    draw_strip<law, true, rows>(spec, grid, block, spec.shared ? 0 : plane, y, x, inside,
-                                Copy::of(spec, placed.number, placed.row), [&](int j, float score) {
-                                  if (y + j >= block.y0 && y + j < block.y1)
-                                    sums.add(j, weight, score);
-                                });
+__global__ void __launch_bounds__(kThreads) add_chunks(const Call<T> call) {
+  const int64_t e = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (e >= call.own * call.repeats) return;
+  const T* from = call.scratch + e % call.own;
+  T total = call.total[e], square = call.square ? call.square[e] : T(0);
+  for (int64_t chunk = 0; chunk < call.chunks; ++chunk) {
+    total += *from;
+    from += call.own;
+    if (!call.square) continue;
+    square += *from;
+    from += call.own;
   }
-  sums.store(call, k, spec.width, inside);
+  call.total[e] = total;
+  if (call.square) call.square[e] = square;
 }
 
-template <typename T, Law law, bool squared>
-void launch(const Accumulate& call, Where where) {
-  const Spec& spec = call.spec;
-  if (!spec.is_elementwise()) {
-    const int64_t threads = spec.leading * ((spec.height + kRows<T> - 1) / kRows<T>)*spec.width;
-    const auto kernel = accumulate_field<T, law, squared>;
-    FWDGRAD_LAUNCH(kernel, grid_for(threads, 1, where.device), where, call, Grid::of(spec));
-  } else {
-    // Signs are cheap once there is a Philox call for them; the sums must stay in registers.
-    constexpr int n = is_sign(law) ? (squared || sizeof(T) == 8 ? 8 : 16) : 4;
-    const auto kernel = accumulate_elements<T, law, squared, n>;
-    FWDGRAD_LAUNCH(kernel, grid_for((spec.numel() + n - 1) / n, 1, where.device), where, call);
-  }
+// ---- which kernel serves a call ----------------------------------------------------------
+
+// Blocks for threads; chunks are shared out where their sums can be told apart.
+template <typename T>
+dim3 grid_of(const Call<T>& call, int64_t threads) {
+  const int64_t blocks = (threads + kThreads - 1) / kThreads;
+  const int64_t rows = call.scratch ? std::min<int64_t>(call.chunks, 65535) : 1;
+  return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows));
+}
+
+template <Law law, bool squared>
+void launch_dense(const Call<float>& call, Where where) {
+  // Signs are cheap once there is a Philox call for them; the sums must stay in registers.
+  constexpr int n = is_sign(law) ? (squared ? 8 : 16) : 4;
+  const auto kernel = accumulate_dense<law, squared, n>;
+  FWDGRAD_LAUNCH(kernel, grid_of(call, (call.own + n - 1) / n), where, call);
 }
 
 template <typename T, bool squared>
-void launch(const Accumulate& call, Where where) {
-  switch (call.spec.law) {
-    case Law::kNormal:
-      return launch<T, Law::kNormal, squared>(call, where);
-    case Law::kCauchy:
-      return launch<T, Law::kCauchy, squared>(call, where);
-    case Law::kHyperbolic:
-      return launch<T, Law::kHyperbolic, squared>(call, where);
-    case Law::kLogistic:
-      return launch<T, Law::kLogistic, squared>(call, where);
-    case Law::kUniform:  // has no score
-      return;
-    case Law::kRademacher:
-      return launch<T, Law::kRademacher, squared>(call, where);
-    case Law::kHadamard:
-      return launch<T, Law::kHadamard, squared>(call, where);
+void launch(const Call<T>& call, Where where) {
+  const Spec& spec = call.spec;
+  if (!spec.is_elementwise()) {
+    const int64_t pieces = Piece::count(spec, spec.leading / call.repeats, 1);
+    const auto kernel = accumulate_lattice<T, squared>;
+    FWDGRAD_LAUNCH(kernel, grid_of(call, pieces), where, call);
+    return;
   }
+  if constexpr (sizeof(T) == 4) {
+    if (!call.placed) switch (spec.law) {
+        case Law::kNormal:
+          return launch_dense<Law::kNormal, squared>(call, where);
+        case Law::kCauchy:
+          return launch_dense<Law::kCauchy, squared>(call, where);
+        case Law::kHyperbolic:
+          return launch_dense<Law::kHyperbolic, squared>(call, where);
+        case Law::kLogistic:
+          return launch_dense<Law::kLogistic, squared>(call, where);
+        case Law::kRademacher:
+          return launch_dense<Law::kRademacher, squared>(call, where);
+        case Law::kUniform:  // has no score
+        case Law::kHadamard:
+          break;
+      }
+  }
+  const auto kernel = accumulate_elements<T, squared>;
+  FWDGRAD_LAUNCH(kernel, grid_of(call, (call.own + 3) / 4), where, call);
 }
 
 template <typename T>
-void launch(const Accumulate& call, Where where) {
+void launch(const Call<T>& call, bool adds, Where where) {
   call.square ? launch<T, true>(call, where) : launch<T, false>(call, where);
+  if (!adds) return;
+  const auto kernel = add_chunks<T>;
+  FWDGRAD_LAUNCH(kernel, grid_for(call.own * call.repeats, 1, where.device), where, call);
 }
 
 }  // namespace
@@ -160,9 +270,9 @@ void accumulate(const Accumulate& call, Type type, Where where) {
   if (call.count == 0 || call.spec.numel() == 0) return;
   const DeviceGuard guard(where.device);
   if (type == Type::kFloat64)
-    launch<double>(call, where);
+    launch(Call<double>::of(call), call.adds, where);
   else
-    launch<float>(call, where);
+    launch(Call<float>::of(call), call.adds, where);
 }
 
 }  // namespace fwdgrad::cuda

@@ -21,40 +21,58 @@ namespace {
 
 const Placed* table(uintptr_t address) { return reinterpret_cast<const Placed*>(address); }
 
+uint32_t* words(uintptr_t address) { return reinterpret_cast<uint32_t*>(address); }
+
 cuda::Where where(int device, uintptr_t stream) { return {device, pointer(stream)}; }
 
 void place(uintptr_t out, const Encoded& spec, int64_t first, int64_t count, int device,
            uintptr_t stream) {
   py::gil_scoped_release release;
-  cuda::place(reinterpret_cast<Placed*>(out), decode(spec), static_cast<uint64_t>(first), count,
+  cuda::place(reinterpret_cast<Placed*>(out), decode(spec, 0), static_cast<uint64_t>(first), count,
               where(device, stream));
 }
 
 void blocks(uintptr_t out, const Encoded& spec, int64_t first, int64_t count, int device,
             uintptr_t stream) {
   py::gil_scoped_release release;
-  cuda::blocks(reinterpret_cast<int64_t*>(out), decode(spec), static_cast<uint64_t>(first), count,
-               where(device, stream));
+  cuda::blocks(reinterpret_cast<int64_t*>(out), decode(spec, 0), static_cast<uint64_t>(first),
+               count, where(device, stream));
 }
 
-void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t bounds,
-             const fwdgrad::EncodedRule& rule, uintptr_t placed, uintptr_t held, uintptr_t baseline,
-             bool by_plane, double position, double scale, int type, const Encoded& spec,
-             int64_t first, int64_t count, int64_t opposite, double low, double high,
-             int64_t interleaved, int device, uintptr_t stream) {
+void draw(uintptr_t out, int64_t stride, const Encoded& spec, int64_t first, int64_t count,
+          bool score, int device, uintptr_t stream) {
+  py::gil_scoped_release release;
+  cuda::draw({words(out), stride, decode(spec, 0), static_cast<uint64_t>(first), count, score},
+             where(device, stream));
+}
+
+void scale(uintptr_t out, uintptr_t x, uintptr_t bounds, const fwdgrad::EncodedRule& rule, int type,
+           int law, int64_t planes, int64_t pixels, int64_t interleaved, int device,
+           uintptr_t stream) {
+  py::gil_scoped_release release;
+  cuda::scale({pointer(out), pointer(x), pointer(bounds), decode(rule),
+               static_cast<fwdgrad::Law>(law), planes, pixels, interleaved},
+              static_cast<Type>(type), where(device, stream));
+}
+
+void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t draws, int64_t stride,
+             uintptr_t placed, uintptr_t held, uintptr_t baseline, bool by_plane, double position,
+             double scale, int type, const Encoded& spec, uintptr_t labels, int64_t first,
+             int64_t count, int64_t opposite, double low, double high, int64_t interleaved,
+             int device, uintptr_t stream) {
   py::gil_scoped_release release;
   cuda::perturb({pointer(out),
                  pointer(x),
                  pointer(scale_map),
-                 pointer(bounds),
-                 decode(rule),
+                 words(draws),
+                 stride,
                  table(placed),
                  table(held),
                  {pointer(baseline), by_plane, position},
                  scale,
                  low,
                  high,
-                 decode(spec),
+                 decode(spec, labels),
                  static_cast<uint64_t>(first),
                  count,
                  opposite,
@@ -62,19 +80,22 @@ void perturb(uintptr_t out, uintptr_t x, uintptr_t scale_map, uintptr_t bounds,
                 static_cast<Type>(type), where(device, stream));
 }
 
-void expand(uintptr_t out, uintptr_t values, int type, const Encoded& spec, bool squared,
-            int device, uintptr_t stream) {
+void expand(uintptr_t out, uintptr_t values, int type, const Encoded& spec, int64_t first,
+            bool squared, int device, uintptr_t stream) {
   py::gil_scoped_release release;
-  cuda::expand(pointer(out), pointer(values), static_cast<Type>(type), decode(spec), squared,
-               where(device, stream));
+  cuda::expand(pointer(out), pointer(values), static_cast<Type>(type), decode(spec, 0),
+               static_cast<uint64_t>(first), squared, where(device, stream));
 }
 
-void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, uintptr_t placed, int type,
-                const Encoded& spec, int64_t first, int64_t count, int device, uintptr_t stream) {
+void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, uintptr_t draws,
+                int64_t stride, uintptr_t placed, uintptr_t scratch, bool resumes, bool adds,
+                int type, const Encoded& spec, int64_t first, int64_t count, int device,
+                uintptr_t stream) {
   py::gil_scoped_release release;
-  cuda::accumulate({pointer(total), pointer(square), pointer(weights), table(placed), decode(spec),
-                    static_cast<uint64_t>(first), count},
-                   static_cast<Type>(type), where(device, stream));
+  cuda::accumulate(
+      {pointer(total), pointer(square), pointer(weights), words(draws), stride, table(placed),
+       pointer(scratch), resumes, adds, decode(spec, 0), static_cast<uint64_t>(first), count},
+      static_cast<Type>(type), where(device, stream));
 }
 
 }  // namespace
@@ -82,6 +103,8 @@ void accumulate(uintptr_t total, uintptr_t square, uintptr_t weights, uintptr_t 
 PYBIND11_MODULE(_cuda, m) {
   m.def("place", &place);
   m.def("blocks", &blocks);
+  m.def("draw", &draw);
+  m.def("scale", &scale);
   m.def("perturb", &perturb);
   m.def("expand", &expand);
   m.def("accumulate", &accumulate);

@@ -1,78 +1,108 @@
-// What one thread draws: short runs of elements that have a draw each, and strips of fields.
+// What one thread draws: short runs of draws, and which of its elements a block covers.
 #pragma once
 
 #include "../include/fwdgrad/draws.h"
 
 namespace fwdgrad::cuda {
 
+// Philox's round keys, made once on the host: a kernel's rounds read them as constants.
+struct Keys {
+  uint32_t words[20];
+
+  static Keys of(uint64_t seed) {
+    Keys keys;
+    PhiloxRound round{Key::of(seed).low, Key::of(seed).high};
+    for (int i = 0; i < 20; i += 2, round.next_key()) {
+      keys.words[i] = round.k0;
+      keys.words[i + 1] = round.k1;
+    }
+    return keys;
+  }
+};
+
+FWDGRAD_HD Words words_of(uint32_t group, uint32_t stream, uint64_t copy, const Keys& keys) {
+  Words c{group, stream, static_cast<uint32_t>(copy), static_cast<uint32_t>(copy >> 32)};
+  for (int i = 0; i < 20; i += 2)
+    PhiloxRound{keys.words[i], keys.words[i + 1]}(c.w0, c.w1, c.w2, c.w3);
+  return c;
+}
+
+// What a kernel's draws are made from.
+struct Source {
+  Law law;
+  uint32_t stream;
+  Keys keys;
+
+  static Source of(const Spec& spec) {
+    return {spec.law, spec.law == Law::kHadamard ? kHadamardSigns : spec.stream,
+            Keys::of(spec.seed)};
+  }
+};
+
 // A copy, as far as its draws go.
 struct Copy {
   uint64_t number, row;
-  Key key;
-  uint32_t stream;
-
-  FWDGRAD_HD static Copy of(const Spec& spec, uint64_t number, uint64_t row) {
-    return {number, row, Key::of(spec.seed), spec.stream};
-  }
 };
 
 FWDGRAD_HD float sign_of(uint32_t bits, int i) {  // a set bit is +1
   return bit_cast<float>(0x3f800000u | (~bits >> i & 1u) << 31);
 }
 
-// Bits of a law of signs from draw k on; at least those of k's word are there.
-template <Law law>
-FWDGRAD_HD uint32_t sign_bits(int64_t k, const Copy& copy) {
-  const uint32_t word = static_cast<uint32_t>(k / 32);
-  const Words words =
-      words_of(static_cast<uint32_t>(k / 128), law == Law::kHadamard ? kHadamardSigns : copy.stream,
-               copy.number, copy.key);
-  uint32_t bits = words[word & 3u];
-  if constexpr (law == Law::kHadamard) bits ^= hadamard_word(static_cast<uint32_t>(copy.row), word);
-  return bits >> (k & 31);
+// Four words' draws of a real-valued law, as noise or as scores.
+template <Law law, bool score>
+FWDGRAD_HD void draws_of(const Words& w, float* out) {
+  if constexpr (law == Law::kNormal) {  // its own score
+    const Pair p = normal_pair(w.w0, w.w1), q = normal_pair(w.w2, w.w3);
+    out[0] = p.a, out[1] = p.b, out[2] = q.a, out[3] = q.b;
+  } else if constexpr (score) {
+    out[0] = unit_score<law>(w.w0), out[1] = unit_score<law>(w.w1);
+    out[2] = unit_score<law>(w.w2), out[3] = unit_score<law>(w.w3);
+  } else {
+    out[0] = unit_noise<law>(w.w0), out[1] = unit_noise<law>(w.w1);
+    out[2] = unit_noise<law>(w.w2), out[3] = unit_noise<law>(w.w3);
+  }
 }
 
-// Draws k .. k + n - 1, as noise or as scores; k is a multiple of n, and n of 4. A Philox call
-// makes four of a real-valued law, or up to 32 signs.
+// Draws k .. k + n - 1 of a law known at compile time; k is a multiple of n, and n of 4.
 template <Law law, bool score, int n>
-FWDGRAD_HD void draw_run(int64_t k, const Copy& copy, float* out) {
+FWDGRAD_HD void draw_run(int64_t k, uint64_t copy, const Source& source, float* out) {
   static_assert(n % 4 == 0 && n <= 32 && 32 % n == 0, "a run of signs lies in one word");
+  static_assert(law != Law::kHadamard, "its signs depend on more than a copy's number");
   if constexpr (is_sign(law)) {
-    const uint32_t bits = sign_bits<law>(k, copy);
+    const Words w = words_of(static_cast<uint32_t>(k / 128), source.stream, copy, source.keys);
+    const uint32_t bits = w[static_cast<uint32_t>(k / 32) & 3u] >> (k & 31);
     for (int i = 0; i < n; ++i) out[i] = sign_of(bits, i);
   } else {
-    for (int i = 0; i < n; i += 4) {
-      const Words w =
-          words_of(static_cast<uint32_t>((k + i) / 4), copy.stream, copy.number, copy.key);
-      if constexpr (law == Law::kNormal) {  // its own score
-        const Pair p = normal_pair(w.w0, w.w1), q = normal_pair(w.w2, w.w3);
-        out[i] = p.a, out[i + 1] = p.b, out[i + 2] = q.a, out[i + 3] = q.b;
-      } else if constexpr (score) {
-        out[i] = unit_score<law>(w.w0), out[i + 1] = unit_score<law>(w.w1);
-        out[i + 2] = unit_score<law>(w.w2), out[i + 3] = unit_score<law>(w.w3);
-      } else {
-        out[i] = unit_noise<law>(w.w0), out[i + 1] = unit_noise<law>(w.w1);
-        out[i + 2] = unit_noise<law>(w.w2), out[i + 3] = unit_noise<law>(w.w3);
-      }
-    }
+    for (int i = 0; i < n; i += 4)
+      draws_of<law, score>(
+          words_of(static_cast<uint32_t>((k + i) / 4), source.stream, copy, source.keys), out + i);
   }
 }
 
-// Any one draw.
-template <Law law, bool score>
-FWDGRAD_HD float draw_at(int64_t k, const Copy& copy) {
-  if constexpr (is_sign(law)) {
-    return sign_of(sign_bits<law>(k, copy), 0);
-  } else {
-    const Words w = words_of(static_cast<uint32_t>(k / 4), copy.stream, copy.number, copy.key);
-    if constexpr (law == Law::kNormal) {
-      const Pair p = normal_pair(k & 2 ? w.w2 : w.w0, k & 2 ? w.w3 : w.w1);
-      return k & 1 ? p.b : p.a;
-    } else {
-      const uint32_t word = w[static_cast<uint32_t>(k & 3)];
-      return score ? unit_score<law>(word) : unit_noise<law>(word);
-    }
+// Draws k .. k + 3 of any law; k is a multiple of 4.
+template <bool score>
+FWDGRAD_HD void draw_four(int64_t k, const Copy& copy, const Source& source, float* out) {
+  const uint32_t word = static_cast<uint32_t>(k / 32);
+  const uint32_t group = static_cast<uint32_t>(is_sign(source.law) ? k / 128 : k / 4);
+  const Words w = words_of(group, source.stream, copy.number, source.keys);
+  switch (source.law) {
+    case Law::kNormal:
+      return draws_of<Law::kNormal, score>(w, out);
+    case Law::kCauchy:
+      return draws_of<Law::kCauchy, score>(w, out);
+    case Law::kHyperbolic:
+      return draws_of<Law::kHyperbolic, score>(w, out);
+    case Law::kLogistic:
+      return draws_of<Law::kLogistic, score>(w, out);
+    case Law::kUniform:
+      return draws_of<Law::kUniform, score>(w, out);
+    case Law::kRademacher:
+    case Law::kHadamard:
+      break;
   }
+  uint32_t bits = w[word & 3u];
+  if (source.law == Law::kHadamard) bits ^= hadamard_word(static_cast<uint32_t>(copy.row), word);
+  for (int i = 0; i < 4; ++i) out[i] = sign_of(bits >> (k & 31), i);
 }
 
 // Where a thread's run of consecutive elements lies.
@@ -109,45 +139,5 @@ struct Run {
     return bits;
   }
 };
-
-// A column of a field's elements of one copy, `inside` rows (at most `rows`) down from element
-// (plane, y, x): calls emit(j, value) for each. Lines of the grid are the outer loop, so that each
-// is drawn once; rows are the inner one and unrolled, so that what emit keeps for each stays in
-// registers. Neighbouring threads have neighbouring columns, so they draw at the same steps.
-template <Law law, bool score, int rows, typename Emit>
-FWDGRAD_HD void draw_strip(const Spec& spec, const Grid& grid, const Placement& at, int64_t plane,
-                           int64_t y, int64_t x, int inside, const Copy& copy, Emit emit) {
-  const GridPosition down = GridPosition::of(y, at.shift_y, spec.cell_height, spec.bilinear);
-  const GridPosition across = GridPosition::of(x, at.shift_x, spec.cell_width, spec.bilinear);
-  const float right = across.fraction(), per_step = 1.0f / static_cast<float>(down.whole);
-  int64_t k = (plane * grid.rows + down.low) * grid.columns + across.low;
-  int64_t left = down.whole - down.rest;  // how far the next line is from the first row
-  float above = 0.0f;
-  int done = 0;
-#pragma unroll 1
-  for (bool ready = !down.between; done < inside; k += grid.columns) {
-    float value = draw_at<law, score>(k, copy);
-    if (across.between) value += right * (draw_at<law, score>(k + 1, copy) - value);
-    if (!ready) {  // the line above the first row
-      above = value;
-      ready = true;
-      continue;
-    }
-    const int near = static_cast<int>(left < 64 ? left : 64);
-    const int until = (near + down.step - 1) / down.step < inside
-                          ? (near + down.step - 1) / down.step
-                          : inside;  // the first row that is not before the next line
-    const float before = static_cast<float>(down.whole - left);
-#pragma unroll
-    for (int j = 0; j < rows; ++j) {
-      if (j < done || j >= until) continue;
-      const float down_here = (before + static_cast<float>(j * down.step)) * per_step;
-      emit(j, down.between ? above + down_here * (value - above) : value);
-    }
-    done = until;
-    left += down.whole;
-    above = value;
-  }
-}
 
 }  // namespace fwdgrad::cuda

@@ -18,6 +18,17 @@ def cuda_on_cpu(tmp_path_factory):
     return gpu.build_on_cpu(tmp_path_factory.mktemp("cuda_on_cpu"))
 
 
+@pytest.fixture
+def on_cpu(request):
+    """The CUDA kernels' functions, on the CPU's memory."""
+    if gpu.REAL:
+        pytest.skip("about kernels that run on the CPU")
+    gpu.use("cuda", request)
+    module = request.getfixturevalue("cuda_on_cpu")
+    yield module
+    module.run_blocks(0, 2**62)
+
+
 @pytest.fixture(params=gpu.BACKENDS)
 def backend(request):
     """Each backend for GPUs: on one, or on what stands in for it."""

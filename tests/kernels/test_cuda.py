@@ -1,10 +1,8 @@
-"""What nvcc makes of csrc/cuda, and what its kernels do at the ends of memory."""
+"""How csrc/cuda is built, what its kernels do at the ends of memory, and what can go wrong."""
 
 import ctypes
-import functools
 import mmap
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,82 +14,14 @@ import torch
 
 from fwdgrad_kernels import NoiseSpec, accumulate_, backend_for, cuda, native, perturb, triton
 from fwdgrad_kernels.ops import _COMPILED
+from fwdgrad_kernels.testing import make_spec
 
 SEED = 2**63 + 11
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 built = pytest.mark.skipif(NVCC is None, reason="no nvcc: the CUDA kernels are not built")
 
 
-@pytest.fixture
-def on_cpu(request):
-    """The CUDA kernels' functions, on the CPU's memory."""
-    if gpu.REAL:
-        pytest.skip("about kernels that run on the CPU")
-    gpu.use("cuda", request)
-    yield cuda.module
-    cuda.module.run_blocks(0, 2**62)
-
-
 # ---- the build ---------------------------------------------------------------------------
-
-
-@functools.cache
-def dumped(*options):
-    """What cuobjdump says of the built module; Triton brings one."""
-    import triton as package
-
-    beside = Path(package.__file__).parent / "backends/nvidia/bin"
-    tool = shutil.which("cuobjdump") or shutil.which("cuobjdump", path=str(beside))
-    command = [tool, *options, cuda.module.__file__]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def resources():
-    """(architecture, kernel, registers, bytes of stack and local memory) of the built module."""
-    usage = dumped("-res-usage")
-    rows, architecture = [], None
-    for line in usage.splitlines():
-        if match := re.search(r"^arch = sm_(\d+)", line):
-            architecture = match[1]
-        elif match := re.search(r"Function (\w+):", line):
-            name = match[1]
-        elif match := re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", line):
-            rows.append((architecture, name, int(match[1]), int(match[2]) + int(match[3])))
-    return rows
-
-
-@built
-def test_machine_code_spills_nothing_and_keeps_to_its_budget():
-    """64 registers a thread where speed is memory's, 128 elsewhere: 4 and 2 blocks of 256."""
-    rows = resources()
-    names = {name for _, name, _, _ in rows}
-    # perturb: 7 laws x 4 types x (elements, images but of float64, fields); accumulate: 6 laws x
-    # 2 types x with squares or without x (elements, fields); placements: 2; expand: 2 types x with
-    # squares or without.
-    assert len(names) == 7 * (4 + 3 + 4) + 6 * 2 * 2 * 2 + 2 + 2 * 2
-    assert {row[0] for row in rows} == {"80", "86", "89", "90", "100", "120"}
-    for architecture, name, registers, local in rows:
-        fast = re.search("perturb_elementsIf.*Li4ELi1E|accumulate_elements", name)
-        assert local == 0, (architecture, name)
-        assert registers <= (64 if fast else 128), (architecture, name)
-
-
-@built
-@pytest.mark.parametrize(
-    ("kernel", "read", "written"),
-    [
-        ("perturb_elementsIfLNS_3LawE0ELi4ELi1E", "128", "128"),
-        ("perturb_elementsINS_8BFloat16ELNS_3LawE0ELi8ELi1E", "128", "128"),
-        ("perturb_elementsIfLNS_3LawE0ELi4ELi3E", "128", "128"),
-        ("perturb_elementsINS_8BFloat16ELNS_3LawE0ELi4ELi3E", "64", "64"),
-    ],
-)
-def test_memory_is_accessed_in_16_bytes(kernel, read, written):
-    """Or in 8, where a thread has 24 of an image's pixels."""
-    functions = dumped("-sass", "-arch", "sm_90").split("Function : ")
-    (code,) = (text for text in functions if kernel in text[:300])
-    assert f"LDG.E.{read}" in code
-    assert len(re.findall(rf"STG\.E\.{written} ", code)) >= 2  # with both signs
 
 
 @built
@@ -121,6 +51,7 @@ def build(folder, **environment):
     )
 
 
+@pytest.mark.slow
 @built
 def test_builds_with_torch_and_a_compiler_alone(tmp_path):
     """No pybind11, no ninja: torch's headers and one command after another."""
@@ -154,6 +85,7 @@ def test_builds_with_torch_and_a_compiler_alone(tmp_path):
     assert said.stdout.strip().endswith("| 90, PTX 90"), said.stderr
 
 
+@pytest.mark.slow
 def test_without_nvcc_the_package_builds_for_the_cpu(tmp_path):
     setup = (gpu.ROOT / "setup.py").read_text()
     script = setup[: setup.index("HEADERS = ")] + (
@@ -198,48 +130,30 @@ def view(address, count):
     return torch.frombuffer((ctypes.c_float * count).from_address(address), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("law", ["normal", "rademacher", "hadamard"])
+@pytest.mark.parametrize("kind", ["normal", "rademacher", "hadamard"])
 @pytest.mark.parametrize("block", [None, (2**16, 2**15 - 8)], ids=["plain", "blocks"])
-def test_more_than_2_to_31_elements(on_cpu, law, block):
+def test_more_than_2_to_31_elements(on_cpu, kind, block):
     """The last elements of two copies of 2^31 + 2^17 elements each, and of their sums."""
     shape, tail, first = (2**16 + 4, 2**15), 4096, 2**32 - 1
-    spec = NoiseSpec(shape, law, 1.0, seed=SEED, block=block)
+    spec = make_spec(shape, kind, 1.0, seed=SEED, block=block)
     at = spec.numel - tail
     memory = [reserve(4 * spec.numel * copies) for copies in (1, 2, 1)]
     x, out, total = (address for _, address in memory)
     values, weights = torch.arange(tail) / tail, torch.tensor([0.5, -2.0])
     view(x + 4 * at, tail)[:] = values
-    table = torch.zeros(2, 64, dtype=torch.uint8)
+    table = torch.zeros(2, on_cpu.placed_bytes, dtype=torch.uint8)
     on_cpu.place(table.data_ptr(), spec.encoded, first, 2, 0, 0)
-    tables = table.data_ptr()
-    each = 16 if law != "normal" else 4  # elements of a thread of accumulate
-    low, high = -float("inf"), float("inf")
+    tables = table.data_ptr() if block or kind == "hadamard" else 0
+    # Elements of a thread of accumulate: of its dense kernel for signs, or of any other.
+    each = 16 if kind == "rademacher" and not block else 4
+    ends = -float("inf"), float("inf")
     on_cpu.run_blocks(at // 1024, 2**62)
     on_cpu.perturb(
-        out,
-        x,
-        0,
-        0,
-        [0] * 6,
-        tables,
-        0,
-        0,
-        False,
-        1,
-        1,
-        0,
-        spec.encoded,
-        first,
-        2,
-        0,
-        low,
-        high,
-        1,
-        0,
-        0,
+        out, x, 0, 0, 0, tables, 0, 0, False, 1, 1, 0, spec.encoded, 0, first, 2, 0, *ends, 1, 0, 0
     )
     on_cpu.run_blocks(at // (256 * each), 2**62)
-    on_cpu.accumulate(total, 0, weights.data_ptr(), tables, 0, spec.encoded, first, 2, 0, 0)
+    sums = total, 0, weights.data_ptr(), 0, 0, tables, 0, False, False
+    on_cpu.accumulate(*sums, 0, spec.encoded, first, 2, 0, 0)
     rows, columns = (
         torch.arange(at, spec.numel) // shape[1],
         torch.arange(at, spec.numel) % shape[1],
@@ -270,7 +184,7 @@ def tail_draws(spec, copy, first, count):
             values += [r[1] * turn[1].cos(), r[1] * turn[1].sin()]
         return torch.tensor(values)
     stream, number, row = 0, copy, 0
-    if spec.law == "hadamard":
+    if spec.design == "hadamard":
         number = copy // spec.group
         a, b, *_ = words(0, 3, number, spec.seed)
         row = ((a | 1) * (copy % spec.group) + b) % spec.group
@@ -300,27 +214,42 @@ GUARDED = """
 import sys
 sys.path.insert(0, {folder!r})
 import torch, gpu, pathlib, test_cuda
-from fwdgrad_kernels import NoiseSpec, accumulate_, cuda, perturb
+from fwdgrad_kernels import Grid, Labels, NoiseSpec, accumulate_, cuda, perturb
+from fwdgrad_kernels.testing import cells, linear
 cuda.module = gpu.importlib.util.module_from_spec(
     spec := gpu.importlib.util.spec_from_file_location("cuda_on_cpu._cuda", {module!r}))
 spec.loader.exec_module(cuda.module)
-last = test_cuda.at_the_end_of_a_page
-for shape, options in (
-    ((1,), {{}}), ((1027,), {{}}), ((3, 7, 9), {{"block": 4}}), ((3, 8, 12), {{}}),
-    ((3, 7, 9), {{"cell": 3, "field": "bilinear"}}), ((5, 1), {{"cell": 2}}),
+last, empty, new_empty = test_cuda.at_the_end_of_a_page, torch.empty, torch.Tensor.new_empty
+def aligned(made):  # to 16 bytes, as all memory of GPUs is
+    size = -(-made.nbytes // 16) * 16
+    flat = last(torch.zeros(size, dtype=torch.uint8))[: made.nbytes]
+    return flat.view(made.dtype).view(made.shape)
+torch.empty = lambda *shape, **options: aligned(empty(*shape, **options))  # tables of draws
+torch.Tensor.new_empty = lambda *shape, **options: aligned(new_empty(*shape, **options))  # sums
+for law, shape, options in (
+    ("normal", (1,), {{}}), ("normal", (1027,), {{}}), ("normal", (3, 7, 9), {{"block": 4}}),
+    ("rademacher", (3, 8, 12), {{}}), ("normal", (3, 7, 9), linear(3, 3)),
+    ("cauchy", (5, 1), cells(2, 1)), ("rademacher", (2, 5, 6, 7), linear(2, 3, 3)),
+    ("normal", (3, 5, 7), {{"features": Labels(torch.arange(7))}}),
+    ("rademacher", (3, 12, 28), {{"features": Grid(2)}}),  # 128 draws: a whole group of signs
+    ("rademacher", (3, 7, 9), {{"features": Grid(3)}}),
+    ("rademacher", (2, 7), {{"features": Grid(2)}}),
 ):
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        spec = NoiseSpec(shape, scale=last(torch.ones(shape, dtype=wide)), seed=1, **options)
+        spec = NoiseSpec(shape, law, scale=last(torch.ones(shape, dtype=wide)), seed=1, **options)
         x, out = last(torch.ones(shape, dtype=dtype)), last(torch.ones(4, *shape, dtype=dtype))
         perturb(x, spec, 3, 2, out=out, pairs=True, backend="cuda")
         if dtype != torch.bfloat16:
             total, square = (last(torch.zeros(shape, dtype=dtype)) for _ in range(2))
-            accumulate_(total, last(torch.ones(3, dtype=dtype)), spec, 3, square, backend="cuda")
+            weights = last(torch.ones(3, dtype=dtype))  # of two chunks
+            accumulate_(total, weights, spec, 255, square, backend="cuda")
+assert spec.draws and cuda._stride(cuda.Geometry(*spec.encoded))
 print("nothing was read or written past its end")
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_touched_past_the_end_of_memory(on_cpu):
     """In a process of its own, which a fault would end."""
     code = GUARDED.format(folder=str(Path(__file__).parent), module=on_cpu.__spec__.origin)

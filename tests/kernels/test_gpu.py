@@ -1,7 +1,7 @@
 """The CUDA and Triton kernels against the reference: on a GPU, or on what stands in for one.
 
-What no machine without a GPU shows is how fast they are, and what a compiler makes of them; that
-they compile for every target, and without spills, test_triton.py and test_cuda.py show.
+What no machine without a GPU shows is how fast they are. That they compile for every target, and
+without spills, test_triton.py and test_machine_code.py show.
 """
 
 import itertools

@@ -30,9 +30,9 @@ FWDGRAD_HD float to_float(Half x) {
 
 FWDGRAD_HD BFloat16 to_bfloat16(float x) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  BFloat16 y;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-  return y;
+  uint32_t y;  // two at once is a fast instruction on every GPU, one alone is not
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(0.0f), "f"(x));
+  return {static_cast<uint16_t>(y)};
 #else
   const uint32_t bits = bit_cast<uint32_t>(x);
   const uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1u);
@@ -42,7 +42,11 @@ FWDGRAD_HD BFloat16 to_bfloat16(float x) {
 }
 
 FWDGRAD_HD Half to_half(float x) {
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t y;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(0.0f), "f"(x));
+  return {static_cast<uint16_t>(y)};
+#elif defined(__CUDA_ARCH__)
   Half y;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
   return y;
