@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import sys
 from typing import Any
@@ -49,6 +48,16 @@ def grid_lines(length: int, cell: int, linear: bool, jitters: bool) -> int:
         return length
     last = length - 1 + (cell - 1 if jitters else 0)
     return ((2 * last + 3 * cell) // (2 * cell) if linear else last // cell) + 1
+
+
+def _grid(view: View) -> tuple[int, int, int, int]:
+    if view.labels:
+        return 1, 1, 1, view.labels
+    layers, rows, columns = (
+        grid_lines(length, cell, view.linear, view.jitters)
+        for length, cell in zip(view.sides, view.cells, strict=True)
+    )
+    return (min(view.leading, 1) if view.shared else view.leading), layers, rows, columns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,6 +111,12 @@ class NoiseSpec:
     stream: int = 0
     view: View = dataclasses.field(init=False, repr=False)
     """The input as the kernels see it."""
+    grid: tuple[int, int, int, int] = dataclasses.field(init=False, repr=False)
+    """The shape of a sample's draws: planes, layers, rows and columns of the grid of cells."""
+    draws: int = dataclasses.field(init=False, repr=False)
+    """K, how many independent draws a copy has."""
+    group: int = dataclasses.field(init=False, repr=False)
+    """How many consecutive copies depend on one another: M of a Hadamard design, else 1."""
     encoded: tuple[int, ...] = dataclasses.field(init=False, repr=False)
     """What defines the draws, as the integers that cross to the kernels."""
     _vector: NoiseSpec | None = dataclasses.field(init=False, repr=False)
@@ -133,6 +148,11 @@ class NoiseSpec:
         self._check_scale()
         self._check_block()
         self._check_stream()
+        object.__setattr__(self, "grid", _grid(self.view))
+        draws = math.prod(self.grid)
+        object.__setattr__(self, "draws", draws)
+        group = 1 << max(draws - 1, 0).bit_length() if self.design == "hadamard" else 1
+        object.__setattr__(self, "group", group)
         limit = 2**32 if self.design == "hadamard" else 2**39 if self.law == "rademacher" else 2**34
         if self.draws > limit:
             raise ValueError(
@@ -258,7 +278,7 @@ class NoiseSpec:
         """Of the draws alone."""
         return hash((self.shape, self.encoded))
 
-    @functools.cached_property
+    @property
     def planes(self) -> tuple[int, int, int]:
         """The shape as (planes, height, width); a vector has planes = height = 1."""
         leading, depth, height, width = self.view[:4]
@@ -269,7 +289,7 @@ class NoiseSpec:
         """Whether samples may be in channels_last format: planes are the first of three axes."""
         return len(self.shape) == 3 and self.planes[0] == self.shape[0]
 
-    @functools.cached_property
+    @property
     def extents(self) -> tuple[int, int]:
         """The block's height and width; an axis that is covered whole has its own length."""
         if self.block is None:
@@ -287,23 +307,6 @@ class NoiseSpec:
         """Whether draw k is that of element k."""
         view = self.view
         return not (view.labels or view.shared or max(view.cells) > 1)
-
-    @functools.cached_property
-    def grid(self) -> tuple[int, int, int, int]:
-        """The shape of a sample's draws: planes, layers, rows and columns of the grid of cells."""
-        view = self.view
-        if view.labels:
-            return 1, 1, 1, view.labels
-        layers, rows, columns = (
-            grid_lines(length, cell, view.linear, view.jitters)
-            for length, cell in zip(view.sides, view.cells, strict=True)
-        )
-        return (min(view.leading, 1) if view.shared else view.leading), layers, rows, columns
-
-    @functools.cached_property
-    def draws(self) -> int:
-        """K, how many independent draws a copy has."""
-        return math.prod(self.grid)
 
     def labels_on(self, device: torch.device) -> Tensor | None:
         """The labels of one period (see ``View``), int32; None without.
@@ -345,11 +348,6 @@ class NoiseSpec:
     def numel(self) -> int:
         """How many elements the input has."""
         return math.prod(self.shape)
-
-    @functools.cached_property
-    def group(self) -> int:
-        """How many consecutive copies depend on one another: M of a Hadamard design, else 1."""
-        return 1 << max(self.draws - 1, 0).bit_length() if self.design == "hadamard" else 1
 
     @property
     def coverage(self) -> float:
