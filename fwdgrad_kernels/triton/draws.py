@@ -1,28 +1,23 @@
-"""Where the draws of a copy live, the twin of draws.h; and tiles of unit noise or scores.
+"""Where the draws of a copy live, the twin of draws.h; and tables of the draws of features.
 
-A copy's placement is a row of eight int64: y0, y1, x0, x1 (its block), shift y, shift x (its
-grid), row, group (of the Hadamard matrix).
+A copy's placement is a row of nine int64: y0, y1, x0, x1 (its block), shift z, shift y, shift x
+(its grid), row (of the Hadamard matrix), number (the copy, or the group that shares random signs).
 """
 
 import triton
 import triton.language as tl
 
-from fwdgrad_kernels.triton.laws import (
-    HADAMARD,
-    NORMAL,
-    RADEMACHER,
-    four_words,
-    normal_pair,
-    one_word,
-)
-from fwdgrad_kernels.triton.philox import (
-    HADAMARD_ORDER,
-    HADAMARD_SIGNS,
-    PLACEMENT,
-    words_of,
-)
+from fwdgrad_kernels.triton.laws import HADAMARD, RADEMACHER, four_words
+from fwdgrad_kernels.triton.philox import HADAMARD_ORDER, HADAMARD_SIGNS, PLACEMENT, words_of
 
-PLACEMENT_COLUMNS = 8
+PLACEMENT_COLUMNS = tl.constexpr(9)
+BLOCK_COLUMNS = tl.constexpr(4)
+# What changes from call to call, or from features to features: Triton would compile anew where one
+# of these is 1, or a multiple of 16, or no longer fits 32 bits. Those that change from call to call
+# and may not fit have their type in the signature.
+CHANGING = ("first", "k0", "k1", "stream", "count", "before", "opposite", "holds", "low")
+CHANGING += ("high", "position", "scale", "floor", "factor", "confidence", "start_far")
+CHANGING += ("start_near", "draws", "mask", "shared", "inner", "period")
 
 
 @triton.jit
@@ -43,12 +38,13 @@ def real(bits, wide: tl.constexpr):
     return tl.cast(bits, tl.int64).to(tl.float64, bitcast=True).to(wide)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def placements_kernel(
-    out, count, first, k0, k1, height, width, block_height, block_width, shifts_y, shifts_x,
-    mask, IS_HADAMARD: tl.constexpr, COLUMNS: tl.constexpr, SIZE: tl.constexpr,
+    out, count, first: tl.int64, k0: tl.uint32, k1: tl.uint32, height, width, block_height,
+    block_width, shifts, mask: tl.int64,
+    IS_HADAMARD: tl.constexpr, COLUMNS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Writes the first COLUMNS (4 or 8) columns of the placements of copies first onwards."""
+    """Writes the first COLUMNS (those of the block, or all) of the placements of copies."""
     i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     inside = i < count
     copies = tl.cast(first, tl.int64) + i.to(tl.int64)
@@ -63,18 +59,21 @@ def placements_kernel(
     tl.store(row + 1, y1, inside)
     tl.store(row + 2, x0, inside)
     tl.store(row + 3, x1, inside)
-    if COLUMNS == 8:
-        group = copies
+    if COLUMNS == PLACEMENT_COLUMNS:
+        number = copies
         order = zero
         if IS_HADAMARD:  # a group of copies shares its grid and its random signs
-            group = copies // (mask + 1)
-            _, _, w2, w3 = words_of(nought, PLACEMENT, group, k0, k1)
-            a, b, _, _ = words_of(nought, HADAMARD_ORDER, group, k0, k1)
+            mask = tl.cast(mask, tl.int64)
+            number = copies // (mask + 1)
+            _, _, w2, w3 = words_of(nought, PLACEMENT, number, k0, k1)
+            a, b, _, _ = words_of(nought, HADAMARD_ORDER, number, k0, k1)
             order = ((a | 1).to(tl.int64) * (copies & mask) + b.to(tl.int64)) & mask
-        tl.store(row + 4, place(w2, zero + shifts_y), inside)
-        tl.store(row + 5, place(w3, zero + shifts_x), inside)
-        tl.store(row + 6, order, inside)
-        tl.store(row + 7, group, inside)
+        w4, _, _, _ = words_of(nought + 1, PLACEMENT, number, k0, k1)
+        tl.store(row + 4, place(w4, zero + shifts[0]), inside)
+        tl.store(row + 5, place(w2, zero + shifts[1]), inside)
+        tl.store(row + 6, place(w3, zero + shifts[2]), inside)
+        tl.store(row + 7, order, inside)
+        tl.store(row + 8, number, inside)
 
 
 @triton.jit
@@ -94,7 +93,7 @@ def four_to_one(a, b, c, d):
 
 
 @triton.jit
-def sign_word(word, copy, row, k0, k1, stream, LAW: tl.constexpr):
+def sign_word(word, copy, k0, k1, stream, LAW: tl.constexpr):
     """The 32 signs of a word as bits, set for +1; of hadamard, those of its random signs."""
     group = (word // 4).to(tl.uint32)
     if LAW == HADAMARD:
@@ -107,27 +106,19 @@ def sign_word(word, copy, row, k0, k1, stream, LAW: tl.constexpr):
 
 @triton.jit
 def aligned_draws(
-    start,
-    index,
-    copy,
-    row,
-    k0,
-    k1,
-    stream,
-    LAW: tl.constexpr,
-    SCORE: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    start, index, copy, row, k0, k1, stream,
+    LAW: tl.constexpr, SCORE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """Draws of whole units from element `start` of each on: a Philox call for a unit.
 
     A unit is a group of four of a real-valued law, or a word of 32 signs.
     """
     if LAW == RADEMACHER or LAW == HADAMARD:  # noqa: SIM109
-        words = sign_word(start // 32, copy, row, k0, k1, stream, LAW)
+        words = sign_word(start // 32, copy, k0, k1, stream, LAW)
         bits = (words[:, None] >> tl.arange(0, 32).to(tl.uint32)[None, :]) & 1
         bits = tl.reshape(bits, (TILE,))
         if LAW == HADAMARD:
-            bits = bits ^ parity((index & row).to(tl.uint32))
+            bits = bits ^ parity((index & row.to(index.dtype)).to(tl.uint32))
         values = tl.where(bits != 0, 1.0, -1.0)
     else:
         w0, w1, w2, w3 = words_of((start // 4).to(tl.uint32), stream, copy, k0, k1)
@@ -137,65 +128,25 @@ def aligned_draws(
 
 
 @triton.jit
-def draw_at(index, copy, row, k0, k1, stream, LAW: tl.constexpr, SCORE: tl.constexpr):
-    """Any draws of a copy: a Philox call for each."""
-    if LAW == RADEMACHER or LAW == HADAMARD:  # noqa: SIM109
-        word = sign_word(index // 32, copy, row, k0, k1, stream, LAW)
-        bits = (word >> (index % 32).to(tl.uint32)) & 1
-        if LAW == HADAMARD:
-            bits = bits ^ parity((index & row).to(tl.uint32))
-        value = tl.where(bits != 0, 1.0, -1.0)
-    else:
-        w0, w1, w2, w3 = words_of((index // 4).to(tl.uint32), stream, copy, k0, k1)
-        which = index % 4
-        if LAW == NORMAL:
-            a, b = normal_pair(tl.where(which < 2, w0, w2), tl.where(which < 2, w1, w3))
-            value = tl.where(which % 2 == 0, a, b)
-        else:
-            word = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
-            value = one_word(word, LAW, SCORE)
-    return value
+def drawn_as(placement, copy, LAW: tl.constexpr):
+    """The number that a copy's draws are made from, and its row of the Hadamard matrix."""
+    number, row = copy, copy * 0
+    if LAW == HADAMARD:
+        row, number = tl.load(placement + 7), tl.load(placement + 8)
+    return number, row
 
 
-@triton.jit
-def grid_position(index, shift, cell, CELLS: tl.constexpr, BILINEAR: tl.constexpr):
-    """The grid line at or below an element of an axis, and the fraction of the way to the next."""
-    if CELLS:
-        if BILINEAR:
-            twice = 2 * (index + shift) + 1 + cell
-            line = twice // (2 * cell)
-            fraction = (twice - line * 2 * cell).to(tl.float32) / tl.cast(2 * cell, tl.float32)
-        else:
-            line = (index + shift) // cell
-            fraction = (index * 0).to(tl.float32)
-    else:
-        line = index
-        fraction = (index * 0).to(tl.float32)
-    return line, fraction
-
-
-@triton.jit
-def field_draws(
-    plane, y, x, placement, copy, row, k0, k1, stream, cell_height, cell_width, rows, columns,
-    shared,
-    LAW: tl.constexpr, SCORE: tl.constexpr, CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr,
-    BILINEAR: tl.constexpr,
+@triton.jit(do_not_specialize=CHANGING)
+def draws_kernel(
+    out, placements, first: tl.int64, k0: tl.uint32, k1: tl.uint32, stream, draws,
+    LAW: tl.constexpr, SCORE: tl.constexpr, UNIT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The field of a copy, or of its scores, at elements that share draws."""
-    plane = tl.where(shared != 0, plane * 0, plane)
-    line, down = grid_position(y, tl.load(placement + 4), cell_height, CELLS_Y, BILINEAR)
-    column, across = grid_position(x, tl.load(placement + 5), cell_width, CELLS_X, BILINEAR)
-    at = (plane * rows + line) * columns + column
-    value = draw_at(at, copy, row, k0, k1, stream, LAW, SCORE)
-    if BILINEAR:  # down first, as the CPU kernels do
-        right = value
-        if CELLS_Y:
-            low = draw_at(at + columns, copy, row, k0, k1, stream, LAW, SCORE)
-            value = value + down * (low - value)
-        if CELLS_X:
-            right = draw_at(at + 1, copy, row, k0, k1, stream, LAW, SCORE)
-            if CELLS_Y:
-                low = draw_at(at + columns + 1, copy, row, k0, k1, stream, LAW, SCORE)
-                right = right + down * (low - right)
-            value = value + across * (right - value)
-    return value
+    """One program: a tile of the draws of one copy, or of their scores; out is (count, draws)."""
+    copy = tl.program_id(1).to(tl.int64)
+    k0, k1 = tl.cast(k0, tl.uint32), tl.cast(k1, tl.uint32)
+    placement = placements + copy * PLACEMENT_COLUMNS
+    number, row = drawn_as(placement, tl.cast(first, tl.int64) + copy, LAW)
+    begin = tl.program_id(0).to(tl.int64) * TILE
+    start, index = begin + tl.arange(0, TILE // UNIT) * UNIT, begin + tl.arange(0, TILE)
+    values = aligned_draws(start, index, number, row, k0, k1, stream, LAW, SCORE, TILE)
+    tl.store(out + copy * draws + index, values, index < draws)

@@ -3,40 +3,32 @@
 import triton
 import triton.language as tl
 
-from fwdgrad_kernels.triton.draws import grid_position
-
-
-@triton.jit
-def between(low, high, fraction, SQUARED: tl.constexpr):
-    rest = 1.0 - fraction
-    if SQUARED:
-        value = rest * rest * low + fraction * fraction * high
-    else:
-        value = rest * low + fraction * high
-    return tl.where(fraction != 0, value, low)
+from fwdgrad_kernels.triton.features import grid_position, spread
 
 
 @triton.jit
 def expand_kernel(
-    out, values, numel, height, width, cell_height, cell_width, rows, columns,
-    CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr, BILINEAR: tl.constexpr, SQUARED: tl.constexpr,
-    TILE: tl.constexpr,
+    out, values, placement, numel, sizes, cells, lines,
+    LARGE: tl.constexpr, JITTERS: tl.constexpr, CELLS: tl.constexpr, LINEAR: tl.constexpr,
+    SQUARED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """One program: a tile of elements. A line without weight is not read."""
-    index = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    """One program: a tile of elements."""
+    tile = tl.program_id(0)
+    if LARGE:
+        tile = tile.to(tl.int64)
+    index = tile * TILE + tl.arange(0, TILE)
+    at, into, down, across = grid_position(
+        index // sizes[2],
+        index % sizes[2],
+        placement,
+        sizes,
+        cells,
+        lines,
+        0,
+        JITTERS,
+        CELLS,
+        LINEAR,
+    )
     inside = index < numel
-    row, x = index // width, index % width
-    line, down = grid_position(row % height, x * 0, cell_height, CELLS_Y, BILINEAR)
-    column, across = grid_position(x, x * 0, cell_width, CELLS_X, BILINEAR)
-    at = values + ((row // height) * rows + line) * columns + column
-    kind: tl.constexpr = out.dtype.element_ty
-    down, across = down.to(kind), across.to(kind)
-    value = tl.load(at, inside, other=0.0)
-    if BILINEAR:
-        right = inside & (across != 0)
-        below = inside & (down != 0)
-        value = between(value, tl.load(at + 1, right, other=0.0), across, SQUARED)
-        low = tl.load(at + columns, below, other=0.0)
-        low = between(low, tl.load(at + columns + 1, right & below, other=0.0), across, SQUARED)
-        value = between(value, low, down, SQUARED)
+    value = spread(values, at, into, down, across, inside, lines, CELLS, LINEAR, SQUARED)
     tl.store(out + index, value, inside)

@@ -3,78 +3,94 @@
 import triton
 import triton.language as tl
 
-from fwdgrad_kernels.triton.draws import real
+from fwdgrad_kernels.triton.draws import CHANGING, PLACEMENT_COLUMNS, real
 from fwdgrad_kernels.triton.scale import adaptive_scale
-from fwdgrad_kernels.triton.tiles import tile_covered, tile_draws, tile_elements, tile_reached
+from fwdgrad_kernels.triton.tiles import (
+    tile_covered,
+    tile_draws,
+    tile_elements,
+    tile_positions,
+    tile_reached,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def perturb_kernel(
-    out, x, scale_map, bounds, placements, held, baseline, position, scale, low, high, floor,
-    factor, confidence, start_far, start_near, first, k0, k1, stream, count, opposite, holds,
-    leading, numel, across, view_rows, view_columns, height, width, planes, cell_height,
-    cell_width, grid_rows, grid_columns, shared,
+    out, x, scale_map, bounds, placements, held, table, labels, baseline, position: tl.int64,
+    scale: tl.int64, low: tl.int64, high: tl.int64, floor: tl.int64, factor: tl.int64,
+    confidence: tl.int64, start_far: tl.int64, start_near: tl.int64, first: tl.int64,
+    k0: tl.uint32, k1: tl.uint32, stream, count, opposite, holds, draws, numel, planes, view, sizes,
+    cells, lines, shared, inner, period,
     LAW: tl.constexpr, MAPPED: tl.constexpr, RULE: tl.constexpr, BASELINE: tl.constexpr,
-    BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr, CELLS_Y: tl.constexpr, CELLS_X: tl.constexpr,
-    BILINEAR: tl.constexpr, INTERLEAVED: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr,
-    UNIT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
+    BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr, LABELS: tl.constexpr, JITTERS: tl.constexpr,
+    CELLS: tl.constexpr, LINEAR: tl.constexpr, INTERLEAVED: tl.constexpr, WIDE: tl.constexpr,
+    LARGE: tl.constexpr, FLAT: tl.constexpr, UNIT: tl.constexpr, TILE_ROWS: tl.constexpr,
+    TILE: tl.constexpr,
 ):  # fmt: skip
     """One program: a tile of x, which it writes to every so many copies with their noise."""
-    tile = tl.program_id(0).to(tl.int64)
-    first, numel = tl.cast(first, tl.int64), tl.cast(numel, tl.int64)
+    first = tl.cast(first, tl.int64)
     k0, k1 = tl.cast(k0, tl.uint32), tl.cast(k1, tl.uint32)
-    start, index, row, column, inside = tile_elements(
-        tile, across, view_rows, view_columns, width, FLAT, UNIT, TILE_ROWS, TILE
+    height, width = sizes[1], sizes[2]
+    tile, start, index, row, column, inside = tile_elements(
+        view, width, LARGE, FLAT, UNIT, TILE_ROWS, TILE
     )
-    at = index
+    at, into, down, across = tile_positions(
+        row, column, index, inside, placements, labels, inner, period, sizes, cells, lines, shared,
+        ELEMENTWISE, LABELS, False, CELLS, LINEAR,
+    )  # fmt: skip
+    lies = index
     if INTERLEAVED:  # channels last
         pixels = numel // planes
-        at = (index % pixels) * planes + index // pixels
+        lies = (index % pixels) * planes + index // pixels
     wide: tl.constexpr = tl.float64 if WIDE else tl.float32
-    value = tl.load(x + at, inside, other=0.0).to(wide)
+    value = tl.load(x + lies, inside, other=0.0).to(wide)
     lowest, highest = real(low, wide), real(high, wide)
     step = real(scale, wide)
     if MAPPED:
-        step = step * tl.load(scale_map + at, inside, other=0.0)
+        step = step * tl.load(scale_map + lies, inside, other=0.0)
     if RULE:
-        plane = tl.minimum(index // (numel // leading), leading - 1)
+        plane = tl.minimum(index // (numel // planes), planes - 1)
         narrow: tl.constexpr = tl.float32
         step = step * adaptive_scale(
-            value, tl.load(bounds + plane), tl.load(bounds + leading + plane),
+            value, tl.load(bounds + plane), tl.load(bounds + planes + plane),
             real(floor, narrow), real(factor, narrow), real(confidence, narrow),
             real(start_far, narrow), real(start_near, narrow), LAW, RULE,
         )  # fmt: skip
     from_b, way, centre = value, value, value
     if BASELINE:  # 1: of a value for each plane, 2: of x's shape
         if BASELINE == 1:
-            plane = tl.minimum(index // (numel // leading), leading - 1)
+            plane = tl.minimum(index // (numel // planes), planes - 1)
             from_b = tl.load(baseline + plane).to(wide)
         else:
-            from_b = tl.load(baseline + at, inside, other=0.0).to(wide)
+            from_b = tl.load(baseline + lies, inside, other=0.0).to(wide)
         way = value - from_b
         centre = tl.zeros((TILE,), wide) + real(position, wide)
     for i in range(tl.program_id(1), count, tl.num_programs(1)):
         copy = tl.cast(i, tl.int64)
-        placement = placements + copy * 8
+        placement = placements + copy * PLACEMENT_COLUMNS
         reached = True
         touched = True
         if BLOCKED:
             reached = tile_reached(
-                tile, across, view_columns, placement, height, width, numel, FLAT, TILE_ROWS, TILE
+                tile, view, placement, height, width, numel, FLAT, TILE_ROWS, TILE
             )
             touched = reached | (holds == 0)
             if holds != 0:
                 touched = touched | tile_reached(
-                    tile, across, view_columns, held + copy * 8, height, width, numel, FLAT,
+                    tile, view, held + copy * PLACEMENT_COLUMNS, height, width, numel, FLAT,
                     TILE_ROWS, TILE,
                 )  # fmt: skip
         if touched:
             noise = tl.zeros((TILE,), tl.float32)
             if reached:
+                if JITTERS:
+                    at, into, down, across = tile_positions(
+                        row, column, index, inside, placement, labels, inner, period, sizes, cells,
+                        lines, shared, ELEMENTWISE, LABELS, True, CELLS, LINEAR,
+                    )  # fmt: skip
                 noise = tile_draws(
-                    start, index, row, column, placement, first + copy, k0, k1, stream,
-                    height, width, cell_height, cell_width, grid_rows, grid_columns, shared, LAW,
-                    False, ELEMENTWISE, CELLS_Y, CELLS_X, BILINEAR, TILE,
+                    start, index, at, into, down, across, inside, table, draws, copy, placement,
+                    first, k0, k1, stream, lines, LAW, False, ELEMENTWISE, CELLS, LINEAR, TILE,
                 )  # fmt: skip
             added = noise.to(wide) * step
             if BLOCKED:  # x as it is, where an infinite step would make NaN of 0
@@ -89,10 +105,9 @@ def perturb_kernel(
                 minus = from_b + way * minus
             plus = tl.where(plus < lowest, lowest, plus)  # keeps NaN
             plus = tl.where(plus > highest, highest, plus)
-            tl.store(out + copy * numel + at, plus.to(out.dtype.element_ty), inside)
+            tl.store(out + copy * numel + lies, plus.to(out.dtype.element_ty), inside)
             if opposite != 0:
                 minus = tl.where(minus < lowest, lowest, minus)
                 minus = tl.where(minus > highest, highest, minus)
-                tl.store(
-                    out + (copy + opposite) * numel + at, minus.to(out.dtype.element_ty), inside
-                )
+                other = out + (copy + opposite) * numel + lies
+                tl.store(other, minus.to(out.dtype.element_ty), inside)

@@ -3,23 +3,28 @@
 import triton
 import triton.language as tl
 
-from fwdgrad_kernels.triton.draws import aligned_draws, field_draws
-from fwdgrad_kernels.triton.laws import HADAMARD
+from fwdgrad_kernels.triton.draws import aligned_draws, drawn_as
+from fwdgrad_kernels.triton.features import grid_position, spread
 
 
 @triton.jit
 def tile_elements(
-    tile, across, rows, columns, width,
-    FLAT: tl.constexpr, UNIT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
+    view, width, LARGE: tl.constexpr, FLAT: tl.constexpr, UNIT: tl.constexpr,
+    TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The elements of a tile of a view (rows, columns) of the input.
+    """The elements of a program's tile of a view (tiles across, rows, columns) of the input.
 
-    FLAT: the view is one row of all elements; else it is the input's own rows. Returns the first
-    element of each unit of UNIT consecutive ones; and of each element its index, its row and column
-    in the input and whether it is there.
+    FLAT: the view is one row of all elements; else it is the input's own rows. LARGE: they need 64
+    bits, which take twice the registers, and divisions many times the time. Returns the tile's
+    number; the first element of each unit of UNIT consecutive ones; and of each element its index,
+    its row and column in the input and whether it is there.
     """
+    tile = tl.program_id(0)
+    if LARGE:
+        tile = tile.to(tl.int64)
     TILE_COLUMNS: tl.constexpr = TILE // TILE_ROWS
     UNITS: tl.constexpr = TILE_COLUMNS // UNIT
+    across, rows, columns = view[0], view[1], view[2]
     top, left = (tile // across) * TILE_ROWS, (tile % across) * TILE_COLUMNS
     unit = tl.arange(0, TILE // UNIT)
     unit_row, unit_column = top + unit // UNITS, left + (unit % UNITS) * UNIT
@@ -30,12 +35,12 @@ def tile_elements(
     index = row * columns + column
     if FLAT:
         row, column = index // width, index % width
-    return start, index, row, column, inside
+    return tile, start, index, row, column, inside
 
 
 @triton.jit
 def tile_reached(
-    tile, across, columns, placement, height, width, numel,
+    tile, view, placement, height, width, numel,
     FLAT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Whether a copy's block may reach a tile (a scalar)."""
@@ -45,7 +50,7 @@ def tile_reached(
         first, last = begin // width, (tl.minimum(begin + TILE, numel) - 1) // width
         left, right = begin * 0, width
     else:
-        first, left = (tile // across) * TILE_ROWS, (tile % across) * TILE_COLUMNS
+        first, left = (tile // view[0]) * TILE_ROWS, (tile % view[0]) * TILE_COLUMNS
         last = tl.minimum(first + TILE_ROWS, numel // width) - 1
         right = left + TILE_COLUMNS
     y0, y1 = tl.load(placement), tl.load(placement + 1)
@@ -58,29 +63,43 @@ def tile_reached(
 @triton.jit
 def tile_covered(row, column, placement, height):
     """Which elements a copy's block covers."""
-    y0, y1 = tl.load(placement), tl.load(placement + 1)
-    x0, x1 = tl.load(placement + 2), tl.load(placement + 3)
+    y0, y1 = tl.load(placement).to(row.dtype), tl.load(placement + 1).to(row.dtype)
+    x0, x1 = tl.load(placement + 2).to(row.dtype), tl.load(placement + 3).to(row.dtype)
     y = row % height
     return (y >= y0) & (y < y1) & (column >= x0) & (column < x1)
 
 
 @triton.jit
+def tile_positions(
+    row, column, index, inside, placement, labels, inner, period, sizes, cells, lines, shared,
+    ELEMENTWISE: tl.constexpr, LABELS: tl.constexpr, JITTERS: tl.constexpr, CELLS: tl.constexpr,
+    LINEAR: tl.constexpr,
+):  # fmt: skip
+    """Where each element's value lies in a table of draws, and the fractions to the next ones."""
+    into = (column * 0).to(tl.float32)
+    at, down, across = index, into, into
+    if LABELS:
+        at = tl.load(labels + (index // inner) % period, inside, other=0).to(index.dtype)
+    elif not ELEMENTWISE:
+        at, into, down, across = grid_position(
+            row, column, placement, sizes, cells, lines, shared, JITTERS, CELLS, LINEAR
+        )
+    return at, into, down, across
+
+
+@triton.jit
 def tile_draws(
-    start, index, row, column, placement, copy, k0, k1, stream, height, width,
-    cell_height, cell_width, grid_rows, grid_columns, shared,
-    LAW: tl.constexpr, SCORE: tl.constexpr, ELEMENTWISE: tl.constexpr, CELLS_Y: tl.constexpr,
-    CELLS_X: tl.constexpr, BILINEAR: tl.constexpr, TILE: tl.constexpr,
+    start, index, at, into, down, across, inside, table, draws, copy, placement, first, k0, k1,
+    stream, lines,
+    LAW: tl.constexpr, SCORE: tl.constexpr, ELEMENTWISE: tl.constexpr, CELLS: tl.constexpr,
+    LINEAR: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """xi_i of a copy at a tile, or its score; also beside the copy's block."""
-    number, order = copy, copy * 0
-    if LAW == HADAMARD:
-        order, number = tl.load(placement + 6), tl.load(placement + 7)
     if ELEMENTWISE:
-        drawn = aligned_draws(start, index, number, order, k0, k1, stream, LAW, SCORE, TILE)
+        number, row = drawn_as(placement, first + copy, LAW)
+        drawn = aligned_draws(start, index, number, row, k0, k1, stream, LAW, SCORE, TILE)
     else:
-        drawn = field_draws(
-            row // height, row % height, column, placement, number, order, k0, k1, stream,
-            cell_height, cell_width, grid_rows, grid_columns, shared, LAW, SCORE, CELLS_Y,
-            CELLS_X, BILINEAR,
-        )  # fmt: skip
+        drawn = spread(
+            table + copy * draws, at, into, down, across, inside, lines, CELLS, LINEAR, False
+        )
     return drawn

@@ -1,9 +1,13 @@
 """Compiles the Triton kernels for a target that need not be there; a line of JSON for each.
 
-Run with TRITON_INTERPRET=0. Each law is compiled with each kind of layout, for perturb and
-accumulate_; and with the normal law each type, scale map and memory format with each layout.
+Run with TRITON_INTERPRET=0 and a target. What is compiled is what calls of the ops ask for. Where
+every element has its own draws, each layout meets each law and each kind of input; the kernels that
+read a table of draws do not know its law. For HIP, which says nothing of registers, each layout,
+law and kind is compiled once.
 """
 
+import functools
+import itertools
 import json
 import re
 import subprocess
@@ -11,146 +15,161 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 import triton
-from triton.backends.compiler import GPUTarget
+from asked import listen, target_of
 from triton.compiler import ASTSource
 
-from fwdgrad_kernels import LAWS, NoiseSpec
-from fwdgrad_kernels.layout import Geometry
-from fwdgrad_kernels.triton.accumulate import accumulate_kernel
-from fwdgrad_kernels.triton.draws import placements_kernel
-from fwdgrad_kernels.triton.expand import expand_kernel
-from fwdgrad_kernels.triton.launch import constants
-from fwdgrad_kernels.triton.perturb import perturb_kernel
+from fwdgrad_kernels import AdaptiveScale, Grid, Labels, accumulate_, blocks, expand, perturb
+from fwdgrad_kernels.testing import KINDS as DRAWS
+from fwdgrad_kernels.testing import SCORED, make_spec
+from fwdgrad_kernels.triton import launch
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-WIDE = ("first", "k0", "k1", "scale", "low", "high", "numel", "mask")
-WIDE += ("floor", "factor", "confidence", "start_far", "start_near", "position")
-SMOOTH = {"cell": 4, "field": "bilinear"}
-# All combinations of the constants that `constants` makes of a layout.
-LAYOUTS = {
+ELEMENTS = {
     "elements": ((3, 64, 64), {}),
     "tiles of rows": ((3, 64, 64), {"block": 9}),
+    "elements, odd": ((3, 61, 63), {}),
     "rows of any length": ((3, 61, 63), {"block": 9}),
-    "shared": ((3, 64, 64), {"shared": True}),
-    "shared, blocks": ((3, 64, 64), {"shared": True, "block": 9}),
-    "cells": ((3, 64, 64), {"cell": 4}),
-    "cells, blocks": ((3, 64, 64), {"cell": 4, "block": 9}),
-    "smooth": ((3, 64, 64), {**SMOOTH}),
-    "smooth, blocks": ((3, 64, 64), {**SMOOTH, "block": 9}),
-    "cells along rows": ((64,), {"cell": 4}),
-    "cells along rows, blocks": ((64,), {"cell": 4, "block": 9}),
-    "smooth along rows": ((64,), {**SMOOTH}),
-    "smooth along rows, blocks": ((64,), {**SMOOTH, "block": 9}),
-    "cells along columns": ((64, 1), {"cell": 4}),
-    "cells along columns, blocks": ((64, 1), {"cell": 4, "block": (9, 1)}),
-    "smooth along columns": ((64, 1), {**SMOOTH}),
-    "smooth along columns, blocks": ((64, 1), {**SMOOTH, "block": (9, 1)}),
 }
+FEATURES = {
+    "channels alike": ((3, 64, 64), {"features": Grid((1, 1))}),
+    "nearest": ((3, 64, 64), {"features": Grid(4, "nearest")}),
+    "linear, odd": ((3, 61, 63), {"features": Grid(5)}),
+    "jitter": ((3, 64, 64), {"features": Grid(4, jitter=True)}),
+    "series": ((3, 64), {"features": Grid(4)}),
+    "columns": ((3, 64, 64), {"features": Grid((4, 1))}),
+    "volume": ((2, 16, 16, 16), {"features": Grid(4)}),
+    "volume, jitter, blocks": ((2, 16, 16, 16), {"features": Grid(4, jitter=True), "block": 9}),
+    "labels": ((3, 64, 64), {"features": Labels(torch.arange(64) // 4)}),
+    "linear": ((3, 64, 64), {"features": Grid(4)}),
+    "jitter, blocks": ((3, 64, 64), {"features": Grid(4, jitter=True), "block": 9}),
+    "linear, blocks": ((3, 61, 63), {"features": Grid(4), "block": 9}),
+}
+MOST = ("linear", "jitter, blocks", "volume, jitter, blocks")  # what takes most registers
+LAYOUTS = ELEMENTS | FEATURES | {"tiles of a row": ((4096,), {"block": 300})}
+# Of x and what is computed from it: its type, whether channels come last, scale and baseline.
+KINDS = {
+    "plain": (torch.float32, {}),
+    "wide, mapped": (torch.float64, {"scale": "map"}),
+    "channels last": (torch.bfloat16, {"last": True}),
+    "channels last, mapped": (torch.float16, {"last": True, "scale": "map"}),
+    "between": (torch.float32, {"baseline": 0.5}),
+    "between, mapped": (torch.bfloat16, {"baseline": "map"}),
+    "near": (torch.float32, {"scale": AdaptiveScale(-1, 2)}),
+    "exact": (torch.float32, {"scale": AdaptiveScale(-1, 2, form="exact")}),
+}
+SUMS = ("sums", "sums and squares", "wide sums")
 
 
-def compiled(kernel, target, types, fixed, even):
-    """Registers, spilled bytes and four-wide stores of a kernel for NVIDIA; None for others.
+def covering(*factors, few):
+    """Rows of (layout, law, kind): each layout with each law and kind; few: each value once."""
 
-    even: for sizes that 16 divides, which Triton compiles for where they are so.
-    """
-    signature = {}
-    for name in kernel.arg_names:
-        kind = "constexpr" if name in fixed else "i64" if name in WIDE else "i32"
-        if name in ("placements", "held"):
-            kind = "*i64"
-        signature[name] = types.get(name, kind)
-    where = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
-    attributes = {
-        (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
-        for name, kind in signature.items()
-        if kind.startswith("*") or (even and name in ("numel", "width", "view_columns"))
-    }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=where, attrs=attributes)
-    made = triton.compile(source, target=target)
-    if "cubin" not in made.asm:
-        return None, None, None
+    def met(row):
+        return set(
+            row if few else [(row[0], row[1]), (row[0], row[2]), (row[1], row[2] == "exact")]
+        )
+
+    rows = list(itertools.product(*factors))
+    left = set().union(*map(met, rows))
+    while left:
+        row = max(rows, key=lambda row: len(met(row) & left))
+        left -= met(row)
+        yield row
+
+
+def perturbed(layout, law, kind):
+    """Two samples, of both signs."""
+    (shape, options), (dtype, more) = LAYOUTS[layout], KINDS[kind]
+    last, between, scale = (more.get(name) for name in ("last", "baseline", "scale"))
+    x = torch.zeros(shape, dtype=dtype)
+    if last:
+        x = x.unsqueeze(0).contiguous(memory_format=torch.channels_last)[0]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    scale = torch.ones(shape, dtype=wide) if scale == "map" else scale or 0.5
+    baseline = torch.zeros_like(x) if between == "map" else between
+    if kind == "exact" and law in ("rademacher", "hadamard"):
+        scale = AdaptiveScale(-1, 2)  # they have no density
+    spec = make_spec(shape, law, scale, **options)
+    perturb(x, spec, 0, 2, pairs=True, baseline=baseline, backend="triton")
+
+
+def summed(layout, law, kind):
+    """Two weights' sums."""
+    shape, options = LAYOUTS[layout]
+    dtype = torch.float64 if kind == "wide sums" else torch.float32
+    total, square = torch.zeros(2, *shape, dtype=dtype)
+    square = square if kind == "sums and squares" else None
+    weights = torch.ones(2, dtype=dtype)
+    accumulate_(total, weights, make_spec(shape, law, **options), 0, square, backend="triton")
+
+
+def large(layout):
+    """As if elements' numbers took 64 bits."""
+    usual, launch._LARGE = launch._LARGE, 1
+    perturbed(layout, "cauchy", "plain")
+    summed(layout, "cauchy", "sums")
+    launch._LARGE = usual
+
+
+def cases(few):
+    """(what it is, a call)."""
+    for case in covering(ELEMENTS, DRAWS, KINDS, few=few):
+        yield case, functools.partial(perturbed, *case)
+    for case in covering(ELEMENTS, SCORED, SUMS, few=few):
+        yield case, functools.partial(summed, *case)
+    for law in DRAWS:
+        yield ("nearest", law, "plain"), functools.partial(perturbed, "nearest", law, "plain")
+    for law in SCORED:
+        yield ("nearest", law, "sums"), functools.partial(summed, "nearest", law, "sums")
+    kinds = itertools.cycle(KINDS)
+    for layout, (shape, _) in FEATURES.items():
+        most = layout in MOST and not few
+        for kind in KINDS if most else itertools.islice(kinds, 1 if few else 3):
+            if "last" not in kind or shape == (3, 64, 64):
+                yield (layout, kind), functools.partial(perturbed, layout, "cauchy", kind)
+        for kind in SUMS if most else SUMS[1:2] if layout != "labels" else ():
+            yield (layout, kind), functools.partial(summed, layout, "cauchy", kind)
+    row = "tiles of a row", "hadamard"
+    yield (*row, "plain"), functools.partial(perturbed, *row, "plain")
+    yield (*row, "sums"), functools.partial(summed, *row, "sums")
+    for layout in ("elements", "linear", "jitter, blocks"):
+        yield (layout, "large"), functools.partial(large, layout)
+    for layout in ("nearest", "linear", "series", "volume"):
+        shape, options = LAYOUTS[layout]
+        spec = make_spec(shape, **options)
+        for squared in (False, True):
+            values = torch.ones(spec.draws)
+            call = functools.partial(expand, values, spec, squared=squared, backend="triton")
+            yield (layout, "expanded"), call
+    yield ("blocks",), lambda: blocks(make_spec((8, 8), block=3), 0, 2, backend="triton")
+
+
+def resources(made):
+    """Registers, spilled bytes and wide stores of a kernel for NVIDIA."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
-        usage = subprocess.run(
-            [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
+        command = [CUOBJDUMP, "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     numbers = {name: int(size) for name, size in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     wide = len(re.findall(r"st\.global\.v[24]\.b(?:32|64)", made.asm["ptx"]))
-    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], wide
-
-
-def perturb_case(fixed, dtype, mapped, interleaved, rule=0, baseline=0):
-    wide = "fp64" if dtype == "fp64" else "fp32"
-    types = {
-        "out": f"*{dtype}",
-        "x": f"*{dtype}",
-        "scale_map": f"*{wide}" if mapped else f"*{dtype}",
-    }
-    types["bounds"] = f"*{wide}"
-    types["baseline"] = f"*{wide if baseline == 1 else dtype}"
-    more = {
-        "MAPPED": mapped,
-        "RULE": rule,
-        "BASELINE": baseline,
-        "INTERLEAVED": interleaved,
-        "WIDE": dtype == "fp64",
-    }
-    return perturb_kernel, types, {**fixed, **more}
-
-
-def accumulate_case(fixed, dtype, squared):
-    types = dict.fromkeys(("total", "square", "weights"), f"*{dtype}")
-    return accumulate_kernel, types, {**fixed, "SQUARED": squared}
-
-
-def cases():
-    for layout, (shape, options) in LAYOUTS.items():
-        for law in LAWS:
-            fixed = constants(Geometry(*NoiseSpec(shape, law, **options).encoded))
-            yield layout, perturb_case(fixed, "fp32", False, False)
-            if law != "uniform":
-                yield layout, accumulate_case(fixed, "fp32", True)
-            if law != "normal":
-                continue
-            yield layout, perturb_case(fixed, "fp64", True, False)
-            yield layout, perturb_case(fixed, "bf16", False, True)
-            yield layout, perturb_case(fixed, "fp16", True, True)
-            yield layout, accumulate_case(fixed, "fp64", False)
-            if layout in ("elements", "shared", "smooth, blocks"):
-                yield layout, perturb_case(fixed, "fp32", False, False, baseline=1)
-                yield layout, perturb_case(fixed, "bf16", False, False, baseline=2)
-    for law in LAWS:  # scales that follow from x
-        rules = (1,) if law in ("rademacher", "hadamard") else (1, 2)
-        for layout in ("elements", "tiles of rows", "smooth, blocks"):
-            shape, options = LAYOUTS[layout]
-            geometry = Geometry(*NoiseSpec(shape, law, **options).encoded)
-            for rule in rules:
-                fixed = constants(geometry, exact=rule == 2)
-                yield layout, perturb_case(fixed, "fp32", False, False, rule)
-    for layout in ("cells", "smooth", "smooth along rows"):
-        shape, options = LAYOUTS[layout]
-        known = constants(Geometry(*NoiseSpec(shape, **options, shift=False).encoded))
-        kept = {name: known[name] for name in ("CELLS_Y", "CELLS_X", "BILINEAR")}
-        for squared in (False, True):
-            types = dict.fromkeys(("out", "values"), "*fp32")
-            yield layout, (expand_kernel, types, {**kept, "SQUARED": squared, "TILE": 256})
-    for law in ("normal", "hadamard"):
-        fixed = {"IS_HADAMARD": law == "hadamard", "COLUMNS": 8, "SIZE": 128}
-        yield law, (placements_kernel, {"out": "*i64"}, fixed)
-    yield "blocks", (placements_kernel, {"out": "*i64"}, {**fixed, "COLUMNS": 4})
+    philox = made.asm["ptx"].count("-766435501")  # one of its two multipliers
+    spills = numbers["STACK"] + numbers["LOCAL"]  # where spilled registers go
+    return {"registers": numbers["REG"], "spills": spills, "wide": wide, "philox": philox}
 
 
 def main():
-    kind, arch = sys.argv[1].split(":")
-    target = GPUTarget(kind, int(arch) if arch.isdigit() else arch, 32 if kind == "cuda" else 64)
-    for layout, (kernel, types, fixed) in cases():
-        for even in (False, True) if layout in ("elements", "tiles of rows") else (False,):
-            registers, spills, wide = compiled(kernel, target, types, fixed, even)
-            about = {"kernel": kernel.__name__, "layout": layout, "even": even}
-            about |= {"registers": registers, "spills": spills, "wide": wide}
-            print(json.dumps({**about, **types, **fixed}), flush=True)
+    target = target_of(sys.argv[1])
+    asked, done = listen(target), set()
+    for case, call in cases(few=target.backend == "hip"):
+        call()
+        for name, key in asked.keys() - done:
+            kernel, signature, constants, attributes = asked[name, key]
+            made = triton.compile(ASTSource(kernel, signature, constants, attributes), target)
+            about = resources(made) if "cubin" in made.asm else {}
+            print(json.dumps({"kernel": name, "case": case, **about}), flush=True)
+        done.update(asked)
 
 
 if __name__ == "__main__":
