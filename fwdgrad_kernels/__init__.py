@@ -13,22 +13,12 @@
 True
 """
 
+from fwdgrad_kernels.backends import BACKENDS, backend_for
 from fwdgrad_kernels.features import Elements, Grid, Labels
-from fwdgrad_kernels.ops import (
-    BACKENDS,
-    Perturber,
-    accumulate_,
-    accumulate_features_,
-    backend_for,
-    blocks,
-    expand,
-    hadamard_sums,
-    noise,
-    path_positions,
-    perturb,
-)
+from fwdgrad_kernels.samples import Perturber, blocks, noise, path_positions, perturb
 from fwdgrad_kernels.scale import AdaptiveScale, confidence_scale
 from fwdgrad_kernels.spec import CONTRACT, DESIGNS, LAWS, NoiseSpec
+from fwdgrad_kernels.sums import accumulate_, accumulate_features_, expand, hadamard_sums
 
 __all__ = [
     "BACKENDS",

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fwdgrad_kernels import reference
 from fwdgrad_kernels.features import Grid, Labels
-from fwdgrad_kernels.ops import accumulate_
 from fwdgrad_kernels.scale import AdaptiveScale
 from fwdgrad_kernels.spec import LAWS, NoiseSpec
+from fwdgrad_kernels.sums import accumulate_
 
 TOLERANCE = 2e-6
 ADAPTIVE_TOLERANCE = 2e-5

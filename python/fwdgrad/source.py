@@ -43,10 +43,10 @@ from fwdgrad.stream import (
     run,
 )
 from fwdgrad_kernels import CONTRACT, AdaptiveScale, NoiseSpec, Perturber
+from fwdgrad_kernels.arguments import check_clip
 from fwdgrad_kernels.checks import check_integer
 from fwdgrad_kernels.features import Features, Grid
 from fwdgrad_kernels.layout import empty_copies, is_channels_last
-from fwdgrad_kernels.ops import check_clip
 from fwdgrad_kernels.spec import first_outside
 
 _MOST = 2**40  # queries; their scores alone would take terabytes

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fwdgrad_kernels import NoiseSpec, accumulate_, backend_for, cuda, native, perturb, triton
-from fwdgrad_kernels.ops import _COMPILED
+from fwdgrad_kernels.backends import COMPILED
 from fwdgrad_kernels.testing import make_spec
 
 SEED = 2**63 + 11
@@ -336,5 +336,5 @@ def test_without_a_gpu_the_backend_says_so():
     if cuda.module is not None:
         with pytest.raises(RuntimeError, match="'cuda' is not available: torch sees no NVIDIA GPU"):
             backend_for(torch.device("cpu"), "cuda")
-    assert set(_COMPILED) == {"cpu", "cuda", "triton"}
+    assert set(COMPILED) == {"cpu", "cuda", "triton"}
     assert native.serves(torch.device("cpu"))

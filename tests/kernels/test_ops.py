@@ -15,11 +15,11 @@ from fwdgrad_kernels import (
     accumulate_,
     accumulate_features_,
     backend_for,
+    backends,
     blocks,
     expand,
     native,
     noise,
-    ops,
     perturb,
 )
 from fwdgrad_kernels.testing import assert_copies, assert_sums, cells
@@ -291,5 +291,5 @@ def test_a_broken_module_is_explained(monkeypatch):
     assert again.missing().startswith("the compiled module does not load (")
     assert "pip install -e ." in again.missing()
     monkeypatch.delenv("FWDGRAD_BACKEND", raising=False)
-    monkeypatch.setattr(ops, "native", again)
+    monkeypatch.setattr(backends, "native", again)
     assert noise(NoiseSpec((2,)), 0, 3).shape == (3, 2)
