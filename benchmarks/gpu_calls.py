@@ -138,7 +138,7 @@ def commands(device: str) -> list[str]:
         saved = "photo-explanation/explanation.safetensors"
         for one in ([*explain, *line], ["evaluate", saved, "--steps", "4", *line]):
             done = subprocess.run(
-                [sys.executable, "-m", "fwdgrad.cli", *one],
+                [sys.executable, "-m", "fwdgrad", *one],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 capture_output=True,

@@ -5,6 +5,7 @@ Draws live in feature space, K numbers a sample; a map Phi carries them to the i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from typing import NamedTuple
@@ -190,10 +191,28 @@ class Labels:
         if int(found[-1]) >= len(found):
             missing = int((found != torch.arange(len(found), device=found.device)).nonzero()[0])
             raise ValueError(
-                f"mask must have every label from 0 to {int(found[-1])}, got none that is {missing}"
+                f"mask must have every label from 0 to {int(found[-1])}, got none that is "
+                f"{missing}; torch.unique(mask, return_inverse=True)[1] numbers them anew"
             )
         object.__setattr__(self, "mask", mask.detach().to(torch.int32, copy=True).contiguous())
         object.__setattr__(self, "count", len(found))
+
+    def without_draw_0(self) -> Labels:
+        """The same labels with the draws 1 .. K: draw 0 is no element's.
+
+        In a Hadamard design draw 0 has one sign in all samples of a group, so without antithetic
+        pairs what it adds to a score is not told from the score's mean.
+
+        Example:
+            >>> from fwdgrad_kernels import NoiseSpec
+            >>> labels = Labels(torch.tensor([0, 1, 1])).without_draw_0()
+            >>> NoiseSpec((3,), "rademacher", features=labels, design="hadamard").draws
+            3
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "mask", self.mask + 1)
+        object.__setattr__(other, "count", self.count + 1)
+        return other
 
     def __repr__(self) -> str:
         """In one line, whatever the size of the mask."""

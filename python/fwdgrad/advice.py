@@ -102,6 +102,7 @@ def why_nan(result: Explanation, words: int | None = None, option: Option = in_p
     spec = noise_spec(
         tuple(result.input.shape),
         **{name: result.settings[name] for name in kept if name in result.settings},
+        paired=result.settings["antithetic"],
     )
     unit = math.lcm(spec.group, getattr(saliency, "steps", None) or 1)
     least = 2 * unit * (2 if result.settings["antithetic"] else 1)

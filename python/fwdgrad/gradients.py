@@ -38,7 +38,7 @@ from fwdgrad.source import (
 )
 from fwdgrad.stream import Progress, Results, is_out_of_memory
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks, expand, hadamard_sums
-from fwdgrad_kernels.features import Features
+from fwdgrad_kernels.features import Features, Grid, Labels
 from fwdgrad_kernels.hadamard import walsh_hadamard
 from fwdgrad_kernels.spec import first_outside
 
@@ -246,7 +246,9 @@ class LikelihoodRatio(Source):
         plan = super()._plan(x)
         assert plan.spec is not None
         if self.noise["features"] is None:
-            _check_cells(plan.spec, self.noise["cell"])
+            _check_cells(plan.spec.shape, self.noise["cell"])
+        if plan.spec.design == "hadamard":
+            self._warn_of_design(plan)
         if plan.path is not None and isinstance(self.sigma, AdaptiveScale):
             raise ValueError(
                 "sigma must be a number or a tensor on a path with the likelihood ratio, which "
@@ -268,6 +270,26 @@ class LikelihoodRatio(Source):
         elif isinstance(plan.spec.scale, Tensor):
             plan.frozen = plan.spec.scale == 0
         return plan
+
+    def _warn_of_design(self, plan: Plan) -> None:
+        """Warns where a group of orthogonal samples does not tell all features."""
+        spec = plan.spec
+        assert spec is not None
+        if self.noise["features"] is not None and plan.copies < spec.draws:
+            count = spec.draws - (isinstance(spec.features, Labels) and not self.antithetic)
+            warn(
+                f"queries must be at least {spec.draws * plan.signs} to tell {count} features "
+                f"apart, got {self.queries}; whole groups, of {spec.group * plan.signs}, do it best"
+            )
+        grid = spec.features
+        if self.antithetic or plan.copies >= 2 * spec.group or not isinstance(grid, Grid):
+            return
+        if spec.jitters if not spec.view.linear else max(spec.view.cells[:2]) == 1:
+            warn(
+                "the first cell of the grid has one sign in all samples, so that what it adds is "
+                "not told from the score's mean; give antithetic=True, or a grid that is 'nearest' "
+                "and does not jitter"
+            )
 
     def _rule(self, rule: AdaptiveScale) -> AdaptiveScale:
         return with_floor(rule)
@@ -595,10 +617,9 @@ def _is_alone(plan: Plan) -> bool:
     return one and 1 < spec.draws < spec.group
 
 
-def _check_cells(spec: NoiseSpec, cell: int) -> None:
+def _check_cells(shape: tuple[int, ...], cell: int) -> None:
     """Raises where cells would join what is not alike: the channels of a series."""
-    shape = spec.shape
-    if len(shape) == 2 and min(spec.view.cells[1:]) > 1:
+    if len(shape) == 2 and min(cell, *shape) > 1:
         raise ValueError(
             f"cell must be 1 for x of shape {shape}, got {cell}: cells are squares "
             "over the trailing two axes, and channels of a series (T, C) would share them; give "

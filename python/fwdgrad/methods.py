@@ -170,11 +170,13 @@ def _cell(shape: tuple[int, ...], queries: int, **grid: Any) -> int:
     What has no draw tells the error. For 16 queries nothing can be left.
     """
     best = max(shape[1:])
+    spare = grid["field"] == "nearest" and not grid["shift"]  # see Labels.without_draw_0
     for cell in range(smallest_cell(shape), best):
         spec = noise_spec(shape, "hadamard", cell=cell, **grid)
-        if spec.draws > queries:
+        draws = spec.draws + spare
+        if draws > queries:
             continue
-        if spec.draws < min(spec.group, queries):
+        if draws < min(1 << (draws - 1).bit_length(), queries):
             return cell
         best = min(best, cell)
     return best

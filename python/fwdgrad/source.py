@@ -441,7 +441,9 @@ class Source:
         scale = self._scale(x)
         if isinstance(scale, Tensor) and not bool(scale.any()):
             raise ValueError("sigma must not be zero everywhere: there would be no noise")
-        return noise_spec(tuple(x.shape), scale=scale, **self.noise)
+        return noise_spec(
+            tuple(x.shape), scale=scale, paired=self.antithetic, device=x.device, **self.noise
+        )
 
     def _scale(self, x: Tensor) -> float | Tensor | AdaptiveScale:
         """The scale of the noise: a number, one for each element, or the rule."""

@@ -43,7 +43,7 @@ def told(model, x, **options):
         {"clip": (0.0, 1.0)},
         {"antithetic": False},
         {"antithetic": True},
-        {"field": "nearest", "shift": True},
+        {"field": "nearest"},
         {"shared": False},
         {"objective": "logit"},
     ],

@@ -309,7 +309,7 @@ def test_superpixels_in_place_of_cells():
     )
     assert e.settings["method"] == "likelihood-ratio"
     assert e.settings["position"] == 0.5  # regions
-    for label in range(1, 16):  # label 0 has the constant direction, which the mean takes off
+    for label in range(16):
         there = e.attribution[0][mask == label]
         want = x[:, :8, :8].sum() if label == 12 else torch.tensor(0.0)
         torch.testing.assert_close(there, want.expand_as(there), rtol=1e-4, atol=1e-3)
@@ -329,3 +329,51 @@ def test_the_memory_format_changes_nothing(cell):
 
     found = explained(last).attribution
     torch.testing.assert_close(found, explained(x).attribution, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [8, 16, 32, 64])
+@pytest.mark.parametrize("kind", ["labels", "cells", "grid"])
+def test_the_first_feature_is_told_like_the_others(kind, queries):
+    """Without pairs a group's first direction has one sign, as the score's mean has."""
+    cells = (torch.arange(32)[:, None] // 16 * 2 + torch.arange(32) // 16).long()
+    worth = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    model = lambda b: 7 + (b[:, 0] * worth[cells] / 256).sum((1, 2))  # noqa: E731
+    given = {
+        "labels": {"features": Labels(cells)},
+        "grid": {"features": Grid((16, 16), "nearest")},
+        "cells": {"cell": 16, "field": "nearest"},
+    }[kind]
+    e = fwdgrad.explain(
+        model, torch.ones(3, 32, 32), method="regions", target=None, queries=queries,
+        baseline=0.0, objective="output", **given,
+    )  # fmt: skip
+    torch.testing.assert_close(e.attribution, worth[cells].expand(3, -1, -1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"control": "mean"}, {"control": "clean"}])
+def test_a_constant_of_the_score_falls_on_no_element(options):
+    worth = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    e = fwdgrad.explain(
+        lambda b: b @ worth + 100, torch.ones(4), target=None, law="hadamard", sigma=0.1,
+        antithetic=False, queries=8, **options,
+    )  # fmt: skip
+    torch.testing.assert_close(e.attribution, worth, rtol=1e-3, atol=1e-3)
+
+
+def test_too_few_samples_for_the_features_are_told():
+    mask = torch.arange(64).reshape(8, 8)
+    options = {"target": None, "objective": "output", "baseline": 0.0, "method": "regions"}
+    with pytest.warns(UserWarning, match="queries must be at least 65 to tell 64 features apart"):
+        fwdgrad.explain(
+            lambda b: b.sum((1, 2, 3)), torch.rand(3, 8, 8), queries=40, features=Labels(mask),
+            **options,
+        )  # fmt: skip
+
+
+def test_a_first_cell_that_is_not_told_from_the_mean_is_told_of():
+    series, options = torch.ones(2, 64), {"law": "hadamard", "antithetic": False, "sigma": 0.5}
+    with pytest.warns(UserWarning, match="first cell of the grid has one sign in all samples"):
+        fwdgrad.explain(
+            lambda b: b.sum((1, 2)), series, target=None, queries=8, features=Grid((16,)),
+            **options,
+        )  # fmt: skip

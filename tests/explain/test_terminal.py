@@ -112,7 +112,7 @@ def _code(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "start", [["-m", "fwdgrad.cli"], ["-c", "from fwdgrad.cli import main; main()"]]
+    "start", [["-m", "fwdgrad"], ["-c", "from fwdgrad.cli import main; main()"]]
 )
 def test_a_folder_s_own_modules_do_not_stand_in_for_installed_ones(folder, start):
     for name in ("PIL", "matplotlib", "tqdm", "numpy", "torch", "safetensors", "fwdgrad_kernels"):

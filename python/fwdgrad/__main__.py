@@ -1,4 +1,4 @@
-"""``python -m fwdgrad.cli``, which puts the current folder first on the path: it goes last."""
+"""``python -m fwdgrad``, which puts the current folder first on the path: it goes last."""
 
 import os
 import sys
