@@ -9,6 +9,7 @@ from typing import Any
 from fwdgrad.errors import ReliabilityWarning, warn
 from fwdgrad.explanation import Explanation
 from fwdgrad.noise import noise_spec
+from fwdgrad.powers import sum_of_squares
 from fwdgrad.saliency import IntegratedGradients, VarGrad, smallest_cell
 
 GOOD = 0.8  # from here on a map is called repeatable
@@ -127,8 +128,8 @@ def is_noise(result: Any) -> bool:
         values, errors = map(result.per_deviation, (result.attribution, result.standard_error))
     else:
         values, errors = result.scores, result.standard_errors
-    share = errors.double().square().mean() / values.double().square().mean()
-    return not float(share) < 0.5
+    total = sum_of_squares(values)
+    return not (total and sum_of_squares(errors) / total < 0.5)
 
 
 def warn_of_noise(low: Sequence[Explanation], count: int) -> None:

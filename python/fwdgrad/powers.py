@@ -61,10 +61,29 @@ def unscale_(attribution: Tensor, error: Tensor, exponent: int) -> None:
                 )
 
 
+def sum_of_squares(values: Tensor) -> float:
+    """In float64, a slice at a time: a copy of a large map would be twice as large.
+
+    >>> sum_of_squares(torch.tensor([3.0, 4.0]).expand(2, 2))
+    50.0
+    """
+    times, own = _once(values)
+    parts = own.reshape(-1).split(_SLICE)
+    return times * sum(float(part.double().square().sum()) for part in parts)
+
+
+def _once(values: Tensor) -> tuple[int, Tensor]:
+    """How often a map that channels share is seen in an expanded one, and the map itself."""
+    times = 1
+    while values.dim() > 1 and len(values) > 1 and not values.stride(0):
+        times, values = times * len(values), values[0]
+    return times, values
+
+
 def warn_unless_finite(*maps: Tensor) -> None:
     """Warns of an attribution, or its standard error, beyond what their type holds."""
     for i, values in enumerate(maps):
-        if any(bool(part.isinf().any()) for part in values.reshape(-1).split(_SLICE)):
+        if any(bool(part.isinf().any()) for part in _once(values)[1].reshape(-1).split(_SLICE)):
             warn(
                 f"{_name(i > 0)} has values beyond what {values.dtype} holds, which are infinite; "
                 f"{_REMEDY}"
