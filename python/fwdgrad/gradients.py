@@ -652,7 +652,8 @@ class Autograd(Source):
         sigma: the noise's scale: a number, 0 for none, a tensor of the input's shape, an
             ``AdaptiveScale`` (AdaptGrad), or None for a fifth of the input's range (SmoothGrad).
         law: any, also uniform; see ``fwdgrad.MOLLIFIERS`` for the papers' names.
-        block, features, cell, field, shared, shift: see ``LikelihoodRatio``.
+        block, features, cell, field, shared, shift: what noise elements share, see
+            ``LikelihoodRatio``; each has its own gradient all the same.
         antithetic: ask each copy with both signs of its noise.
         saliency: what is made of the gradients: ``Gradient()``, ``GradientXInput()``,
             ``IntegratedGradients()``, ``SquaredGrad()`` or ``VarGrad()``.
@@ -742,6 +743,10 @@ class Autograd(Source):
             raise ValueError("VarGrad is the variance under the law that is drawn: no sampling")
         if antithetic and without:
             raise ValueError("antithetic needs noise on the input, got sigma=0")
+        if features is not None and without:
+            raise ValueError(
+                f"features need noise on the input that they share, got sigma=0 and {features!r}"
+            )
         self._without = without
         if self.saliency.statistic == "variance":
             if without and parameters is None:

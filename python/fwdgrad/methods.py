@@ -79,7 +79,7 @@ def regions(x: Tensor, given: Options) -> Options:
         raise ValueError(
             "method 'regions' is for a picture (C, H, W) or a volume (C, D, H, W), got "
             f"{tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; use "
-            "method='likelihood-ratio'"
+            f"method='likelihood-ratio'{_as_regions(x)}"
         )
     if x.dim() == 3 and len(x) >= _SIDE and x.shape[2] <= 4:
         warn(
@@ -120,6 +120,16 @@ def regions(x: Tensor, given: Options) -> Options:
         grid = {name: given.get(name, value) for name, value in cells.items()}
         options["cell"] = _cell(tuple(x.shape), queries, **grid)
     return {name: value for name, value in options.items() if name not in given}
+
+
+def _as_regions(x: Any) -> str:
+    """How windows of a series are explained as regions of a picture are."""
+    if not isinstance(x, Tensor) or x.dim() != 2:
+        return ""
+    return (
+        ", for windows of a series (C, T) with features=Grid((50,), 'nearest', "
+        "share_channels=False), law='hadamard', baseline=0.0, position=0.5, sigma=0.5"
+    )
 
 
 def light_blur(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from fwdgrad.explanation import Explanation
 from fwdgrad.files import digest_of
 from fwdgrad.fingerprint import Answer, parameters_digest, telling_copies
 from fwdgrad.inputs import input_of, numbers_of
-from fwdgrad.noise import noise_spec
+from fwdgrad.noise import PLAIN, noise_spec
 from fwdgrad.objectives import Objective, check_objective, objective_name
 from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters, ParameterNoise
@@ -144,6 +144,8 @@ class Source:
             "saliency": saliency, "parameters": parameters, "clip": clip, "seed": seed,
             "batch_size": batch_size, "memory": memory, "backend": backend,
         }  # fmt: skip
+        if isinstance(features, (Tensor, np.ndarray)):
+            raise TypeError(f"features must be Labels(mask), got a {type(features).__name__}")
         for name, value in alone.items():
             check_no_array(name, value)
         if queries is not None:
@@ -173,7 +175,7 @@ class Source:
         self.objective = objective
         self.queries = queries
         self.sigma = self._check_sigma(numbers_of(sigma))
-        self.noise: dict[str, Any] = {
+        noise = {
             "law": law,
             "block": block,
             "cell": cell,
@@ -182,6 +184,10 @@ class Source:
             "shift": shift,
             "features": features,
             "seed": seed,
+        }
+        self.noise: dict[str, Any] = {
+            name: int(value) if isinstance(value, np.integer) else value
+            for name, value in noise.items()
         }
         self.antithetic = antithetic
         self.saliency = saliency
@@ -479,13 +485,14 @@ class Source:
     def _settings(self, plan: Plan) -> dict[str, Any]:
         """The arguments of ``explain`` that define the run, as they were resolved."""
         parameters = self.parameters
+        idle = PLAIN if self.noise["features"] is not None else ("features",)
         if parameters is not None:
             parameters = dataclasses.replace(parameters, module=None)
         return {
             "method": self.name,
             "queries": plan.queries,
             "sigma": 0.0 if plan.spec is None else plan.spec.scale,
-            **{k: int(v) if isinstance(v, np.integer) else v for k, v in self.noise.items()},
+            **{name: value for name, value in self.noise.items() if name not in idle},
             "block": None if plan.spec is None else plan.spec.block,
             "antithetic": self.antithetic,
             "clip": self.clip,

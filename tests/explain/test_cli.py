@@ -511,8 +511,8 @@ def test_after_an_error_the_same_command_goes_on(folder, capsys):
 
 
 def test_too_few_queries_to_tell_are_not_called_noise(folder, capsys):
-    # 256 cells take all of 256 Hadamard directions: nothing is left to tell the error by.
-    assert np.isnan(explain("--cell", "1", queries=256)[1].reliability)
+    # In pairs 256 cells take all of 256 Hadamard directions: nothing is left to tell the error by.
+    assert np.isnan(explain("--cell", "1", "--antithetic", queries=512)[1].reliability)
     out = capsys.readouterr().out
     assert "reliability" in out
     assert "is noise" not in out
@@ -1082,10 +1082,11 @@ def test_an_unwritable_folder_is_refused_before_the_run(folder, capsys):
 
 
 def test_how_many_queries_make_two_halves_is_said(folder, capsys):
-    assert np.isnan(explain("--cell", "1", queries=256)[1].reliability)
+    pairs = ("--cell", "1", "--antithetic")
+    assert np.isnan(explain(*pairs, queries=512)[1].reliability)
     least = int(re.search(r"--queries (\d+) or more", capsys.readouterr().out)[1])
-    assert not np.isnan(explain("--cell", "1", queries=least, output="more")[1].reliability)
-    assert np.isnan(explain("--cell", "1", queries=least - 1, output="less")[1].reliability)
+    assert not np.isnan(explain(*pairs, queries=least, output="more")[1].reliability)
+    assert np.isnan(explain(*pairs, queries=least - 2, output="less")[1].reliability)
 
 
 def test_info_says_that_a_backend_asked_for_is_missing(capsys, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import os
 import re
 import shlex
 import signal
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(traceback.format_exc().rstrip(), sys.stderr, lines=True)
             return 1
         text = _spoken(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            text = _spoken(f"{os.fsdecode(error.filename)}: {error.strerror}")
         if not text or not isinstance(error, _TELLING):  # a KeyError's text is only the key
             text = f"{type(error).__name__}: {text}"
         say(f"fwdgrad: error: {text}", sys.stderr)
