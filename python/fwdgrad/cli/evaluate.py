@@ -46,7 +46,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if x.dim() != 3 or x.shape[0] not in (1, 3):
         raise ValueError(
             f"{arguments.map} is of an input of shape {tuple(x.shape)}, and evaluate takes those "
-            "of pictures, (3, H, W); fwdgrad.metrics in Python takes a text's and any other"
+            "of pictures, (3, H, W); fwdgrad.metrics in Python takes others, insertion with start="
         )
     if result.objective not in fwdgrad.OBJECTIVES:
         raise ValueError(
