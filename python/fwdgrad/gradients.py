@@ -262,13 +262,10 @@ class LikelihoodRatio(Source):
         if self.baseline is not None:
             plan.baseline, plan.position = self._baseline_of(x), self.position
             self._perturber(plan, self.antithetic)  # checks its shape
-            plan.frozen = self._still(plan)
-            if bool(plan.frozen.all()):
+            if bool(self._still(plan).all()):
                 raise ValueError(
                     "x - baseline must not be zero everywhere: there would be no noise"
                 )
-        elif isinstance(plan.spec.scale, Tensor):
-            plan.frozen = plan.spec.scale == 0
         return plan
 
     def _warn_of_design(self, plan: Plan) -> None:
@@ -341,7 +338,7 @@ class LikelihoodRatio(Source):
         assert spec is not None
         maps, alone = (2 if plan.unit == 1 or _is_alone(plan) else 3), _is_alone(plan)
         size = plan.of_one_channel.numel if alone and self.baseline is not None else x.numel()
-        sums = maps * size * sum_dtype(x).itemsize + x.nbytes
+        sums = maps * size * sum_dtype(x).itemsize + size + x.nbytes  # and what is frozen
         if isinstance(plan.baseline, Tensor) and "baseline" not in self.own:
             sums += plan.baseline.nbytes  # kept as well
         state = {"scores": scores}
@@ -394,7 +391,7 @@ class LikelihoodRatio(Source):
         nothing = not bool(weights.any())
         small = exponent_of(weights)
         weights = times_power(weights, -small).to(x.device, dtype)
-        frozen, agreement = plan.frozen, math.nan
+        frozen, agreement = self._frozen(plan), math.nan
         if _is_alone(plan):
             if plan.baseline is not None:
                 spec = plan.of_one_channel
@@ -548,6 +545,14 @@ class LikelihoodRatio(Source):
                 edges.index_put_(at, torch.tensor(sign), accumulate=True)
         covers = edges.cumsum(0).cumsum(1)[:-1, :-1]
         return (covers == 0).to(device).expand(spec.planes).reshape(spec.shape)
+
+    def _frozen(self, plan: Plan) -> Tensor | None:
+        """Where the attribution is 0 by definition, for all targets; not there while sampling."""
+        if plan.frozen is None and plan.baseline is not None:
+            plan.frozen = self._still(plan)
+        elif plan.frozen is None and plan.spec is not None and isinstance(plan.spec.scale, Tensor):
+            plan.frozen = plan.spec.scale == 0
+        return plan.frozen
 
     def _still(self, plan: Plan) -> Tensor:
         """Where x is on the baseline, so that no noise moves it: there nothing can matter.

@@ -557,8 +557,6 @@ class Source:
             fixed += 2 * x.nbytes  # the baseline, and a point between
         if isinstance(plan.baseline, Tensor):
             fixed += plan.baseline.nbytes
-        if plan.frozen is not None:
-            fixed += plan.frozen.nbytes
         return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
 
     def _fill(
