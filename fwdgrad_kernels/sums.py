@@ -92,8 +92,12 @@ def accumulate_(
     for name, other in (("total", total), ("square", square)):
         if other is not None and overlap(other, weights):
             raise ValueError(f"{name} must not share memory with weights")
-    check_alike(total=total, weights=weights, square=square)
-    weights = weights.detach().to(total.dtype).contiguous()
+    plain = all(is_plain(one) for one in (total, square, weights) if one is not None)
+    if not plain:
+        check_alike(total=total, weights=weights, square=square)
+    if weights.dtype != total.dtype or weights.requires_grad or not weights.is_contiguous():
+        weights = weights.detach().to(total.dtype).contiguous()
+        plain = plain and is_plain(weights)
     if not total.numel() or not weights.numel():
         return total
     if backend == "reference":
@@ -101,7 +105,6 @@ def accumulate_(
     elif spec.view.labels:
         _accumulate_labels_(total, weights, spec, first, square, backend)
     else:
-        plain = all(is_plain(one) for one in (total, square, weights) if one is not None)
         run = op_of("accumulate_", backend, plain)
         run(total, square, weights, list(spec.encoded), first)
     return total

@@ -1,9 +1,19 @@
 // Runs of unit draws into a small buffer that stays in the first-level cache.
 #pragma once
 
+#include <algorithm>
+
 #include "../include/fwdgrad/draws.h"
 
 namespace fwdgrad::cpu {
+
+// Waking a thread costs about as much as it draws in this many elements.
+constexpr int64_t kElementsPerThread = 16384;
+
+inline int useful_threads(int threads, int64_t count, int64_t numel) {
+  const double elements = static_cast<double>(count) * static_cast<double>(numel);
+  return static_cast<int>(std::min<double>(threads, 1 + elements / kElementsPerThread));
+}
 
 constexpr int kRun = 1024;          // draws asked for at once, at most
 constexpr int kRunCapacity = 1088;  // what a run may write: whole chunks of groups

@@ -117,10 +117,12 @@ void perturb_grid_typed(const Perturb& call) {
   // A line is read one column further, with weight 0 at the last.
   std::vector<float> table(together * draws + 1);
   const Across across(spec);
+  // These elements take an eighth of what a draw for each would.
+  const int threads = useful_threads(call.threads, call.count, numel / 8);
   for (int64_t start = 0; start < call.count; start += together) {
     const int64_t some = std::min(together, call.count - start);
     const uint64_t first = call.first + static_cast<uint64_t>(start);
-#pragma omp parallel num_threads(call.threads) if (call.threads > 1)
+#pragma omp parallel num_threads(threads) if (threads > 1)
     {
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < some; ++i)
@@ -195,6 +197,7 @@ void expand_typed(C* out, const C* values, const Spec& spec, uint64_t first, boo
     else
       spread_line(from, low_of, fraction_of, spec.width, to);
   };
+  threads = useful_threads(threads, grid.planes * spec.depth, spec.height * spec.width / 8);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::vector<C> line(2 * spec.width);

@@ -14,9 +14,6 @@ namespace {
 // that an element is always computed by the same instructions: its bits depend on nothing else.
 constexpr int64_t kTile = 2 * kRun;
 
-// Waking a thread costs about as much as it does in this many elements.
-constexpr int64_t kElementsPerThread = 16384;
-
 // Copies for which an adaptive scale is computed once.
 constexpr int64_t kCopiesPerScale = 32;
 
@@ -26,11 +23,6 @@ static_assert(kCopies % kChunk == 0, "no chunk is cut");
 
 // Draws of labels that are held at once: 1 MiB, or one sample's.
 constexpr int64_t kMostDraws = 1 << 18;
-
-int useful_threads(int threads, int64_t count, int64_t numel) {
-  const double elements = static_cast<double>(count) * static_cast<double>(numel);
-  return static_cast<int>(std::min<double>(threads, 1 + elements / kElementsPerThread));
-}
 
 // ---- the inner loops: macros because GCC makes no clones of a template's instances -------
 
