@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fwdgrad_kernels.spec import NoiseSpec, grid_lines
+from fwdgrad_kernels.features import View
+from fwdgrad_kernels.spec import NoiseSpec, grid_of
 
 
 class Geometry(NamedTuple):
@@ -60,22 +61,20 @@ class Geometry(NamedTuple):
         return max(cells) == 1 and not self.labels and not (self.shared and self.leading > 1)
 
     @property
+    def _draws(self) -> tuple[int, int, int, int]:
+        cells = self.cell_depth, self.cell_height, self.cell_width
+        flags = bool(self.linear), bool(self.shared), bool(self.jitters)
+        return grid_of(View(*self[:4], cells, *flags, self.labels))
+
+    @property
     def grid(self) -> tuple[int, int, int]:
         """Layers, rows and columns of the grid of draws."""
-        linear, jitters = bool(self.linear), bool(self.jitters)
-        if self.labels:
-            return 1, 1, self.labels
-        return (
-            grid_lines(self.depth, self.cell_depth, linear, jitters),
-            grid_lines(self.height, self.cell_height, linear, jitters),
-            grid_lines(self.width, self.cell_width, linear, jitters),
-        )
+        return self._draws[1:]
 
     @property
     def draws(self) -> int:
         """K, how many independent draws a sample has."""
-        one = self.shared or self.labels
-        return (1 if one else self.leading) * math.prod(self.grid)
+        return math.prod(self._draws)
 
     @property
     def shift_ranges(self) -> tuple[int, int, int]:
@@ -87,11 +86,6 @@ class Geometry(NamedTuple):
     def mask(self) -> int:
         """Hadamard's M - 1."""
         return (1 << max(self.draws - 1, 0).bit_length()) - 1 if self.design else 0
-
-    @property
-    def placed(self) -> bool:
-        """Whether a copy's number decides more than its draws."""
-        return self.blocked or not self.elementwise or bool(self.design)
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 
 from fwdgrad_kernels.checks import DTYPES as DTYPES
-from fwdgrad_kernels.checks import check_alike, check_floating, check_memory, check_writable
-from fwdgrad_kernels.checks import check_integer as check_integer
+from fwdgrad_kernels.checks import (
+    check_alike,
+    check_floating,
+    check_integer,
+    check_memory,
+    check_writable,
+)
 from fwdgrad_kernels.features import Elements, Features, Grid, Labels, View
 from fwdgrad_kernels.scale import AdaptiveScale
 
@@ -50,7 +55,8 @@ def grid_lines(length: int, cell: int, linear: bool, jitters: bool) -> int:
     return ((2 * last + 3 * cell) // (2 * cell) if linear else last // cell) + 1
 
 
-def _grid(view: View) -> tuple[int, int, int, int]:
+def grid_of(view: View) -> tuple[int, int, int, int]:
+    """The shape of a sample's draws: planes, layers, rows and columns of the grid of cells."""
     if view.labels:
         return 1, 1, 1, view.labels
     layers, rows, columns = (
@@ -148,7 +154,7 @@ class NoiseSpec:
         self._check_scale()
         self._check_block()
         self._check_stream()
-        object.__setattr__(self, "grid", _grid(self.view))
+        object.__setattr__(self, "grid", grid_of(self.view))
         draws = math.prod(self.grid)
         object.__setattr__(self, "draws", draws)
         group = 1 << max(draws - 1, 0).bit_length() if self.design == "hadamard" else 1
@@ -301,12 +307,6 @@ class NoiseSpec:
     def jitters(self) -> bool:
         """Whether samples shift their grid: never where a cell is one element."""
         return self.view.jitters
-
-    @property
-    def is_elementwise(self) -> bool:
-        """Whether draw k is that of element k."""
-        view = self.view
-        return not (view.labels or view.shared or max(view.cells) > 1)
 
     def labels_on(self, device: torch.device) -> Tensor | None:
         """The labels of one period (see ``View``), int32; None without.

@@ -519,8 +519,7 @@ class LikelihoodRatio(Source):
     def _spare_reliability(self, attribution: Tensor, error: Tensor, x: Tensor) -> float:
         """The share of a map's variance that is not its error's: of two runs, the correlation."""
         factor = self.saliency.factor(x)
-        stride = sample_stride(attribution)
-        one, wrong = (m.flatten()[::stride].double() for m in (attribution, error))
+        one, wrong = sample(attribution).double(), sample(error).double()
         if isinstance(self.sigma, Tensor):  # per deviation, as the halves of a run
             scale = sample(self.sigma).to(one)
             one, wrong = one * scale, wrong * scale

@@ -13,7 +13,8 @@ from fwdgrad.errors import ModelError
 from fwdgrad.sampling import Sampling
 from fwdgrad.state import Mode
 from fwdgrad_kernels import LAWS, NoiseSpec, Perturber
-from fwdgrad_kernels.spec import DTYPES, PARAMETER_NOISE, check_integer
+from fwdgrad_kernels.checks import check_integer
+from fwdgrad_kernels.spec import DTYPES, PARAMETER_NOISE
 
 # What is asked of a tensor without reading its values, by its methods' and properties' names.
 _ABOUT = {

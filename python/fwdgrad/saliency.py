@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from fwdgrad.inputs import numbers_of
 from fwdgrad_kernels import path_positions
-from fwdgrad_kernels.spec import check_integer, first_outside
+from fwdgrad_kernels.checks import check_integer
+from fwdgrad_kernels.spec import first_outside
 
 _LINES = 64  # of a picture that are blurred at once
 _LEVELS = {"black": 0.0, "grey": 0.5, "white": 1.0}

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from fwdgrad.errors import warn
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, perturb
+from fwdgrad_kernels.checks import check_integer
 from fwdgrad_kernels.scale import law_within
-from fwdgrad_kernels.spec import check_integer, first_outside
+from fwdgrad_kernels.spec import first_outside
 
 MOLLIFIERS = {
     "Gaussian": "normal",
