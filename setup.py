@@ -120,7 +120,7 @@ class BuildExt(build_ext):
         targets = architectures(nvcc)
         listed = ", ".join(real.replace("compute_", "PTX ") for _, real in targets)
         listed = listed.replace("sm_", "")
-        # Arithmetic is IEEE's but for the square root and quotient that laws.h names.
+        # Arithmetic is IEEE's but for the square root and quotient that distributions.h names.
         gencode = [f"-gencode=arch={virtual},code={real}" for virtual, real in targets]
         device = ["-std=c++17", "-O3", "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
         device += gencode

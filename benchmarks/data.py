@@ -375,7 +375,7 @@ def backdrop(name: str) -> Tensor:
     raise ValueError(f"background must be one of {', '.join(BACKGROUNDS)}, got {name!r}")
 
 
-def compose(stamp: Image.Image, ground: Tensor) -> tuple[Tensor, Tensor]:
+def compose(stamp: Image.Image, background: Tensor) -> tuple[Tensor, Tensor]:
     """Lays a transparent picture on a background.
 
     What is visible of it is scaled so that its longer side is 80 % of the background's, and put
@@ -383,17 +383,17 @@ def compose(stamp: Image.Image, ground: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         stamp: in any mode with an alpha channel.
-        ground: float32 (3, size, size) in [0, 1]; kept as it is.
+        background: float32 (3, size, size) in [0, 1]; kept as it is.
 
     Returns:
-        The picture, like ``ground`` and the same bits where alpha is 0; and bool (size, size), True
-        where alpha is above one half.
+        The picture, like ``background`` and the same bits where alpha is 0; and bool (size, size),
+        True where alpha is above one half.
     """
     from PIL import Image
 
     stamp = stamp.convert("RGBA")
     stamp = stamp.crop(stamp.getchannel("A").getbbox())
-    size = ground.shape[-1]
+    size = background.shape[-1]
     scale = 0.8 * size / max(stamp.size)
     width, height = (max(1, round(side * scale)) for side in stamp.size)
     scaled = stamp.resize((width, height), Image.Resampling.BICUBIC)  # with colours times alpha
@@ -401,8 +401,8 @@ def compose(stamp: Image.Image, ground: Tensor) -> tuple[Tensor, Tensor]:
     colours, alpha = values[:3], values[3]
     top, left = (size - height) // 2, (size - width) // 2
     inside = (..., slice(top, top + height), slice(left, left + width))
-    x, mask = ground.clone(), torch.zeros(size, size, dtype=torch.bool)
-    x[inside] = alpha * colours + (1 - alpha) * ground[inside]
+    x, mask = background.clone(), torch.zeros(size, size, dtype=torch.bool)
+    x[inside] = alpha * colours + (1 - alpha) * background[inside]
     mask[inside] = alpha > 0.5
     return x, mask
 
@@ -420,7 +420,7 @@ def cutouts(background: str = "grass", names: Iterable[str] | None = None) -> di
     """
     from PIL import Image
 
-    ground = backdrop(background)
+    behind = backdrop(background)
     chosen = list(STAMPS) if names is None else list(names)
     for name in chosen:
         if name not in STAMPS:
@@ -429,7 +429,7 @@ def cutouts(background: str = "grass", names: Iterable[str] | None = None) -> di
     result = {}
     for name in chosen:
         with Image.open(folder / f"{name}.png", formats=("PNG",)) as stamp:
-            x, mask = compose(stamp, ground)
+            x, mask = compose(stamp, behind)
         result[name] = Photo(x, tuple(STAMPS[name]["imagenet"]), mask)
     return result
 
@@ -556,27 +556,29 @@ NETWORKS: dict[str, Callable[[], ImageClassifier]] = {
 @torch.no_grad()
 def check() -> None:
     """Prints how the two classifiers do on the photos and the cut-outs."""
-    boxes = [load() for load in NETWORKS.values()]
+    classifiers = [load() for load in NETWORKS.values()]
 
-    def guess(box: ImageClassifier, pictures: dict[str, Photo]) -> tuple[Tensor, Tensor, int]:
+    def guess(
+        classifier: ImageClassifier, pictures: dict[str, Photo]
+    ) -> tuple[Tensor, Tensor, int]:
         batch = torch.stack([picture.x for picture in pictures.values()])
-        probabilities, classes = box.forward(batch).softmax(1).max(1)
+        probabilities, classes = classifier.forward(batch).softmax(1).max(1)
         pairs = zip(classes.tolist(), pictures.values(), strict=True)
         return probabilities, classes, sum(found in picture.labels for found, picture in pairs)
 
     shown = photos()
-    for box in boxes:
-        probabilities, classes, right = guess(box, shown)
-        print(f"{box.name} on the photos: {right} of {len(shown)} right")
+    for classifier in classifiers:
+        probabilities, classes, right = guess(classifier, shown)
+        print(f"{classifier.name} on the photos: {right} of {len(shown)} right")
         for name, probability, found in zip(shown, probabilities, classes.tolist(), strict=True):
-            print(f"  {name:<18} {probability:.2f} {box.label(found)}")
+            print(f"  {name:<18} {probability:.2f} {classifier.label(found)}")
     for background in BACKGROUNDS:
         pictures = cutouts(background)
         masks = [picture.mask for picture in pictures.values() if picture.mask is not None]
         print(f"cut-outs on {background}: {torch.stack(masks).float().mean():.3f} covered by masks")
-        for box in boxes:
-            *_, right = guess(box, pictures)
-            print(f"  {box.name:<18} {right} of {len(pictures)} right")
+        for classifier in classifiers:
+            *_, right = guess(classifier, pictures)
+            print(f"  {classifier.name:<18} {right} of {len(pictures)} right")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""An image classifier by ONNX Runtime: a forward call in a fifth of torch's time on a CPU's thread.
+"""An image classifier by ONNX Runtime: a forward call in a fifth of torch's time on one thread.
 
     from fast import fast
     model = fast(efficientnet_lite0())
@@ -25,13 +25,13 @@ TOGETHER = (
 TOLERANCE = 1e-3
 
 
-def fast(box: ImageClassifier) -> Callable[[Tensor], Tensor]:
+def fast(classifier: ImageClassifier) -> Callable[[Tensor], Tensor]:
     """The classifier's scores by ONNX Runtime, on one thread.
 
     The network is exported once, to onnx/ in the cache folder, under its name and torch's version.
 
     Args:
-        box: its ``forward`` is a module.
+        classifier: its ``forward`` is a module.
 
     Returns:
         Takes (batch, 3, size, size) on the CPU, any batch; returns (batch, classes).
@@ -41,9 +41,9 @@ def fast(box: ImageClassifier) -> Callable[[Tensor], Tensor]:
     """
     import onnxruntime  # of the extra 'arrays'
 
-    path = data.cache_folder() / "onnx" / f"{box.name}-torch{torch.__version__}.onnx"
+    path = data.cache_folder() / "onnx" / f"{classifier.name}-torch{torch.__version__}.onnx"
     if not path.exists():
-        _export(box, path)
+        _export(classifier, path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -52,23 +52,25 @@ def fast(box: ImageClassifier) -> Callable[[Tensor], Tensor]:
         pieces = [session.run(None, {"x": piece.numpy()})[0] for piece in batch.split(TOGETHER)]
         return torch.cat([torch.from_numpy(piece) for piece in pieces])
 
-    noise = torch.rand(TOGETHER + 1, 3, box.size, box.size, generator=torch.manual_seed(0))
+    size, generator = classifier.size, torch.manual_seed(0)
+    noise = torch.rand(TOGETHER + 1, 3, size, size, generator=generator)
     with torch.no_grad():
-        apart = float((scores(noise) - box.forward(noise.clone())).abs().max())
+        apart = float((scores(noise) - classifier.forward(noise.clone())).abs().max())
     if not apart <= TOLERANCE:
-        raise ValueError(f"{path} is not {box.name}: scores differ by {apart:.2g}; delete it")
+        name = classifier.name
+        raise ValueError(f"{path} is not {name}: scores differ by {apart:.2g}; delete it")
     return scores
 
 
-def _export(box: ImageClassifier, path: Path) -> None:
+def _export(classifier: ImageClassifier, path: Path) -> None:
     """Writes the network aside, then renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.part")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter by tracing is the older of two
         torch.onnx.export(
-            box.forward,
-            (torch.rand(1, 3, box.size, box.size),),
+            classifier.forward,
+            (torch.rand(1, 3, classifier.size, classifier.size),),
             aside,
             dynamo=False,
             input_names=["x"],

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-QUERIES, BATCHES = 256, (64, 4)  # 4 micro-batches, and 64
+SAMPLES, BATCHES = 256, (64, 4)  # 4 micro-batches, and 64
 
 MODEL = """
 import torch
@@ -70,27 +70,30 @@ def waits(device: str) -> list[list[str]]:
         RuntimeError: a run waits more often where its micro-batches are more.
     """
     import fwdgrad
-    from fwdgrad import stream
+    from fwdgrad.runner import loop
 
-    rehearse, rows, every = device == "cpu", [], stream.LOOK_EVERY_SECONDS
+    rehearse, rows, every = device == "cpu", [], loop.LOOK_EVERY_SECONDS
     x = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
     module = halves().to(device)
-    methods: dict[str, dict[str, Any]] = {"regions": {}, "likelihood-ratio": {"sigma": 0.1}}
+    methods: dict[str, Any] = {
+        "regions": fwdgrad.Regions(),
+        "forward-gradient": fwdgrad.ForwardGradient(scale=0.1),
+    }
     model: Callable[[Tensor], Tensor] = module
     if rehearse:
         from far import FarTensor
 
         model = lambda batch: FarTensor(module(batch))  # noqa: E731
     else:  # no gradient comes from a device that is not there
-        methods["smoothgrad"] = {"sigma": 0.1}
+        methods["smoothgrad"] = fwdgrad.SmoothGrad(scale=0.1)
 
     def run(method: str, size: int) -> Callable[[], object]:
-        options = {"target": 0, "queries": QUERIES, "batch_size": size, **methods[method]}
-        return lambda: fwdgrad.explain(model, x, method=method, **options)
+        options = {"method": methods[method], "n_samples": SAMPLES, "batch_size": size}
+        return lambda: fwdgrad.explain(model, x, 0, **options)
 
-    stream.LOOK_EVERY_SECONDS = math.inf
+    loop.LOOK_EVERY_SECONDS = math.inf
     counted = reads_of_far if rehearse else synchronisations
-    few, many = (QUERIES // size for size in BATCHES)
+    few, many = (SAMPLES // size for size in BATCHES)
     try:
         for method in methods:
             counted(run(method, BATCHES[0]))  # compiles, allocates, ...
@@ -100,7 +103,7 @@ def waits(device: str) -> list[list[str]]:
             if counts[0] != counts[1]:
                 raise RuntimeError(f"{what}: {counts[0]} and {counts[1]}")
     finally:
-        stream.LOOK_EVERY_SECONDS = every
+        loop.LOOK_EVERY_SECONDS = every
     return rows
 
 
@@ -109,7 +112,7 @@ def placed(device: str) -> list[str]:
     import fwdgrad
 
     model, x = halves(), torch.rand(3, 16, 16)
-    found = fwdgrad.explain(model, x, target=0, queries=64, device=device)
+    found = fwdgrad.explain(model, x, target=0, n_samples=64, device=device)
     where = {found.attribution.device.type, found.input.device.type}
     where |= {part.device.type for part in model.buffers()}
     if where != {device}:
@@ -134,7 +137,7 @@ def commands(device: str) -> list[str]:
         (folder / "own.py").write_text(MODEL)
         Image.effect_noise((64, 64), 90).convert("RGB").save(folder / "photo.png")
         line = ["--model", "own:module", "--device", device]
-        explain = ["explain", "photo.png", "--size", "32", "--queries", "64", "--no-progress"]
+        explain = ["explain", "photo.png", "--size", "32", "--samples", "64", "--no-progress"]
         saved = "photo-explanation/explanation.safetensors"
         for one in ([*explain, *line], ["evaluate", saved, "--steps", "4", *line]):
             done = subprocess.run(

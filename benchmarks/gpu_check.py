@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -33,7 +34,7 @@ import torch
 from fwdgrad_kernels import Grid, Labels, NoiseSpec, accumulate_, blocks, perturb
 for shape, options in (
     ((1027,), {}), ((3, 37, 41), {"block": 9}),
-    ((3, 32, 32), {"law": "rademacher", "design": "hadamard"}),
+    ((3, 32, 32), {"distribution": "rademacher", "design": "hadamard"}),
     ((3, 37, 41), {"features": Grid(5, jitter=True)}), ((2, 9, 37, 41), {"features": Grid(5)}),
     ((3, 37, 41), {"features": Labels(torch.arange(37 * 41, device="cuda").view(37, 41) // 9)}),
 ):
@@ -212,7 +213,7 @@ def floors(bench: Bench, report: Report, rehearse: bool) -> None:
 def naive(
     kind: str, batch: int, sigma: float
 ) -> tuple[Callable[..., object], Callable[..., object]]:
-    """Plain PyTorch, as one would write it: copies and stored noise; and the weighted sum of it."""
+    """Plain PyTorch, as one would write it: samples and stored noise, and its weighted sum."""
     import torch
 
     def noise_like(x: torch.Tensor) -> torch.Tensor:
@@ -267,9 +268,9 @@ def kernels(bench: Bench, report: Report, rehearse: bool) -> None:
     for kind in ("normal", "blocks", "rademacher"):
         for dtype in (torch.float32, torch.bfloat16):
             x = torch.rand(shape, device=device).to(dtype)
-            law = "normal" if kind == "blocks" else kind
+            distribution = "normal" if kind == "blocks" else kind
             spec = NoiseSpec(
-                shape, law, sigma, block_of(side) if kind == "blocks" else None, seed=1
+                shape, distribution, sigma, block_of(side) if kind == "blocks" else None, seed=1
             )
             out, weights = torch.empty(batch, *shape, dtype=dtype, device=device), torch.rand(batch)
             weights, total = weights.to(device), torch.zeros(shape, device=device)
@@ -298,7 +299,7 @@ def kernels(bench: Bench, report: Report, rehearse: bool) -> None:
             agree(spec, x, batch, device)
             for what in ("perturb", "accumulate", "both"):
                 if what == "accumulate" and dtype != torch.float32:
-                    continue  # sums are float32 whatever the copies are
+                    continue  # sums are float32 whatever the samples are
                 sides = {
                     "clone": out.clone,
                     "cuda": ours(what, "cuda"),
@@ -319,10 +320,17 @@ def kernels(bench: Bench, report: Report, rehearse: bool) -> None:
                 rows.append([*row, ms.get("product", ""), goals.get((kind, what, dtype), "")])
     own = ["/ clone", "faster"]
     report.table(
-        f"One micro-batch of {batch} copies of {'x'.join(map(str, shape))}, float32 sums: ms, in "
+        f"One micro-batch of {batch} samples of {'x'.join(map(str, shape))}, float32 sums: ms, in "
         "times of `torch.clone` of the batch, and how many times faster than naive PyTorch (eager, "
         "compiled)",
-        [*("noise", "op", "copies", "clone", "cuda"), *own, "triton", *own, "stored noise", "goal"],
+        [
+            *("noise", "op", "samples", "clone", "cuda"),
+            *own,
+            "triton",
+            *own,
+            "stored noise",
+            "goal",
+        ],
         rows,
     )
     report.text(
@@ -337,12 +345,12 @@ def agree(spec: object, x: object, batch: int, device: str) -> None:
     import torch
 
     from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
-    from fwdgrad_kernels.testing import assert_copies, assert_sums
+    from fwdgrad_kernels.testing import assert_samples, assert_sums
 
     assert isinstance(spec, NoiseSpec)
     assert isinstance(x, torch.Tensor)
     for backend in ("cuda", "triton"):
-        assert_copies(perturb(x, spec, batch - 2, 2, backend=backend), x, spec, batch - 2)
+        assert_samples(perturb(x, spec, batch - 2, 2, backend=backend), x, spec, batch - 2)
         sums = torch.zeros(2, *spec.shape, device=device)
         weights = torch.tensor([0.5, -1.5], device=device)
         accumulate_(sums[0], weights, spec, batch - 2, sums[1], backend=backend)
@@ -350,7 +358,7 @@ def agree(spec: object, x: object, batch: int, device: str) -> None:
 
 
 def options(bench: Bench, report: Report, rehearse: bool) -> None:
-    """Memory formats, a held buffer, smooth fields."""
+    """Memory formats, a held buffer, linear grids."""
     import torch
 
     from fwdgrad_kernels import Grid, NoiseSpec, accumulate_, perturb
@@ -387,8 +395,8 @@ def options(bench: Bench, report: Report, rehearse: bool) -> None:
             rows.append([backend, name, *(f"{s / clone:.2f}" for s in seconds.values())])
     report.table(
         "perturb in times of `torch.clone` of the batch",
-        ["backend", "copies", "normal", "normal, channels last", "blocks", "blocks, `held`",
-         "smooth shared Hadamard field", "accumulate of that field"],
+        ["backend", "samples", "normal", "normal, channels last", "blocks", "blocks, `held`",
+         "linear grid, shared Hadamard signs", "accumulate of that grid"],
         rows,
     )  # fmt: skip
 
@@ -423,23 +431,23 @@ def runs(bench: Bench, report: Report, rehearse: bool) -> None:
         return batch[..., :half].mean((1, 2, 3)) - batch[..., half:].mean((1, 2, 3))
 
     rows, peaks = [], []
-    noise = {"method": "likelihood-ratio", "sigma": 0.1}
+    method = fwdgrad.ForwardGradient(scale=0.1)
     x = torch.rand(3, *(2 * (16 if rehearse else 224,)), device=device)
-    for queries in (16, 32) if rehearse else (256, 8192):
+    for n_samples in (16, 32) if rehearse else (256, 8192):
         with peak_memory(device) as peak:
-            fwdgrad.explain(linear, x, target=None, queries=queries, batch_size=64, **noise)
+            fwdgrad.explain(linear, x, None, method=method, n_samples=n_samples, batch_size=64)
         peaks.append(peak[0])
     rows.append(
-        ["peak memory at 8,192 copies over that at 256", f"{peaks[1] / peaks[0]:.4f}", "1.01"]
+        ["peak memory at 8,192 samples over that at 256", f"{peaks[1] / peaks[0]:.4f}", "1.01"]
     )
 
-    side, queries, batch = (32, 16, 2) if rehearse else (8192, 4096, 8)
+    side, n_samples, batch = (32, 16, 2) if rehearse else (8192, 4096, 8)
     large = torch.rand(3, side, side, device=device)
     start = time.perf_counter()
     with peak_memory(device) as peak:
-        fwdgrad.explain(linear, large, target=None, queries=queries, batch_size=batch, **noise)
+        fwdgrad.explain(linear, large, None, method=method, n_samples=n_samples, batch_size=batch)
     inputs = peak[0] / large.nbytes
-    what = f"{'x'.join(map(str, large.shape))}, {queries} copies in micro-batches of {batch}"
+    what = f"{'x'.join(map(str, large.shape))}, {n_samples} samples in micro-batches of {batch}"
     taken = f"{time.perf_counter() - start:.1f} s"
     what = f"{what} ({taken}): peak above the input, in inputs"
     rows.append([what, f"{inputs:.2f}", f"{batch + 3}"])
@@ -466,25 +474,28 @@ def share_of_time(bench: Bench, rehearse: bool) -> list[str]:
     else:
         return ["ResNet-50: torchvision is not installed", "not measured", "2 %"]
     model = model.eval().to(device, torch.bfloat16, memory_format=torch.channels_last)
-    size, queries, batch = (16, 8, 4) if rehearse else (224, 4096, 64)
+    size, n_samples, batch = (16, 8, 4) if rehearse else (224, 4096, 64)
     image = torch.rand(1, 3, size, size, device=device, dtype=torch.bfloat16)
     image = image.contiguous(memory_format=torch.channels_last)[0]
-    settings = {"method": "likelihood-ratio", "target": 0, "sigma": 0.1, "batch_size": batch}
-    fwdgrad.explain(model, image, queries=2 * batch, **settings)  # warm
+    options = {"method": fwdgrad.ForwardGradient(scale=0.1), "objective": "output"}
+    explain = functools.partial(fwdgrad.explain, model, image, 0, batch_size=batch, **options)
+    explain(n_samples=2 * batch)  # warm
     start = time.perf_counter()
-    fwdgrad.explain(model, image, queries=queries, **settings)
+    explain(n_samples=n_samples)
     whole = time.perf_counter() - start
     spec = NoiseSpec(tuple(image.shape), "normal", 0.1)
     out = perturb(image, spec, 0, batch // 2, pairs=True)
     sums = torch.zeros(2, *image.shape, device=device)
-    weights = torch.rand(queries // 2, device=device)
+    weights = torch.rand(n_samples // 2, device=device)
     seconds = bench.medians(
         perturb=lambda: perturb(image, spec, 0, batch // 2, out=out, pairs=True),
         accumulate=lambda: accumulate_(sums[0], weights, spec, 0, sums[1]),
     )
-    share = (seconds["perturb"] * queries / batch + seconds["accumulate"]) / whole
+    share = (seconds["perturb"] * n_samples / batch + seconds["accumulate"]) / whole
     used = backend_for(torch.device(device))
-    what = f"`explain` on a ResNet-50, bfloat16, channels last, {queries} queries in {whole:.2f} s"
+    what = (
+        f"`explain` on a ResNet-50, bfloat16, channels last, {n_samples} samples in {whole:.2f} s"
+    )
     return [f"{what}: share of the kernels ({used})", f"{share:.2%}", "2 %"]
 
 

@@ -10,7 +10,7 @@ import time
 from statistics import median
 
 import torch
-from test_kernels import COPIES, SHAPE, SIDE, Fused, Naive
+from test_kernels import SAMPLES, SHAPE, SIDE, Fused, Naive
 
 from fwdgrad_kernels import native
 
@@ -27,7 +27,7 @@ def seconds(side: Naive | Fused, total: torch.Tensor, weights: torch.Tensor) -> 
 def main() -> None:
     assert native.module is not None
     assert native.module.simd_level() == "compiler default"  # built without clones
-    total, weights = torch.zeros(SHAPE), torch.randn(COPIES)
+    total, weights = torch.zeros(SHAPE), torch.randn(SAMPLES)
     found = {}
     for name, noise in ROWS.items():
         sides = Naive(*noise), Fused(*noise)

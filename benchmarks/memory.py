@@ -6,6 +6,7 @@ Peak memory is what the process used above what it used once everything was impo
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ def status(field: str) -> int:
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
-SAMPLING: list[int] = []  # what was used when the model was asked: at x, then while sampling
+SAMPLING: list[int] = []  # what was used when the model was called: at x, then while sampling
 
 
 def cheap(batch: torch.Tensor) -> torch.Tensor:
@@ -37,25 +38,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", required=True, help="such as 3x224x224")
     parser.add_argument("--regions", action="store_true")
-    parser.add_argument("--queries", type=int, required=True)
+    parser.add_argument("--n-samples", type=int, required=True)
     parser.add_argument("--memory")
     parser.add_argument("--batch-size", type=int)
     arguments = parser.parse_args()
     sizes = {"memory": arguments.memory, "batch_size": arguments.batch_size}
     shape = tuple(map(int, arguments.shape.split("x")))
-    noise: dict[str, object] = {"method": "likelihood-ratio", "sigma": 0.1}
     small = torch.rand(*(3, 32, 32, 32)[: len(shape)])
-    if arguments.regions:
-        noise = {"method": "regions", "objective": "output"}
+    method = fwdgrad.Regions() if arguments.regions else fwdgrad.ForwardGradient(scale=0.1)
+    run = functools.partial(fwdgrad.explain, cheap, target=0, method=method, objective="output")
     # What a first call loads for good (thread pools, code pages) is not the run's.
-    fwdgrad.explain(cheap, small, target=0, queries=16, **noise)
+    run(small, n_samples=16)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     SAMPLING.clear()
     x = torch.rand(shape)
     making = status("VmHWM")  # a memory budget resets the kernel's mark when the run starts
     start = time.perf_counter()
-    result = fwdgrad.explain(cheap, x, target=0, queries=arguments.queries, **noise, **sizes)
+    result = run(x, n_samples=arguments.n_samples, **sizes)
     seconds = time.perf_counter() - start
     highest = max(making, status("VmHWM"))
     half = shape[-1] // 2

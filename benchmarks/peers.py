@@ -1,20 +1,20 @@
-"""Maps of a black box at the same number of forward calls: other tools', and ours.
+"""Maps of a black box at the same number of forward calls: other tools' and ours.
 
     python benchmarks/peers.py                 # about two hours on two cores
-    python benchmarks/peers.py --others        # the strongest peers, on cut-outs left out there
+    python benchmarks/peers.py --others        # the strongest of them, on cut-outs left out there
     python benchmarks/peers.py --backgrounds   # and on every background
     python benchmarks/peers.py --full          # two networks, three seeds: about a day
     python benchmarks/peers.py --quick         # a minute, two pictures: no table is written
 
 Cut-outs are shown where the network names them rightly.
 
-Every method explains the probability of the class that the network predicts, on the same pictures,
-with the same calls of the same network (ONNX Runtime, one thread), in as many processes as there
+Every method explains the probability of the predicted class, on the same pictures, with as many
+calls of the same network (ONNX Runtime, one thread), in as many processes as there
 are cores. A map is kept for each method, network, picture, budget and seed, in peers/ of the cache
 folder (FWDGRAD_CACHE, or ~/.cache/fwdgrad), so a run that was stopped goes on, and a change runs
 only what it touches. The table goes to benchmarks/results/peers.md.
 
-Methods come from their own libraries where there is one to install: RISE and sliding windows from
+Methods are those of their own libraries where one can be installed: RISE and sliding windows from
 xaitk-saliency, LIME from lime, the partition explainer from shap, KernelSHAP from Captum. Those
 called "our version" are short ones of a published method whose library does not install beside
 this torch (Sobol and HSIC: xplique needs TensorFlow) or does not exist (evolution strategies).
@@ -54,9 +54,11 @@ from torch import Tensor
 from torch.nn import functional
 
 import fwdgrad
-from fwdgrad import metrics
+from fwdgrad import ForwardGradient, Regions, metrics
 from fwdgrad.files import write_atomically
-from fwdgrad.stream import process_memory
+from fwdgrad.methods.blur import light_blur
+from fwdgrad.runner.memory import process_memory
+from fwdgrad_kernels import CONTRACT
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -64,7 +66,7 @@ SIZE, STEPS = 224, 28
 SHOWN, TUNED_ON = 9, 8  # cut-outs in the table, and those after them that ours was chosen on
 
 BUDGETS = (128, 500, 1536, 4224)
-OURS_ALONE = (128,)  # fewer calls than any peer is asked with
+OURS_ALONE = (128,)  # fewer calls than any other tool gets
 COSTED = 1536  # the budget at which seconds and memory are measured
 
 
@@ -86,17 +88,17 @@ class Network:
 @functools.cache
 def network_of(name: str) -> Network:
     """A network by ONNX Runtime, on one thread, loaded once in a process."""
-    box = data.NETWORKS[name]()
-    return Network(name, fast(box), torch.tensor(box.zero).expand(3))
+    classifier = data.NETWORKS[name]()
+    return Network(name, fast(classifier), torch.tensor(classifier.zero).expand(3))
 
 
 class Counted:
-    """The class's probability, and how many pictures it was asked for: never more than allowed.
+    """The class's probability, which counts the forward calls of a method.
 
     Args:
-        network: that is asked; its ``fill`` is the score's.
+        network: that is called; its ``fill`` is the score's.
         target: the class.
-        budget: how many pictures a method may ask for.
+        budget: how many pictures a method may have evaluated.
     """
 
     def __init__(self, network: Network, target: int, budget: int) -> None:
@@ -122,7 +124,7 @@ def as_array(x: Tensor) -> Any:
     return x.permute(1, 2, 0).contiguous().numpy()
 
 
-# ---- the peers -------------------------------------------------------------------------------
+# ---- other tools -----------------------------------------------------------------------------
 #
 # Each takes the counted score, the picture, the budget and a seed, and returns a map (H, W).
 
@@ -151,7 +153,7 @@ def sliding_window(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
 def _by_xaitk(stack: Any, score: Counted, x: Tensor) -> Tensor:
     from smqtk_classifier import ClassifyImage
 
-    class Box(ClassifyImage):
+    class Adapter(ClassifyImage):
         def get_labels(self) -> list[str]:
             return ["target"]
 
@@ -170,11 +172,11 @@ def _by_xaitk(stack: Any, score: Counted, x: Tensor) -> Tensor:
 
     stack.fill = (score.fill * 255).round().to(torch.uint8).numpy()  # as the picture is
     picture = (as_array(x) * 255).round().astype(np.uint8)
-    return torch.from_numpy(np.asarray(stack.generate(picture, Box())[0], dtype=np.float64))
+    return torch.from_numpy(np.asarray(stack.generate(picture, Adapter())[0], dtype=np.float64))
 
 
 def lime(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
-    """LIME (Ribeiro et al. 2016): its image explainer as it comes, quickshift and mean colours."""
+    """LIME (Ribeiro et al. 2016): its image explainer by default: quickshift, mean colours."""
     from lime.lime_image import LimeImageExplainer
 
     explainer = LimeImageExplainer(random_state=seed)
@@ -271,48 +273,46 @@ def _upsampled(values: Tensor) -> Tensor:
 
 def evolution(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
     """Evolution strategies (Ilyas et al. 2018), our version: pairs of pixel noise, sigma 0.1."""
-    return _ours(score, x, budget, seed, method="likelihood-ratio", sigma=0.1)
+    n_samples = budget - 1 - (budget - 1) % 2  # pairs, and one call goes to the picture itself
+    return _sizes(_ours(score, x, n_samples, seed, ForwardGradient(scale=0.1)))
 
 
 def forward_gradient(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
-    """The forward gradient paper's: plain copies, each noisy on a block of a tenth."""
-    return _ours(
-        score, x, budget, seed, method="likelihood-ratio", antithetic=False, block=(103, 103)
-    )
+    """The forward gradient paper's: plain samples, each noisy on a block of a tenth."""
+    method = ForwardGradient(block=(103, 103), antithetic=False)
+    return _sizes(_ours(score, x, budget - 1, seed, method))
 
 
 def regions(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
     """Ours: what ``fwdgrad explain`` does with a picture."""
-    return _ours(score, x, budget, seed, method="regions")
+    return _ours(score, x, budget, seed, Regions()).heatmap().double()
 
 
 def regions_on_grey(score: Counted, x: Tensor, budget: int, seed: int) -> Tensor:
-    """Ours, with grey in the place of the blur."""
+    """Ours, with grey in place of the blur."""
     grey = score.fill[:, None, None].expand_as(x)
-    return _ours(score, x, budget, seed, method="regions", baseline=grey)
+    return _ours(score, x, budget, seed, Regions(grey)).heatmap().double()
 
 
-def _ours(score: Counted, x: Tensor, budget: int, seed: int, **options: Any) -> Tensor:
-    # One call goes to the picture itself.
-    even = options.get("method") != "regions" and options.get("antithetic", True)
-    queries = budget - 1 - (budget - 1) % 2 if even else budget - 1
-    if options["method"] == "regions":
-        queries = budget
-    found = fwdgrad.explain(
+def _ours(score: Counted, x: Tensor, n_samples: int, seed: int, method: Any) -> fwdgrad.Explanation:
+    return fwdgrad.explain(
         score.scores,
         x,
-        target=score.target,
-        queries=queries,
+        score.target,
+        method=method,
+        objective="probability",
+        n_samples=n_samples,
         seed=seed,
         batch_size=4,
-        **{"objective": "probability", **options},
     )
-    heat = found.heatmap().double()
-    # Gradients of pixels count by their size, as in the paper's own figures.
-    return heat if options["method"] == "regions" else found.attribution.double().abs().sum(0)
 
 
-PEERS: dict[str, Callable[[Counted, Tensor, int, int], Tensor]] = {
+def _sizes(found: fwdgrad.Explanation) -> Tensor:
+    """Gradients of pixels count by their size, as in the paper's own figures."""
+    return found.attribution.double().abs().sum(0)
+
+
+OTHERS: dict[str, Callable[[Counted, Tensor, int, int], Tensor]] = {
     "RISE (xaitk-saliency)": rise,
     "Occlusion (xaitk-saliency)": sliding_window,
     "LIME (lime)": lime,
@@ -327,7 +327,7 @@ OURS: dict[str, Callable[[Counted, Tensor, int, int], Tensor]] = {
     "fwdgrad regions, on grey": regions_on_grey,
     "fwdgrad regions": regions,
 }
-METHODS = {**PEERS, **OURS}
+METHODS = {**OTHERS, **OURS}
 STRONGEST = ["Occlusion (xaitk-saliency)", "Partition (shap)", "fwdgrad regions"]
 FIXED = {sliding_window, partition_shap}  # nothing is drawn: one seed is all
 
@@ -353,29 +353,30 @@ class Job:
 def job_of(network: str, name: str, where: Where, budget: int, seed: int) -> Job:
     key = [network, *code_of(METHODS[name]), *where, budget, seed, STEPS]
     if METHODS[name] in (regions, regions_on_grey):
-        key += code_of(fwdgrad.methods.regions)
+        key += [*code_of(Regions), *code_of(light_blur), CONTRACT]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     path = data.cache_folder() / "peers" / f"{digest}.npz"
     return Job(network, name, where, budget, seed, path)
 
 
 @functools.cache
-def code_of(function: FunctionType) -> tuple[str, ...]:
-    """A function's code and that of its module's functions that it calls, without their texts."""
+def code_of(function: FunctionType | type) -> tuple[str, ...]:
+    """The code of a function or class and of what it uses of its module, without docstrings."""
     found: dict[str, str] = {}
     todo = [function]
     while todo:
         one = todo.pop()
         (tree,) = ast.parse(inspect.getsource(one)).body
-        if ast.get_docstring(tree) is not None:
-            del tree.body[0]
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
+                node.body = node.body[1:] or [ast.Pass()]
         found[one.__name__] = ast.unparse(tree)
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        called = [one.__globals__.get(name) for name in sorted(names - set(found))]
+        used = [vars(sys.modules[one.__module__]).get(name) for name in sorted(names - set(found))]
         todo += [
             other
-            for other in called
-            if isinstance(other, FunctionType) and other.__module__ == one.__module__
+            for other in used
+            if isinstance(other, (FunctionType, type)) and other.__module__ == one.__module__
         ]
     return tuple(code for _, code in sorted(found.items()))
 
@@ -396,7 +397,7 @@ def make(job: Job) -> None:
     started = time.perf_counter()
     heat = METHODS[job.name](counted, picture.x, job.budget, job.seed).double()
     seconds = time.perf_counter() - started
-    allowed = job.budget + 1  # ours asks once more, for the picture's own score
+    allowed = job.budget + 1  # ours calls it once more, on the picture itself
     if counted.calls > allowed:
         raise AssertionError(f"{job.name} made {counted.calls} calls of {job.budget}")
     numbers: dict[str, Any] = {
@@ -597,11 +598,11 @@ What ours does was chosen with EfficientNet-Lite0 on the seven photos and on eig
 between a few blurs and sizes of cells, the means on these pictures were looked at, too.
 """
 CHOSEN_ON_OTHERS = """\
-These are the cut-outs that are neither in the table of peers nor among the eight on which ours was
-chosen. One choice was looked at on them as well: that grids of cells do not shift.
+These are the cut-outs that are neither in the table of other tools nor among the eight on which
+ours was chosen. One choice was looked at on them as well: that grids of cells do not jitter.
 """
 ON_BACKGROUNDS = """\
-Cut-outs on plain and textured backgrounds. Ours was chosen with pictures on grass alone.
+Cut-outs on uniform and textured backgrounds. Ours was chosen with pictures on grass alone.
 """
 SPECKLES = """
 ### What noise in a map does
@@ -624,7 +625,7 @@ COLUMNS = {
 def section(
     network: str, records: Records, spent: Costs, pairs: Iterable[tuple[int, int]]
 ) -> list[str]:
-    """A network's tables: one for each budget, and the peers beside ours."""
+    """A network's tables: one for each budget, and the other tools beside ours."""
     means: dict[int, dict[str, dict]] = {}
     for budget in sorted({job.budget for job in records}):
         found = {name: one for name in METHODS if (one := summary(records, name, budget))}
@@ -636,7 +637,13 @@ def section(
     for budget, found in means.items():
         seeds = 1 + max(job.seed for job in records if job.budget == budget)
         lines += ["", f"### {budget} calls, {seeds} seed{'s' * (seeds > 1)}", "", *_table(found)]
-    return [*lines, "", "### Against each peer, picture by picture", "", *_paired(means, pairs)]
+    return [
+        *lines,
+        "",
+        "### Against each other tool, picture by picture",
+        "",
+        *_paired(means, pairs),
+    ]
 
 
 def _table(found: dict[str, dict]) -> list[str]:
@@ -664,26 +671,26 @@ def _table(found: dict[str, dict]) -> list[str]:
 
 
 def _paired(means: dict[int, dict[str, dict]], pairs: Iterable[tuple[int, int]]) -> list[str]:
-    """Ours less the peer's, paired over pictures.
+    """Ours less the other tool's, paired over pictures.
 
     Args:
         means: each method's ``summary``, by budget.
-        pairs: budgets of ours and of the peers; those that were not run are left out.
+        pairs: budgets of ours and of the other tools; those that were not run are left out.
     """
     columns = ("insertion", "deletion", "difference")
-    titles = ["ours, calls", "peer, calls", *(COLUMNS[column][0] for column in columns)]
+    titles = ["ours, calls", "other tool, calls", *(COLUMNS[column][0] for column in columns)]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for calls, theirs in pairs:
         one = means.get(calls, {}).get("fwdgrad regions")
-        for peer in PEERS:
-            other = means.get(theirs, {}).get(peer)
+        for tool in OTHERS:
+            other = means.get(theirs, {}).get(tool)
             if one is None or other is None:
                 continue
             cells = []
             for column in columns:
                 both = zip(one[column][2], other[column][2], strict=True)
                 cells.append(_change([a - b for a, b in both]))
-            lines.append(f"| {calls} | {peer}, {theirs} | {' | '.join(cells)} |")
+            lines.append(f"| {calls} | {tool}, {theirs} | {' | '.join(cells)} |")
     return lines
 
 
@@ -698,7 +705,7 @@ class Run:
         pictures: of a network.
         about: the pictures, to the table's reader.
         names: of the methods.
-        pairs: calls of ours, and of the peers beside it.
+        pairs: calls of ours, and of the other tools beside it.
         networks: how many.
     """
 
@@ -729,7 +736,7 @@ RUNS = {
     ),
     "others": Run(
         "peers-others.md",
-        "the strongest peers and ours on the cut-outs that the table leaves out",
+        "the strongest other tools and ours on the cut-outs that the table leaves out",
         {128: 2, 500: 2, 4224: 1},
         others,
         CHOSEN_ON_OTHERS,
@@ -737,7 +744,7 @@ RUNS = {
     ),
     "backgrounds": Run(
         "peers-backgrounds.md",
-        "the strongest peers and ours on plain and textured backgrounds",
+        "the strongest other tools and ours on uniform and textured backgrounds",
         {128: 1, 500: 1},
         everywhere,
         ON_BACKGROUNDS,

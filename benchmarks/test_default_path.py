@@ -1,4 +1,4 @@
-"""What people get by default, ``regions``, against the same in a few lines of plain PyTorch.
+"""What people get by default, ``Regions``, against the same in a few lines of plain PyTorch.
 
 Both sides use the same orthogonal signs and give the same samples and maps.
 """
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fwdgrad.gradients import LikelihoodRatio
-from fwdgrad.methods import source_of
-from fwdgrad.source import Plan
+from fwdgrad import Regions
+from fwdgrad.estimate.scores import attributions
+from fwdgrad.methods import plan_of
+from fwdgrad.plan import Plan
 from fwdgrad_kernels import NoiseSpec, Perturber, noise
 
 SHAPE, BATCH = (3, 224, 224), 64
@@ -36,7 +37,7 @@ class Plain:
         *_, self.rows, self.columns = self.spec.grid
         seed = self.spec.seed
         directions = NoiseSpec((self.spec.group,), "rademacher", design="hadamard", seed=seed)
-        self.signs = noise(directions, 0, plan.copies)  # all of a group: (n, M)
+        self.signs = noise(directions, 0, plan.samples)  # all of a group: (n, M)
         self.buffer = torch.empty(BATCH, *SHAPE)
 
     def spread(self, values: Tensor) -> Tensor:
@@ -62,10 +63,8 @@ class Plain:
         return attribution, error, float(share.clamp(min=0))
 
 
-def planned(samples: int) -> tuple[LikelihoodRatio, Plan]:
-    source = source_of(lambda batch: batch[:, 0, 0, :4], X, "regions", {"queries": samples})
-    assert isinstance(source, LikelihoodRatio)
-    return source, source._plan(X)
+def planned(samples: int) -> Plan:
+    return plan_of(X, method=Regions(), n_samples=samples, features=None, seed=0)
 
 
 @pytest.fixture(params=[1, None], ids=["one thread", "all"])
@@ -78,7 +77,7 @@ def threads(request):
 
 
 def test_perturb(compare, table, threads):
-    _, plan = planned(1024)
+    plan = planned(1024)
     plain, buffer = Plain(plan), torch.empty(BATCH, *SHAPE)
 
     run = Perturber(X, plan.spec, baseline=plan.baseline, position=plan.position)
@@ -113,17 +112,19 @@ def test_perturb(compare, table, threads):
 
 @pytest.mark.parametrize("samples", [128, 500, 1024])
 def test_map(samples, compare, table, threads):
-    source, plan = planned(samples)
+    plan = planned(samples)
     plain = Plain(plan)
     scores = torch.rand(samples, 1, generator=torch.Generator().manual_seed(1)).double()
-    attribution, error, _ = source._sum(plan, scores, 0.5)
+
+    def fused() -> tuple[Tensor, Tensor, float]:
+        return attributions(plan, scores[..., None], [0.5], "cpu")[0]
+
+    attribution, error, _ = fused()
     other, _, _ = plain.map(scores[:, 0])
-    moved = attribution != 0  # a ground that the blur leaves alone has nothing
+    moved = attribution != 0  # a uniform background that the blur leaves alone has nothing
     assert torch.allclose(attribution[moved], other[moved], atol=1e-4)
     assert bool((error >= 0).all())
-    ours, theirs = compare(
-        lambda: source._sum(plan, scores, 0.5), lambda: plain.map(scores[:, 0]), rounds=30
-    )
+    ours, theirs = compare(fused, lambda: plain.map(scores[:, 0]), rounds=30)
     table.add(
         MAP,
         "scores|threads|`w @ S` and one interpolation, ms|ours, ms|goal, ms",

@@ -1,4 +1,4 @@
-"""Gradients through our stream beside Captum's NoiseTunnel; what noise on parameters costs."""
+"""Gradients through our loop beside Captum's NoiseTunnel; what noise on parameters costs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import ParameterNoise
+from fwdgrad import ForwardGradient, NoiseGrad, ParameterNoise, SmoothGrad, VarGrad
 from fwdgrad.adapters.images import efficientnet_lite0
 
 SCRIPT = Path(__file__).with_name("white_box_memory.py")
-COPIES = 48
-SIGMA = 0.1
+SAMPLES = 48
+SCALE = 0.1
 X = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
@@ -29,28 +29,27 @@ def model() -> torch.nn.Module:
     return forward
 
 
-@pytest.mark.parametrize("kind", ["smoothgrad", "vargrad"])
+@pytest.mark.parametrize("method", [SmoothGrad(SCALE), VarGrad(SCALE)])
 @pytest.mark.parametrize("batch", [1, 4, 16])
-def test_noise_tunnel(kind, batch, model, compare, table):
+def test_noise_tunnel(method, batch, model, compare, table):
     attr = pytest.importorskip("captum.attr")
-    tunnel = attr.NoiseTunnel(attr.Saliency(model))
+    tunnel, kind = attr.NoiseTunnel(attr.Saliency(model)), type(method).__name__.lower()
+    options = {"objective": "output", "n_samples": SAMPLES, "batch_size": batch}
 
     def ours() -> torch.Tensor:
-        return fwdgrad.explain(
-            model, X, method=kind, target=0, sigma=SIGMA, queries=COPIES, batch_size=batch
-        ).attribution
+        return fwdgrad.explain(model, X, 0, method=method, **options).attribution
 
     def captum() -> torch.Tensor:
         return tunnel.attribute(
-            X[None].clone(), nt_type=kind, nt_samples=COPIES, nt_samples_batch_size=batch,
-            stdevs=SIGMA, target=0, abs=False,
+            X[None].clone(), nt_type=kind, nt_samples=SAMPLES, nt_samples_batch_size=batch,
+            stdevs=SCALE, target=0, abs=False,
         )[0]  # fmt: skip
 
     seconds, theirs = compare(ours, captum, rounds=5)
     both = [ours().flatten(), captum().flatten().detach()]
     agreement = float(torch.corrcoef(torch.stack(both))[0, 1])
     table.add(
-        f"White-box, EfficientNet-Lite0, {COPIES} copies, beside Captum's NoiseTunnel",
+        f"White-box, EfficientNet-Lite0, {SAMPLES} samples, beside Captum's NoiseTunnel",
         "method|micro-batch|ours, s|Captum, s|ratio|correlation of the maps|goal",
         kind,
         batch,
@@ -75,14 +74,14 @@ def test_white_box_memory(model, benchmark, table):
     rows = {
         "ours, micro-batch 4": ("ours", 4),
         "NoiseTunnel, micro-batch 4": ("captum", 4),
-        "NoiseTunnel, as it comes": ("captum", 0),
+        "NoiseTunnel, with default settings": ("captum", 0),
     }
     benchmark.pedantic(lambda: peak("ours", 4, 8), rounds=1, iterations=1)
     for name, (which, batch) in rows.items():
-        few, many = (peak(which, batch, copies) for copies in (16, 128))
+        few, many = (peak(which, batch, samples) for samples in (16, 128))
         table.add(
             "White-box SmoothGrad: peak memory above the model's own gradient, MiB",
-            "run|16 copies|128 copies|ratio|goal",
+            "run|16 samples|128 samples|ratio|goal",
             name,
             f"{few:.0f}",
             f"{many:.0f}",
@@ -92,24 +91,23 @@ def test_white_box_memory(model, benchmark, table):
 
 
 @pytest.mark.parametrize(
-    ("source", "law", "per"),
+    ("method", "distribution", "per"),
     [
-        ("likelihood-ratio", "normal", 1),
-        ("likelihood-ratio", "rademacher", 1),
-        ("likelihood-ratio", "normal", 4),
-        ("autograd", "normal", 1),
-        ("autograd", "normal", 4),
+        (ForwardGradient(SCALE, antithetic=False), "normal", 1),
+        (ForwardGradient(SCALE, antithetic=False), "rademacher", 1),
+        (ForwardGradient(SCALE, antithetic=False), "normal", 4),
+        (SmoothGrad(SCALE), "normal", 1),
+        (SmoothGrad(SCALE), "normal", 4),
     ],
 )
-def test_noise_on_parameters(source, law, per, model, compare, table):
+def test_noise_on_parameters(method, distribution, per, model, compare, table):
     """Beside the same calls without, and beside reading the parameters once."""
-    copies = 96
-    options = {"method": source, "target": 0, "sigma": SIGMA, "antithetic": False}
-    options |= {"queries": copies, "batch_size": per}
-    noise = ParameterNoise(law=law, draws=copies // per)
+    samples = 96
+    options = {"objective": "output", "n_samples": samples, "batch_size": per}
+    noise = ParameterNoise(distribution=distribution, draws=samples // per)
     noisy, plain = compare(
-        lambda: fwdgrad.explain(model, X, parameters=noise, **options),
-        lambda: fwdgrad.explain(model, X, **options),
+        lambda: fwdgrad.explain(model, X, 0, method=NoiseGrad(noise, method), **options),
+        lambda: fwdgrad.explain(model, X, 0, method=method, **options),
         rounds=5,
     )
     parameters = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -122,17 +120,17 @@ def test_noise_on_parameters(source, law, per, model, compare, table):
         return time.perf_counter() - start
 
     reading = sorted(read() for _ in range(9))[4]
-    overhead = (noisy - plain) / copies
+    overhead = (noisy - plain) / samples
     table.add(
         f"Noise on EfficientNet-Lite0's {len(parameters) / 1e6:.1f} million parameters, "
-        f"{copies} copies",
-        "source|law|copies a draw and a call|ms a copy|without|overhead, ms|"
+        f"{samples} samples",
+        "gradient|distribution|samples a draw and a call|ms a sample|without|overhead, ms|"
         "goal: parameters read once, ms",
-        source,
-        law,
+        type(method).__name__,
+        distribution,
         per,
-        f"{noisy / copies * 1e3:.1f}",
-        f"{plain / copies * 1e3:.1f}",
+        f"{noisy / samples * 1e3:.1f}",
+        f"{plain / samples * 1e3:.1f}",
         f"{overhead * 1e3:.2f}",
         f"{reading * 1e3:.2f}",
     )

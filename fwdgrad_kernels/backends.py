@@ -9,6 +9,7 @@ do, before anything is written. They are defined through ``torch.library.Library
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
 from collections.abc import Callable
 from typing import Any
@@ -113,3 +114,26 @@ def backend_for(device: torch.device, backend: str = "auto") -> str:
             wanted = "on the CPU" if backend == "cpu" else "on a GPU"
             raise ValueError(f"backend {backend!r} needs tensors {wanted}, got device {device}")
     return backend
+
+
+def backend_states() -> dict[str, str]:
+    """What each backend is built for, or why it cannot be used, in a line.
+
+    Example:
+        >>> backend_states()["reference"]
+        'ready: plain PyTorch, any device, slow'
+    """
+    found = {name: f"missing: {module.missing()}" for name, module in COMPILED.items()}
+    on_gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    if not native.missing():
+        assert native.module is not None
+        threads = "OpenMP" if native.module.openmp else "built without OpenMP: one thread"
+        found["cpu"] = f"ready: {native.module.simd_level()}, {threads}"
+    if cuda.module is not None:
+        built = f"built for {cuda.module.architectures}"
+        why = cuda.missing()
+        found["cuda"] = f"{built}, missing: {why}" if why else f"ready: {built}; {on_gpu}"
+    if not triton.missing():
+        version = importlib.metadata.version("triton")
+        found["triton"] = f"ready: Triton {version}, {on_gpu or 'interpreter'}"
+    return {**found, "reference": "ready: plain PyTorch, any device, slow"}

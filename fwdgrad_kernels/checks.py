@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 import fwdgrad_kernels  # of which a part needs this file
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of copies, as in csrc
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # of samples, as in csrc
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:

@@ -10,9 +10,9 @@ from torch import Tensor
 from fwdgrad_kernels.checks import DTYPES
 from fwdgrad_kernels.layout import Geometry, interleaved
 from fwdgrad_kernels.native import address
-from fwdgrad_kernels.spec import CHUNK, LAWS
+from fwdgrad_kernels.spec import CHUNK, DISTRIBUTIONS
 
-COPIES = 16384  # whose placements are held at once: 1.1 MiB
+SAMPLES = 16384  # whose placements are held at once: 1.1 MiB
 WORDS = 2**23  # of draws that are held at once where elements share them, or one sample's: 32 MiB
 SCRATCH = 2**24  # bytes of the sums of chunks, where there is more than one
 
@@ -102,7 +102,8 @@ def _stride(geometry: Geometry) -> int:
     """Words of a sample in the table of draws; 0 where elements have a draw each."""
     if geometry.elementwise:
         return 0
-    return 4 * -(-geometry.draws // (128 if LAWS[geometry.law] == "rademacher" else 4))
+    signs = DISTRIBUTIONS[geometry.distribution] == "rademacher"
+    return 4 * -(-geometry.draws // (128 if signs else 4))
 
 
 def _drawn(
@@ -145,10 +146,10 @@ def perturb_(
         scale_map = torch.empty_like(x, dtype=bounds.dtype)
         pixels = geometry.height * geometry.width
         module.scale(
-            address(scale_map), address(x), address(bounds), rule, kind, geometry.law,
+            address(scale_map), address(x), address(bounds), rule, kind, geometry.distribution,
             geometry.planes, pixels, planes, *_where(x),
         )  # fmt: skip
-    size = min(COPIES, max(WORDS // stride, 1)) if stride else COPIES
+    size = min(SAMPLES, max(WORDS // stride, 1)) if stride else SAMPLES
     for base in range(0, count, size):
         some = min(size, count - base)
         # The tables are kept until the launch.
@@ -188,7 +189,7 @@ def accumulate_(
     assert module is not None
     geometry, kinds = Geometry(*spec), 1 if square is None else 2
     stride, end = _stride(geometry), first + len(weights)
-    size = min(COPIES, max(WORDS // stride, 1)) if stride else COPIES
+    size = min(SAMPLES, max(WORDS // stride, 1)) if stride else SAMPLES
     # Chunks are shared out where the scratch memory has room for the sums of several; where the
     # draws of a chunk are too many for a table, it has the sums so far of one.
     own = kinds * geometry.numel // (geometry.leading if geometry.shared else 1)

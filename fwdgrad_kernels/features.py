@@ -256,3 +256,4 @@ class Labels:
 
 
 Features = Elements | Grid | Labels
+"""What moves together under one draw."""

@@ -12,7 +12,13 @@ _LOW32 = 0xFFFFFFFF
 
 
 def walsh_hadamard(values: Tensor) -> Tensor:
-    """H v of a vector whose length M is a power of two; H[r, k] = (-1)^popcount(r & k).
+    """The Walsh-Hadamard transform H v of a vector, where H[r, k] = (-1)^popcount(r & k).
+
+    Args:
+        values: (M,), where M is a power of two.
+
+    Returns:
+        (M,), in the natural order of rows; it takes M log2 M additions.
 
     Example:
         >>> walsh_hadamard(torch.tensor([1.0, 2.0, 3.0, 4.0]))

@@ -18,7 +18,7 @@ class Geometry(NamedTuple):
     depth: int
     height: int
     width: int
-    law: int
+    distribution: int
     design: int
     block_height: int
     block_width: int
@@ -51,7 +51,7 @@ class Geometry(NamedTuple):
 
     @property
     def blocked(self) -> bool:
-        """Whether a copy's block can leave elements out."""
+        """Whether a sample's block can leave elements out."""
         return (self.block_height, self.block_width) != (self.height, self.width)
 
     @property
@@ -78,7 +78,7 @@ class Geometry(NamedTuple):
 
     @property
     def shift_ranges(self) -> tuple[int, int, int]:
-        """How many places a copy's grid can have along depth, down and across."""
+        """How many places a sample's grid can have along depth, down and across."""
         cells = self.cell_depth, self.cell_height, self.cell_width
         return cells if self.jitters else (1, 1, 1)
 
@@ -89,25 +89,50 @@ class Geometry(NamedTuple):
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the last three axes, (C, H, W), lie in memory as (H, W, C) and not as they are."""
+    """Whether the last three axes, (C, H, W), lie in memory as (H, W, C).
+
+    Args:
+        x: a tensor with any number of axes.
+
+    Returns:
+        False where the tensor is contiguous as it is, or has fewer than three axes.
+
+    Example:
+        >>> import torch
+        >>> batch = torch.zeros(2, 3, 8, 8)
+        >>> is_channels_last(batch), is_channels_last(batch.to(memory_format=torch.channels_last))
+        (False, True)
+    """
     if x.dim() < 3 or x.is_contiguous():
         return False
     return x.movedim(-3, -1).is_contiguous()
 
 
-def empty_copies(x: Tensor, rows: int, spec: NoiseSpec | None) -> Tensor:
-    """(rows, *x.shape) without values, of x's type and device.
+def empty_samples(x: Tensor, count: int, spec: NoiseSpec | None = None) -> Tensor:
+    """Memory for samples of an input, without values.
 
-    In x's memory format where samples of the spec can be made in it.
+    Args:
+        x: the input.
+        count: how many samples.
+        spec: what noise they get; None for any that goes with each memory format.
+
+    Returns:
+        (count, *x.shape), of x's dtype and device; in x's memory format where samples of the spec
+        can be made in it, else contiguous.
+
+    Example:
+        >>> import torch
+        >>> empty_samples(torch.zeros(3, 8, 8), 4).shape
+        torch.Size([4, 3, 8, 8])
     """
     if x.dim() == 3 and is_channels_last(x) and (spec is None or spec.interleaves):
         planes, height, width = x.shape
-        return x.new_empty((rows, height, width, planes)).permute(0, 3, 1, 2)
-    return x.new_empty((rows, *x.shape))
+        return x.new_empty((count, height, width, planes)).permute(0, 3, 1, 2)
+    return x.new_empty((count, *x.shape))
 
 
 def interleaved(out: Tensor) -> int:
-    """How many planes lie side by side in the copies ``out``: 1, or C where channels are last."""
+    """How many planes lie side by side in the samples ``out``: 1, or C where channels are last."""
     return out.shape[1] if out.dim() == 4 and is_channels_last(out) else 1
 
 

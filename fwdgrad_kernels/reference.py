@@ -40,33 +40,33 @@ def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     return high >> 16, (high & 0xFFFF) << 16 | low & 0xFFFF
 
 
-def words(group: Tensor, stream: int, copies: Tensor, seed: int) -> Tensor:
-    """The four words of each group of draws of each copy: (copies, groups, 4)."""
-    group, copies = torch.broadcast_tensors(group[None, :], copies[:, None])
-    counter = (group, torch.full_like(group, stream), copies & _LOW32, copies >> 32 & _LOW32)
+def words(group: Tensor, stream: int, samples: Tensor, seed: int) -> Tensor:
+    """The four words of each group of draws of each sample: (samples, groups, 4)."""
+    group, samples = torch.broadcast_tensors(group[None, :], samples[:, None])
+    counter = (group, torch.full_like(group, stream), samples & _LOW32, samples >> 32 & _LOW32)
     return torch.stack(philox(counter, (seed & _LOW32, seed >> 32)), dim=-1)
 
 
-def _copies(first: int, count: int, device: torch.device | str | None) -> Tensor:
+def _samples(first: int, count: int, device: torch.device | str | None) -> Tensor:
     return torch.arange(count, dtype=torch.int64, device=device) + first
 
 
-def _sign_draws(spec: NoiseSpec, stream: int, copies: Tensor) -> Tensor:
+def _sign_draws(spec: NoiseSpec, stream: int, samples: Tensor) -> Tensor:
     """Draw k is bit k % 32 of word k // 32 % 4 of group k // 128, set for +1."""
-    groups = torch.arange(-(-spec.draws // 128), device=copies.device)
-    w = words(groups, stream, copies, spec.seed).flatten(1)
-    bits = w[:, :, None] >> torch.arange(32, device=copies.device) & 1
+    groups = torch.arange(-(-spec.draws // 128), device=samples.device)
+    w = words(groups, stream, samples, spec.seed).flatten(1)
+    bits = w[:, :, None] >> torch.arange(32, device=samples.device) & 1
     return (2.0 * bits.double() - 1.0).flatten(1)[:, : spec.draws]
 
 
-def _hadamard_draws(spec: NoiseSpec, copies: Tensor) -> Tensor:
+def _hadamard_draws(spec: NoiseSpec, samples: Tensor) -> Tensor:
     """Rows of a Hadamard matrix in random order, each column with a random sign."""
-    order = copies // spec.group
+    order = samples // spec.group
     w = words(
-        torch.zeros(1, dtype=torch.int64, device=copies.device), HADAMARD_ORDER, order, spec.seed
+        torch.zeros(1, dtype=torch.int64, device=samples.device), HADAMARD_ORDER, order, spec.seed
     )[:, 0]
-    row = ((w[:, 0] | 1) * (copies % spec.group) + w[:, 1]) % spec.group
-    parity = row[:, None] & torch.arange(spec.draws, device=copies.device)
+    row = ((w[:, 0] | 1) * (samples % spec.group) + w[:, 1]) % spec.group
+    parity = row[:, None] & torch.arange(spec.draws, device=samples.device)
     for shift in (32, 16, 8, 4, 2, 1):
         parity = parity ^ parity >> shift
     return (1.0 - 2.0 * (parity & 1).double()) * _sign_draws(spec, HADAMARD_SIGNS, order)
@@ -80,29 +80,29 @@ def draws(
     score: bool = False,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """The unit draws xi of each copy, or their scores s1(xi) = -d/dxi ln mu(xi): (count, K).
+    """The unit draws xi of each sample, or their scores s1(xi) = -d/dxi ln mu(xi): (count, K).
 
-    Scores come from xi as the table of laws states them, in float64.
+    Scores come from xi as the table of distributions states them, in float64.
     """
-    copies = _copies(first, count, device)
+    samples = _samples(first, count, device)
     if spec.design == "hadamard":
-        return _hadamard_draws(spec, copies)
-    if spec.law == "rademacher":
-        return _sign_draws(spec, spec.stream, copies)
+        return _hadamard_draws(spec, samples)
+    if spec.distribution == "rademacher":
+        return _sign_draws(spec, spec.stream, samples)
     groups = torch.arange(-(-spec.draws // 4), device=device)
-    w = words(groups, spec.stream, copies, spec.seed)
+    w = words(groups, spec.stream, samples, spec.seed)
     u = ((w >> 9).double() + 0.5) * 2.0**-23
-    if spec.law == "normal":
+    if spec.distribution == "normal":
         r = (-2.0 * u[..., 0::2].log()).sqrt()
         turn = 2.0 * math.pi * u[..., 1::2]
         xi = torch.stack((r * turn.cos(), r * turn.sin()), dim=-1)
-    elif spec.law == "cauchy":
+    elif spec.distribution == "cauchy":
         xi = (math.pi * (u - 0.5)).tan()
         xi = 2.0 * xi / (1.0 + xi * xi) if score else xi
-    elif spec.law == "hyperbolic":
+    elif spec.distribution == "hyperbolic":
         xi = (2.0 * u - 1.0).atanh()
         xi = 2.0 * xi.tanh() if score else xi
-    elif spec.law == "logistic":
+    elif spec.distribution == "logistic":
         xi = -(1.0 / u - 1.0).log()
         xi = (xi / 2.0).tanh() if score else xi
     else:
@@ -115,16 +115,16 @@ def _place(word: Tensor, range_: int) -> Tensor:
     return _multiply(range_, word)[0]
 
 
-def _placement_words(spec: NoiseSpec, copies: Tensor) -> Tensor:
-    groups = torch.arange(2, dtype=torch.int64, device=copies.device)
-    return words(groups, PLACEMENT, copies, spec.seed).flatten(1)
+def _placement_words(spec: NoiseSpec, samples: Tensor) -> Tensor:
+    groups = torch.arange(2, dtype=torch.int64, device=samples.device)
+    return words(groups, PLACEMENT, samples, spec.seed).flatten(1)
 
 
 def blocks(
     spec: NoiseSpec, first: int, count: int, device: torch.device | str | None = None
 ) -> Tensor:
-    """Start and stop of each copy's block over the trailing two axes: int64 (count, 2, 2)."""
-    w = _placement_words(spec, _copies(first, count, device))
+    """Start and stop of each sample's block over the trailing two axes: int64 (count, 2, 2)."""
+    w = _placement_words(spec, _samples(first, count, device))
     axes = []
     for axis, (extent, length) in enumerate(zip(spec.extents, spec.planes[1:], strict=True)):
         start = torch.zeros_like(w[:, axis])
@@ -137,7 +137,7 @@ def blocks(
 def masks(
     spec: NoiseSpec, first: int, count: int, device: torch.device | str | None = None
 ) -> Tensor:
-    """J_i, true where a copy's block covers: bool (count, height, width)."""
+    """J_i, true where a sample's block covers: bool (count, height, width)."""
     bounds = blocks(spec, first, count, device)
     covered = []
     for axis, length in enumerate(spec.planes[1:]):
@@ -171,16 +171,16 @@ def _grid_positions(spec: NoiseSpec, axis: int, shift: Tensor) -> tuple[Tensor, 
     return twice // (2 * cell), (twice % (2 * cell)).double() / (2 * cell)
 
 
-def _shifts(spec: NoiseSpec, copies: Tensor) -> list[Tensor]:
-    """Of each copy's grid along depth, height and width."""
+def _shifts(spec: NoiseSpec, samples: Tensor) -> list[Tensor]:
+    """Of each sample's grid along depth, height and width."""
     # A group of a Hadamard design shares its grid, or its directions would not be orthogonal.
-    w = _placement_words(spec, copies // spec.group)
+    w = _placement_words(spec, samples // spec.group)
     cells = spec.view.cells if spec.jitters else (1, 1, 1)
     return [_place(w[:, word], cell) for word, cell in zip((4, 2, 3), cells, strict=True)]
 
 
 def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
-    """Values of the features of copies first onwards, (count, K), to elements: (count, *shape).
+    """Values of the features of samples first onwards, (count, K), to elements: (count, *shape).
 
     Linear in values. This is Phi in the text on features: each element takes its label's or its
     cell's value, or interpolates between the centres of cells around it.
@@ -191,9 +191,9 @@ def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
         index = torch.arange(spec.numel, device=values.device)
         labels = labels[index // spec.view.inner % spec.view.period]
         return values[:, labels].reshape(count, *spec.shape)
-    copies = _copies(first, count, values.device)
+    samples = _samples(first, count, values.device)
     grid = values.reshape(count, *spec.grid)
-    for axis, shift in enumerate(_shifts(spec, copies)):
+    for axis, shift in enumerate(_shifts(spec, samples)):
         line, fraction = _grid_positions(spec, axis, shift)
         shape = [count, 1, 1, 1, 1]
         shape[2 + axis] = -1
@@ -224,9 +224,9 @@ def unit(
 def positions(
     seed: int, first: int, count: int, device: torch.device | str | None = None
 ) -> Tensor:
-    """Where copies lie on a path, uniform on (0, 1): float64 (count,)."""
+    """Where samples lie on a path, uniform on (0, 1): float64 (count,)."""
     zero = torch.zeros(1, dtype=torch.int64, device=device)
-    w = words(zero, PATH_POSITION, _copies(first, count, device), seed)[:, 0, 0]
+    w = words(zero, PATH_POSITION, _samples(first, count, device), seed)[:, 0, 0]
     return ((w >> 9).double() + 0.5) * 2.0**-23
 
 
@@ -260,12 +260,12 @@ def perturb(
 
 
 def expand(spec: NoiseSpec, values: Tensor, first: int, squared: bool) -> Tensor:
-    """Phi values, as the grid of a copy lies: (K,) to (planes, depth, height, width).
+    """Phi values, as the grid of a sample lies: (K,) to (planes, depth, height, width).
 
     Or by the squares of its weights. One axis after the other: the weights are products of theirs.
     """
     grid = values.double().reshape(spec.grid)
-    shifts = _shifts(spec, _copies(first, 1, values.device))
+    shifts = _shifts(spec, _samples(first, 1, values.device))
     for axis in (1, 2, 3):
         line, t = _grid_positions(spec, axis - 1, shifts[axis - 1])
         line, t = line[0], t[0]
@@ -283,7 +283,7 @@ def accumulate_(
     """Adds sum_i weights[i] J_i s1(xi_i) to total, and the sum of the terms' squares to square.
 
     Samples are added in ascending order within chunks, cut where their numbers are multiples of
-    ``CHUNK``, and chunks in ascending order. A copy whose block does not cover an element adds
+    ``CHUNK``, and chunks in ascending order. A sample whose block does not cover an element adds
     nothing there, whatever its weight.
     """
     scores = unit(spec, first, len(weights), score=True, device=total.device).to(total.dtype)

@@ -14,9 +14,9 @@ from torch import Tensor
 from fwdgrad_kernels import reference
 from fwdgrad_kernels.arguments import (
     check_clip,
-    check_copies,
     check_destination,
     check_device,
+    check_samples,
     check_spec,
     wide_of,
 )
@@ -33,7 +33,7 @@ from fwdgrad_kernels.checks import (
     overlap,
     unwrapped,
 )
-from fwdgrad_kernels.layout import empty_copies, interleaved, to_channels_last
+from fwdgrad_kernels.layout import empty_samples, interleaved, to_channels_last
 from fwdgrad_kernels.scale import AdaptiveScale
 from fwdgrad_kernels.spec import NoiseSpec, first_outside
 
@@ -79,39 +79,39 @@ def perturb(
     position: float = 1.0,
     backend: str = "auto",
 ) -> Tensor:
-    """Noisy copies first .. first + count - 1 of an input: x + sign * scale * J_i * xi_i.
+    """Noisy samples first .. first + count - 1 of an input: x + sign * scale * J_i * xi_i.
 
-    Where a copy's block does not cover an element, it is x there, whatever the scale. With a
-    baseline b copies lie between b and x: b + (x - b) (position + sign * scale * J_i * xi_i).
+    Where a sample's block does not cover an element, it is x there, whatever the scale. With a
+    baseline b samples lie between b and x: b + (x - b) (position + sign * scale * J_i * xi_i).
     Neither the way x - b nor a point on it is ever stored.
 
     Args:
         x: the input, of the spec's shape; float32, float64, float16 or bfloat16. It is taken as a
             constant: no gradient flows through the result.
-        spec: what noise the copies get.
-        first: the number of the first copy, counted over the whole run.
-        count: how many copies.
-        sign: 1, or -1 for the antithetic copies.
-        clip: clamp the copies' values to (low, high).
+        spec: what noise the samples get.
+        first: the number of the first sample, counted over the whole run.
+        count: how many samples.
+        sign: 1, or -1 for the antithetic samples.
+        clip: clamp the samples' values to (low, high).
         out: where to write, of the result's shape and x's dtype and device; contiguous, or in
             channels_last format. Draws follow the logical index in either.
-        pairs: each copy with both signs of its noise, which is drawn once.
-        held: the number of the first copy that ``out`` still holds from such a call, with all
+        pairs: each sample with both signs of its noise, which is drawn once.
+        held: the number of the first sample that ``out`` still holds from such a call, with all
             other arguments the same. Then only their blocks are restored and the new ones
             written: with blocks that cover little, most of the memory is left alone.
         relative: the scale is in units of each element: x (1 + scale * J_i * xi_i), as NoiseGrad
             has it for parameters. The scale must then be a number.
         baseline: a number, a tensor of one value for each channel (C, 1, 1), or one of x's shape,
             dtype and device; finite. The scale must then be a number, without a unit.
-        position: where copies are centred on the way from the baseline, 0, to x, 1.
+        position: where samples are centred on the way from the baseline, 0, to x, 1.
         backend: see ``backend_for``.
 
     Returns:
-        The copies, (count, *shape); with pairs (2 count, *shape), first all with ``sign``, then
+        The samples, (count, *shape); with pairs (2 count, *shape), first all with ``sign``, then
         all with the other. ``out`` where it was given; else in x's memory format. Besides it at
         most 2.3 MiB of placements are held, with cells 8 bytes for each row or column (by the CUDA
-        kernels 32 MiB of draws, or one copy's), and a copy of x or of the spec's scale where that
-        is of another layout, not of the type that copies are computed in, or follows from x.
+        kernels 32 MiB of draws, or one sample's), and a copy of x or of the spec's scale where that
+        is of another layout, not of the type that samples are computed in, or follows from x.
 
     Raises:
         TypeError, ValueError: naming the argument; nothing was written then.
@@ -137,15 +137,15 @@ def perturb(
         position=position,
         backend=backend,
     )
-    first, count = check_copies(first, count)
+    first, count = check_samples(first, count)
     each = max(x.numel(), 1) * x.element_size() * (2 if pairs else 1)
-    check_bytes(count, each, f"copies of {each} bytes")
+    check_bytes(count, each, f"samples of {each} bytes")
     _check_sign(sign)
     if out is None:
         if held is not None:
             raise ValueError("held says what out holds, so it needs out")
         check_alike(x=x, scale=run.scale_map, baseline=run.baseline)
-        out = unwrapped(empty_copies(run.x, 2 * count if pairs else count, spec))
+        out = unwrapped(empty_samples(run.x, 2 * count if pairs else count, spec))
     elif not isinstance(out, Tensor) or out.dim() == 0 or len(out) != (2 if pairs else 1) * count:
         check_destination("out", out, ((2 if pairs else 1) * count, *spec.shape), x)
     return run(out, first, sign=sign, held=held)
@@ -205,7 +205,8 @@ class Perturber:
         self.labels = spec.labels_on(x.device)
         self.bounds, self.rule = None, [0.0] * 6
         if isinstance(spec.scale, AdaptiveScale):
-            self.bounds, self.rule = _bounds(spec.scale, spec, x), spec.scale.rule(spec.law)
+            self.bounds = _bounds(spec.scale, spec, x)
+            self.rule = spec.scale.rule(spec.distribution)
         self.x, self.spec, self.encoded = constant(x), spec, list(spec.encoded)
         self.pairs, self.relative, self.position = pairs, relative, float(position)
         self.scale = spec.scale if isinstance(spec.scale, float) else 1.0
@@ -241,7 +242,7 @@ class Perturber:
             self._check(out)
             self._checked = memory
         count = out.shape[0] // (2 if self.pairs else 1)
-        first, _ = check_copies(first, count)
+        first, _ = check_samples(first, count)
         _check_sign(sign)
         if held is not None:
             held = check_integer("held", held, 0, 2**63 - 1 - count)
@@ -383,8 +384,8 @@ def noise(
 
     Args:
         spec: what noise.
-        first: the number of the first copy.
-        count: how many copies.
+        first: the number of the first sample.
+        count: how many samples.
         dtype: of the result.
         device: of the result; that of the spec's scale map where None, else the CPU.
         backend: see ``backend_for``.
@@ -405,20 +406,20 @@ def noise(
         device = spec.scale.device
     where = check_device(device)
     backend_for(where, backend)  # says what is missing before there is memory
-    first, count = check_copies(first, count)
+    first, count = check_samples(first, count)
     each = max(spec.numel, 1) * dtype.itemsize
-    check_bytes(count, each, f"copies of {each} bytes")
+    check_bytes(count, each, f"samples of {each} bytes")
     zero = unwrapped(torch.zeros(spec.shape, dtype=dtype, device=where))
     return perturb(zero, spec, first, count, backend=backend)
 
 
 def path_positions(seed: int, first: int, count: int) -> Tensor:
-    """Where copies lie on a path from 0 to 1: uniform, from a stream of their own.
+    """Where samples lie on a path from 0 to 1: uniform, from a stream of their own.
 
     Args:
         seed: 0 .. 2^64 - 1.
-        first: the number of the first copy.
-        count: how many copies.
+        first: the number of the first sample.
+        count: how many samples.
 
     Returns:
         float64 (count,) on the CPU, in (0, 1).
@@ -427,7 +428,7 @@ def path_positions(seed: int, first: int, count: int) -> Tensor:
         >>> path_positions(7, 0, 1000).mean().round(decimals=1)
         tensor(0.5000, dtype=torch.float64)
     """
-    first, count = check_copies(first, count)
+    first, count = check_samples(first, count)
     check_bytes(count, 8, "positions of 8 bytes")
     return reference.positions(check_integer("seed", seed, 0, 2**64 - 1), first, count)
 
@@ -440,12 +441,12 @@ def blocks(
     device: torch.device | str | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Where each copy's block starts and stops over the trailing axes, for inspection.
+    """Where each sample's block starts and stops over the trailing axes, for inspection.
 
     Args:
         spec: what noise.
-        first: the number of the first copy.
-        count: how many copies.
+        first: the number of the first sample.
+        count: how many samples.
         device: of the result.
         backend: see ``backend_for``.
 
@@ -458,7 +459,7 @@ def blocks(
         [[[0, 8], [0, 2]]]
     """
     check_spec(spec)
-    first, count = check_copies(first, count)
+    first, count = check_samples(first, count)
     check_bytes(count, 32, "blocks of 32 bytes")
     where = check_device(device)
     backend = backend_for(where, backend)

@@ -1,4 +1,4 @@
-"""Scales of noise that follow from the input: AdaptGrad's, for every law."""
+"""Scales of noise that follow from the input: AdaptGrad's, for every distribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMS = ("nearest", "released", "exact")
 
 _PIECE = 2**20  # elements worked on at once, where a map of all is not wanted
 
-# P(|xi| <= t) of each law at unit scale, and where it reaches a probability.
+# P(|xi| <= t) of each distribution at unit scale, and where it reaches a probability.
 _WITHIN: dict[str, Callable[[Tensor], Tensor]] = {
     "normal": lambda t: torch.erf(t / math.sqrt(2)),
     "cauchy": lambda t: torch.atan(t) * (2 / math.pi),
@@ -34,38 +34,60 @@ _QUANTILE: dict[str, Callable[[float], float]] = {
 }
 
 
-def law_within(law: str, t: Tensor) -> Tensor:
-    """P(|xi| <= t) of a law with a density at unit scale, t >= 0.
+def probability_within(distribution: str, t: Tensor) -> Tensor:
+    """The probability P(|xi| <= t) of a distribution with a density at unit scale.
+
+    Args:
+        distribution: one of ``DISTRIBUTIONS`` but "rademacher".
+        t: distances from 0, >= 0; floating.
+
+    Returns:
+        Of t's shape and dtype.
+
+    Raises:
+        ValueError: a distribution without a density.
 
     Example:
-        >>> law_within("normal", torch.tensor(1.959964)).round(decimals=4)
+        >>> probability_within("normal", torch.tensor(1.959964)).round(decimals=4)
         tensor(0.9500)
     """
-    if law not in _WITHIN:
-        raise ValueError(f"law must be one of {', '.join(_WITHIN)}, got {law!r}")
-    return _WITHIN[law](t)
+    if distribution not in _WITHIN:
+        raise ValueError(f"distribution must be one of {', '.join(_WITHIN)}, got {distribution!r}")
+    return _WITHIN[distribution](t)
 
 
 _LOG_DENSITY: dict[str, Callable[[Tensor], Tensor]] = {
     "normal": lambda t: -t * t / 2 - math.log(2 * math.pi) / 2,
     "cauchy": lambda t: -torch.log1p(t * t) - math.log(math.pi),
-    # sech^2 / 2, and the logistic law is the same at half the argument.
+    # sech^2 / 2, and the logistic distribution is the same at half the argument.
     "hyperbolic": lambda t: math.log(2) - 2 * t.abs() - 2 * torch.log1p(torch.exp(-2 * t.abs())),
     "logistic": lambda t: -t.abs() - 2 * torch.log1p(torch.exp(-t.abs())),
     "uniform": lambda t: torch.where(t.abs() <= 1, -math.log(2), -math.inf).to(t.dtype),
 }
 
 
-def law_log_density(law: str, t: Tensor) -> Tensor:
-    """ln of the density of a law at unit scale.
+def log_density(distribution: str, t: Tensor) -> Tensor:
+    """The logarithm of a distribution's density at unit scale.
+
+    Args:
+        distribution: one of ``DISTRIBUTIONS`` but "rademacher".
+        t: where; floating.
+
+    Returns:
+        Of t's shape and dtype.
+
+    Raises:
+        ValueError: a distribution without a density.
 
     Example:
-        >>> law_log_density("uniform", torch.tensor([0.0, 2.0])).exp()
+        >>> log_density("uniform", torch.tensor([0.0, 2.0])).exp()
         tensor([0.5000, 0.0000])
     """
-    if law not in _LOG_DENSITY:
-        raise ValueError(f"law must be one of {', '.join(_LOG_DENSITY)}, got {law!r}")
-    return _LOG_DENSITY[law](t)
+    if distribution not in _LOG_DENSITY:
+        raise ValueError(
+            f"distribution must be one of {', '.join(_LOG_DENSITY)}, got {distribution!r}"
+        )
+    return _LOG_DENSITY[distribution](t)
 
 
 def _probability(name: str, value: Any) -> float:
@@ -76,11 +98,11 @@ def _probability(name: str, value: Any) -> float:
     return float(value)
 
 
-def confidence_scale(law: str, radius: float, probability: float) -> float:
+def confidence_scale(distribution: str, radius: float, probability: float) -> float:
     """The scale at which a draw lies in [-radius, radius] with a probability.
 
     Args:
-        law: one of ``LAWS``; +-1 lies on the bounds whatever the probability.
+        distribution: one of ``DISTRIBUTIONS``; +-1 lies on the bounds whatever the probability.
         radius: half the width of the interval, in the input's units.
         probability: a, between 0 and 1.
 
@@ -91,9 +113,11 @@ def confidence_scale(law: str, radius: float, probability: float) -> float:
     Source: *Axiomatization of gradient smoothing in neural networks*, equation 30 and its like for
     the other kernels.
     """
-    if law not in _QUANTILE:
-        raise ValueError(f"law must be one of {', '.join(_QUANTILE)}, got {law!r}")
-    return radius / _QUANTILE[law](_probability("probability", probability))
+    if distribution not in _QUANTILE:
+        raise ValueError(
+            f"distribution must be one of {', '.join(_QUANTILE)}, got {distribution!r}"
+        )
+    return radius / _QUANTILE[distribution](_probability("probability", probability))
 
 
 def _bound(name: str, value: Any) -> float | tuple[float, ...]:
@@ -140,7 +164,7 @@ class AdaptiveScale:
         tensor([0.0000, 0.0608, 0.2551])
 
     Source: *Rethinking the principle of gradient smooth methods in model explanation*, equations
-    13 and 14; for laws other than the normal one by the confidence rule of ``confidence_scale``.
+    13 and 14; for other distributions than the normal one by the rule of ``confidence_scale``.
     """
 
     low: float | tuple[float, ...]
@@ -198,11 +222,12 @@ class AdaptiveScale:
         high = tuple((1 - m) / s for m, s in pairs)
         return cls(low, high, **options) if count > 1 else cls(low[0], high[0], **options)
 
-    def check(self, law: str, planes: int) -> None:
-        """Raises where a law or a number of planes does not go with it."""
-        if self.form == "exact" and law not in _WITHIN:
+    def check(self, distribution: str, planes: int) -> None:
+        """Raises where a distribution or a number of planes does not go with it."""
+        if self.form == "exact" and distribution not in _WITHIN:
             raise ValueError(
-                f"form 'exact' needs a law with a density, and {law!r} has none; use 'nearest'"
+                f"form 'exact' needs a distribution with a density, and {distribution!r} has none; "
+                "use 'nearest'"
             )
         for name in ("low", "high"):
             value = getattr(self, name)
@@ -216,9 +241,9 @@ class AdaptiveScale:
         pair = ((b if isinstance(b, tuple) else (b,)) for b in (self.low, self.high))
         return [list(b) * (planes // len(b)) if len(b) != planes else list(b) for b in pair]
 
-    def rule(self, law: str) -> list[float]:
+    def rule(self, distribution: str) -> list[float]:
         """What the kernels need: kind, floor, factor, confidence and where Newton's steps start."""
-        quantile, c, floor = _QUANTILE[law], self.confidence, self.floor or 0.0
+        quantile, c, floor = _QUANTILE[distribution], self.confidence, self.floor or 0.0
         if self.form != "exact":
             return [
                 1,
@@ -230,27 +255,27 @@ class AdaptiveScale:
             ]
         return [2, floor, 0, c, quantile(c), quantile(2 * c - 1) if c > 0.5 else 0.0]
 
-    def pieces(self, x: Tensor, law: str) -> Iterator[tuple[int, Tensor]]:
+    def pieces(self, x: Tensor, distribution: str) -> Iterator[tuple[int, Tensor]]:
         """The scales of stretches of x, in float64 and in order: (number of the first, scales)."""
         check_floating("x", x)
         leading = math.prod(x.shape[:-2])
-        self.check(law, leading)
+        self.check(distribution, leading)
         planes = x.detach().reshape(leading, -1)
         for plane, (low, high) in enumerate(zip(*self.bounds(leading), strict=True)):
             for start in range(0, planes.shape[1], _PIECE):
                 values = planes[plane, start : start + _PIECE].double()
                 below, above = (values - low).abs(), (high - values).abs()
                 near, far = torch.minimum(below, above), torch.maximum(below, above)
-                yield plane * planes.shape[1] + start, self._at(near, far, law)
+                yield plane * planes.shape[1] + start, self._at(near, far, distribution)
 
-    def _at(self, near: Tensor, far: Tensor, law: str) -> Tensor:
+    def _at(self, near: Tensor, far: Tensor, distribution: str) -> Tensor:
         """The scale at distances to the nearer and the farther bound."""
-        _, floor, factor, c, *_ = self.rule(law)
+        _, floor, factor, c, *_ = self.rule(distribution)
         if self.form != "exact":
             return (near * factor).clamp(min=floor)
         # By bisection of v = 1 / scale: far slower than the kernels' way, and sure.
-        within = _WITHIN[law]
-        highest = torch.where(near > 0, 2 * _QUANTILE[law](c) / near, 1.0)
+        within = _WITHIN[distribution]
+        highest = torch.where(near > 0, 2 * _QUANTILE[distribution](c) / near, 1.0)
         lowest = torch.zeros_like(highest)
         for _ in range(100):
             v = (lowest + highest) / 2
@@ -258,18 +283,18 @@ class AdaptiveScale:
             lowest, highest = torch.where(enough, lowest, v), torch.where(enough, v, highest)
         return torch.where(near > 0, 1 / highest, 0.0).clamp(min=floor)
 
-    def of(self, x: Tensor, law: str) -> Tensor:
+    def of(self, x: Tensor, distribution: str) -> Tensor:
         """The scale of every element, as the reference computes it.
 
         Args:
             x: (..., height, width), or a vector; floating.
-            law: of the noise.
+            distribution: of the noise.
 
         Returns:
             Of x's shape and dtype.
         """
         check_floating("x", x)
         scale = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
-        for start, values in self.pieces(x, law):
+        for start, values in self.pieces(x, distribution):
             scale[start : start + len(values)] = values
         return scale.view(x.shape)

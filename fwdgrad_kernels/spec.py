@@ -22,13 +22,14 @@ from fwdgrad_kernels.checks import (
 from fwdgrad_kernels.features import Elements, Features, Grid, Labels, View
 from fwdgrad_kernels.scale import AdaptiveScale
 
-LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher")
+DISTRIBUTIONS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher")
 DESIGNS = ("independent", "hadamard")
 CONTRACT = 2
 """The version of the noise contract (CONTRIBUTING): of draws, and of the order of sums."""
 CHUNK = 256
 """Samples that are summed together: sums are cut where their numbers are multiples of this."""
-PARAMETER_NOISE = 16  # the stream of the first parameter tensor
+PARAMETER_STREAM = 16
+"""The stream of the first parameter tensor of a model: that of the t-th is t further on."""
 
 
 def _integers(name: str, value: Any, low: int, high: int) -> tuple[int, ...]:
@@ -68,16 +69,17 @@ def grid_of(view: View) -> tuple[int, int, int, int]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoiseSpec:
-    """What noise every copy of an input gets: a pure function of this value and the copy's number.
+    """What noise each sample of an input gets: a pure function of this value and a sample's number.
 
-    Copy ``i`` of an input ``x`` is ``x + J_i * scale * xi_i``: ``xi_i`` is noise of unit scale
+    Sample ``i`` of an input ``x`` is ``x + J_i * scale * xi_i``: ``xi_i`` is noise of unit scale
     and ``J_i`` the mask of a random block. Element ``k`` of ``xi_i`` depends on ``seed``, ``i``
     and ``k`` alone (Philox4x32-10), so nothing is ever stored.
 
     Args:
         shape: the input's shape, with any number of axes: images (C, H, W), text embeddings
             (T, E), vectors (N,).
-        law: one of ``LAWS``. ``uniform`` has no score, so no likelihood-ratio gradient.
+        distribution: one of ``DISTRIBUTIONS``. ``uniform`` has no score, so no likelihood-ratio
+            gradient.
         scale: the noise's scale, in the input's units: a number >= 0, or a finite floating tensor
             of the input's shape, signed where it is a direction. Elements of scale 0 are frozen:
             they get no noise, and their gradient is 0. A tensor is kept, not copied: leave it be.
@@ -89,10 +91,10 @@ class NoiseSpec:
         features: what moves together under one draw: ``Elements()``, every element by itself;
             ``Grid``, the cells of a grid; ``Labels``, what a mask gives one label.
         design: "independent" draws, or "hadamard": the signs of ``group`` consecutive samples are
-            orthogonal to one another, of the law ``rademacher``. Antithetic pairs (``perturb``) go
-            with either.
+            orthogonal to one another; the distribution is then ``rademacher``. Antithetic pairs
+            (``perturb``) go with either.
         seed: 0 .. 2^64 - 1.
-        stream: which of a copy's independent streams of draws: 0 for inputs, 16 + t for the t-th
+        stream: which of a sample's independent streams of draws: 0 for inputs, 16 + t for the t-th
             parameter tensor of a model, whose elements have independent draws and no blocks.
 
     Raises:
@@ -108,7 +110,7 @@ class NoiseSpec:
     """
 
     shape: tuple[int, ...]
-    law: str = "normal"
+    distribution: str = "normal"
     scale: float | Tensor | AdaptiveScale = 1.0
     block: tuple[int, ...] | int | None = None
     features: Features = dataclasses.field(default_factory=Elements)
@@ -120,9 +122,9 @@ class NoiseSpec:
     grid: tuple[int, int, int, int] = dataclasses.field(init=False, repr=False)
     """The shape of a sample's draws: planes, layers, rows and columns of the grid of cells."""
     draws: int = dataclasses.field(init=False, repr=False)
-    """K, how many independent draws a copy has."""
+    """K, how many independent draws a sample has."""
     group: int = dataclasses.field(init=False, repr=False)
-    """How many consecutive copies depend on one another: M of a Hadamard design, else 1."""
+    """How many consecutive samples depend on one another: M of a Hadamard design, else 1."""
     encoded: tuple[int, ...] = dataclasses.field(init=False, repr=False)
     """What defines the draws, as the integers that cross to the kernels."""
     _vector: NoiseSpec | None = dataclasses.field(init=False, repr=False)
@@ -135,14 +137,16 @@ class NoiseSpec:
         if math.prod(max(length, 1) for length in shape) > 2**60:
             raise ValueError(f"shape must have at most 2^60 elements, got {shape}")
         object.__setattr__(self, "shape", shape)
-        if self.law not in LAWS:
-            raise ValueError(f"law must be one of {', '.join(LAWS)}, got {self.law!r}")
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {self.distribution!r}"
+            )
         if self.design not in DESIGNS:
             raise ValueError(f"design must be one of {', '.join(DESIGNS)}, got {self.design!r}")
-        if self.design == "hadamard" and self.law != "rademacher":
+        if self.design == "hadamard" and self.distribution != "rademacher":
             raise ValueError(
-                f"law must be 'rademacher' where design='hadamard', which is of signs, got "
-                f"{self.law!r}"
+                "distribution must be 'rademacher' where design='hadamard', which is of signs, got "
+                f"{self.distribution!r}"
             )
         if not isinstance(self.features, (Elements, Grid, Labels)):
             raise TypeError(
@@ -159,16 +163,17 @@ class NoiseSpec:
         object.__setattr__(self, "draws", draws)
         group = 1 << max(draws - 1, 0).bit_length() if self.design == "hadamard" else 1
         object.__setattr__(self, "group", group)
-        limit = 2**32 if self.design == "hadamard" else 2**39 if self.law == "rademacher" else 2**34
-        if self.draws > limit:
+        limit = 2**39 if self.distribution == "rademacher" else 2**34
+        limit = 2**32 if self.design == "hadamard" else limit
+        if draws > limit:
             raise ValueError(
-                f"shape {shape} needs {self.draws} draws of law {self.law!r}, more than the "
-                f"{limit} that a counter holds; use larger cells or share the leading axes"
+                f"shape {shape} needs {draws} draws of distribution {self.distribution!r}, more "
+                f"than the {limit} that a counter holds; use larger cells or share the leading axes"
             )
         view = self.view
         encoded = (
             *view[:4],
-            LAWS.index(self.law),
+            DISTRIBUTIONS.index(self.distribution),
             DESIGNS.index(self.design),
             *self.extents,
             *view.cells,
@@ -185,13 +190,13 @@ class NoiseSpec:
         vector, plain = None, isinstance(self.scale, float) and self.scale == 1 and not self.block
         if not (plain and shape == (self.draws,) and isinstance(self.features, Elements)):
             run = self.design, self.seed, self.stream
-            vector = NoiseSpec((self.draws,), self.law, 1.0, None, Elements(), *run)
+            vector = NoiseSpec((self.draws,), self.distribution, 1.0, None, Elements(), *run)
         object.__setattr__(self, "_vector", vector)
 
     def _check_scale(self) -> None:
         scale = self.scale
         if isinstance(scale, AdaptiveScale):
-            return scale.check(self.law, math.prod(self.shape[:-2]))
+            return scale.check(self.distribution, math.prod(self.shape[:-2]))
         if isinstance(scale, Tensor):
             check_memory("scale", scale)
             if not scale.is_floating_point():
@@ -214,9 +219,9 @@ class NoiseSpec:
 
     def _check_stream(self) -> None:
         object.__setattr__(self, "stream", check_integer("stream", self.stream, 0, 2**31 - 1))
-        if 0 < self.stream < PARAMETER_NOISE:
+        if 0 < self.stream < PARAMETER_STREAM:
             raise ValueError(
-                f"stream must be 0 (inputs) or {PARAMETER_NOISE} and above (parameters), got "
+                f"stream must be 0 (inputs) or {PARAMETER_STREAM} and above (parameters), got "
                 f"{self.stream}: those between serve other draws"
             )
         plain = isinstance(self.features, Elements) and self.design == "independent"
@@ -328,10 +333,10 @@ class NoiseSpec:
         """The same draws as those of a vector: feature k has draw k.
 
         Raises:
-            ValueError: copies spread their draws differently: no feature is the same in all.
+            ValueError: samples spread their draws differently: no feature is the same in all.
         """
         if self.block is not None:
-            raise ValueError("block must be None: each copy's block leaves other elements out")
+            raise ValueError("block must be None: each sample's block leaves other elements out")
         if self.jitters:
             raise ValueError(
                 "jitter must be False: each sample lays its grid elsewhere, so that a feature is "
@@ -351,7 +356,7 @@ class NoiseSpec:
 
     @property
     def coverage(self) -> float:
-        """q, the probability that an element is covered by a copy's block."""
+        """q, the probability that an element is covered by a sample's block."""
         (height, width), (rows, columns) = self.extents, self.view[2:4]
         down = 1.0 if height == rows else height / (rows + height - 1)
         across = 1.0 if width == columns else width / (columns + width - 1)
@@ -359,12 +364,13 @@ class NoiseSpec:
 
     @property
     def has_score(self) -> bool:
-        """Whether the law has a likelihood-ratio gradient: all but ``uniform``."""
-        return self.law != "uniform"
+        """Whether the distribution has a likelihood-ratio gradient: all but ``uniform``."""
+        return self.distribution != "uniform"
 
     def scale_at(self, x: Tensor) -> float | Tensor:
         """The scale as a number or a tensor; an adaptive one at the input x."""
-        return self.scale.of(x, self.law) if isinstance(self.scale, AdaptiveScale) else self.scale
+        scale = self.scale
+        return scale.of(x, self.distribution) if isinstance(scale, AdaptiveScale) else scale
 
     def gradient(
         self, total: Tensor, count: int, out: Tensor | None = None, x: Tensor | None = None
@@ -373,7 +379,7 @@ class NoiseSpec:
 
         Args:
             total: what ``accumulate_`` summed, of the input's shape.
-            count: how many copies it summed, >= 1.
+            count: how many samples it summed, >= 1.
             out: where to write, may be ``total`` itself.
             x: the input, where the scale is adaptive.
 
@@ -416,7 +422,7 @@ class NoiseSpec:
                 raise ValueError(f"x must have the spec's shape {self.shape}, got {tuple(x.shape)}")
             gradient = torch.empty_like(total) if out is None else out
             flat, sums = gradient.view(-1), total.reshape(-1)
-            for start, some in given.pieces(x, self.law):
+            for start, some in given.pieces(x, self.distribution):
                 part = slice(start, start + len(some))
                 scaled = sums[part] / (some * (count * self.coverage))
                 flat[part] = scaled.masked_fill_(some == 0, 0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad_kernels import native, reference
-from fwdgrad_kernels.arguments import check_copies, check_destination, check_spec
+from fwdgrad_kernels.arguments import check_destination, check_samples, check_spec
 from fwdgrad_kernels.backends import OPS, backend_for, op_of
 from fwdgrad_kernels.checks import (
     DTYPES,
@@ -35,16 +35,16 @@ def accumulate_(
 
     Samples are added in ascending order within chunks of 256, cut where their numbers are multiples
     of that, and the chunks' sums in ascending order: the sum has the same bits however the samples
-    are split over calls there, and with ``square`` or without. A copy whose block does not cover
+    are split over calls there, and with ``square`` or without. A sample whose block does not cover
     an element adds nothing there, even where its weight is infinite or NaN.
     ``spec.gradient(total, count)`` makes the gradient of it.
 
     Args:
         total: the sum so far, of the spec's shape, float32 or float64, contiguous.
-        weights: (count,), the score of each copy; floating, on total's device. Like total they are
-            taken as constants: no gradient flows through the sum.
-        spec: what noise the copies had.
-        first: the number of the first copy.
+        weights: (count,), the score of each sample; floating, on total's device. Like total they
+            are taken as constants: no gradient flows through the sum.
+        spec: what noise the samples had.
+        first: the number of the first sample.
         square: like total; takes the squares of the terms, for standard errors.
         backend: see ``backend_for``.
 
@@ -52,7 +52,8 @@ def accumulate_(
         total.
 
     Raises:
-        TypeError, ValueError: naming the argument; a law without a score. Nothing was written then.
+        TypeError, ValueError: naming the argument; a distribution without a score. Nothing was
+            written then.
         NotImplementedError: torch.func or forward-mode differentiation follows a tensor.
 
     Example:
@@ -69,9 +70,9 @@ def accumulate_(
     check_spec(spec)
     if not spec.has_score:
         raise ValueError(
-            f"law {spec.law!r} has no score: its density has no slope inside its support, so "
-            "there is no likelihood-ratio gradient; use normal, cauchy, hyperbolic, logistic or "
-            "rademacher"
+            f"distribution {spec.distribution!r} has no score: its density has no slope inside its "
+            "support, so there is no likelihood-ratio gradient; use normal, cauchy, hyperbolic, "
+            "logistic or rademacher"
         )
     if isinstance(total, Tensor) and total.dtype not in DTYPES[:2]:
         raise TypeError(f"total must be float32 or float64, got {total.dtype}")
@@ -79,11 +80,11 @@ def accumulate_(
     check_floating("weights", weights)
     if weights.dim() != 1:
         raise ValueError(
-            f"weights must have one axis, one weight per copy, got {tuple(weights.shape)}"
+            f"weights must have one axis, one weight per sample, got {tuple(weights.shape)}"
         )
     if weights.device != total.device:
         raise ValueError(f"weights must be on {total.device}, got {weights.device}")
-    first, _ = check_copies(first, weights.shape[0])
+    first, _ = check_samples(first, weights.shape[0])
     backend = backend_for(total.device, backend)
     if square is not None:
         check_destination("square", square, spec.shape, total)
@@ -134,22 +135,22 @@ def accumulate_features_(
 ) -> Tensor:
     """Adds sum_i weights[i] * s1(xi_i) to total, feature by feature: ``accumulate_`` before Phi.
 
-    Where all copies spread their draws alike, ``expand`` of this sum is what ``accumulate_`` sums,
-    for as many operations a copy as it has draws, not elements; of a Hadamard design by a fast
+    Where all samples spread their draws alike, ``expand`` of this sum is what ``accumulate_`` sums,
+    for as many operations a sample as it has draws, not elements; of a Hadamard design by a fast
     transform of each group, with the same bits for calls split at multiples of it.
 
     Args:
         total: the sum so far, (K,) for the spec's ``draws``, float32 or float64, contiguous.
-        weights: (count,), the score of each copy; floating, on total's device.
-        spec: what noise the copies had: without blocks or jitter.
-        first: the number of the first copy.
+        weights: (count,), the score of each sample; floating, on total's device.
+        spec: what noise the samples had: without blocks or jitter.
+        first: the number of the first sample.
         backend: see ``backend_for``.
 
     Returns:
         total.
 
     Raises:
-        TypeError, ValueError: naming the argument; copies that spread their draws differently.
+        TypeError, ValueError: naming the argument; samples that spread their draws differently.
 
     Example:
         >>> import torch
@@ -203,7 +204,7 @@ def hadamard_sums(weights: Tensor, spec: NoiseSpec, first: int, *, backend: str 
     check_floating("weights", weights)
     if weights.dim() != 1:
         raise ValueError(f"weights must have one axis, got {tuple(weights.shape)}")
-    first, _ = check_copies(first, len(weights))
+    first, _ = check_samples(first, len(weights))
     if first % spec.group + len(weights) > spec.group:
         raise ValueError(
             f"weights must be of samples of one group of {spec.group}, got {len(weights)} from "
@@ -249,8 +250,8 @@ def expand(
                 [1., 1., 5., 5.]])
     """
     if spec.block is not None:
-        raise ValueError("block must be None: each copy's block leaves other elements out")
-    first, _ = check_copies(first, 1)
+        raise ValueError("block must be None: each sample's block leaves other elements out")
+    first, _ = check_samples(first, 1)
     if not isinstance(values, Tensor) or values.dtype not in DTYPES[:2]:
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"values must be a float32 or float64 tensor, got {kind}")

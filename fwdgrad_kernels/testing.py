@@ -2,7 +2,7 @@
 
 An integer of the noise contract is the same everywhere, so it is compared with ``==``. A float of
 it agrees with the reference to 2e-6 (1 + ``|xi|``) at unit scale; the two assertions here say what
-follows from that for noisy copies and for sums.
+follows from that for noisy samples and for sums.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 from fwdgrad_kernels import reference
 from fwdgrad_kernels.features import Grid, Labels
 from fwdgrad_kernels.scale import AdaptiveScale
-from fwdgrad_kernels.spec import LAWS, NoiseSpec
+from fwdgrad_kernels.spec import DISTRIBUTIONS, NoiseSpec
 from fwdgrad_kernels.sums import accumulate_
 
 TOLERANCE = 2e-6
 ADAPTIVE_TOLERANCE = 2e-5
 """How far, relatively, an exact ``AdaptiveScale`` may be from its equation's solution."""
 
-KINDS = (*LAWS, "hadamard")
-"""Every law, and Rademacher's signs in a Hadamard design."""
+KINDS = (*DISTRIBUTIONS, "hadamard")
+"""Every distribution, and Rademacher's signs in a Hadamard design."""
 
 SCORED = tuple(kind for kind in KINDS if kind != "uniform")
 
@@ -35,7 +35,7 @@ EXACT = ("uniform", "rademacher", "hadamard")
 def make_spec(
     shape: tuple[int, ...], kind: str = "normal", *args: Any, **options: Any
 ) -> NoiseSpec:
-    """A ``NoiseSpec`` of a law, or of "hadamard": Rademacher's signs in a Hadamard design.
+    """A ``NoiseSpec`` of a distribution, or of "hadamard": Rademacher's signs in a Hadamard design.
 
     Example:
         >>> make_spec((5,), "hadamard").group
@@ -152,7 +152,7 @@ def case_id(value: object) -> str | None:
 
 
 def unit_scores(spec: NoiseSpec, first: int, count: int, *, backend: str = "auto") -> Tensor:
-    """J_i s1(xi_i) of each copy as ``accumulate_`` sums them: float32 (count, *shape).
+    """J_i s1(xi_i) of each sample as ``accumulate_`` sums them: float32 (count, *shape).
 
     Example:
         >>> unit_scores(NoiseSpec((3,), "rademacher", seed=1), first=0, count=2).abs()
@@ -200,7 +200,7 @@ def _assert_within(name: str, actual: Tensor, expected: Tensor, bound: Tensor) -
     )
 
 
-def assert_copies(
+def assert_samples(
     actual: Tensor,
     x: Tensor,
     spec: NoiseSpec,
@@ -210,13 +210,13 @@ def assert_copies(
     baseline: Tensor | None = None,
     position: float = 1.0,
 ) -> None:
-    """Asserts that noisy copies are the reference's, to ``TOLERANCE`` and one rounding to dtype.
+    """Asserts that noisy samples are the reference's, to ``TOLERANCE`` and one rounding to dtype.
 
     Args:
         actual: (count, *shape), what a backend made of x.
         x: the input.
         spec: what noise.
-        first: the number of the first copy.
+        first: the number of the first sample.
         sign: as for ``perturb``.
         clip: as for ``perturb``.
         baseline: as for ``perturb``; a tensor that broadcasts to x.
@@ -228,10 +228,10 @@ def assert_copies(
     Example:
         >>> from fwdgrad_kernels import perturb
         >>> x, spec = torch.zeros(5), NoiseSpec((5,), "cauchy", scale=0.1)
-        >>> assert_copies(perturb(x, spec, 7, 20), x, spec, 7)
+        >>> assert_samples(perturb(x, spec, 7, 20), x, spec, 7)
     """
     count, kind = len(actual), torch.finfo(actual.dtype)
-    assert actual.dtype == x.dtype, f"copies are {actual.dtype}, x is {x.dtype}"
+    assert actual.dtype == x.dtype, f"samples are {actual.dtype}, x is {x.dtype}"
     expected = reference.perturb(
         x.double(), spec, first, count, sign, *clip, False, baseline, position
     )
@@ -268,7 +268,7 @@ def assert_sums(
         square: the sum of squares, or None.
         weights: (count,).
         spec: what noise.
-        first: the number of the first copy.
+        first: the number of the first sample.
         before: what both sums held before.
 
     Raises:

@@ -48,7 +48,7 @@ def child(part: str, count: int, seed: int) -> None:
     sys.path.insert(0, str(FOLDER))
     figures = importlib.import_module(part).run(count, seed)
 
-    from fwdgrad.stream import process_memory
+    from fwdgrad.runner.memory import process_memory
 
     peak = round(process_memory("VmHWM") / 2**20)
     print(json.dumps({"peak_mib": peak, **figures}))

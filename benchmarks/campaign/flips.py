@@ -20,10 +20,16 @@ from typing import Any
 import torch
 
 import fwdgrad
+from fwdgrad import AdaptiveScale, ForwardGradient, SmoothGrad, VarGrad
 from fwdgrad.adapters.lstm import LSTMClassifier
 from fwdgrad.errors import ReliabilityWarning
 
-OPTIONS: dict[str, Any] = {"queries": 64, "sigma": 0.3, "seed": 5, "target": 0}
+OPTIONS: dict[str, Any] = {
+    "method": ForwardGradient(scale=0.3),
+    "n_samples": 64,
+    "seed": 5,
+    "target": 0,
+}
 SHAPE = (2, 4, 6)
 
 
@@ -101,12 +107,12 @@ def values(explanation: fwdgrad.Explanation) -> Any:
 
 
 def maps(folder: Path) -> list[File]:
-    """Of several settings, with tensors and dataclasses among them."""
+    """Of several methods, with tensors and dataclasses among their fields."""
     found: list[File] = []
     settings: list[dict[str, Any]] = [
-        {"sigma": torch.full(SHAPE, 0.3)},
-        {"sigma": fwdgrad.AdaptiveScale(-1.5, 1.5), "name": "a model"},
-        {"method": "vargrad", "queries": 8},
+        {"method": ForwardGradient(scale=torch.full(SHAPE, 0.3))},
+        {"method": ForwardGradient(scale=AdaptiveScale(-1.5, 1.5)), "name": "a model"},
+        {"method": VarGrad(scale=0.3), "n_samples": 8},
     ]
     for i, more in enumerate(settings):
         path = folder / f"map{i}"
@@ -123,7 +129,7 @@ def checkpoints(folder: Path) -> list[File]:
             raise KeyboardInterrupt
 
     found: list[File] = []
-    for i, more in enumerate(({}, {"method": "smoothgrad", "queries": 32})):
+    for i, more in enumerate(({}, {"method": SmoothGrad(scale=0.3), "n_samples": 32})):
         path = folder / f"checkpoint{i}"
         options = {**OPTIONS, **more, "batch_size": 8}
         explain = functools.partial(fwdgrad.explain, model, x(), **options)
@@ -147,9 +153,9 @@ def models(folder: Path) -> list[File]:
     LSTMClassifier(["a", "fine", "film"], ["bad", "good"], width=4, hidden=4).save(path)
 
     def load(path: Path) -> Any:
-        box = LSTMClassifier.load(path)
-        weights = [value.numpy().tobytes() for value in box.state_dict().values()]
-        return weights, box.vocabulary, box.labels, box.settings
+        model = LSTMClassifier.load(path)
+        weights = [value.numpy().tobytes() for value in model.state_dict().values()]
+        return weights, model.vocabulary, model.labels, model.settings
 
     return [File(path, load, ValueError)]
 

@@ -22,17 +22,20 @@ from typing import Any
 import torch
 
 import fwdgrad
-from fwdgrad import ParameterNoise
+from fwdgrad import ForwardGradient, FusionGrad, NoiseGrad, ParameterNoise, SmoothGrad
 
 Run = Callable[[Path], torch.Tensor]
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "noisegrad": {"method": "noisegrad", "queries": 4},
-    "fusiongrad": {"method": "fusiongrad", "queries": 4, "sigma": 0.1},
-    "smoothgrad": {"method": "smoothgrad", "queries": 4, "sigma": 0.1},
+    "noisegrad": {"method": "noisegrad", "n_samples": 4},
+    "fusiongrad": {"method": FusionGrad(scale=0.1), "n_samples": 4},
+    "smoothgrad": {"method": SmoothGrad(scale=0.1), "n_samples": 4},
     "gradient": {"method": "gradient"},
-    "likelihood-ratio": {"queries": 8, "sigma": 0.1},
-    "likelihood-ratio, noise": {"queries": 8, "sigma": 0.1, "parameters": ParameterNoise(0.1)},
+    "forward-gradient": {"method": ForwardGradient(scale=0.1), "n_samples": 8},
+    "forward-gradient, noise": {
+        "method": NoiseGrad(ParameterNoise(0.1), ForwardGradient(scale=0.1)),
+        "n_samples": 8,
+    },
 }
 
 
@@ -132,9 +135,9 @@ def run(count: int, seed: int) -> dict[str, object]:
             path = Path(folder, "run.safetensors")
 
             def explain(name: str) -> torch.Tensor:
-                kept = {"checkpoint": path} if name == "likelihood-ratio" else {}
+                kept = {"checkpoint": path} if name == "forward-gradient" else {}
                 return fwdgrad.explain(
-                    model, X, target=1, seed=3, batch_size=2, **OPTIONS[name], **kept
+                    model, X, 1, seed=3, batch_size=2, **OPTIONS[name], **kept
                 ).attribution
 
             want, moments, lasts = {}, {}, {}

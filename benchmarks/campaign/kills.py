@@ -29,7 +29,12 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = 16
 ROWS, CALLS, SECONDS = 8, 256, 0.008  # of a micro-batch, micro-batches, of one
 SHAPE = (2, 4, 6)
-OPTIONS: dict[str, Any] = {"queries": ROWS * CALLS, "sigma": 0.3, "seed": 5, "target": 0}
+OPTIONS: dict[str, Any] = {
+    "method": fwdgrad.ForwardGradient(scale=0.3),
+    "n_samples": ROWS * CALLS,
+    "seed": 5,
+    "target": 0,
+}
 
 
 def run(count: int, seed: int) -> dict[str, object]:
@@ -149,7 +154,7 @@ def judge(child: Child, x: torch.Tensor, whole: fwdgrad.Explanation, found: dict
         return model(batch)
 
     found["unfinished"] += len(finished) < CALLS
-    again = 4 if child.path.exists() else 0  # copies by which the model is known
+    again = 4 if child.path.exists() else 0  # samples by which the model is known
     try:
         result = fwdgrad.explain(counted, x, checkpoint=child.path, **OPTIONS, batch_size=64)
         same = torch.equal(result.attribution, whole.attribution)

@@ -19,12 +19,16 @@ import torch
 from torch import Tensor
 
 import fwdgrad
+from fwdgrad import ForwardGradient
 
 Model = Callable[[Tensor], Any]
 
 SHAPE = (2, 4, 6)
 _WEIGHTS = torch.linspace(-1, 1, 48, dtype=torch.float64).reshape(*SHAPE) ** 3
 _ERRORS = (fwdgrad.ModelError, TypeError, ValueError)
+
+HADAMARD = ForwardGradient(0.3, design="hadamard", antithetic=False, control_variate="mean")
+BETWEEN = ForwardGradient(distribution="rademacher", baseline=0.0)
 
 
 def plain(batch: Tensor) -> Tensor:
@@ -95,7 +99,7 @@ class Own:
 
 
 class Keeps:
-    """Keeps copies of all batches, and answers from them."""
+    """Keeps copies of all batches, and returns scores of them."""
 
     def __init__(self) -> None:
         """None yet."""
@@ -125,7 +129,7 @@ def of(form: Callable[[Tensor], Any]) -> Model:
 
 
 def small(error: BaseException, most: int = 4) -> Model:
-    """Fails on batches of more copies."""
+    """Fails on batches of more samples."""
 
     def model(batch: Tensor) -> Tensor:
         if len(batch) > most:
@@ -171,7 +175,7 @@ def nested(found: Tensor) -> Any:
 
 def recursive(batch: Tensor) -> Tensor:
     """Explains another model while it is explained."""
-    fwdgrad.explain(plain, batch[0].double(), target=0, queries=2, sigma=0.1)
+    fwdgrad.explain(plain, batch[0].double(), 0, method=ForwardGradient(scale=0.1), n_samples=2)
     return plain(batch)
 
 
@@ -242,7 +246,7 @@ RIGHT: dict[str, Callable[[], Model]] = {
     "seeds torch": lambda: after(lambda batch: torch.manual_seed(len(batch))),
     "explains another model": lambda: recursive,
     "in inference mode": lambda: torch.inference_mode()(plain),
-    "out of memory above 4 copies": lambda: small(MemoryError()),
+    "out of memory above 4 samples": lambda: small(MemoryError()),
     "out of CUDA memory above 4": lambda: small(torch.OutOfMemoryError("CUDA out of memory.")),
     "in float32 and float64 in turn": lambda: in_turn(lambda f: f.float().double(), lambda f: f),
     "in evaluation mode": lambda: Norm().eval(),
@@ -330,7 +334,7 @@ PASSES: dict[str, Callable[[], BaseException]] = {  # a person's or the interpre
 }
 ALWAYS: dict[str, Callable[[], Any]] = {  # refused for what it is
     "takes no argument": lambda: lambda: plain,
-    "takes one copy alone": lambda: small(ValueError("one at a time"), most=1),
+    "takes one sample alone": lambda: small(ValueError("one at a time"), most=1),
     "batch normalisation in training": Norm,
     "a class": lambda: Norm,
     "None for a model": lambda: None,
@@ -391,12 +395,12 @@ def run(count: int, seed: int) -> dict[str, object]:
         x = torch.rand(SHAPE, generator=generator, dtype=torch.float64)
         options: dict[str, Any] = draw.choice(
             [
-                {"sigma": 0.3},
-                {"sigma": 0.3, "law": "hadamard", "antithetic": False, "control": "mean"},
-                {"baseline": 0.0, "law": "rademacher", "objective": "probability"},
+                {"method": ForwardGradient(scale=0.3), "objective": "output"},
+                {"method": HADAMARD, "objective": "output"},
+                {"method": BETWEEN, "objective": "probability"},
             ]
         )
-        options = {**options, "queries": 48, "target": 0, "batch_size": draw.choice([6, 16, 48])}
+        options = {**options, "n_samples": 48, "target": 0, "batch_size": draw.choice([6, 16, 48])}
         calls = -(-48 // options["batch_size"])
         outcome, said = _one(group, name, x, options, draw.randint(0, calls))
         figures["tried"] += 1

@@ -36,10 +36,10 @@ HUGE = 2**62
 Given = dict[str, Any]
 
 
-def assert_copies(copies: Tensor, *arguments: Any) -> None:
+def assert_samples(samples: Tensor, *arguments: Any) -> None:
     """Of the testing module, which wants something to compare."""
-    if copies.numel():
-        testing.assert_copies(copies, *arguments)
+    if samples.numel():
+        testing.assert_samples(samples, *arguments)
 
 
 class Call:
@@ -226,16 +226,16 @@ def perturb(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], None
     def op(**keywords: Any) -> Any:
         return kernels.perturb(**keywords)
 
-    def check(copies: Tensor) -> None:
-        assert copies.shape == rows
+    def check(samples: Tensor) -> None:
+        assert samples.shape == rows
         bounds = clip or (-torch.inf, torch.inf)
         plain = x.detach().contiguous()
         for i in range(2 if pairs else 1):
-            half = copies[i * count : (i + 1) * count]
-            assert_copies(half, plain, spec, first, sign * (-1) ** i, bounds)
+            half = samples[i * count : (i + 1) * count]
+            assert_samples(half, plain, spec, first, sign * (-1) ** i, bounds)
         if "out" in given and not pairs and count and first < 2**62:
             again = kernels.perturb(**{**given, "first": first + count, "held": first})
-            assert_copies(again, plain, spec, first + count, sign, bounds)
+            assert_samples(again, plain, spec, first + count, sign, bounds)
 
     return given, op, check, spoiled
 
@@ -322,7 +322,7 @@ def inspected(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], No
     spoiled["dtype"] = lambda: call.pick.choice([torch.int32, torch.complex64, None, "float32"])
 
     def added(result: Tensor) -> None:
-        assert_copies(result, torch.zeros(spec.shape), spec, first)
+        assert_samples(result, torch.zeros(spec.shape), spec, first)
 
     return given, kernels.noise, added, spoiled
 
@@ -330,12 +330,12 @@ def inspected(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], No
 def relative(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], None], Given]:
     dtype, size = call.pick.choice(DTYPES), call.pick.choice([1, 3, 64, 1030])
     spec = NoiseSpec((size,), call.pick.choice(["normal", "rademacher"]), 0.5, stream=16, seed=3)
-    x, out, copy = call.randn(size, dtype=dtype), call.destination((1, size), dtype), call.first()
+    x, out, first = call.randn(size, dtype=dtype), call.destination((1, size), dtype), call.first()
     run = kernels.Perturber(x, spec, relative=True)
 
     def check(result: Tensor) -> None:
         assert result is out
-        wanted = kernels.perturb(x, spec, copy, 1, relative=True, backend="reference")
+        wanted = kernels.perturb(x, spec, first, 1, relative=True, backend="reference")
         close = torch.finfo(dtype).eps * 2 + 1e-5
         torch.testing.assert_close(out, wanted, rtol=close, atol=close)
 
@@ -343,7 +343,7 @@ def relative(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], Non
         "out": lambda: spoil_destination(call, out),
         "first": lambda: call.pick.choice(NOT_FIRSTS),
     }
-    return {"out": out, "first": copy}, run, check, spoiled
+    return {"out": out, "first": first}, run, check, spoiled
 
 
 def gradient(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], None], Given]:
@@ -371,7 +371,7 @@ def gradient(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], Non
 
 def specified(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], None], Given]:
     spec = call.spec()
-    names = ("shape", "law", "scale", "block", "features", "design", "seed")
+    names = ("shape", "distribution", "scale", "block", "features", "design", "seed")
     given = {name: getattr(spec, name) for name in names}
     scale = torch.ones(spec.shape)
 
@@ -382,7 +382,7 @@ def specified(call: Call) -> tuple[Given, Callable[..., Any], Callable[[Any], No
         "shape": lambda: call.pick.choice(
             [(), (-1,), (2.5,), None, (2**62, 2**62), (0, HUGE, HUGE)]
         ),
-        "law": lambda: call.pick.choice(["gauss", None, 3]),
+        "distribution": lambda: call.pick.choice(["gauss", None, 3]),
         "scale": lambda: (
             call.pick.choice([-1.0, float("nan"), 10**400, True, "1", None])
             if call.chance(0.5) or not scale.numel()

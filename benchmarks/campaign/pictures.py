@@ -19,7 +19,7 @@ import torch
 from PIL import Image, features
 
 from fwdgrad.adapters.photos import FITS, read_photo
-from fwdgrad.stream import process_memory
+from fwdgrad.runner.memory import process_memory
 
 MAX_PIXELS = 10_000_000
 MOST_BYTES = 8 * MAX_PIXELS + 16 * 2**20  # 4 bytes a pixel, twice where it is converted

@@ -28,7 +28,7 @@ def run(count: int, seed: int) -> dict[str, object]:
             seen.append(torch.equal(model(X[None]), clean))
 
         options = {**OPTIONS[name], "seed": number, "batch_size": 2, "progress": progress}
-        return fwdgrad.explain(model, X, target=1, **options).attribution, seen.count(False)
+        return fwdgrad.explain(model, X, 1, **options).attribution, seen.count(False)
 
     kinds = [(name, number) for name in OPTIONS for number in range(4)]
     alone = {job: explain(job)[0] for job in kinds}

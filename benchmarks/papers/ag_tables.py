@@ -25,7 +25,16 @@ from digits import SETTINGS, accuracy, trained
 from torch import Tensor
 
 import fwdgrad
-from fwdgrad import AdaptiveScale, IntegratedGradients, ParameterNoise
+from fwdgrad import (
+    AdaptGrad,
+    AdaptiveScale,
+    Gradient,
+    GradientXInput,
+    IntegratedGradients,
+    NoiseGrad,
+    ParameterNoise,
+    SmoothGrad,
+)
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.information import (
     THRESHOLDS,
@@ -36,7 +45,7 @@ from fwdgrad.metrics.information import (
 from fwdgrad.metrics.sanity import consistency, invariance
 from fwdgrad.metrics.sparseness import gini
 
-COPIES, DIGITS, SHIFT = 50, 300, -1.0
+SAMPLES, DIGITS, SHIFT = 50, 300, -1.0
 CONFIDENCE, SPREAD = 0.95, 0.2  # of AdaptGrad, and of the parameters in NoiseGrad
 BINS = 100  # of an information curve that is kept
 
@@ -68,37 +77,37 @@ PAPER_2 = {
 }
 
 
-def options_of(name: str, copies: int, low: float = 0.0) -> dict[str, Any]:
-    """What makes a row's method, for values in [low, low + 1]."""
+def options_of(name: str, samples: int, low: float = 0.0) -> dict[str, Any]:
+    """What makes a row's map, for values in [low, low + 1]."""
     base = name.removeprefix("S-").removeprefix("A-")
-    sigma: Any = 0.0
+    method: Any = Gradient()
     if name == "SG" or name.startswith("S-"):
-        sigma = None  # a fifth of the picture's range
+        method = SmoothGrad()  # its scale is a fifth of the picture's range
     elif name == "AG" or name.startswith("A-"):
-        sigma = AdaptiveScale(low, low + 1, CONFIDENCE)
-    made: dict[str, Any] = {"method": "autograd", "sigma": sigma}
+        method = AdaptGrad(AdaptiveScale(low, low + 1, CONFIDENCE))
     if base == "GI":
-        made["saliency"] = fwdgrad.GradientXInput()
+        method = GradientXInput(method)
     elif base.startswith("IG"):
-        made["saliency"] = IntegratedGradients(low + (base == "IG(W)"), steps=copies)
+        method = IntegratedGradients(low + (base == "IG(W)"), samples, method)
     elif base == "NG":
-        made["parameters"] = ParameterNoise(SPREAD)
-    return made | ({} if name in ("Grad", "GI") else {"queries": copies})
+        method = NoiseGrad(ParameterNoise(SPREAD), method)
+    n_samples = None if name in ("Grad", "GI") else samples
+    return {"method": method, "objective": "output", "n_samples": n_samples}
 
 
-def explainer(name: str, copies: int, target: int) -> Callable[[Any, Tensor], Tensor]:
+def explainer(name: str, samples: int, target: int) -> Callable[[Any, Tensor], Tensor]:
     """A row's method on digits, that of shifted ones too."""
 
     def explain(model: Any, x: Tensor) -> Tensor:
         # The bounds go with the shift: a digit's background is its least value.
-        options = options_of(name, copies, low=math.floor(float(x.min())))
-        return fwdgrad.explain(model, x, target=target, **options).attribution
+        options = options_of(name, samples, low=math.floor(float(x.min())))
+        return fwdgrad.explain(model, x, target, **options).attribution
 
     return explain
 
 
 def digits_row(
-    name: str, copies: int, count: int, epochs: dict[str, int]
+    name: str, samples: int, count: int, epochs: dict[str, int]
 ) -> dict[str, list[float]]:
     """The figures of table 1, a list over digits each."""
     model, anew = trained(**epochs), trained(shift=SHIFT, **epochs)
@@ -106,7 +115,7 @@ def digits_row(
     *_, x, y = data.mnist()
     found: dict[str, list[float]] = {"consistency": [], "exact": [], "anew": [], "other": []}
     for index in range(count):
-        explain, digit = explainer(name, copies, int(y[index])), x[index]
+        explain, digit = explainer(name, samples, int(y[index])), x[index]
         found["consistency"].append(consistency(explain, model, digit, seed=index))
         found["exact"].append(invariance(explain, model, digit, SHIFT))
         here = explain(model, digit)
@@ -116,12 +125,12 @@ def digits_row(
 
 
 def table_1(quick: bool) -> None:
-    count, copies, epochs = (2, 2, {"epochs": 1}) if quick else (DIGITS, COPIES, {})
+    count, samples, epochs = (2, 2, {"epochs": 1}) if quick else (DIGITS, SAMPLES, {})
     rows = []
     for name, (consistent, invariant) in PAPER_1.items():
-        key = {"experiment": "ag_table1", "method": name, "copies": copies, "digits": count}
+        key = {"experiment": "ag_table1", "method": name, "samples": samples, "digits": count}
         key |= {"perceptron": SETTINGS, "shift": SHIFT, "confidence": CONFIDENCE, "spread": SPREAD}
-        found = cached(key, functools.partial(digits_row, name, copies, count, epochs))
+        found = cached(key, functools.partial(digits_row, name, samples, count, epochs))
         ours = (shown(found[column], 4) for column in ("consistency", "exact", "anew", "other"))
         rows.append((name, f"{consistent:.4f}", next(ours), f"{invariant:.4f}", *ours))
     right = accuracy(trained(**epochs))
@@ -142,7 +151,7 @@ def table_1(quick: bool) -> None:
         [
             f"""{count} test digits; perceptron of 200 and 10 units, plain gradient descent at 0.01,
             20 epochs of 4,000 digits in batches of 4 (right on {100 * right:.1f} % of 1,000
-            others); {copies} copies, class = label, mean ± standard error over digits.
+            others); {samples} samples, class = label, mean ± standard error over digits.
             Consistency: the size of Spearman's correlation with the map of a randomised model
             (another for each digit), the mean of signed and absolute maps; maps without
             anything in common give {math.sqrt(2 / (math.pi * 783)):.4f}. Invariance: Spearman's
@@ -169,13 +178,13 @@ def classifier(network: str) -> Callable[[Tensor], Tensor]:
 
 
 def photo_cell(
-    network: str, photo: str, name: str, copies: int, thresholds: tuple[float, ...]
+    network: str, photo: str, name: str, samples: int, thresholds: tuple[float, ...]
 ) -> dict[str, Any]:
     """Sparseness of a map, and for integrated gradients the information curve."""
     model, x = classifier(network), data.photos()[photo].x
     with torch.no_grad():
         target = int(model(x[None].clone()).argmax())
-    explanation = fwdgrad.explain(model, x, target=target, batch_size=4, **options_of(name, copies))
+    explanation = fwdgrad.explain(model, x, target, batch_size=4, **options_of(name, samples))
     heatmap = explanation.attribution.abs().sum(0)
     scores = None
     if "IG" in name:
@@ -188,7 +197,7 @@ def photo_cell(
 
 
 def table_2(quick: bool) -> None:
-    copies, thresholds = (2, (0.1,)) if quick else (COPIES, THRESHOLDS)
+    samples, thresholds = (2, (0.1,)) if quick else (SAMPLES, THRESHOLDS)
     networks = list(data.NETWORKS)[: 1 if quick else None]
     photos = ["coffee"] if quick else list(data.photos())
     names = ["SG", "A-IG(B)"] if quick else list(PAPER_2)
@@ -197,9 +206,9 @@ def table_2(quick: bool) -> None:
         for name in names:
             for photo in photos:
                 key = {"experiment": "ag_table2", "network": network, "photo": photo}
-                key |= {"method": name, "copies": copies, "thresholds": thresholds, "bins": BINS}
+                key |= {"method": name, "samples": samples, "thresholds": thresholds, "bins": BINS}
                 key |= {"confidence": CONFIDENCE, "spread": SPREAD}
-                call = functools.partial(photo_cell, network, photo, name, copies, thresholds)
+                call = functools.partial(photo_cell, network, photo, name, samples, thresholds)
                 cells.setdefault((network, name), []).append(cached(key, call))
     rows = []
     for name in names:
@@ -222,8 +231,8 @@ def table_2(quick: bool) -> None:
         rows,
         [
             f"""AG's three figures are of VGG16, InceptionV3 and ResNet50 on ImageNet. Ours:
-            {len(photos)} photos, the predicted class, {copies} copies or steps, seed 0. SG, S-:
-            sigma a fifth of the picture's range; AG, A-: equation 13, c = 0.95, bounds [0, 1];
+            {len(photos)} photos, the predicted class, {samples} samples or steps, seed 0. SG, S-:
+            a scale of a fifth of the picture's range; AG, A-: equation 13, c = 0.95, bounds [0, 1];
             NG: parameters times 1 + 0.2 xi. IG: Gauss-Legendre steps from white (W) or black
             (B); S-IG and A-IG add noise to each point of the path. Sparseness: the Gini index
             of |a| summed over channels, mean ± standard error over photos. Information: area

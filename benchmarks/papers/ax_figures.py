@@ -1,8 +1,8 @@
 """AX figures 2, 4 and 5: mollification in one dimension, maps over N, maps over alpha.
 
-Figure 2's function jumps. The mean gradient of noisy copies does not see the jump; the likelihood
-ratio, which asks for the function's values alone, does: both are held against the derivative of the
-mollified function.
+Figure 2's function jumps. The mean gradient of noisy samples does not see the jump; the forward
+gradient, which takes the function's values alone, does: both are compared with the derivative of
+the mollified function.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from common import (
 from torch import Tensor
 
 import fwdgrad
-from fwdgrad import MOLLIFIERS
+from fwdgrad import ForwardGradient, SmoothGrad
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.sparseness import gini
-from fwdgrad_kernels.scale import confidence_scale
+from fwdgrad.smoothing import MOLLIFIERS
+from fwdgrad_kernels import confidence_scale
 
 SCALES = (0.1, 0.25, 0.5, 1.0)
 NUMBERS = (1, 5, 10, 20, 50, 100)
 ALPHAS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-PHOTO, REFERENCE = "chelsea", 200  # copies of the map that others are held against
+PHOTO, REFERENCE = "chelsea", 200  # samples of the map that others are compared with
 
 
 def rough(x: Tensor) -> Tensor:
@@ -56,14 +57,17 @@ def mollified(at: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return weights @ values, (weights * -distance / scale) @ values
 
 
-def slopes(at: list[float], scale: float, method: str, queries: int) -> list[float]:
+SMOOTHED = {"smoothgrad": SmoothGrad, "forward-gradient": ForwardGradient}
+
+
+def slopes(at: list[float], scale: float, method: str, n_samples: int) -> list[float]:
     """The estimated derivative at each place."""
     model = lambda batch: rough(batch).sum(1)  # noqa: E731
-    options: dict[str, Any] = {"sigma": scale, "queries": queries, "target": None}
+    options: dict[str, Any] = {"method": SMOOTHED[method](scale), "n_samples": n_samples}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # where the function is flat, all is 0
         return [
-            float(fwdgrad.explain(model, torch.tensor([v]), method=method, **options).attribution)
+            float(fwdgrad.explain(model, torch.tensor([v]), None, **options).attribution)
             for v in at
         ]
 
@@ -71,18 +75,18 @@ def slopes(at: list[float], scale: float, method: str, queries: int) -> list[flo
 def figure_2(quick: bool) -> None:
     import matplotlib.pyplot as plt
 
-    queries, places = (64, 7) if quick else (16_384, 61)
+    n_samples, places = (64, 7) if quick else (16_384, 61)
     at = torch.linspace(-1, 5, places, dtype=torch.float64)
     fine = torch.linspace(-1, 5, 601, dtype=torch.float64)
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     axes[0].plot(fine, rough(fine), "k", linewidth=0.8, label="f")
     rows = []
     for scale in SCALES[:1] if quick else SCALES:
-        key = {"experiment": "ax_figure2", "scale": scale, "queries": queries, "places": places}
+        key = {"experiment": "ax_figure2", "scale": scale, "samples": n_samples, "places": places}
         _, slope = mollified(at, scale)
         row: list[Any] = [scale, f"{float(slope.abs().max()):.2f}"]
-        for method in ("smoothgrad", "likelihood-ratio"):
-            call = functools.partial(slopes, at.tolist(), scale, method, queries)
+        for method in SMOOTHED:
+            call = functools.partial(slopes, at.tolist(), scale, method, n_samples)
             found = torch.tensor(cached({**key, "method": method}, call), dtype=torch.float64)
             error = (found - slope).abs()
             row += [f"{float(error.max()):.3f}", f"{float(error.square().mean().sqrt()):.3f}"]
@@ -108,46 +112,45 @@ def figure_2(quick: bool) -> None:
             "steepest slope",
             "SmoothGrad, largest error",
             "root mean square",
-            "likelihood ratio, largest error",
+            "forward gradient, largest error",
             "root mean square",
         ),
         rows,
         [
             "![The function, mollified, and its slope](../../../docs/papers/ax_figure2.jpg)",
             f"""AX's function (equation 43), under a Gaussian; slopes at {places} places from
-            {queries} calls each, seed 0, against the derivative of the mollified function by a
+            {n_samples} calls each, seed 0, against the derivative of the mollified function by a
             fine sum.""",
             """The larger the scale, the smoother the function, as the paper's figure shows. The
-            mean of the copies' own gradients misses the jump at 1.5 by as much as the kernel is
+            mean of the samples' own gradients misses the jump at 1.5 by as much as the kernel is
             high there; the paper's theorem holds for the function's values, which the
-            likelihood ratio asks for, and its errors are those of chance.""",
+            forward gradient takes, and its errors are those of chance.""",
         ],
     )
 
 
-def photo_map(kernel: str, sigma: float, copies: int, seed: int) -> Tensor:
+def photo_map(kernel: str, scale: float, samples: int, seed: int) -> Tensor:
     """|a| summed over channels."""
     explanation = fwdgrad.explain(
         classifier(),
         data.photos()[PHOTO].x,
-        method="smoothgrad",
-        target=data.PHOTOS[PHOTO][2][0],
-        law=MOLLIFIERS[kernel],
-        sigma=sigma,
-        queries=copies,
+        data.PHOTOS[PHOTO][2][0],
+        method=SmoothGrad(scale, MOLLIFIERS[kernel]),
+        objective="output",
+        n_samples=samples,
         seed=seed,
         batch_size=4,
     )
     return explanation.attribution.abs().sum(0)
 
 
-def kept_map(kernel: str, alpha: float, copies: int, seed: int = 0) -> Tensor:
+def kept_map(kernel: str, alpha: float, samples: int, seed: int = 0) -> Tensor:
     x = data.photos()[PHOTO].x
-    sigma = round(confidence_scale(MOLLIFIERS[kernel], float(x.max() - x.mean()), alpha), 4)
-    key = {"experiment": "ax_maps", "photo": PHOTO, "kernel": kernel, "sigma": sigma}
+    scale = round(confidence_scale(MOLLIFIERS[kernel], float(x.max() - x.mean()), alpha), 4)
+    key = {"experiment": "ax_maps", "photo": PHOTO, "kernel": kernel, "scale": scale}
     return cached_tensor(
-        key | {"copies": copies, "seed": seed},
-        functools.partial(photo_map, kernel, sigma, copies, seed),
+        key | {"samples": samples, "seed": seed},
+        functools.partial(photo_map, kernel, scale, samples, seed),
     )
 
 
@@ -164,8 +167,8 @@ def maps(
         line[0].imshow(data.photos()[PHOTO].x.permute(1, 2, 0).numpy())
         line[0].set_title(kernel, fontsize=8)
         line[0].set_axis_off()
-        for ax, (label, alpha, copies) in zip(line[1:], settings, strict=True):
-            heatmap = kept_map(kernel, alpha, copies)
+        for ax, (label, alpha, samples) in zip(line[1:], settings, strict=True):
+            heatmap = kept_map(kernel, alpha, samples)
             other = kept_map(kernel, alpha, reference, seed=1)
             draw_map(ax, heatmap, label)
             cells = f"{spearman(heatmap, other):.3f}", f"{gini(heatmap):.3f}"
@@ -176,7 +179,7 @@ def maps(
         name,
         title,
         "python benchmarks/papers/ax_figures.py",
-        ("kernel", "setting", f"rank correlation with {reference} other copies", "sparseness"),
+        ("kernel", "setting", f"rank correlation with {reference} other samples", "sparseness"),
         rows,
         [
             f"![{title}](../../../docs/papers/{name}.jpg)",
@@ -201,7 +204,7 @@ def main() -> None:
         [(f"N = {n}", 0.95, n) for n in numbers],
         reference,
         """Maps get clearer as N grows, as in the paper; but they have not settled at its N = 50:
-        what the ranks share with another map's still rises from 50 to 100 copies, to about a
+        what the ranks share with another map's still rises from 50 to 100 samples, to about a
         half.""",
     )
     if options.quick:

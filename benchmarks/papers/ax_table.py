@@ -24,13 +24,14 @@ from common import (
 from digits import SETTINGS, accuracy, trained
 
 import fwdgrad
-from fwdgrad import MOLLIFIERS, ParameterNoise
+from fwdgrad import FusionGrad, Gradient, NoiseGrad, ParameterNoise, SmoothGrad
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.sanity import consistency, invariance
 from fwdgrad.metrics.sparseness import gini
-from fwdgrad_kernels.scale import confidence_scale
+from fwdgrad.smoothing import MOLLIFIERS
+from fwdgrad_kernels import confidence_scale
 
-COPIES, DIGITS, SHIFT, ALPHA, TOP = 50, 150, -1.0, 0.95, 5
+SAMPLES, DIGITS, SHIFT, ALPHA, TOP = 50, 150, -1.0, 0.95, 5
 MODES = ("SG", "NG", "FG")
 # The radius of parameters' noise: the Gaussian's scale is then 0.2, as in the paper.
 RADIUS = 0.2 / confidence_scale("normal", 1.0, ALPHA)
@@ -61,26 +62,28 @@ PAPER = {
 ORIGINAL = (0.02811, 0.5016, 0.6405, 0.5587)
 
 
-def options_of(mode: str, kernel: str | None, radius: float, copies: int) -> dict[str, Any]:
-    """A row's method; ``radius`` is the largest value of the data less their mean."""
+def options_of(mode: str, kernel: str | None, radius: float, samples: int) -> dict[str, Any]:
+    """What makes a row's map; ``radius`` is the largest value of the data less their mean."""
     if kernel is None:
-        return {"method": "gradient"}
-    law = MOLLIFIERS[kernel]
-    made: dict[str, Any] = {"method": "autograd", "queries": copies}
-    if mode in ("SG", "FG"):
-        made |= {"sigma": confidence_scale(law, radius, ALPHA), "law": law}
-    if mode in ("NG", "FG"):
-        made["parameters"] = ParameterNoise(confidence_scale(law, RADIUS, ALPHA), law)
-    return made
+        return {"method": Gradient(), "objective": "output"}
+    distribution = MOLLIFIERS[kernel]
+    scale = confidence_scale(distribution, radius, ALPHA)
+    noise = ParameterNoise(confidence_scale(distribution, RADIUS, ALPHA), distribution)
+    methods = {
+        "SG": SmoothGrad(scale, distribution),
+        "NG": NoiseGrad(noise),
+        "FG": FusionGrad(scale, distribution, parameters=noise),
+    }
+    return {"method": methods[mode], "objective": "output", "n_samples": samples}
 
 
 def digits_row(
-    mode: str, kernel: str | None, copies: int, count: int, epochs: dict[str, int]
+    mode: str, kernel: str | None, samples: int, count: int, epochs: dict[str, int]
 ) -> dict[str, list[float]]:
     """Consistency and invariance, a list over digits each."""
     model, anew = trained(**epochs), trained(shift=SHIFT, **epochs)
     train, _, x, y = data.mnist()
-    options = options_of(mode, kernel, float(train.max() - train.mean()), copies)
+    options = options_of(mode, kernel, float(train.max() - train.mean()), samples)
     found: dict[str, list[float]] = {"consistency": [], "exact": [], "anew": []}
     for index in range(count):
         explain = functools.partial(fwdgrad.explain, target=int(y[index]), **options)
@@ -101,12 +104,12 @@ def chosen(count: int) -> dict[str, Any]:
 
 
 def cutout_cell(
-    mode: str, kernel: str | None, radius: float, name: str, copies: int, count: int
+    mode: str, kernel: str | None, radius: float, name: str, samples: int, count: int
 ) -> dict[str, float]:
     """Which of the highest points lie in the object's box and on the object; sparseness."""
     picture = chosen(count)[name]
     explanation = fwdgrad.explain(
-        classifier(), picture.x, batch_size=4, **options_of(mode, kernel, radius, copies)
+        classifier(), picture.x, batch_size=4, **options_of(mode, kernel, radius, samples)
     )
     heatmap = explanation.attribution.abs().sum(0)
     if not bool(torch.isfinite(heatmap).all()) or not bool(heatmap.any()):
@@ -126,7 +129,7 @@ def cutout_cell(
 def main() -> None:
     options = parse_arguments(__doc__)
     estimate("about 10 minutes on one thread; it goes on where it was")
-    copies, digits, count = (2, 2, 1) if options.quick else (COPIES, DIGITS, 9)
+    samples, digits, count = (2, 2, 1) if options.quick else (SAMPLES, DIGITS, 9)
     epochs = {"epochs": 1} if options.quick else {}
     pictures = chosen(count)
     values = torch.stack([picture.x for picture in pictures.values()])
@@ -137,15 +140,15 @@ def main() -> None:
     rows = []
     for mode, kernel in methods:
         key = {"experiment": "ax_table", "mode": mode, "kernel": kernel, "alpha": ALPHA}
-        key |= {"copies": copies, "radius": RADIUS}
+        key |= {"samples": samples, "radius": RADIUS}
         on_digits = cached(
             {**key, "digits": digits, "perceptron": SETTINGS, "shift": SHIFT},
-            functools.partial(digits_row, mode, kernel, copies, digits, epochs),
+            functools.partial(digits_row, mode, kernel, samples, digits, epochs),
         )
         on_cutouts = [
             cached(
                 {**key, "cutout": name, "input radius": radius, "top": TOP},
-                functools.partial(cutout_cell, mode, kernel, radius, name, copies, count),
+                functools.partial(cutout_cell, mode, kernel, radius, name, samples, count),
             )
             for name in pictures
         ]
@@ -195,7 +198,7 @@ def main() -> None:
             f"""Digits: {digits} for testing, the perceptron of ag_table1.md, right on {right:.1f}
             %. Pictures: the first {count} cut-outs on grass that EfficientNet-Lite0 gets right
             (AX: ImageNet's boxes; VGG16, MobileNet, Inception); objects cover {100 * share:.0f}
-            % of them. {copies} copies, alpha = {ALPHA}, scale of inputs' noise by equation 30
+            % of them. {samples} samples, alpha = {ALPHA}, scale of inputs' noise by equation 30
             with r the largest value less the mean; of parameters' noise with the r that makes
             the Gaussian's 0.2. Localization: of the five highest points of |a| summed over
             channels, the share in the object's box, and on the object. Sparseness: Gini index
@@ -213,8 +216,8 @@ the paper has its lowest. Localization disagrees: in the box the gradient and SG
 and FG is the worst, where the paper has FG Gaussian as the best; on the object no smoothing beats
 the gradient. FG is among the least sparse, as in the paper, but so is NG, which leaves little of a
 map of EfficientNet-Lite0, except with Poisson's noise, where a few heavy draws rule. Hyperbolic and
-Sigmoid are one law at these scales (the hyperbolic scale is half the other), so their rows are the
-same here; the paper's appendix has another constant for the one."""
+Sigmoid are one distribution at these scales (the hyperbolic scale is half the other), so their rows
+are the same here; the paper's appendix has another constant for the one."""
 
 if __name__ == "__main__":
     main()

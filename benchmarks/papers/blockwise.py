@@ -20,16 +20,16 @@ from torch.nn.functional import cross_entropy
 
 import fwdgrad
 from fwdgrad.adapters.images import ImageClassifier
-from fwdgrad.methods import regions as regions_of
+from fwdgrad.methods import plan_of
 from fwdgrad.metrics import deletion, insertion
 from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
 
 BLOCK = 71  # pixels: 71 x 71 is a tenth of 224 x 224
-SIGMA = 128 / 255  # in pixels of [0, 1]
-COPIES = 5000
-TOGETHER = 50  # copies made at once
+SCALE = 128 / 255  # of the noise, in pixels of [0, 1]
+SAMPLES = 5000
+TOGETHER = 50  # samples made at once
 STEPS = 28  # of deletion and insertion
-REGIONS = {"method": "regions", "objective": "probability"}  # what explain does by default
+REGIONS = {"method": fwdgrad.Regions(), "objective": "probability"}  # explain's defaults
 
 
 @dataclass(frozen=True)
@@ -37,27 +37,27 @@ class Network:
     """A classifier, fast and with a gradient.
 
     Attributes:
-        box: the classifier, in torch.
+        classifier: in torch.
         scores: its scores, by ONNX Runtime where the run is not quick.
     """
 
-    box: ImageClassifier
+    classifier: ImageClassifier
     scores: Callable[[Tensor], Tensor]
 
 
 @functools.cache
 def network_of(name: str) -> Network:
-    box = data.NETWORKS[name]()
-    scores = fast(box) if keeps() else _slow(box)
-    return Network(box, scores)
+    classifier = data.NETWORKS[name]()
+    scores = fast(classifier) if keeps() else _slow(classifier)
+    return Network(classifier, scores)
 
 
-def _slow(box: ImageClassifier) -> Callable[[Tensor], Tensor]:
+def _slow(classifier: ImageClassifier) -> Callable[[Tensor], Tensor]:
     """By torch, for --quick, which keeps no export either."""
 
     def scores(batch: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = box.forward(batch.clone())
+            found: Tensor = classifier.forward(batch.clone())
         return found
 
     return scores
@@ -76,47 +76,47 @@ def predicted(network: str, photo: str) -> int:
 def vanilla(network: str, photo: str) -> Tensor:
     """The gradient of the cross-entropy itself, (3, 224, 224)."""
     target = predicted(network, photo)
-    forward = network_of(network).box.forward
+    forward = network_of(network).classifier.forward
     return fwdgrad.explain(
-        forward, picture(photo), target=target, method="gradient", objective="cross-entropy"
+        forward, picture(photo), target, method="gradient", objective="cross-entropy"
     ).attribution
 
 
-def spec_of(seed: int, law: str = "normal") -> NoiseSpec:
-    return NoiseSpec((3, data.SIZE, data.SIZE), law, scale=SIGMA, block=BLOCK, seed=seed)
+def spec_of(seed: int, distribution: str = "normal") -> NoiseSpec:
+    return NoiseSpec((3, data.SIZE, data.SIZE), distribution, scale=SCALE, block=BLOCK, seed=seed)
 
 
-def losses(network: str, photo: str, seed: int, copies: int = COPIES) -> Tensor:
-    """The cross-entropy of each noisy copy: (copies,), all that a run has to keep."""
+def losses(network: str, photo: str, seed: int, samples: int = SAMPLES) -> Tensor:
+    """The cross-entropy of each sample: (samples,), all that a run has to keep."""
     model, x, target = network_of(network).scores, picture(photo), predicted(network, photo)
     spec = spec_of(seed)
 
     def compute() -> list[float]:
         found: list[float] = []
-        for first in range(0, copies, TOGETHER):
-            outputs = model(perturb(x, spec, first, min(TOGETHER, copies - first)))
+        for first in range(0, samples, TOGETHER):
+            outputs = model(perturb(x, spec, first, min(TOGETHER, samples - first)))
             targets = torch.full((len(outputs),), target)
             found += cross_entropy(outputs, targets, reduction="none").tolist()
         return [round(loss, 6) for loss in found]
 
     key = {"experiment": "fg_blocks", "network": network, "photo": photo, "seed": seed}
-    key |= {"copies": copies, "sigma": SIGMA, "block": BLOCK}
+    key |= {"samples": samples, "scale": SCALE, "block": BLOCK}
     return torch.tensor(cached(key, compute))
 
 
 def gradients(
-    losses: Tensor, counts: Sequence[int], seed: int, law: str = "normal"
+    losses: Tensor, counts: Sequence[int], seed: int, distribution: str = "normal"
 ) -> Iterator[Tensor]:
-    """Equation 6's estimate after each count of copies, (3, 224, 224).
+    """Equation 6's estimate after each count of samples, (3, 224, 224).
 
     Args:
-        losses: of the copies, made with normal noise.
+        losses: of the samples, made with normal noise.
         counts: ascending.
         seed: of the run.
-        law: another one than normal puts other noise into the same blocks: what is left is what
-            the blocks alone say.
+        distribution: another one than normal puts other noise into the same blocks: what is left
+            is what the blocks alone tell.
     """
-    spec = spec_of(seed, law)
+    spec = spec_of(seed, distribution)
     total, done = torch.zeros(spec.shape), 0
     for count in counts:
         accumulate_(total, losses[done:count], spec, done)
@@ -124,20 +124,20 @@ def gradients(
         yield spec.gradient(total, count)
 
 
-def regions(network: str, photo: str, queries: int, seed: int = 0) -> Tensor:
+def regions(network: str, photo: str, n_samples: int, seed: int = 0) -> Tensor:
     """The map that explain makes by default: (3, 224, 224), the channels alike."""
     model, target = network_of(network).scores, predicted(network, photo)
     return fwdgrad.explain(
-        model, picture(photo), target=target, queries=queries, seed=seed, **REGIONS
+        model, picture(photo), target, n_samples=n_samples, seed=seed, **REGIONS
     ).attribution
 
 
-def settings_of_regions(photo: str, queries: int) -> dict[str, Any]:
+def settings_of_regions(photo: str, n_samples: int) -> dict[str, Any]:
     """What such a map depends on beside the photo, for the key of a kept result."""
     x = picture(photo)
-    settings = regions_of(x, {**REGIONS, "queries": queries})
-    away = (x - settings.pop("baseline")).abs().double().mean()
-    return {**REGIONS, **settings, "away": float(away)}
+    plan = plan_of(x, method=REGIONS["method"], n_samples=n_samples, features=None, seed=0)
+    away = (x - plan.baseline).abs().double().mean()
+    return {**REGIONS, "n_samples": n_samples, "spec": plan.spec, "away": float(away)}
 
 
 def size(gradient: Tensor) -> Tensor:
@@ -159,5 +159,5 @@ def _area(curve: Callable[..., fwdgrad.metrics.Curve], *case: object) -> float:
     network, photo, heatmap = case
     model, target = network_of(network), predicted(network, photo)
     x, steps = picture(photo), STEPS if keeps() else 4
-    fill = torch.tensor(model.box.zero)
+    fill = torch.tensor(model.classifier.zero)
     return curve(model.scores, x, heatmap, target, steps=steps, fill=fill).auc

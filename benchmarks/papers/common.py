@@ -28,6 +28,7 @@ from safetensors.torch import load, save
 import fwdgrad
 from fwdgrad.adapters.images import efficientnet_lite0
 from fwdgrad.files import write_atomically
+from fwdgrad_kernels import CONTRACT
 
 sys.path.append(str(Path(__file__).parents[1]))
 import data
@@ -92,17 +93,18 @@ def cached(key: dict[str, Any], compute: Callable[[], Any]) -> Any:
 
     Args:
         key: everything that defines the result: the experiment, the method and its options, the
-            model, the picture, the seed. The library's version is added.
+            model, the picture, the seed; a method's value counts by its repr. The library's
+            version and that of the noise contract are added.
         compute: gives the result, of what JSON holds.
     """
     if not _keeps:
         return json.loads(json.dumps(compute()))
-    full = {**key, "fwdgrad": fwdgrad.__version__}
+    full = _whole(key)
     path = _path(full, "json")
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["value"]
     value = compute()
-    content = json.dumps({"key": full, "value": value})
+    content = json.dumps({"key": full, "value": value}, default=repr)
     write_whole(path, content.encode())
     return value
 
@@ -111,7 +113,7 @@ def cached_tensor(key: dict[str, Any], compute: Callable[[], torch.Tensor]) -> t
     """Like ``cached``, of a tensor."""
     if not _keeps:
         return compute()
-    path = _path({**key, "fwdgrad": fwdgrad.__version__}, "safetensors")
+    path = _path(_whole(key), "safetensors")
     if path.exists():
         return load(path.read_bytes())["value"]  # not mapped to the file
     value = compute().contiguous()
@@ -119,8 +121,12 @@ def cached_tensor(key: dict[str, Any], compute: Callable[[], torch.Tensor]) -> t
     return value
 
 
+def _whole(key: dict[str, Any]) -> dict[str, Any]:
+    return {**key, "fwdgrad": fwdgrad.__version__, "contract": CONTRACT}
+
+
 def _path(key: dict[str, Any], ending: str) -> Path:
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    name = hashlib.sha256(json.dumps(key, sort_keys=True, default=repr).encode()).hexdigest()[:32]
     return data.cache_folder() / "papers" / f"{name}.{ending}"
 
 

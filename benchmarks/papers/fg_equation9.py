@@ -1,7 +1,7 @@
 """FG equation 9: is the variance of the blockwise estimate below that of the plain one?
 
-The variance of a single copy's estimate is measured with blocks of several sizes. The paper
-compares at as many noisy copies of every number, n q: a blockwise run then has 1 / q times the
+The variance of a single sample's estimate is measured with blocks of several sizes. The paper
+compares at as many noisy values of every number, n q: a blockwise run then has 1 / q times the
 calls.
 """
 
@@ -21,7 +21,7 @@ from fwdgrad_kernels import NoiseSpec, accumulate_, perturb
 
 BLOCKS = (224, 180, 103, 64)  # pixels; 224 is no block
 SIGMAS = (0.02, 0.5)
-COPIES = 600
+SAMPLES = 600
 
 
 def spec_of(block: int, sigma: float, seed: int = 0) -> NoiseSpec:
@@ -29,19 +29,19 @@ def spec_of(block: int, sigma: float, seed: int = 0) -> NoiseSpec:
     return NoiseSpec(shape, scale=sigma, block=None if block == data.SIZE else block, seed=seed)
 
 
-def losses(network: str, photo: str, spec: NoiseSpec, copies: int) -> Tensor:
-    """The cross-entropy of noisy copies, (copies,)."""
+def losses(network: str, photo: str, spec: NoiseSpec, samples: int) -> Tensor:
+    """The cross-entropy of samples, (samples,)."""
     model, target = network_of(network).scores, predicted(network, photo)
     found = []
-    for first in range(0, copies, TOGETHER):
-        outputs = model(perturb(picture(photo), spec, first, min(TOGETHER, copies - first)))
+    for first in range(0, samples, TOGETHER):
+        outputs = model(perturb(picture(photo), spec, first, min(TOGETHER, samples - first)))
         targets = torch.full((len(outputs),), target)
         found.append(cross_entropy(outputs, targets, reduction="none"))
     return torch.cat(found)
 
 
 def variance(weights: Tensor, spec: NoiseSpec) -> float:
-    """Of a single copy's estimate, the mean over its numbers."""
+    """Of a single sample's estimate, the mean over its numbers."""
     total, squares = torch.zeros(spec.shape), torch.zeros(spec.shape)
     accumulate_(total, weights.float(), spec, 0, square=squares)
     n = len(weights)
@@ -50,10 +50,10 @@ def variance(weights: Tensor, spec: NoiseSpec) -> float:
     return float(spread.mean()) * n / (n - 1) / (spec.coverage * spec.scale) ** 2
 
 
-def measured(network: str, photo: str, block: int, sigma: float, copies: int) -> dict[str, float]:
+def measured(network: str, photo: str, block: int, sigma: float, samples: int) -> dict[str, float]:
     """Variances of a photo's plain estimate and of the one without the score's constant part."""
     spec = spec_of(block, sigma)
-    found = losses(network, photo, spec, copies)
+    found = losses(network, photo, spec, samples)
     clean = float(losses(network, photo, spec_of(block, 0.0), 1))
     return {
         "plain": variance(found, spec),
@@ -74,10 +74,10 @@ def main() -> None:
     options = parse_arguments(__doc__)
     estimate("3 minutes on one idle thread; goes on where it was")
     network, photos = next(iter(data.NETWORKS)), tuple(data.PHOTOS)
-    blocks, sigmas, copies = BLOCKS, SIGMAS, COPIES
+    blocks, sigmas, samples = BLOCKS, SIGMAS, SAMPLES
     if options.quick:
         network, photos = "SqueezeNet 1.1", ("coffee",)
-        blocks, sigmas, copies = (224, 103), (0.02,), 20
+        blocks, sigmas, samples = (224, 103), (0.02,), 20
     rows = []
     for sigma in sigmas:
         whole: list[dict[str, float]] = []
@@ -85,8 +85,8 @@ def main() -> None:
             cells = []
             for photo in photos:
                 key = {"experiment": "fg_equation9", "network": network, "photo": photo}
-                key |= {"block": block, "sigma": sigma, "copies": copies}
-                call = functools.partial(measured, network, photo, block, sigma, copies)
+                key |= {"block": block, "sigma": sigma, "samples": samples}
+                call = functools.partial(measured, network, photo, block, sigma, samples)
                 cells.append(cached(key, call))
             whole = whole or cells
             q = spec_of(block, sigma).coverage
@@ -123,10 +123,10 @@ def main() -> None:
         ),
         rows,
         [
-            f"{network}, {len(photos)} photos, cross-entropy of the predicted class, {copies} "
-            "copies, seed 0. The mean variance of the 150,528 numbers, as a ratio to the run "
+            f"{network}, {len(photos)} photos, cross-entropy of the predicted class, {samples} "
+            "samples, seed 0. The mean variance of the 150,528 numbers, as a ratio to the run "
             "without blocks: the median photo (the least – the largest). Equal n q: as many noisy "
-            "copies of every number, so 1 / q times the calls; equal calls: the same n. Equation "
+            "values of every number, so 1 / q times the calls; equal calls: the same n. Equation "
             "25 as a ratio: (f^2 / sigma^2 + q |g|^2) / (f^2 / sigma^2 + |g|^2), with f the score "
             "at the photo and g its gradient; q where f is taken off. It takes f for linear within "
             "the noise.",

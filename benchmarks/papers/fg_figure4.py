@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from blockwise import (
     BLOCK,
-    COPIES,
     REGIONS,
-    SIGMA,
+    SAMPLES,
+    SCALE,
     STEPS,
     deleted,
     gradients,
@@ -39,22 +39,23 @@ SHOWN = {
 Areas = list[float]  # deletion and insertion
 
 
-def heatmap(network: str, photo: str, method: str, seed: int, copies: int) -> Tensor:
+def heatmap(network: str, photo: str, method: str, seed: int, samples: int) -> Tensor:
     """A method's map, (224, 224)."""
     if method == "gradient":
         return size(vanilla(network, photo))
     if method.startswith("regions"):
         return regions(network, photo, int(method.split()[1]), seed).sum(0)
-    law = "normal" if method == "blocks" else "rademacher"
-    (gradient,) = gradients(losses(network, photo, seed, copies), (copies,), seed, law)
+    distribution = "normal" if method == "blocks" else "rademacher"
+    found = losses(network, photo, seed, samples)
+    (gradient,) = gradients(found, (samples,), seed, distribution)
     return size(gradient)
 
 
-def areas(network: str, photo: str, method: str, seeds: tuple[int, ...], copies: int) -> Areas:
+def areas(network: str, photo: str, method: str, seeds: tuple[int, ...], samples: int) -> Areas:
     """Areas under the two curves, the mean over seeds."""
     found = []
     for seed in seeds if method != "gradient" else (0,):
-        values = heatmap(network, photo, method, seed, copies)
+        values = heatmap(network, photo, method, seed, samples)
         found.append((deleted(network, photo, values), inserted(network, photo, values)))
     return [sum(column) / len(found) for column in zip(*found, strict=True)]
 
@@ -81,9 +82,9 @@ def main() -> None:
     options = parse_arguments(__doc__)
     estimate("3 minutes on one idle thread after fg_table2.py, 13 more before; goes on")
     seeds, networks, photos = SEEDS, tuple(data.NETWORKS), data.PHOTOS
-    methods, copies = METHODS, COPIES
+    methods, samples = METHODS, SAMPLES
     if options.quick:
-        seeds, networks, photos, copies = (0,), ("SqueezeNet 1.1",), {"coffee": ()}, 20
+        seeds, networks, photos, samples = (0,), ("SqueezeNet 1.1",), {"coffee": ()}, 20
         methods = ("gradient", "blocks")
     rows = []
     for network in networks:
@@ -91,11 +92,11 @@ def main() -> None:
         for method in methods:
             for photo in photos:
                 key = {"experiment": "fg_figure4", "network": network, "photo": photo}
-                key |= {"method": method, "seeds": seeds, "copies": copies, "steps": STEPS}
-                key |= {"block": BLOCK, "sigma": SIGMA, "regions": REGIONS}
+                key |= {"method": method, "seeds": seeds, "samples": samples, "steps": STEPS}
+                key |= {"block": BLOCK, "scale": SCALE, "regions": REGIONS}
                 if method.startswith("regions"):
                     key["regions"] = settings_of_regions(photo, int(method.split()[1]))
-                call = functools.partial(areas, network, photo, method, seeds, copies)
+                call = functools.partial(areas, network, photo, method, seeds, samples)
                 found.setdefault(method, []).append(cached(key, call))
         for method, values in found.items():
             rows.append((network, SHOWN[method], *columns_of(values, found["gradient"])))
@@ -110,7 +111,7 @@ def main() -> None:
             "mean ± standard error over photos, each the mean of seeds "
             f"{', '.join(map(str, seeds))}. Lower and higher by: than the vanilla gradient, paired "
             "by photo. The vanilla gradient is that of the cross-entropy, its sizes summed over "
-            f"channels. Blocks: see FG table 2 ({copies:,} calls, plain, sizes summed over "
+            f"channels. Blocks: see FG table 2 ({samples:,} calls, plain, sizes summed over "
             "channels); same blocks, other noise has no gradient in it. Regions: what "
             "explain makes of a photo by default, the probability, with its sign.",
             "The paper's figure is a chart, whose numbers the text does not give: the forward "

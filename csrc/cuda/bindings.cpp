@@ -47,11 +47,11 @@ void draw(uintptr_t out, int64_t stride, const Encoded& spec, int64_t first, int
 }
 
 void scale(uintptr_t out, uintptr_t x, uintptr_t bounds, const fwdgrad::EncodedRule& rule, int type,
-           int law, int64_t planes, int64_t pixels, int64_t interleaved, int device,
+           int distribution, int64_t planes, int64_t pixels, int64_t interleaved, int device,
            uintptr_t stream) {
   py::gil_scoped_release release;
   cuda::scale({pointer(out), pointer(x), pointer(bounds), decode(rule),
-               static_cast<fwdgrad::Law>(law), planes, pixels, interleaved},
+               static_cast<fwdgrad::Distribution>(distribution), planes, pixels, interleaved},
               static_cast<Type>(type), where(device, stream));
 }
 

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint64_t number = call.first + static_cast<uint64_t>(sample);
   uint4 made;
   if constexpr (signs) {
-    const bool rows = source.law == Law::kHadamard;
+    const bool rows = source.distribution == Distribution::kHadamard;
     const HadamardRow of =
         rows ? hadamard_row(number, mask, Key::of(call.spec.seed)) : HadamardRow{0, number};
     Words w = words_of(group, source.stream, of.group, source.keys);
@@ -39,9 +39,9 @@ __global__ void __launch_bounds__(kThreads)
 void draw(const Draw& call, Where where) {
   if (call.count * call.stride == 0) return;
   const DeviceGuard guard(where.device);
-  const auto kernel = is_sign(call.spec.law) ? draw_words<false, true>
-                      : call.score           ? draw_words<true, false>
-                                             : draw_words<false, false>;
+  const auto kernel = is_sign(call.spec.distribution) ? draw_words<false, true>
+                      : call.score                    ? draw_words<true, false>
+                                                      : draw_words<false, false>;
   FWDGRAD_LAUNCH(kernel, grid_for(call.count * call.stride / 4, 1, where.device), where, call,
                  Source::of(call.spec), hadamard_mask(Grid::of(call.spec).draws()));
 }

@@ -20,8 +20,8 @@ struct Keys {
   }
 };
 
-FWDGRAD_HD Words words_of(uint32_t group, uint32_t stream, uint64_t copy, const Keys& keys) {
-  Words c{group, stream, static_cast<uint32_t>(copy), static_cast<uint32_t>(copy >> 32)};
+FWDGRAD_HD Words words_of(uint32_t group, uint32_t stream, uint64_t sample, const Keys& keys) {
+  Words c{group, stream, static_cast<uint32_t>(sample), static_cast<uint32_t>(sample >> 32)};
   for (int i = 0; i < 20; i += 2)
     PhiloxRound{keys.words[i], keys.words[i + 1]}(c.w0, c.w1, c.w2, c.w3);
   return c;
@@ -29,18 +29,19 @@ FWDGRAD_HD Words words_of(uint32_t group, uint32_t stream, uint64_t copy, const 
 
 // What a kernel's draws are made from.
 struct Source {
-  Law law;
+  Distribution distribution;
   uint32_t stream;
   Keys keys;
 
   static Source of(const Spec& spec) {
-    return {spec.law, spec.law == Law::kHadamard ? kHadamardSigns : spec.stream,
+    return {spec.distribution,
+            spec.distribution == Distribution::kHadamard ? kHadamardSigns : spec.stream,
             Keys::of(spec.seed)};
   }
 };
 
-// A copy, as far as its draws go.
-struct Copy {
+// A sample, as far as its draws go.
+struct Sample {
   uint64_t number, row;
 };
 
@@ -48,60 +49,63 @@ FWDGRAD_HD float sign_of(uint32_t bits, int i) {  // a set bit is +1
   return bit_cast<float>(0x3f800000u | (~bits >> i & 1u) << 31);
 }
 
-// Four words' draws of a real-valued law, as noise or as scores.
-template <Law law, bool score>
+// Four words' draws of a real-valued distribution, as noise or as scores.
+template <Distribution distribution, bool score>
 FWDGRAD_HD void draws_of(const Words& w, float* out) {
-  if constexpr (law == Law::kNormal) {  // its own score
+  if constexpr (distribution == Distribution::kNormal) {  // its own score
     const Pair p = normal_pair(w.w0, w.w1), q = normal_pair(w.w2, w.w3);
     out[0] = p.a, out[1] = p.b, out[2] = q.a, out[3] = q.b;
   } else if constexpr (score) {
-    out[0] = unit_score<law>(w.w0), out[1] = unit_score<law>(w.w1);
-    out[2] = unit_score<law>(w.w2), out[3] = unit_score<law>(w.w3);
+    out[0] = unit_score<distribution>(w.w0), out[1] = unit_score<distribution>(w.w1);
+    out[2] = unit_score<distribution>(w.w2), out[3] = unit_score<distribution>(w.w3);
   } else {
-    out[0] = unit_noise<law>(w.w0), out[1] = unit_noise<law>(w.w1);
-    out[2] = unit_noise<law>(w.w2), out[3] = unit_noise<law>(w.w3);
+    out[0] = unit_noise<distribution>(w.w0), out[1] = unit_noise<distribution>(w.w1);
+    out[2] = unit_noise<distribution>(w.w2), out[3] = unit_noise<distribution>(w.w3);
   }
 }
 
-// Draws k .. k + n - 1 of a law known at compile time; k is a multiple of n, and n of 4.
-template <Law law, bool score, int n>
-FWDGRAD_HD void draw_run(int64_t k, uint64_t copy, const Source& source, float* out) {
+// Draws k .. k + n - 1 of a distribution known at compile time; k is a multiple of n, and n of 4.
+template <Distribution distribution, bool score, int n>
+FWDGRAD_HD void draw_run(int64_t k, uint64_t sample, const Source& source, float* out) {
   static_assert(n % 4 == 0 && n <= 32 && 32 % n == 0, "a run of signs lies in one word");
-  static_assert(law != Law::kHadamard, "its signs depend on more than a copy's number");
-  if constexpr (is_sign(law)) {
-    const Words w = words_of(static_cast<uint32_t>(k / 128), source.stream, copy, source.keys);
+  static_assert(distribution != Distribution::kHadamard,
+                "its signs depend on more than a sample's number");
+  if constexpr (is_sign(distribution)) {
+    const Words w = words_of(static_cast<uint32_t>(k / 128), source.stream, sample, source.keys);
     const uint32_t bits = w[static_cast<uint32_t>(k / 32) & 3u] >> (k & 31);
     for (int i = 0; i < n; ++i) out[i] = sign_of(bits, i);
   } else {
     for (int i = 0; i < n; i += 4)
-      draws_of<law, score>(
-          words_of(static_cast<uint32_t>((k + i) / 4), source.stream, copy, source.keys), out + i);
+      draws_of<distribution, score>(
+          words_of(static_cast<uint32_t>((k + i) / 4), source.stream, sample, source.keys),
+          out + i);
   }
 }
 
-// Draws k .. k + 3 of any law; k is a multiple of 4.
+// Draws k .. k + 3 of any distribution; k is a multiple of 4.
 template <bool score>
-FWDGRAD_HD void draw_four(int64_t k, const Copy& copy, const Source& source, float* out) {
+FWDGRAD_HD void draw_four(int64_t k, const Sample& sample, const Source& source, float* out) {
   const uint32_t word = static_cast<uint32_t>(k / 32);
-  const uint32_t group = static_cast<uint32_t>(is_sign(source.law) ? k / 128 : k / 4);
-  const Words w = words_of(group, source.stream, copy.number, source.keys);
-  switch (source.law) {
-    case Law::kNormal:
-      return draws_of<Law::kNormal, score>(w, out);
-    case Law::kCauchy:
-      return draws_of<Law::kCauchy, score>(w, out);
-    case Law::kHyperbolic:
-      return draws_of<Law::kHyperbolic, score>(w, out);
-    case Law::kLogistic:
-      return draws_of<Law::kLogistic, score>(w, out);
-    case Law::kUniform:
-      return draws_of<Law::kUniform, score>(w, out);
-    case Law::kRademacher:
-    case Law::kHadamard:
+  const uint32_t group = static_cast<uint32_t>(is_sign(source.distribution) ? k / 128 : k / 4);
+  const Words w = words_of(group, source.stream, sample.number, source.keys);
+  switch (source.distribution) {
+    case Distribution::kNormal:
+      return draws_of<Distribution::kNormal, score>(w, out);
+    case Distribution::kCauchy:
+      return draws_of<Distribution::kCauchy, score>(w, out);
+    case Distribution::kHyperbolic:
+      return draws_of<Distribution::kHyperbolic, score>(w, out);
+    case Distribution::kLogistic:
+      return draws_of<Distribution::kLogistic, score>(w, out);
+    case Distribution::kUniform:
+      return draws_of<Distribution::kUniform, score>(w, out);
+    case Distribution::kRademacher:
+    case Distribution::kHadamard:
       break;
   }
   uint32_t bits = w[word & 3u];
-  if (source.law == Law::kHadamard) bits ^= hadamard_word(static_cast<uint32_t>(copy.row), word);
+  if (source.distribution == Distribution::kHadamard)
+    bits ^= hadamard_word(static_cast<uint32_t>(sample.row), word);
   for (int i = 0; i < 4; ++i) out[i] = sign_of(bits >> (k & 31), i);
 }
 

@@ -13,7 +13,7 @@ struct Where {
   void* stream;  // a cudaStream_t
 };
 
-// Placements of copies first .. first + count - 1: whole rows, or bounds [y0, y1, x0, x1] alone.
+// Placements of samples first .. first + count - 1: whole rows, or bounds [y0, y1, x0, x1] alone.
 void place(Placed* out, const Spec& spec, uint64_t first, int64_t count, Where where);
 void blocks(int64_t* out, const Spec& spec, uint64_t first, int64_t count, Where where);
 
@@ -35,12 +35,12 @@ struct Scale {
   const void* x;
   const void* bounds;  // of out's type: the lows of all planes, then their highs
   ScaleRule rule;
-  Law law;
+  Distribution distribution;
   int64_t planes, pixels, interleaved;  // as in Perturb
 };
 void scale(const Scale& call, Type type, Where where);
 
-// out[i] = clamp(x + scale * J_i xi_i, low, high) for copies first .. first + count - 1 and, with
+// out[i] = clamp(x + scale * J_i xi_i, low, high) for samples first .. first + count - 1 and, with
 // pairs, out[opposite + i] = clamp(x - scale * J_i xi_i, low, high). With a baseline b it is
 // clamp(b + (x - b) (position + scale * J_i xi_i), low, high).
 struct Perturb {
@@ -49,14 +49,14 @@ struct Perturb {
   const void* scale_map;  // null, or of x's layout: float64 where type is, else float32
   const uint32_t* draws;  // null for elements that have a draw each, else what `draw` made of
   int64_t stride;         // the samples, and a word after it that may be read
-  const Placed* placed;   // null where no copy needs one
-  const Placed* held;     // null, or of the copies that out holds: all else in out is x already
+  const Placed* placed;   // null where no sample needs one
+  const Placed* held;     // null, or of the samples that out holds: all else in out is x already
   Baseline baseline;
   double scale, low, high;
   Spec spec;
   uint64_t first;
   int64_t count;
-  int64_t opposite;  // 0, or with pairs how many copies further the opposite of each lies
+  int64_t opposite;  // 0, or with pairs how many samples further the opposite of each lies
   // 1: memory has the order of the elements. Else the number of planes, and a pixel's values lie
   // side by side in out and x (channels last).
   int64_t interleaved;

@@ -38,7 +38,7 @@ class DeviceGuard {
 };
 
 // Threads for `work` pieces, one each, in blocks along x. Where these do not fill the device a few
-// times over, the copies are shared out among up to `slices` rows of blocks along y.
+// times over, the samples are shared out among up to `slices` rows of blocks along y.
 inline dim3 grid_for(int64_t work, int64_t slices, int device) {
   constexpr int64_t kResident = 2048 / kThreads;  // blocks that a multiprocessor can hold
   constexpr int64_t kWaves = 8;                   // leaves at most an eighth of the last one idle

@@ -1,5 +1,5 @@
 // perturb: a thread keeps its elements of x in registers and writes them, with the noise of one
-// copy after another, to every copy.
+// sample after another, to every sample.
 #include "launch.h"
 #include "perturb.h"
 
@@ -8,8 +8,8 @@ namespace {
 
 // ---- elements that have a draw each, and nothing else ------------------------------------
 
-// Every copy of a thread's n elements; whole: in accesses of 16 bytes.
-template <typename T, Law law, int n, bool whole>
+// Every sample of a thread's n elements; whole: in accesses of 16 bytes.
+template <typename T, Distribution distribution, int n, bool whole>
 FWDGRAD_HD void perturb_run(const Call<T>& call, int64_t k) {
   using C = typename Compute<T>::type;
   const int inside = whole || call.numel - k > n ? n : static_cast<int>(call.numel - k);
@@ -30,7 +30,7 @@ FWDGRAD_HD void perturb_run(const Call<T>& call, int64_t k) {
 #pragma unroll 1
   for (int64_t i = blockIdx.y; i < call.count; i += gridDim.y) {
     float noise[n];
-    draw_run<law, false, n>(k, call.first + static_cast<uint64_t>(i), call.source, noise);
+    draw_run<distribution, false, n>(k, call.first + static_cast<uint64_t>(i), call.source, noise);
     C result[n];
     for (int j = 0; j < n; ++j) result[j] = value[j] + call.scale * static_cast<C>(noise[j]);
     write(result, out);
@@ -42,14 +42,14 @@ FWDGRAD_HD void perturb_run(const Call<T>& call, int64_t k) {
   }
 }
 
-template <typename T, Law law, int n>
+template <typename T, Distribution distribution, int n>
 __global__ void __launch_bounds__(kThreads, 4) perturb_dense(const Call<T> call) {
   const int64_t k = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * n;
   if (k >= call.numel) return;
   if (call.numel % n == 0 && is_aligned(call.x, 16) && is_aligned(call.out, 16))
-    perturb_run<T, law, n, true>(call, k);
+    perturb_run<T, distribution, n, true>(call, k);
   else
-    perturb_run<T, law, n, false>(call, k);
+    perturb_run<T, distribution, n, false>(call, k);
 }
 
 // ---- elements that have a draw each, with anything else ----------------------------------
@@ -89,10 +89,10 @@ __global__ void __launch_bounds__(kThreads, 2) perturb_elements(const Call<T> ca
 
   const Run run = Run::at(k, n, call.spec);
   for (int64_t i = blockIdx.y; i < call.count; i += gridDim.y) {
-    Copy copy{call.first + static_cast<uint64_t>(i), 0};
+    Sample sample{call.first + static_cast<uint64_t>(i), 0};
     uint32_t covered = ~0u;
     if (call.placed) {
-      copy = {call.placed[i].number, call.placed[i].row};
+      sample = {call.placed[i].number, call.placed[i].row};
       covered = run.covered(call.placed[i].at, n);
       if (call.held && !covered && !run.covered(call.held[i].at, n)) continue;
     }
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 2) perturb_elements(const Call<T> ca
 #pragma unroll 1
       for (int p = 0; p < planes; ++p) {
         for (int j = 0; j < m - n; ++j) noise[j] = noise[j + n];
-        draw_four<false>(k + p * pixels, copy, call.source, noise + m - n);
+        draw_four<false>(k + p * pixels, sample, call.source, noise + m - n);
       }
     }
     T* out = call.out + i * call.numel;
@@ -125,10 +125,10 @@ __global__ void __launch_bounds__(kThreads, 2) perturb_elements(const Call<T> ca
 
 // ---- which kernel serves a call ----------------------------------------------------------
 
-template <typename T, Law law>
+template <typename T, Distribution distribution>
 void launch_dense(const Call<T>& call, Where where) {
   constexpr int n = 16 / sizeof(T);
-  const auto kernel = perturb_dense<T, law, n>;
+  const auto kernel = perturb_dense<T, distribution, n>;
   FWDGRAD_LAUNCH(kernel, grid_for((call.numel + n - 1) / n, call.count, where.device), where, call);
 }
 
@@ -138,20 +138,20 @@ void launch(const Call<T>& call, Where where) {
   if (!spec.is_elementwise()) return perturb_features(call, where);
   const auto grid = [&](int64_t threads) { return grid_for(threads, call.count, where.device); };
   if constexpr (sizeof(T) < 8) {
-    if (call.is_plain()) switch (spec.law) {
-        case Law::kNormal:
-          return launch_dense<T, Law::kNormal>(call, where);
-        case Law::kCauchy:
-          return launch_dense<T, Law::kCauchy>(call, where);
-        case Law::kHyperbolic:
-          return launch_dense<T, Law::kHyperbolic>(call, where);
-        case Law::kLogistic:
-          return launch_dense<T, Law::kLogistic>(call, where);
-        case Law::kUniform:
-          return launch_dense<T, Law::kUniform>(call, where);
-        case Law::kRademacher:
-          return launch_dense<T, Law::kRademacher>(call, where);
-        case Law::kHadamard:
+    if (call.is_plain()) switch (spec.distribution) {
+        case Distribution::kNormal:
+          return launch_dense<T, Distribution::kNormal>(call, where);
+        case Distribution::kCauchy:
+          return launch_dense<T, Distribution::kCauchy>(call, where);
+        case Distribution::kHyperbolic:
+          return launch_dense<T, Distribution::kHyperbolic>(call, where);
+        case Distribution::kLogistic:
+          return launch_dense<T, Distribution::kLogistic>(call, where);
+        case Distribution::kUniform:
+          return launch_dense<T, Distribution::kUniform>(call, where);
+        case Distribution::kRademacher:
+          return launch_dense<T, Distribution::kRademacher>(call, where);
+        case Distribution::kHadamard:
           break;
       }
     // Twelve float64 values would not fit into registers.

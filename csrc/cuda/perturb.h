@@ -39,7 +39,7 @@ struct Call {
             p.opposite * p.spec.numel(),
             p.first,
             Source::of(p.spec),
-            {p.draws, p.stride, is_sign(p.spec.law)},
+            {p.draws, p.stride, is_sign(p.spec.distribution)},
             Axes::of(p.spec),
             static_cast<C>(p.scale),
             static_cast<C>(p.low),

@@ -1,4 +1,4 @@
-// Placements: one thread per copy.
+// Placements: one thread per sample.
 #include "launch.h"
 
 namespace fwdgrad::cuda {
@@ -6,7 +6,7 @@ namespace {
 
 template <bool rows>
 __global__ void __launch_bounds__(kThreads)
-    place_copies(int64_t* out, const Spec spec, uint64_t mask, uint64_t first, int64_t count) {
+    place_samples(int64_t* out, const Spec spec, uint64_t mask, uint64_t first, int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
   if constexpr (rows) {
@@ -22,7 +22,7 @@ template <bool rows>
 void launch(int64_t* out, const Spec& spec, uint64_t first, int64_t count, Where where) {
   if (count == 0) return;
   const DeviceGuard guard(where.device);
-  const auto kernel = place_copies<rows>;
+  const auto kernel = place_samples<rows>;
   const dim3 grid(static_cast<unsigned>((count + kThreads - 1) / kThreads));
   FWDGRAD_LAUNCH(kernel, grid, where, out, spec, hadamard_mask(Grid::of(spec).draws()), first,
                  count);

@@ -5,18 +5,18 @@ namespace fwdgrad::cuda {
 namespace {
 
 template <typename C>
-FWDGRAD_HD C scale_of(Law law, C value, C low, C high, const ScaleRule& rule) {
-  switch (law) {
-    case Law::kNormal:
-      return adaptive_scale<Law::kNormal>(value, low, high, rule);
-    case Law::kCauchy:
-      return adaptive_scale<Law::kCauchy>(value, low, high, rule);
-    case Law::kHyperbolic:
-      return adaptive_scale<Law::kHyperbolic>(value, low, high, rule);
-    case Law::kLogistic:
-      return adaptive_scale<Law::kLogistic>(value, low, high, rule);
-    default:  // draws of at most 1: P(|xi| <= t) is taken as the uniform law's
-      return adaptive_scale<Law::kUniform>(value, low, high, rule);
+FWDGRAD_HD C scale_of(Distribution distribution, C value, C low, C high, const ScaleRule& rule) {
+  switch (distribution) {
+    case Distribution::kNormal:
+      return adaptive_scale<Distribution::kNormal>(value, low, high, rule);
+    case Distribution::kCauchy:
+      return adaptive_scale<Distribution::kCauchy>(value, low, high, rule);
+    case Distribution::kHyperbolic:
+      return adaptive_scale<Distribution::kHyperbolic>(value, low, high, rule);
+    case Distribution::kLogistic:
+      return adaptive_scale<Distribution::kLogistic>(value, low, high, rule);
+    default:  // draws of at most 1: P(|xi| <= t) is taken as the uniform distribution's
+      return adaptive_scale<Distribution::kUniform>(value, low, high, rule);
   }
 }
 
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads) scale_elements(const Scale call) {
   if (k >= call.planes * call.pixels) return;
   const int64_t plane = call.interleaved == 1 ? k / call.pixels : k % call.planes;
   const C* const bounds = static_cast<const C*>(call.bounds);
-  static_cast<C*>(call.out)[k] = scale_of(call.law, load(static_cast<const T*>(call.x)[k]),
+  static_cast<C*>(call.out)[k] = scale_of(call.distribution, load(static_cast<const T*>(call.x)[k]),
                                           bounds[plane], bounds[call.planes + plane], call.rule);
 }
 

@@ -1,4 +1,4 @@
-"""The Triton backend: the twins of csrc/include/fwdgrad (philox, laws, draws), and a file per op.
+"""The Triton backend: a file per op, and the twins of csrc/include/fwdgrad (philox and others).
 
 Importing this package needs no Triton; ``launch`` does.
 """

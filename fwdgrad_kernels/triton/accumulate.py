@@ -17,16 +17,16 @@ from fwdgrad_kernels.triton.tiles import (
 def accumulate_kernel(
     total, square, weights, placements, table, first: tl.int64, k0: tl.uint32, k1: tl.uint32,
     stream, count, before, draws, numel, view, sizes, cells, lines, shared,
-    LAW: tl.constexpr, SQUARED: tl.constexpr, GOES_ON: tl.constexpr, BLOCKED: tl.constexpr,
+    DISTRIBUTION: tl.constexpr, SQUARED: tl.constexpr, GOES_ON: tl.constexpr, BLOCKED: tl.constexpr,
     ELEMENTWISE: tl.constexpr, LABELS: tl.constexpr, JITTERS: tl.constexpr, CELLS: tl.constexpr,
     LINEAR: tl.constexpr, LARGE: tl.constexpr, FLAT: tl.constexpr, UNIT: tl.constexpr,
     TILE_ROWS: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One program: a tile of elements and a chunk of copies, for a total of that chunk's own.
+    """One program: a tile of elements and a chunk of samples, for a total of that chunk's own.
 
-    The chunk's copies are summed from 0 in ascending order, and the sum is added to the total;
-    GOES_ON: the total is the sum so far of the one chunk that all copies are of. `before` copies of
-    the first chunk are not in this call.
+    The chunk's samples are summed from 0 in ascending order, and the sum is added to the total;
+    GOES_ON: the total is the sum so far of the one chunk that all samples are of. `before` samples
+    of the first chunk are not in this call.
     """
     chunk = tl.program_id(1)
     first = tl.cast(first, tl.int64)
@@ -49,8 +49,8 @@ def accumulate_kernel(
             squares = tl.load(square + index, inside, other=0.0)
     begin = tl.maximum(chunk * CHUNK - before, 0)
     for i in range(begin, tl.minimum((chunk + 1) * CHUNK - before, count)):
-        copy = tl.cast(i, tl.int64)
-        placement = placements + copy * PLACEMENT_COLUMNS
+        sample = tl.cast(i, tl.int64)
+        placement = placements + sample * PLACEMENT_COLUMNS
         reached = True
         if BLOCKED:
             reached = tile_reached(
@@ -63,8 +63,8 @@ def accumulate_kernel(
                     shared, ELEMENTWISE, LABELS, True, CELLS, LINEAR,
                 )  # fmt: skip
             score = tile_draws(
-                start, index, at, into, down, across, inside, table, draws, copy, placement, first,
-                k0, k1, stream, lines, LAW, True, ELEMENTWISE, CELLS, LINEAR, TILE,
+                start, index, at, into, down, across, inside, table, draws, sample, placement,
+                first, k0, k1, stream, lines, DISTRIBUTION, True, ELEMENTWISE, CELLS, LINEAR, TILE,
             )  # fmt: skip
             # Fused by name, so that total's bits do not turn on whether squares are summed, too.
             score = score.to(total.dtype.element_ty)

@@ -1,13 +1,14 @@
-"""Where the draws of a copy live, the twin of draws.h; and tables of the draws of features.
+"""Where the draws of a sample live, the twin of draws.h; and tables of the draws of features.
 
-A copy's placement is a row of nine int64: y0, y1, x0, x1 (its block), shift z, shift y, shift x
-(its grid), row (of the Hadamard matrix), number (the copy, or the group that shares random signs).
+A sample's placement is a row of nine int64: y0, y1, x0, x1 (its block), shift z, shift y, shift x
+(its grid), row (of the Hadamard matrix), number (of the sample, or of the group that shares random
+signs).
 """
 
 import triton
 import triton.language as tl
 
-from fwdgrad_kernels.triton.laws import HADAMARD, RADEMACHER, four_words
+from fwdgrad_kernels.triton.distributions import HADAMARD, RADEMACHER, four_words
 from fwdgrad_kernels.triton.philox import HADAMARD_ORDER, HADAMARD_SIGNS, PLACEMENT, words_of
 
 PLACEMENT_COLUMNS = tl.constexpr(9)
@@ -44,14 +45,14 @@ def placements_kernel(
     block_width, shifts, mask: tl.int64,
     IS_HADAMARD: tl.constexpr, COLUMNS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Writes the first COLUMNS (those of the block, or all) of the placements of copies."""
+    """Writes the first COLUMNS (those of the block, or all) of the placements of samples."""
     i = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     inside = i < count
-    copies = tl.cast(first, tl.int64) + i.to(tl.int64)
-    zero = copies * 0
+    samples = tl.cast(first, tl.int64) + i.to(tl.int64)
+    zero = samples * 0
     nought = tl.zeros((SIZE,), tl.uint32)
     k0, k1 = tl.cast(k0, tl.uint32), tl.cast(k1, tl.uint32)
-    w0, w1, w2, w3 = words_of(nought, PLACEMENT, copies, k0, k1)
+    w0, w1, w2, w3 = words_of(nought, PLACEMENT, samples, k0, k1)
     y0, y1 = place_axis(w0, zero + height, zero + block_height)
     x0, x1 = place_axis(w1, zero + width, zero + block_width)
     row = out + i.to(tl.int64) * COLUMNS
@@ -60,14 +61,14 @@ def placements_kernel(
     tl.store(row + 2, x0, inside)
     tl.store(row + 3, x1, inside)
     if COLUMNS == PLACEMENT_COLUMNS:
-        number = copies
+        number = samples
         order = zero
-        if IS_HADAMARD:  # a group of copies shares its grid and its random signs
+        if IS_HADAMARD:  # a group of samples shares its grid and its random signs
             mask = tl.cast(mask, tl.int64)
-            number = copies // (mask + 1)
+            number = samples // (mask + 1)
             _, _, w2, w3 = words_of(nought, PLACEMENT, number, k0, k1)
             a, b, _, _ = words_of(nought, HADAMARD_ORDER, number, k0, k1)
-            order = ((a | 1).to(tl.int64) * (copies & mask) + b.to(tl.int64)) & mask
+            order = ((a | 1).to(tl.int64) * (samples & mask) + b.to(tl.int64)) & mask
         w4, _, _, _ = words_of(nought + 1, PLACEMENT, number, k0, k1)
         tl.store(row + 4, place(w4, zero + shifts[0]), inside)
         tl.store(row + 5, place(w2, zero + shifts[1]), inside)
@@ -93,45 +94,45 @@ def four_to_one(a, b, c, d):
 
 
 @triton.jit
-def sign_word(word, copy, k0, k1, stream, LAW: tl.constexpr):
+def sign_word(word, sample, k0, k1, stream, DISTRIBUTION: tl.constexpr):
     """The 32 signs of a word as bits, set for +1; of hadamard, those of its random signs."""
     group = (word // 4).to(tl.uint32)
-    if LAW == HADAMARD:
-        w0, w1, w2, w3 = words_of(group, HADAMARD_SIGNS, copy, k0, k1)
+    if DISTRIBUTION == HADAMARD:
+        w0, w1, w2, w3 = words_of(group, HADAMARD_SIGNS, sample, k0, k1)
     else:
-        w0, w1, w2, w3 = words_of(group, stream, copy, k0, k1)
+        w0, w1, w2, w3 = words_of(group, stream, sample, k0, k1)
     which = word % 4
     return tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
 
 
 @triton.jit
 def aligned_draws(
-    start, index, copy, row, k0, k1, stream,
-    LAW: tl.constexpr, SCORE: tl.constexpr, TILE: tl.constexpr,
+    start, index, sample, row, k0, k1, stream,
+    DISTRIBUTION: tl.constexpr, SCORE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Draws of whole units from element `start` of each on: a Philox call for a unit.
 
-    A unit is a group of four of a real-valued law, or a word of 32 signs.
+    A unit is a group of four of a real-valued distribution, or a word of 32 signs.
     """
-    if LAW == RADEMACHER or LAW == HADAMARD:  # noqa: SIM109
-        words = sign_word(start // 32, copy, k0, k1, stream, LAW)
+    if DISTRIBUTION == RADEMACHER or DISTRIBUTION == HADAMARD:  # noqa: SIM109
+        words = sign_word(start // 32, sample, k0, k1, stream, DISTRIBUTION)
         bits = (words[:, None] >> tl.arange(0, 32).to(tl.uint32)[None, :]) & 1
         bits = tl.reshape(bits, (TILE,))
-        if LAW == HADAMARD:
+        if DISTRIBUTION == HADAMARD:
             bits = bits ^ parity((index & row.to(index.dtype)).to(tl.uint32))
         values = tl.where(bits != 0, 1.0, -1.0)
     else:
-        w0, w1, w2, w3 = words_of((start // 4).to(tl.uint32), stream, copy, k0, k1)
-        a, b, c, d = four_words(w0, w1, w2, w3, LAW, SCORE)
+        w0, w1, w2, w3 = words_of((start // 4).to(tl.uint32), stream, sample, k0, k1)
+        a, b, c, d = four_words(w0, w1, w2, w3, DISTRIBUTION, SCORE)
         values = four_to_one(a, b, c, d)
     return values
 
 
 @triton.jit
-def drawn_as(placement, copy, LAW: tl.constexpr):
-    """The number that a copy's draws are made from, and its row of the Hadamard matrix."""
-    number, row = copy, copy * 0
-    if LAW == HADAMARD:
+def drawn_as(placement, sample, DISTRIBUTION: tl.constexpr):
+    """The number that a sample's draws are made from, and its row of the Hadamard matrix."""
+    number, row = sample, sample * 0
+    if DISTRIBUTION == HADAMARD:
         row, number = tl.load(placement + 7), tl.load(placement + 8)
     return number, row
 
@@ -139,14 +140,14 @@ def drawn_as(placement, copy, LAW: tl.constexpr):
 @triton.jit(do_not_specialize=CHANGING)
 def draws_kernel(
     out, placements, first: tl.int64, k0: tl.uint32, k1: tl.uint32, stream, draws,
-    LAW: tl.constexpr, SCORE: tl.constexpr, UNIT: tl.constexpr, TILE: tl.constexpr,
+    DISTRIBUTION: tl.constexpr, SCORE: tl.constexpr, UNIT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """One program: a tile of the draws of one copy, or of their scores; out is (count, draws)."""
-    copy = tl.program_id(1).to(tl.int64)
+    """One program: a tile of the draws of one sample, or of their scores; out is (count, draws)."""
+    sample = tl.program_id(1).to(tl.int64)
     k0, k1 = tl.cast(k0, tl.uint32), tl.cast(k1, tl.uint32)
-    placement = placements + copy * PLACEMENT_COLUMNS
-    number, row = drawn_as(placement, tl.cast(first, tl.int64) + copy, LAW)
+    placement = placements + sample * PLACEMENT_COLUMNS
+    number, row = drawn_as(placement, tl.cast(first, tl.int64) + sample, DISTRIBUTION)
     begin = tl.program_id(0).to(tl.int64) * TILE
     start, index = begin + tl.arange(0, TILE // UNIT) * UNIT, begin + tl.arange(0, TILE)
-    values = aligned_draws(start, index, number, row, k0, k1, stream, LAW, SCORE, TILE)
-    tl.store(out + copy * draws + index, values, index < draws)
+    values = aligned_draws(start, index, number, row, k0, k1, stream, DISTRIBUTION, SCORE, TILE)
+    tl.store(out + sample * draws + index, values, index < draws)

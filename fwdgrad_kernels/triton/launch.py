@@ -23,20 +23,20 @@ from fwdgrad_kernels.triton.expand import expand_kernel
 from fwdgrad_kernels.triton.perturb import perturb_kernel
 
 _RADEMACHER, _HADAMARD = 5, 6
-_COPIES = 16384  # whose placements are held at once: 1.1 MiB
+_SAMPLES = 16384  # whose placements are held at once: 1.1 MiB
 _DRAWS = 1 << 22  # that are held at once: 16 MiB
 _LARGE = 1 << 28  # elements or draws: positions, up to five times that, might not fit 32 bits
-_SLICES = 8  # programs that share the copies of a tile
+_SLICES = 8  # programs that share the samples of a tile
 _PROGRAMS = 1024  # that fill a GPU: up to so many share out the chunks of a sum
 
 
-def _law(g: Geometry) -> int:
-    return _HADAMARD if g.design else g.law
+def _distribution(g: Geometry) -> int:
+    return _HADAMARD if g.design else g.distribution
 
 
 def _unit(g: Geometry) -> int:
     """How many consecutive draws a Philox call makes, at least."""
-    return 32 if g.law == _RADEMACHER else 4
+    return 32 if g.distribution == _RADEMACHER else 4
 
 
 def _constants(g: Geometry, exact: bool = False) -> dict[str, Any]:
@@ -49,7 +49,8 @@ def _constants(g: Geometry, exact: bool = False) -> dict[str, Any]:
     rows = triton.next_power_of_2(g.planes * g.height)
     cells = (g.cell_width > 1) + 2 * (g.cell_height > 1) + 4 * (g.cell_depth > 1)
     return {
-        "LAW": _law(g) if g.elementwise or exact else -1,  # else the table of draws knows it
+        # Else the table of draws knows it.
+        "DISTRIBUTION": _distribution(g) if g.elementwise or exact else -1,
         "BLOCKED": g.blocked,
         "ELEMENTWISE": g.elementwise,
         "LABELS": g.labels > 0,
@@ -84,13 +85,13 @@ def _bits(value: float) -> int:
 
 
 def _at_once(g: Geometry) -> int:
-    """Of how many copies placements and draws are held: a power of two."""
-    fit = _COPIES if g.elementwise else min(max(_DRAWS // max(g.draws, 1), 1), _COPIES)
+    """Of how many samples placements and draws are held: a power of two."""
+    fit = _SAMPLES if g.elementwise else min(max(_DRAWS // max(g.draws, 1), 1), _SAMPLES)
     return 1 << (fit.bit_length() - 1)
 
 
 def _pieces(first: int, count: int, size: int) -> list[tuple[int, int]]:
-    """(start, stop) of the copies, cut where their numbers are multiples of size."""
+    """(start, stop) of the samples, cut where their numbers are multiples of size."""
     cuts = [0, *range(size - first % size, count, size), count]
     return list(itertools.pairwise(cuts))
 
@@ -115,13 +116,14 @@ def _placed(g: Geometry, first: int, count: int, like: Tensor) -> Tensor:
 
 
 def _drawn(g: Geometry, placements: Tensor, first: int, count: int, score: bool) -> Tensor:
-    """The draws of each copy, or their scores: (count, K)."""
+    """The draws of each sample, or their scores: (count, K)."""
     if g.elementwise:
         return placements  # not read: kernels make them
     out = torch.empty((count, g.draws), dtype=torch.float32, device=placements.device)
     size = 256
     draws_kernel[(triton.cdiv(g.draws, size), count)](
-        out, placements if g.design else out, first, *g.key, g.stream, g.draws, LAW=_law(g),
+        out, placements if g.design else out, first, *g.key, g.stream, g.draws,
+        DISTRIBUTION=_distribution(g),
         SCORE=score, UNIT=_unit(g), TILE=size,
     )  # fmt: skip
     return out

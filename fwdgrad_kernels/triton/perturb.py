@@ -1,4 +1,4 @@
-"""perturb: x + scale J_i xi_i for a micro-batch of copies, in one kernel."""
+"""perturb: x + scale J_i xi_i for a micro-batch of samples, in one kernel."""
 
 import triton
 import triton.language as tl
@@ -21,13 +21,13 @@ def perturb_kernel(
     confidence: tl.int64, start_far: tl.int64, start_near: tl.int64, first: tl.int64,
     k0: tl.uint32, k1: tl.uint32, stream, count, opposite, holds, draws, numel, planes, view, sizes,
     cells, lines, shared, inner, period,
-    LAW: tl.constexpr, MAPPED: tl.constexpr, RULE: tl.constexpr, BASELINE: tl.constexpr,
+    DISTRIBUTION: tl.constexpr, MAPPED: tl.constexpr, RULE: tl.constexpr, BASELINE: tl.constexpr,
     BLOCKED: tl.constexpr, ELEMENTWISE: tl.constexpr, LABELS: tl.constexpr, JITTERS: tl.constexpr,
     CELLS: tl.constexpr, LINEAR: tl.constexpr, INTERLEAVED: tl.constexpr, WIDE: tl.constexpr,
     LARGE: tl.constexpr, FLAT: tl.constexpr, UNIT: tl.constexpr, TILE_ROWS: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """One program: a tile of x, which it writes to every so many copies with their noise."""
+    """One program: a tile of x, which it writes to every so many samples with their noise."""
     first = tl.cast(first, tl.int64)
     k0, k1 = tl.cast(k0, tl.uint32), tl.cast(k1, tl.uint32)
     height, width = sizes[1], sizes[2]
@@ -54,7 +54,7 @@ def perturb_kernel(
         step = step * adaptive_scale(
             value, tl.load(bounds + plane), tl.load(bounds + planes + plane),
             real(floor, narrow), real(factor, narrow), real(confidence, narrow),
-            real(start_far, narrow), real(start_near, narrow), LAW, RULE,
+            real(start_far, narrow), real(start_near, narrow), DISTRIBUTION, RULE,
         )  # fmt: skip
     from_b, way, centre = value, value, value
     if BASELINE:  # 1: of a value for each plane, 2: of x's shape
@@ -66,8 +66,8 @@ def perturb_kernel(
         way = value - from_b
         centre = tl.zeros((TILE,), wide) + real(position, wide)
     for i in range(tl.program_id(1), count, tl.num_programs(1)):
-        copy = tl.cast(i, tl.int64)
-        placement = placements + copy * PLACEMENT_COLUMNS
+        sample = tl.cast(i, tl.int64)
+        placement = placements + sample * PLACEMENT_COLUMNS
         reached = True
         touched = True
         if BLOCKED:
@@ -77,7 +77,7 @@ def perturb_kernel(
             touched = reached | (holds == 0)
             if holds != 0:
                 touched = touched | tile_reached(
-                    tile, view, held + copy * PLACEMENT_COLUMNS, height, width, numel, FLAT,
+                    tile, view, held + sample * PLACEMENT_COLUMNS, height, width, numel, FLAT,
                     TILE_ROWS, TILE,
                 )  # fmt: skip
         if touched:
@@ -89,8 +89,9 @@ def perturb_kernel(
                         lines, shared, ELEMENTWISE, LABELS, True, CELLS, LINEAR,
                     )  # fmt: skip
                 noise = tile_draws(
-                    start, index, at, into, down, across, inside, table, draws, copy, placement,
-                    first, k0, k1, stream, lines, LAW, False, ELEMENTWISE, CELLS, LINEAR, TILE,
+                    start, index, at, into, down, across, inside, table, draws, sample, placement,
+                    first, k0, k1, stream, lines, DISTRIBUTION, False, ELEMENTWISE, CELLS, LINEAR,
+                    TILE,
                 )  # fmt: skip
             added = noise.to(wide) * step
             if BLOCKED:  # x as it is, where an infinite step would make NaN of 0
@@ -105,9 +106,9 @@ def perturb_kernel(
                 minus = from_b + way * minus
             plus = tl.where(plus < lowest, lowest, plus)  # keeps NaN
             plus = tl.where(plus > highest, highest, plus)
-            tl.store(out + copy * numel + lies, plus.to(out.dtype.element_ty), inside)
+            tl.store(out + sample * numel + lies, plus.to(out.dtype.element_ty), inside)
             if opposite != 0:
                 minus = tl.where(minus < lowest, lowest, minus)
                 minus = tl.where(minus > highest, highest, minus)
-                other = out + (copy + opposite) * numel + lies
+                other = out + (sample + opposite) * numel + lies
                 tl.store(other, minus.to(out.dtype.element_ty), inside)

@@ -30,13 +30,13 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 @triton.jit
-def words_of(group, stream, copy, k0, k1):
-    """The words of groups of draws: counter (group, stream, copy low, copy high).
+def words_of(group, stream, sample, k0, k1):
+    """The words of groups of draws: counter (group, stream, sample low, sample high).
 
-    group, k0 and k1 are uint32 and copy is int64; tensors or scalars that broadcast together.
+    group, k0 and k1 are uint32 and sample is int64; tensors or scalars that broadcast together.
     """
-    low = (copy & 0xFFFFFFFF).to(tl.uint32)
-    high = ((copy >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    low = (sample & 0xFFFFFFFF).to(tl.uint32)
+    high = ((sample >> 32) & 0xFFFFFFFF).to(tl.uint32)
     zero = (group ^ group) + (low ^ low)
     return philox(
         zero + group,

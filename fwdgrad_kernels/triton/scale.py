@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fwdgrad_kernels.triton.laws import CAUCHY, HYPERBOLIC, LOGISTIC, NORMAL
+from fwdgrad_kernels.triton.distributions import CAUCHY, HYPERBOLIC, LOGISTIC, NORMAL
 
 NEAREST = tl.constexpr(1)
 EXACT = tl.constexpr(2)
@@ -39,9 +39,9 @@ def atan_positive(t):
 
 
 @triton.jit
-def within(t, LAW: tl.constexpr):
+def within(t, DISTRIBUTION: tl.constexpr):
     """The probability of |xi| <= t, and its derivative."""
-    if LAW == NORMAL:
+    if DISTRIBUTION == NORMAL:
         tail = exp_negative(0.5 * t * t)
         k = 1.0 / (1.0 + 0.3275911 * 0.70710678 * t)
         p = 1.061405429
@@ -50,10 +50,10 @@ def within(t, LAW: tl.constexpr):
         p = p * k - 0.284496736
         p = p * k + 0.254829592
         probability, density = 1.0 - p * k * tail, 0.79788456 * tail
-    elif LAW == CAUCHY:
+    elif DISTRIBUTION == CAUCHY:
         probability, density = 0.63661977 * atan_positive(t), 0.63661977 / (1.0 + t * t)
-    elif LAW == HYPERBOLIC or LAW == LOGISTIC:  # noqa: SIM109
-        rate: tl.constexpr = 1.0 if LAW == HYPERBOLIC else 0.5
+    elif DISTRIBUTION == HYPERBOLIC or DISTRIBUTION == LOGISTIC:  # noqa: SIM109
+        rate: tl.constexpr = 1.0 if DISTRIBUTION == HYPERBOLIC else 0.5
         e = exp_negative(2.0 * rate * t)
         d = 1.0 / (1.0 + e)
         probability, density = (1.0 - e) * d, 4.0 * rate * e * d * d
@@ -65,7 +65,7 @@ def within(t, LAW: tl.constexpr):
 @triton.jit
 def adaptive_scale(
     x, low, high, floor, factor, confidence, start_far, start_near,
-    LAW: tl.constexpr, RULE: tl.constexpr,
+    DISTRIBUTION: tl.constexpr, RULE: tl.constexpr,
 ):  # fmt: skip
     """The scales of a tile; of x's type."""
     below, above = tl.abs(x - low), tl.abs(high - x)
@@ -74,8 +74,8 @@ def adaptive_scale(
         n, f = near.to(tl.float32), far.to(tl.float32)
         v = tl.maximum(start_far / f, start_near / tl.maximum(n, 1e-30))
         for _ in tl.static_range(6):
-            p, p_slope = within(n * v, LAW)
-            q, q_slope = within(f * v, LAW)
+            p, p_slope = within(n * v, DISTRIBUTION)
+            q, q_slope = within(f * v, DISTRIBUTION)
             slope = tl.maximum(n * p_slope + f * q_slope, 1e-30)
             v += tl.maximum(2.0 * confidence - p - q, 0.0) / slope
         scale = tl.where(n > 0.0, 1.0 / v, 0.0).to(x.dtype)

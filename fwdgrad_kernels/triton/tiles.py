@@ -1,4 +1,4 @@
-"""What a program works on: a tile of elements, and the draws of one copy there."""
+"""What a program works on: a tile of elements, and the draws of one sample there."""
 
 import triton
 import triton.language as tl
@@ -43,7 +43,7 @@ def tile_reached(
     tile, view, placement, height, width, numel,
     FLAT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Whether a copy's block may reach a tile (a scalar)."""
+    """Whether a sample's block may reach a tile (a scalar)."""
     TILE_COLUMNS: tl.constexpr = TILE // TILE_ROWS
     if FLAT:
         begin = tile * TILE
@@ -62,7 +62,7 @@ def tile_reached(
 
 @triton.jit
 def tile_covered(row, column, placement, height):
-    """Which elements a copy's block covers."""
+    """Which elements a sample's block covers."""
     y0, y1 = tl.load(placement).to(row.dtype), tl.load(placement + 1).to(row.dtype)
     x0, x1 = tl.load(placement + 2).to(row.dtype), tl.load(placement + 3).to(row.dtype)
     y = row % height
@@ -89,17 +89,17 @@ def tile_positions(
 
 @triton.jit
 def tile_draws(
-    start, index, at, into, down, across, inside, table, draws, copy, placement, first, k0, k1,
+    start, index, at, into, down, across, inside, table, draws, sample, placement, first, k0, k1,
     stream, lines,
-    LAW: tl.constexpr, SCORE: tl.constexpr, ELEMENTWISE: tl.constexpr, CELLS: tl.constexpr,
+    DISTRIBUTION: tl.constexpr, SCORE: tl.constexpr, ELEMENTWISE: tl.constexpr, CELLS: tl.constexpr,
     LINEAR: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """xi_i of a copy at a tile, or its score; also beside the copy's block."""
+    """xi_i of a sample at a tile, or its score; also beside the sample's block."""
     if ELEMENTWISE:
-        number, row = drawn_as(placement, first + copy, LAW)
-        drawn = aligned_draws(start, index, number, row, k0, k1, stream, LAW, SCORE, TILE)
+        number, row = drawn_as(placement, first + sample, DISTRIBUTION)
+        drawn = aligned_draws(start, index, number, row, k0, k1, stream, DISTRIBUTION, SCORE, TILE)
     else:
         drawn = spread(
-            table + copy * draws, at, into, down, across, inside, lines, CELLS, LINEAR, False
+            table + sample * draws, at, into, down, across, inside, lines, CELLS, LINEAR, False
         )
     return drawn

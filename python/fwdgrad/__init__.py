@@ -2,8 +2,9 @@
 
 >>> import torch, fwdgrad
 >>> model = lambda batch: batch.flatten(1) @ torch.tensor([[0.0, 3.0], [0.0, -1.0]])
->>> x = torch.tensor([0.5, 0.2])
->>> fwdgrad.explain(model, x, target=1, queries=4000, sigma=1.0).attribution.round()
+>>> method = fwdgrad.ForwardGradient(scale=1.0)
+>>> run = {"method": method, "objective": "output", "n_samples": 4000}
+>>> fwdgrad.explain(model, torch.tensor([0.5, 0.2]), 1, **run).attribution.round()
 tensor([ 3., -1.])
 """
 
@@ -17,23 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fwdgrad.errors import CheckpointError, ModelError, ReliabilityWarning
+    from fwdgrad.explaining import explain
     from fwdgrad.explanation import Explanation
-    from fwdgrad.gradients import CONTROLS, Autograd, LikelihoodRatio
     from fwdgrad.hard_labels import KeptLabel, LabelDistance, TextAnswer
-    from fwdgrad.methods import METHODS, explain
-    from fwdgrad.objectives import OBJECTIVES, Difference
-    from fwdgrad.parameters import ParameterNoise
-    from fwdgrad.saliency import (
+    from fwdgrad.importance import Sampling
+    from fwdgrad.methods import (
+        AdaptGrad,
+        ForwardGradient,
+        FusionGrad,
         Gradient,
         GradientXInput,
         IntegratedGradients,
-        SquaredGrad,
+        NoiseGrad,
+        Regions,
+        SmoothGrad,
+        SmoothGradSquared,
         VarGrad,
     )
-    from fwdgrad.sampling import Sampling
-    from fwdgrad.smoothing import MOLLIFIERS, inherent_noise, out_of_bounds, smoothgrad_scale
+    from fwdgrad.objectives import Difference
+    from fwdgrad.parameters import ParameterNoise
     from fwdgrad.taxonomy import Taxonomy
-    from fwdgrad_kernels import AdaptiveScale
+    from fwdgrad_kernels import AdaptiveScale, Elements, Grid, Labels
 
 try:
     __version__ = version("fwdgrad-kernels")
@@ -49,21 +54,25 @@ if "torch" not in sys.modules:
 # load, and the command line's help does not need it.
 _PLACES = {
     "fwdgrad.errors": ("CheckpointError", "ModelError", "ReliabilityWarning"),
+    "fwdgrad.explaining": ("explain",),
     "fwdgrad.explanation": ("Explanation",),
-    "fwdgrad.gradients": ("CONTROLS", "Autograd", "LikelihoodRatio"),
     "fwdgrad.hard_labels": ("KeptLabel", "LabelDistance", "TextAnswer"),
-    "fwdgrad.methods": ("METHODS", "explain"),
-    "fwdgrad.objectives": ("OBJECTIVES", "Difference"),
-    "fwdgrad.parameters": ("ParameterNoise",),
-    "fwdgrad.saliency": (
+    "fwdgrad.methods": (
+        "AdaptGrad",
+        "ForwardGradient",
+        "FusionGrad",
         "Gradient",
         "GradientXInput",
         "IntegratedGradients",
-        "SquaredGrad",
+        "NoiseGrad",
+        "Regions",
+        "SmoothGrad",
+        "SmoothGradSquared",
         "VarGrad",
     ),
-    "fwdgrad.sampling": ("Sampling",),
-    "fwdgrad.smoothing": ("MOLLIFIERS", "inherent_noise", "out_of_bounds", "smoothgrad_scale"),
+    "fwdgrad.objectives": ("Difference",),
+    "fwdgrad.parameters": ("ParameterNoise",),
+    "fwdgrad.importance": ("Sampling",),
     "fwdgrad.taxonomy": ("Taxonomy",),
     "fwdgrad_kernels": ("AdaptiveScale", "Elements", "Grid", "Labels"),
 }
@@ -84,16 +93,14 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "CONTROLS",
-    "METHODS",
-    "MOLLIFIERS",
-    "OBJECTIVES",
+    "AdaptGrad",
     "AdaptiveScale",
-    "Autograd",
     "CheckpointError",
     "Difference",
     "Elements",
     "Explanation",
+    "ForwardGradient",
+    "FusionGrad",
     "Gradient",
     "GradientXInput",
     "Grid",
@@ -101,17 +108,16 @@ __all__ = [
     "KeptLabel",
     "LabelDistance",
     "Labels",
-    "LikelihoodRatio",
     "ModelError",
+    "NoiseGrad",
     "ParameterNoise",
+    "Regions",
     "ReliabilityWarning",
     "Sampling",
-    "SquaredGrad",
+    "SmoothGrad",
+    "SmoothGradSquared",
     "Taxonomy",
     "TextAnswer",
     "VarGrad",
     "explain",
-    "inherent_noise",
-    "out_of_bounds",
-    "smoothgrad_scale",
 ]

@@ -1,4 +1,4 @@
-"""Where a model and its input are: moved to a device that is asked for by name."""
+"""Moving a model and its input to a device that is given by name."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
 from fwdgrad.outputs import cause, told
 from fwdgrad.scorer import module_of
 
 
 def device_of(device: Any) -> torch.device:
-    """A device by its name, which is seen to be there.
+    """A device by its name; an error where it is not there.
 
     Args:
         device: "cpu", "cuda", "cuda:1", ..., or a ``torch.device``.
@@ -25,33 +26,39 @@ def device_of(device: Any) -> torch.device:
         device(type='cpu')
         >>> device_of("gpu")
         Traceback (most recent call last):
-        ValueError: device must be 'cpu', 'cuda', 'cuda:1' or another that torch knows, got 'gpu'
+        fwdgrad.errors.ArgumentError: device must be 'cpu', 'cuda', 'cuda:1' or another that torch \
+knows, got 'gpu'
     """
     if not isinstance(device, (str, torch.device)):
-        raise TypeError(
-            f"device must be a name such as 'cuda' or a torch.device, got {told(repr(device), 80)}"
+        raise ArgumentTypeError(
+            "device",
+            f"must be a name such as 'cuda' or a torch.device, got {told(repr(device), 80)}",
         )
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(
-            f"device must be 'cpu', 'cuda', 'cuda:1' or another that torch knows, got {device!r}"
+        raise ArgumentError(
+            "device", f"must be 'cpu', 'cuda', 'cuda:1' or another that torch knows, got {device!r}"
         ) from None
     there = torch.cuda.device_count()
     if found.type == "meta":
-        raise ValueError("device must have values, got 'meta'; give 'cpu' or 'cuda'")
+        raise ArgumentError("device", "must have values, got 'meta'; give 'cpu' or 'cuda'")
     if found.type == "cuda" and not there:
         why = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built without CUDA"
-        raise ValueError(
-            f"device {str(found)!r} is not to be had: this torch {why}; give device='cpu'"
+        raise ArgumentError(
+            "device",
+            f"{str(found)!r} is not available: this torch {why}; give ",
+            Option("device", "cpu"),
         )
     if found.type == "cuda" and (found.index or 0) >= there:
-        raise ValueError(f"device must be cuda:0 .. cuda:{there - 1}, got {str(found)!r}")
+        raise ArgumentError("device", f"must be cuda:0 .. cuda:{there - 1}, got {str(found)!r}")
     try:
         return torch.empty(0, device=found).device  # with its number
     except Exception as error:
-        raise ValueError(
-            f"device {str(found)!r} is not to be had: {cause(error)}; give device='cpu'"
+        raise ArgumentError(
+            "device",
+            f"{str(found)!r} is not available: {cause(error)}; give ",
+            Option("device", "cpu"),
         ) from None
 
 
@@ -77,15 +84,16 @@ def move_model(model: Any, device: torch.device) -> None:
         return
     if len(places) > 1:
         names = ", ".join(sorted(map(str, places)))
-        raise ValueError(
-            f"device must be left out where the model is on several, got {str(device)!r} for one "
-            f"on {names}; or move it first: model.to({str(device)!r})"
+        raise ArgumentError(
+            "device",
+            f"must be left out where the model is on several, got {str(device)!r} for one on "
+            f"{names}; or move it first: model.to({str(device)!r})",
         )
     try:
         module.to(device)
     except Exception as error:
-        raise ValueError(
-            f"device: the model cannot be moved to {str(device)!r}: {cause(error)}"
+        raise ArgumentError(
+            "device", f"{str(device)!r} is not where the model can be moved: {cause(error)}"
         ) from error
 
 

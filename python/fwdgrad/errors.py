@@ -1,9 +1,85 @@
-"""What can go wrong that is not a wrong argument."""
+"""What can go wrong, and messages that name options: as Python has them, or the command line."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
+
+
+class Option(str):
+    """An argument in a message: its name, or the name and a value to give it.
+
+    Example:
+        >>> Option("n_samples"), Option("batch_size", 1)
+        ('n_samples', 'batch_size=1')
+    """
+
+    name: str
+    value: tuple[object, ...]  # empty, or the one value
+
+    def __new__(cls, name: str, *value: object) -> Option:
+        """Writes it as Python has it."""
+        self = super().__new__(cls, f"{name}={value[0]!r}" if value else name)
+        self.name, self.value = name, value
+        return self
+
+
+class Message(str):
+    """A text that knows the options in it.
+
+    Args:
+        parts: texts, ``Option``s, other messages, and errors, whose message is taken.
+
+    Example:
+        >>> message = Message("too few; ask for more ", Option("n_samples"))
+        >>> message
+        'too few; ask for more n_samples'
+        >>> Message(ValueError(message), ", say").spoken(lambda option: f"--{option.name}")
+        'too few; ask for more --n_samples, say'
+    """
+
+    parts: tuple[str, ...]
+
+    def __new__(cls, *parts: object) -> Message:
+        """Joins the parts."""
+        known: list[str] = []
+        for part in parts:
+            if isinstance(part, BaseException) and part.args[:1] and isinstance(part.args[0], cls):
+                part = part.args[0]
+            part = part if isinstance(part, str) else str(part)
+            known += part.parts if isinstance(part, Message) else [part]
+        self = super().__new__(cls, "".join(known))
+        self.parts = tuple(known)
+        return self
+
+    def spoken(self, option: Callable[[Option], str]) -> str:
+        """The text with every option written by a function."""
+        return "".join(option(part) if isinstance(part, Option) else part for part in self.parts)
+
+
+class _OfArgument(Exception):
+    def __init__(self, argument: str, *parts: object) -> None:
+        super().__init__(Message(Option(argument), " " if parts else "", *parts))
+        self.argument = argument
+
+
+class ArgumentError(_OfArgument, ValueError):
+    """An argument has a value that will not do.
+
+    Args:
+        argument: its name.
+        parts: the rest of the message, see ``Message``.
+
+    Example:
+        >>> raise ArgumentError("n_samples", "must be even, got 3; or give ", Option("paired", 0))
+        Traceback (most recent call last):
+        fwdgrad.errors.ArgumentError: n_samples must be even, got 3; or give paired=0
+    """
+
+
+class ArgumentTypeError(_OfArgument, TypeError):
+    """An argument has a type that will not do; see ``ArgumentError``."""
 
 
 class ModelError(RuntimeError):
@@ -23,9 +99,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
     Example:
         >>> with warnings.catch_warnings(record=True) as caught:
-        ...     warn("the map is noise")
-        >>> str(caught[0].message)
-        'the map is noise'
+        ...     warn(Message("the map is noise: ask for more ", Option("n_samples")))
+        >>> Message(caught[0].message).parts
+        ('the map is noise: ask for more ', 'n_samples')
     """
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "fwdgrad":

@@ -13,52 +13,39 @@ import torch
 from torch import Tensor
 
 from fwdgrad.files import digest_of, read_tensors, write_tensors
+from fwdgrad.importance import Sampling
+from fwdgrad.inputs import is_of_pixels
+from fwdgrad.methods import METHODS, Regions
+from fwdgrad.methods.base import Method
 from fwdgrad.parameters import ParameterNoise
-from fwdgrad.saliency import (
-    Gradient,
-    GradientXInput,
-    IntegratedGradients,
-    SquaredGrad,
-    VarGrad,
-)
-from fwdgrad.sampling import Sampling
-from fwdgrad_kernels import AdaptiveScale, Elements, Grid, Labels
-from fwdgrad_kernels.spec import DTYPES
+from fwdgrad_kernels import DTYPES, AdaptiveScale, Elements, Features, Grid, Labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TENSORS = ("attribution", "standard_error", "input")
-_SETTINGS = {  # values of settings that JSON does not know
+_VALUES = {  # of methods and features, which JSON does not know
     kind.__name__: kind
     for kind in (
-        AdaptiveScale,
-        Elements,
-        Gradient,
-        GradientXInput,
-        Grid,
-        IntegratedGradients,
-        Labels,
-        ParameterNoise,
-        Sampling,
-        SquaredGrad,
-        VarGrad,
+        *METHODS.values(), AdaptiveScale, Elements, Grid, Labels, ParameterNoise, Sampling,
     )
-}
-_KIND, _FORMAT = "explanation", 3
+}  # fmt: skip
+_KIND, _FORMAT = "explanation", 4
 _PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf"}
 _OTHERS = _PICTURES | {".html", ".htm", ".npy", ".npz", ".pt", ".pth", ".json", ".csv"}
 
 
 _RANGES: tuple[tuple[str, Any, Callable[[Any], bool]], ...] = (  # attributes, types, what can be
     ("reliability", (int, float), lambda value: math.isnan(value) or -1.01 <= value <= 1.01),
-    ("queries", int, lambda value: value >= 1),
+    ("n_samples", int, lambda value: value >= 1),
     ("target", (int, type(None)), lambda value: value is None or value >= 0),
     ("score", (int, float), math.isfinite),
     ("objective", str, lambda value: True),
-    ("settings", dict, lambda value: all(isinstance(name, str) for name in value)),
+    ("method", Method, lambda value: True),
+    ("features", (Elements, Grid, Labels, type(None)), lambda value: True),
+    ("seed", int, lambda value: 0 <= value < 2**64),
     ("seconds", (int, float), lambda value: 0 <= value < math.inf),
-    ("delta", (int, float, type(None)), lambda value: True),
+    ("convergence_delta", (int, float, type(None)), lambda value: True),
     ("provenance", dict, lambda value: True),
 )
 
@@ -72,7 +59,7 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         parts = [_pack(one, f"{name}.{i}", tensors) for i, one in enumerate(value)]
         return {"kind": "tuple", "values": parts}
     pairs = value
-    if type(value).__name__ in _SETTINGS:
+    if type(value).__name__ in _VALUES:
         pairs = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
     if not isinstance(pairs, dict):
         return value
@@ -89,19 +76,9 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[value["name"]]
     if kind == "tuple":
         return tuple(_unpack(one, tensors) for one in value["values"])
-    if kind in _SETTINGS:
-        return _SETTINGS[kind](**_unpack(value["values"], tensors))
+    if kind in _VALUES:
+        return _VALUES[kind](**_unpack(value["values"], tensors))
     return {key: _unpack(one, tensors) for key, one in value.items()}
-
-
-def is_of_pixels(x: Tensor) -> bool:
-    """Whether all values lie in [0, 1], but for a rounding.
-
-    >>> import torch
-    >>> is_of_pixels(torch.tensor([0.0, 1.0005])), is_of_pixels(torch.tensor([-0.5]))
-    (True, False)
-    """
-    return bool(((x >= -1e-3) & (x <= 1 + 1e-3)).all())
 
 
 @dataclass(eq=False)
@@ -112,41 +89,44 @@ class Explanation:
         attribution: the estimated gradient, of the input's shape, in score units per input unit;
             with a baseline, the derivative along input - baseline, in score units. Of regions it is
             one map that all channels see (``expand``): clone it before you write into it.
-        standard_error: of each element of it, in its units. Hadamard copies of fewer than two
+        standard_error: of each element of it, in its units. Hadamard samples of fewer than two
             whole groups have it from the directions that no draw uses; one without such has NaN.
         reliability: the correlation, over the elements, of the maps of two half-runs (per
             deviation, where each element has its own scale of noise), stepped up to the full run
             by Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it
-            is noise itself, and more queries, blocks or cells are needed, or all elements are
+            is noise itself, and more samples, blocks or cells are needed, or all elements are
             alike, which the standard errors tell. Fewer than two whole Hadamard groups, which
             cannot be halved, have it from their standard errors, and then it is rougher: 0.1 to
             0.2 too high (more so where other noise would shift the cells), too low where opposite
             cells act together, as of a large object in the middle. NaN where there is neither.
-        queries: forward calls on noisy copies.
+        n_samples: perturbed inputs that the model was called on.
         target: the class that was explained; None where the model returns one number.
         score: the objective at the input itself.
         objective: its name; of "auto" what it came to.
-        settings: the arguments that repeat the run:
-            ``explain(model, e.input, target=e.target, objective=e.objective, **e.settings)``.
+        method: what was estimated, with the numbers that it left open (a scale, a cell).
+        features: as they were given.
+        seed: of all that was drawn.
         input: what was explained.
         seconds: how long it took.
-        delta: on a path (integrated gradients), by how much the attribution's sum exceeds the
-            change of the score from the baseline to the input; None elsewhere.
+        convergence_delta: on a path (integrated gradients), by how much the attribution's sum
+            exceeds the change of the score from the baseline to the input; None elsewhere.
         provenance: versions, backend, device, threads, digest of the input; the model's name where
-            one was given; where the objective was "auto", what was seen.
+            one was given; where the method or the objective was "auto", why it came out so.
     """
 
     attribution: Tensor
     standard_error: Tensor
     reliability: float
-    queries: int
+    n_samples: int
     target: int | None
     score: float
     objective: str
-    settings: dict[str, Any]
+    method: Method
+    features: Features | None
+    seed: int
     input: Tensor
     seconds: float
-    delta: float | None = None
+    convergence_delta: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -154,9 +134,18 @@ class Explanation:
         of = "" if self.target is None else f" of class {self.target}"
         return (
             f"Explanation({self.objective}{of} = {self.score:.4g}, "
-            f"shape {tuple(self.attribution.shape)}, {self.queries} queries, "
+            f"shape {tuple(self.attribution.shape)}, {self.n_samples} samples, "
             f"reliability {self.reliability:.2f})"
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What repeats the run: ``fwdgrad.explain(model, e.input, **e.settings)``.
+
+        A callable that was the objective is to be given again.
+        """
+        names = ("target", "method", "objective", "n_samples", "features", "seed")
+        return {name: getattr(self, name) for name in names}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes everything into one safetensors file, whole or not at all.
@@ -178,9 +167,10 @@ class Explanation:
             )
         self._check()
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        settings = _pack(self.settings, "settings", tensors)
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
-        write_tensors(path, _KIND, {**rest, "settings": settings, "format": _FORMAT}, tensors)
+        for name in ("method", "features"):
+            rest[name] = _pack(rest[name], name, tensors)
+        write_tensors(path, _KIND, {**rest, "format": _FORMAT}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
@@ -197,7 +187,8 @@ class Explanation:
             rest, tensors = read_tensors(path, _KIND)
             if rest.pop("format", None) != _FORMAT:
                 raise ValueError("it has another version's format")
-            rest["settings"] = _unpack(rest["settings"], tensors)
+            for name in ("method", "features"):
+                rest[name] = _unpack(rest[name], tensors)
             rest |= {name: tensors[name] for name in _TENSORS}
             result = cls(**rest)
             result._check()
@@ -252,27 +243,22 @@ class Explanation:
         if values.dim() < 3:
             return values if values.dim() == 2 else values[None]
         planes = values.flatten(0, -3)
-        # Autograd's noise may be shared, too, but each element has a gradient of its own.
-        settings = self.settings
-        features = settings.get("features")
-        shared = isinstance(features, Grid) and features.share_channels
-        if not (
-            (shared or settings.get("shared")) and settings.get("method") == "likelihood-ratio"
-        ):
+        shared = isinstance(self.features, Grid) and self.features.share_channels
+        if not (shared or (self.features is None and isinstance(self.method, Regions))):
             return planes.sum(0)
-        sigma = settings.get("sigma")
-        if not isinstance(sigma, Tensor):
+        scale = self.method.noise_scale
+        if not isinstance(scale, Tensor):
             return planes.mean(0)
-        moved = (sigma != 0).to(values).flatten(0, -3).sum(0)  # frozen planes have no share
+        moved = (scale != 0).to(values).flatten(0, -3).sum(0)  # frozen planes have no share
         return planes.sum(0) / moved.clamp(min=1)
 
     def per_deviation(self, values: Tensor) -> Tensor:
         """Attributions, or their errors, times each element's own scale of noise, if it has one."""
-        sigma = self.settings.get("sigma")
-        return values * sigma.to(values) if isinstance(sigma, Tensor) else values
+        scale = self.method.noise_scale
+        return values * scale.to(values) if isinstance(scale, Tensor) else values
 
     def plot(self, ax: Axes | None = None, *, picture: bool = True) -> Axes:
-        """Draws the heatmap over the input: red speaks for the score, blue against it.
+        """Draws the heatmap over the input: red increases the score, blue decreases it.
 
         Where each element's noise had its own scale, what is drawn is per deviation: columns of
         unlike units can be compared by that alone.

@@ -1,7 +1,7 @@
 """The one writer of files, and the one reader and writer of tensors in them.
 
 A file is written whole or not at all. A file of tensors has a digest over all that is in it, and
-what is read from it is a copy: nothing stays mapped to the file.
+what is read from it is copied into memory: nothing stays mapped to the file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PathLike = str | os.PathLike[str]
 
 
 def no_file(mode: int) -> str | None:
-    """What something is that is no regular file; None where it is one.
+    """The name of what is no regular file, such as a folder; None where it is one.
 
     >>> no_file(os.stat("/").st_mode)
     'a folder'
@@ -75,7 +75,7 @@ def found_at(path: PathLike) -> os.stat_result | None:
 
 
 def check_writable(path: PathLike) -> None:
-    """Sees before the work whether ``write_atomically`` could write there.
+    """Raises, before any work, where ``write_atomically`` could not write.
 
     Raises:
         OSError: it could not.
@@ -96,12 +96,12 @@ def write_atomically(path: PathLike, content: bytes) -> None:
     killed processes left of it are removed.
 
     Raises:
-        OSError: of the path that was given: it cannot be written, or is something else than a file.
+        OSError: naming the path that was given: it cannot be written, or is no file.
     """
     try:
         with Interrupts():
             _write(path, content)
-    except OSError as error:  # of the file that was asked for, not of its stand-in
+    except OSError as error:  # naming the file that was given, not its temporary one
         raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
@@ -206,7 +206,7 @@ def _remove_stale(target: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: PathLike) -> Iterator[None]:
-    """Keeps a file, which need not be there yet, for this block alone.
+    """Locks a file, which need not be there yet, for this block.
 
     The lock is a hidden file beside it, gone after the block. Where there are no locks, or the
     folder cannot be written to, nothing is kept.
@@ -269,7 +269,7 @@ def _bytes_of(x: Tensor) -> memoryview:
 
 
 def _digest(kind: str, header: str, tensors: dict[str, Tensor]) -> str:
-    """Of everything in a file of tensors."""
+    """The digest of everything in a file of tensors."""
     digest = hashlib.sha256()
     for text in (kind, header):
         digest.update(f"{len(text)} {text}".encode())

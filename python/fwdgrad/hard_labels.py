@@ -1,4 +1,4 @@
-"""Objectives for models that tell a class and nothing else: a number, a name, or a sentence.
+"""Objectives for models that return a class alone: its number, its name, or a sentence.
 
 Each is given as ``objective=`` to ``fwdgrad.explain``, with ``target`` left to the objective.
 """
@@ -19,14 +19,14 @@ from fwdgrad.objectives import class_number
 from fwdgrad.outputs import told
 from fwdgrad.taxonomy import Taxonomy
 
-PROMPT = "The input image belongs to [MASK]"  # section 3.4: what the model is asked to fill in
+PROMPT = "The input image belongs to [MASK]"  # section 3.4: the model fills in the mask
 
 
 class KeptLabel:
-    """1 where the model predicts the target, else 0: nothing need be known of the other classes.
+    """1 where the model predicts the target, else 0; other classes need not be known.
 
-    Its gradient is that of the probability of the label under the noise: of keeping it, where the
-    model predicts it at the input; where it predicts another there, ``explain`` warns.
+    Its gradient is that of the label's probability under the noise. Where the model predicts
+    another label at the input itself, ``explain`` warns.
 
     Args:
         target: a class's number, or its name exactly as the model writes it.
@@ -43,10 +43,10 @@ class KeptLabel:
         self.target = target
         if not isinstance(target, str):
             self.target = class_number("target", target, "a class's number or name")
-        self.__qualname__ = f"KeptLabel({self.target!r})"  # how a run calls its objective
+        self.__qualname__ = f"KeptLabel({self.target!r})"  # the objective's name in a run
 
     def __call__(self, outputs: Any) -> Tensor:
-        """The scores of copies: labels (batch,), or scores (batch, classes)."""
+        """Labels (batch,) or scores (batch, classes) of samples to their scores (batch,)."""
         labels, classes = _predicted(outputs)
         if labels and isinstance(self.target, str) != isinstance(labels[0], str):
             raise ModelError(
@@ -58,30 +58,30 @@ class KeptLabel:
         return torch.tensor([label == self.target for label in labels], dtype=torch.float64)
 
     def check_at_input(self, outputs: Any) -> None:
-        """Warns where the model predicts another label, before the queries are spent."""
+        """Warns where the model predicts another label, before any sample is evaluated."""
         answer = _predicted(outputs)[0][0]
         if answer != self.target:
             warn(
-                f"the model answers {answer!r} at x, so KeptLabel({self.target!r}) asks what "
-                f"brings that label about; KeptLabel({answer!r}) asks what keeps the answer"
+                f"the model predicts {answer!r} at x, so KeptLabel({self.target!r}) explains what "
+                f"would give that label; KeptLabel({answer!r}) explains what keeps the prediction"
             )
 
     def why_still(self, outputs: Any, score: float) -> str:
-        """What the output at the input tells where every copy has one score."""
+        """Why every sample may have the same score, by the model's output at the input."""
         answer = _predicted(outputs)[0][0]
         if score or answer == self.target:
             return ""
         return (
-            f"the model answers {answer!r} at x, and {self.target!r} neither there nor for a copy; "
-            f"KeptLabel({answer!r}), "
+            f"the model predicts {answer!r} at x, and {self.target!r} neither there nor for any "
+            f"sample; KeptLabel({answer!r}), "
         )
 
 
 class LabelDistance:
     """The negative distance in a taxonomy from the predicted class to the target.
 
-    A label says only which class won. How far the winner is from the target says more: a tabby
-    taken for a tiger cat (-2) is less changed than one taken for a sports car (-14).
+    The distance says more than the label alone: a tabby classified as a tiger cat (-2) has changed
+    less than one classified as a sports car (-14).
 
     Args:
         target: a class's number or name.
@@ -108,9 +108,9 @@ class LabelDistance:
         self.__qualname__ = f"LabelDistance({self.target})"
 
     def __call__(self, outputs: Any) -> Tensor:
-        """The scores of copies: labels (batch,), by number or name, or scores (batch, classes).
+        """Labels (batch,), numbers or names, or scores (batch, classes), to distances (batch,).
 
-        A name that several classes have is taken for the one nearest to the target.
+        Where several classes have a name, the one nearest to the target counts.
         """
         labels, classes = _predicted(outputs)
         if classes not in (None, len(self.taxonomy)):
@@ -123,29 +123,29 @@ class LabelDistance:
             raise ModelError(f"the model returned a label of no class: {error}") from None
 
     def why_still(self, outputs: Any, score: float) -> str:
-        """What the output at the input tells where every copy has one score."""
-        return f"the model answers {_predicted(outputs)[0][0]!r} at x; "
+        """Why every sample may have the same score, by the model's output at the input."""
+        return f"the model predicts {_predicted(outputs)[0][0]!r} at x; "
 
 
 class TextAnswer:
-    """The negative distance to the target from the class that a model's sentence names.
+    """The negative distance in a taxonomy from the class in a model's sentence to the target.
 
-    The name of the most words in the answer counts, and of several such the first: whole words in
-    any case, with hyphens and other signs read as spaces. A name that several classes have is
-    taken for the one nearest to the target. An answer without a name scores as the class that is
-    farthest from the target, and is counted. Nothing is understood: "not a tabby" names the tabby,
-    and "tabbies" names nothing.
+    Of the names in an answer the one with the most words counts, and the first of several such.
+    Names are compared by whole words in any case, with hyphens and other signs as spaces. Where
+    several classes have a name, the one nearest to the target counts. An answer without a name
+    scores as the class farthest from the target, and is counted. Grammar is ignored: "not a tabby"
+    names the tabby, and "tabbies" names no class.
 
     Args:
         target: a class's number or name.
         taxonomy: of the classes.
         names: for each class of the taxonomy what the model may call it, separated by commas;
             default: the taxonomy's labels.
-        prompt: kept for the model, which is to be asked to answer in this form.
+        prompt: the form of the answer, kept for the model, whose own prompt should state it.
 
     Attributes:
-        answers: how many were read since the last ``reset``, with the one at the input itself; not
-            those that a checkpoint brought back, but those that were asked for again.
+        answers: how many were read since the last ``reset``, with the one at the input itself; a
+            resumed run counts those that it evaluates, and not those in its checkpoint.
         unparsed: how many of them named no class.
 
     Raises:
@@ -169,7 +169,7 @@ class TextAnswer:
         names: Sequence[str] | None = None,
         prompt: str = PROMPT,
     ) -> None:
-        """Writes down every name by its words."""
+        """Indexes every name by its words."""
         self.taxonomy = _check_taxonomy(taxonomy)
         self.target = taxonomy.find(target, "target")
         self.prompt = prompt
@@ -187,12 +187,12 @@ class TextAnswer:
         self.reset()
 
     def reset(self) -> None:
-        """Sets ``answers`` and ``unparsed`` to 0: before a run, to count that run alone."""
+        """Sets ``answers`` and ``unparsed`` to 0, to count the next run alone."""
         self.answers = 0
         self.unparsed = 0
 
     def classes(self, answer: str) -> tuple[int, ...]:
-        """The classes that an answer names: none, one, or all that have the name.
+        """The classes that an answer names: none, one, or all that share the name.
 
         >>> TextAnswer(0, Taxonomy.imagenet()).classes("A man-eating shark, no goldfish!")
         (2,)
@@ -206,11 +206,11 @@ class TextAnswer:
         return ()
 
     def __call__(self, outputs: Any) -> Tensor:
-        """The scores of copies: a list or an array of strings, an answer for each."""
+        """Answers of samples, a list or an array of strings, to their scores (batch,)."""
         answers = _texts(outputs)
         if answers is None:
             raise ModelError(
-                "the model must return a list of strings, an answer for each copy, got "
+                "the model must return a list of strings, an answer for each sample, got "
                 f"{' '.join(repr(outputs).split()):.60}"
             )
         row = self.taxonomy.distances(self.target)
@@ -221,12 +221,12 @@ class TextAnswer:
         return _negative(least)
 
     def why_still(self, outputs: Any, score: float) -> str:
-        """What the output at the input tells where every copy has one score."""
+        """Why every sample may have the same score, by the model's output at the input."""
         (answer,) = _texts(outputs) or [""]
         text = f"the model answers {told(repr(answer), 80)} at x, which names "
         if found := self.classes(answer):
             return f"{text}{self.taxonomy.labels[found[0]]!r}; "
-        return f"{text}no class; a question that names the form of the answer (prompt), names=, "
+        return f"{text}no class; a prompt that states the form of the answer, names=, "
 
 
 def _negative(distances: list[float]) -> Tensor:
@@ -255,11 +255,11 @@ def _texts(outputs: Any) -> list[str] | None:
 
 
 def _predicted(outputs: Any) -> tuple[list[int] | list[str], int | None]:
-    """The label of each copy, by number or by name, and the number of classes where it shows.
+    """The label of each sample, a number or a name, and the number of classes where it is known.
 
     Args:
         outputs: (batch,) integers, booleans or strings; or (batch, classes) numbers, of which the
-            largest wins.
+            largest counts.
     """
     names = _texts(outputs)
     if names is not None:
@@ -276,10 +276,10 @@ def _predicted(outputs: Any) -> tuple[list[int] | list[str], int | None]:
         return [int(label) for label in values], None
     if values.ndim == 2 and values.shape[1] > 1 and real:
         if np.isnan(values).any():
-            raise ModelError("the model returned NaN, among which no class is the largest")
+            raise ModelError("the model returned NaN, so no class has the largest score")
         return [int(label) for label in values.argmax(1)], values.shape[1]
     found = f"{values.dtype} {values.shape}" if real else " ".join(repr(outputs).split())
     raise ModelError(
-        "the model must return a label for each copy, integers or strings (batch,), or scores "
+        "the model must return a label for each sample, integers or strings (batch,), or scores "
         f"(batch, classes), got {found:.60}"
     )

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.checks import first_outside
 from fwdgrad.outputs import told
-from fwdgrad_kernels.spec import DTYPES, first_outside
+from fwdgrad_kernels import DTYPES
 
 _FILE = re.compile(r"\.[A-Za-z0-9]{2,5}$")  # how the name of a picture's file ends
 
@@ -48,6 +49,15 @@ def input_of(x: Any, size: int | None = None) -> Tensor:
     if bad is not None:
         raise ValueError(f"x must be finite, got {bad[1]} at element {bad[0]}")
     return tensor
+
+
+def is_of_pixels(x: Tensor) -> bool:
+    """Whether all values lie in [0, 1], but for a rounding.
+
+    >>> is_of_pixels(torch.tensor([0.0, 1.0005])), is_of_pixels(torch.tensor([-0.5]))
+    (True, False)
+    """
+    return bool(((x >= -1e-3) & (x <= 1 + 1e-3)).all())
 
 
 def numbers_of(value: Any) -> Any:
@@ -111,7 +121,7 @@ def _from_numpy(x: np.ndarray[Any, Any]) -> Tensor:
     if isinstance(x, np.ma.MaskedArray) and bool(np.ma.getmaskarray(x).any()):
         raise TypeError("x must have all its values, got a masked array; give x.filled(0.0), say")
     dtype = np.dtype(np.float64) if x.dtype.itemsize > 8 else x.dtype.newbyteorder("=")
-    # A copy: torch wants native byte order and no negative strides, and may write to what it has.
+    # Copied: torch wants native byte order and no negative strides, and may write to what it has.
     return torch.from_numpy(np.array(x, dtype=dtype, order="C"))
 
 

@@ -1,4 +1,4 @@
-"""Signals that must not break a step off, and those that end a command as Ctrl-C does."""
+"""Signals: held while a step must not be broken off, and turned into ``Ended``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes by their names: WordNet's way of several names for one class, separated by commas."""
+"""Classes by their names; a class may have several, separated by commas, as in WordNet."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from fwdgrad.errors import ArgumentError
 
 
 def split_names(label: str) -> list[str]:
@@ -18,7 +20,7 @@ def split_names(label: str) -> list[str]:
 
 
 def check_labels(argument: str, labels: Any, count: int | None = None) -> tuple[str, ...]:
-    """A list of strings, one for each class, as a tuple; an error calls it ``argument``.
+    """A list of strings, one for each class, as a tuple; errors name ``argument``.
 
     >>> check_labels("labels", ["cat"], 2)
     Traceback (most recent call last):
@@ -38,7 +40,7 @@ def check_labels(argument: str, labels: Any, count: int | None = None) -> tuple[
 
 
 def check_different(argument: str, names: Any, least: int) -> tuple[str, ...]:
-    """A list of at least so many strings, no two of them the same, as a tuple.
+    """A list of at least ``least`` different strings, as a tuple; errors name ``argument``.
 
     >>> check_different("labels", ["cat", "cat"], 2)
     Traceback (most recent call last):
@@ -54,7 +56,7 @@ def check_different(argument: str, names: Any, least: int) -> tuple[str, ...]:
 
 
 class ClassNames:
-    """Which class a name means, in any case, by one of its names or by all of them.
+    """Finds classes by one of their names, or by all of them at once, in any case.
 
     Args:
         labels: a string for each class: its names, separated by commas.
@@ -67,7 +69,7 @@ class ClassNames:
     """
 
     def __init__(self, labels: Sequence[str], keys: Sequence[str] = ()) -> None:
-        """Writes down every name."""
+        """Indexes every name."""
         self._first = [(split_names(label) or [label])[0] for label in labels]
         classes: dict[str, dict[int, None]] = {}
         for i, label in enumerate(labels):
@@ -76,32 +78,32 @@ class ClassNames:
         self._classes = {name: tuple(found) for name, found in classes.items()}
 
     def classes(self, name: str) -> tuple[int, ...]:
-        """All classes of a name; none where it is unknown."""
+        """All classes that have a name; none where it is unknown."""
         return self._classes.get(_plain(name), ())
 
     def find(self, name: str, argument: str, owner: str) -> int:
-        """The class of a name.
+        """The one class that has a name.
 
         Args:
             name: of the class.
-            argument: what the error calls the name.
-            owner: whose class it should be, for the error.
+            argument: the name's own name in an error.
+            owner: of the classes, for an error: "the model", say.
 
         Raises:
-            ValueError: no class has it, with those that come close; or several have.
+            ValueError: no class has it (the message lists similar names), or several have.
         """
         found = self.classes(name)
         if len(found) == 1:
             return found[0]
         if found:
-            raise ValueError(
-                f"{argument} {name!r} is the name of classes {', '.join(map(str, found))}; "
-                "give the number"
+            raise ArgumentError(
+                argument,
+                f"{name!r} is the name of classes {', '.join(map(str, found))}; give the number",
             )
-        raise ValueError(f"{argument} {name!r} is no class of {owner}{self.hint(name)}")
+        raise ArgumentError(argument, f"{name!r} is no class of {owner}{self.hint(name)}")
 
     def hint(self, name: str) -> str:
-        """The end of a message that a name is unknown: names that come close, where there are."""
+        """Similar names, as the end of a message that a name is unknown; "" without any."""
         wanted = _plain(name)
         holders: set[tuple[bool, int]] = set()  # those with it as a word of its own come first
         for known, found in self._classes.items():

@@ -1,4 +1,4 @@
-"""From a model's output to one score per copy."""
+"""Objectives: from a model's output to one score per sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import ModelError
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError, Option
 from fwdgrad.outputs import check_no_labels, floating, tensor_of, told
 
 Objective = str | Callable[[Any], Tensor]
@@ -26,7 +26,7 @@ _NAMED: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 OBJECTIVES = ("auto", *_NAMED)
 OF_LOGITS = ("sigmoid", "probability", "log-probability", "cross-entropy")
-_OF_NUMBERS = ("auto", "output", "logit", "sigmoid")  # what one number a copy has
+_OF_NUMBERS = ("auto", "output", "logit", "sigmoid")  # that one number a sample can have
 
 
 def objective_name(objective: Objective) -> str:
@@ -45,23 +45,24 @@ def check_objective(objective: Objective) -> None:
 
     >>> check_objective("accuracy")
     Traceback (most recent call last):
-    ValueError: objective must be one of auto, output, logit, sigmoid, probability, \
-log-probability, cross-entropy, or a callable from the model's output to one score per copy, got \
-'accuracy'
+    fwdgrad.errors.ArgumentError: objective must be one of auto, output, logit, sigmoid, \
+probability, log-probability, cross-entropy, or a callable from the model's output to one score \
+per sample, got 'accuracy'
     """
     named = isinstance(objective, str) and objective in OBJECTIVES
     if not (callable(objective) or named):
-        raise ValueError(
-            f"objective must be one of {', '.join(OBJECTIVES)}, or a callable from the model's "
-            f"output to one score per copy, got {told(repr(objective), 80)}"
+        raise ArgumentError(
+            "objective",
+            f"must be one of {', '.join(OBJECTIVES)}, or a callable from the model's output to one "
+            f"score per sample, got {told(repr(objective), 80)}",
         )
 
 
 def kind_of(outputs: Any) -> str:
-    """What the output for one input looks like.
+    """What kind of output a model has, as its output for one input shows.
 
     Returns:
-        "number", one for each copy; "probabilities", rows in [0, 1] that sum to 1; "labels", rows
+        "number", one for each sample; "probabilities", rows in [0, 1] that sum to 1; "labels", rows
         in [0, 1] that do not, so that each may be a label of its own; else "scores".
 
     Example:
@@ -88,7 +89,7 @@ def within(outputs: Tensor) -> bool:
 
 
 def are_within(outputs: Tensor) -> Tensor:
-    """The same as a tensor where the values are: bool ().
+    """Whether all values lie in [0, 1], as a bool tensor () on their device.
 
     >>> are_within(torch.tensor([0.0, 1.1]))
     tensor(False)
@@ -98,7 +99,7 @@ def are_within(outputs: Tensor) -> Tensor:
 
 
 def decide(objective: Objective, outputs: Any, model: Any = None) -> tuple[Objective, str | None]:
-    """What "auto" means for an output, and why; any other objective is itself.
+    """The objective that "auto" stands for, and why; any other objective is itself.
 
     Args:
         objective: see ``OBJECTIVES``.
@@ -114,35 +115,44 @@ def decide(objective: Objective, outputs: Any, model: Any = None) -> tuple[Objec
 
     Example:
         >>> decide("auto", torch.tensor([[0.1, 0.9]]))
-        ('output', 'its values at x lie in [0, 1] and sum to 1: probabilities, taken as they are')
+        ('output', "the model's outputs at x lie in [0, 1] and sum to 1: they are probabilities, \
+explained as they are")
     """
     if callable(objective):
         return objective, None
     if objective == "auto":
         own = getattr(model, "explained_as", None)
         if isinstance(own, str) and own in _NAMED:
-            return own, "the model says so itself"
+            return own, "the model says so by its attribute explained_as"
         return AUTO[kind_of(outputs)]
     if objective in OF_LOGITS and kind_of(outputs) == "probabilities":
-        raise ValueError(
-            f"objective {objective!r} is for logits, and the model returns probabilities already: "
-            "its values at x lie in [0, 1] and sum to 1; use objective='output', which takes them "
-            "as they are, or a callable"
+        raise ArgumentError(
+            "objective",
+            f"{objective!r} is for logits, and the model returns probabilities already: its "
+            "outputs at x lie in [0, 1] and sum to 1; use ",
+            Option("objective", "output"),
+            ", which explains them as they are, or a callable",
         )
     return objective, None
 
 
 AUTO: dict[str, tuple[Objective, str]] = {
-    "number": ("output", "one number a copy, taken as it is"),
+    "number": ("output", "the model returns one number a sample, explained as it is"),
     "probabilities": (
         "output",
-        "its values at x lie in [0, 1] and sum to 1: probabilities, taken as they are",
+        "the model's outputs at x lie in [0, 1] and sum to 1: they are probabilities, explained as "
+        "they are",
     ),
     "labels": (
         "output",
-        "its values at x lie in [0, 1] and do not sum to 1: labels of their own, taken as they are",
+        "the model's outputs at x lie in [0, 1] and do not sum to 1: each is a label of its own, "
+        "explained as it is",
     ),
-    "scores": ("probability", "its values at x do not all lie in [0, 1]: logits, by their softmax"),
+    "scores": (
+        "probability",
+        "the model's outputs at x do not all lie in [0, 1]: they are logits, whose softmax is "
+        "explained",
+    ),
 }
 
 
@@ -157,7 +167,7 @@ def class_number(name: str, value: Any, what: str = "a class number") -> int:
         with contextlib.suppress(RuntimeError):  # it has no values
             number = value.item()
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
-        raise TypeError(f"{name} must be {what}, got {told(repr(value), 80)}")
+        raise ArgumentTypeError(name, f"must be {what}, got {told(repr(value), 80)}")
     return int(number)
 
 
@@ -180,7 +190,7 @@ def resolve_target(
 
     Args:
         target: a class (an int, or what ``argmax`` gives), ``"auto"`` for the one of the largest
-            output, or None where the model returns one number per copy.
+            output, or None where the model returns one number per sample.
         outputs: the model's output at the clean input.
         objective: where it is a callable, there is no class.
         batch: how many rows the output must have, where that is to be checked.
@@ -197,8 +207,8 @@ def resolve_target(
     """
     if callable(objective):
         if not (target is None or (isinstance(target, str) and target == "auto")):
-            raise ValueError(
-                f"target must be left out where objective is a callable, got {target!r}"
+            raise ArgumentError(
+                "target", f"must be left out where objective is a callable, got {target!r}"
             )
         return None
     outputs = tensor_of(outputs, batch)
@@ -206,25 +216,28 @@ def resolve_target(
     if not (target is None or isinstance(target, str)):
         target = class_number("target", target, "a class number, 'auto' or None")
     elif target not in ("auto", None):
-        raise ValueError(
-            f"target must be a class number, 'auto' or None, got {told(repr(target), 80)}"
+        raise ArgumentError(
+            "target", f"must be a class number, 'auto' or None, got {told(repr(target), 80)}"
         )
     classes = outputs.shape[1] if outputs.dim() == 2 else 1
     if classes == 1:
         if objective not in _OF_NUMBERS:
-            raise ValueError(
-                "objective must be 'auto' or 'output' where the model returns one number per copy "
-                f"(it is that number), 'sigmoid' or a callable, got {objective!r}"
+            raise ArgumentError(
+                "objective",
+                "must be 'auto' or 'output' where the model returns one number per sample (it is "
+                f"that number), 'sigmoid' or a callable, got {objective!r}",
             )
         if target in ("auto", None, 0):
             return None
-        raise ValueError(f"target must be 0: the model returns one number per copy, got {target}")
+        raise ArgumentError(
+            "target", f"must be 0: the model returns one number per sample, got {target}"
+        )
     if target is None:
-        raise ValueError(f"target must be given: the model returns {classes} classes")
+        raise ArgumentError("target", f"must be given: the model returns {classes} classes")
     if target == "auto":
         return int(floating(outputs)[0].argmax())
     if not 0 <= target < classes:
-        raise ValueError(f"target must lie in 0 .. {classes - 1}, got {target}")
+        raise ArgumentError("target", f"must lie in 0 .. {classes - 1}, got {target}")
     return int(target)
 
 
@@ -236,14 +249,14 @@ def scores_of(
     *,
     differentiable: bool = False,
 ) -> Tensor:
-    """One score per copy.
+    """One score per sample.
 
     Args:
-        outputs: what the model returned for ``batch`` copies: (batch, classes) or (batch,), or
+        outputs: what the model returned for ``batch`` samples: (batch, classes) or (batch,), or
             anything that a callable objective takes.
         objective: see ``OBJECTIVES``.
         target: the class; None where the output is the score itself.
-        batch: how many copies there were.
+        batch: how many samples there were.
         differentiable: whether the output may carry a gradient graph.
 
     Returns:
@@ -262,23 +275,25 @@ def scores_of(
     if target is None:
         if scores.numel() != batch:
             raise ModelError(
-                f"the model must return one number per copy, got {tuple(scores.shape)}"
+                f"the model must return one number per sample, got {tuple(scores.shape)}"
             )
         scores, target = scores.reshape(batch, 1), 0
     if scores.dim() != 2 or scores.shape[1] <= target:
         raise ModelError(
-            f"the model returned {tuple(scores.shape)} for copies, which has no class {target}, "
+            f"the model returned {tuple(scores.shape)} for samples, which has no class {target}, "
             "though its output at the input itself had"
         )
     return _NAMED[objective](scores, target)
 
 
 class Difference:
-    """The score of one class less that of another: what speaks for the one rather than the other.
+    """An objective: the score of one class minus that of another.
+
+    Its map shows what increases the one score rather than the other.
 
     Args:
         target: the class that is explained.
-        other: the class that it is set against.
+        other: the class that it is compared with.
         objective: what is subtracted: "logit" or "log-probability" (the same), or "probability".
 
     Example:
@@ -304,7 +319,7 @@ class Difference:
         self.__qualname__ = f"Difference({self.target}, {self.other}, {objective!r})"
 
     def __call__(self, outputs: Any) -> Tensor:
-        """The scores of copies: (batch, classes) to (batch,)."""
+        """The scores of samples: (batch, classes) to (batch,)."""
         scores = floating(tensor_of(outputs, None, differentiable=True))
         if len(scores) == 1:  # as at the input: a look at all batches would wait for the device
             decide(self.objective, outputs)

@@ -1,4 +1,4 @@
-"""What a model returns, as a tensor with a row for each copy; or what is wrong with it."""
+"""A model's output as a tensor with a row for each sample, or what is wrong with it."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = told(error, most=10_000).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
 def tensor_of(
     outputs: Any, batch: int | None, source: str = "model", differentiable: bool = False
 ) -> Tensor:
@@ -49,7 +59,7 @@ def tensor_of(
     Args:
         outputs: a tensor, also a sparse or quantized one; or what NumPy makes an array of: an
             array, a list, a pandas Series, a sparse matrix of SciPy.
-        batch: how many rows it must have, where that is to be checked. Of one copy a model may
+        batch: how many rows it must have, where that is to be checked. Of one sample a model may
             return a number alone.
         source: "model", whose output may have two axes, or "objective", whose has one.
         differentiable: whether it may carry a gradient graph.
@@ -87,8 +97,8 @@ def tensor_of(
         )
     axes = 1 if source == "objective" else 2
     if tensor.dim() > axes or not tensor.numel():
-        expected = "one score per copy," if source == "objective" else "(batch, classes) or"
-        hint = "; give an objective that makes one score per copy of it" if axes == 2 else ""
+        expected = "one score per sample," if source == "objective" else "(batch, classes) or"
+        hint = "; give an objective that makes one score per sample of it" if axes == 2 else ""
         raise ModelError(
             f"the {source} must return {expected} (batch,), got shape {tuple(tensor.shape)}{hint}"
         )
@@ -96,7 +106,7 @@ def tensor_of(
 
 
 def floating(values: Tensor) -> Tensor:
-    """Numbers to reckon with: float32 of half precision, float64 of integers.
+    """Numbers in a type to compute in: float32 of half precision, float64 of integers.
 
     >>> floating(torch.tensor([1, 2])).dtype
     torch.float64
@@ -107,7 +117,7 @@ def floating(values: Tensor) -> Tensor:
 
 
 def check_no_labels(tensor: Tensor) -> None:
-    """Raises where one integer for each copy is a label rather than a score.
+    """Raises where one integer for each sample is a label rather than a score.
 
     >>> check_no_labels(torch.tensor([0.5]))
     """
@@ -144,7 +154,7 @@ def _from_numpy(outputs: Any, source: str) -> Tensor:
         )
     if values.dtype.kind == "f" and values.dtype.itemsize > 8:  # which torch has not
         values = values.astype(np.float64)
-    # A copy: the model may keep its own, and torch wants native byte order and positive strides.
+    # Copied: the model may keep its own, and torch wants native byte order and positive strides.
     return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
 
 
@@ -159,13 +169,13 @@ def _floats(values: Any) -> Any:
 
 
 def _array(outputs: Any) -> Any:
-    """What NumPy makes of it; None where that is nothing with rows."""
+    """The array that NumPy makes of it; None where that has no rows."""
     if isinstance(outputs, (str, bytes, Mapping, Iterator)) or _has(outputs, "_fields"):
         return None
     if isinstance(outputs, (list, tuple)) and any(
         isinstance(part, Tensor) and part.dim() for part in outputs
     ):
-        return None  # several outputs, or a tensor for each copy: only the author can tell
+        return None  # several outputs, or a tensor for each sample: only the author can tell
     try:
         if _has(outputs, "toarray"):  # a sparse matrix
             outputs = outputs.toarray()
@@ -177,7 +187,7 @@ def _array(outputs: Any) -> Any:
 
 
 def _has(outputs: Any, name: str) -> bool:
-    """``hasattr``, also where asking raises something else, as an own ``__getattr__`` may."""
+    """``hasattr`` that is false for any error, which an own ``__getattr__`` may raise."""
     try:
         getattr(outputs, name)
     except Exception:
@@ -195,7 +205,7 @@ def _kind(outputs: Any) -> str:
 
 def _hint(outputs: Any) -> str:
     """What would make scores of an output of that kind."""
-    own = "or give an objective that makes one score per copy of it"
+    own = "or give an objective that makes one score per sample of it"
     if isinstance(outputs, Mapping) and outputs:
         keys = list(outputs)
         key = "logits" if "logits" in keys else keys[0]
@@ -219,8 +229,8 @@ def _hint(outputs: Any) -> str:
         return "let it return its scores"
     if isinstance(outputs, str):
         return (
-            "give an objective such as TextAnswer, and return a list with an answer for each copy"
+            "give an objective such as TextAnswer, and return a list with an answer for each sample"
         )
     if isinstance(outputs, (list, tuple)):
         return "make rows of as many numbers of it, " + own
-    return "give an objective that makes one score per copy of it"
+    return "give an objective that makes one score per sample of it"

@@ -1,22 +1,22 @@
-"""Noise on a model's parameters, made again from the seed at each use and never stored."""
+"""Noise on a model's parameters, made from the seed at each use and never stored."""
 
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fwdgrad.checks import check_integer
 from fwdgrad.errors import ModelError
-from fwdgrad.sampling import Sampling
-from fwdgrad.state import Mode
-from fwdgrad_kernels import LAWS, NoiseSpec, Perturber
-from fwdgrad_kernels.checks import check_integer
-from fwdgrad_kernels.spec import DTYPES, PARAMETER_NOISE
+from fwdgrad.importance import Sampling
+from fwdgrad.torch_state import Mode
+from fwdgrad_kernels import DISTRIBUTIONS, DTYPES, PARAMETER_STREAM, NoiseSpec, Perturber
 
-# What is asked of a tensor without reading its values, by its methods' and properties' names.
+# Methods and properties of a tensor that do not read its values.
 _ABOUT = {
     *("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "is_cuda"),
     *("dim", "size", "numel", "stride", "is_contiguous", "is_floating_point"),
@@ -27,18 +27,18 @@ _ABOUT = {
 class ParameterNoise:
     """Noise on a model's parameters: each theta becomes theta (1 + scale xi).
 
-    A noisy parameter exists while torch's functions use it; with ``Autograd`` until the gradient is
-    taken. The module is never touched: its parameters keep their bits, and other threads may use
-    it meanwhile. Weights that layers share get the same noise; buffers, such as the statistics of
+    A noisy parameter exists while torch's functions use it, or until the model's own gradient is
+    taken. The module is never touched: its parameters keep their bits, and other threads may use it
+    meanwhile. Weights that layers share get the same noise; buffers, such as the statistics of
     batch normalisation, get none. Nor does what a model computes in threads of its own, or by a
     function in TorchScript, which is not seen.
 
     Args:
         scale: the noise's, relative to each parameter; 0.2 where the papers do not say otherwise.
-        law: of the noise.
-        draws: how many draws of the parameters a run takes, each for as many consecutive copies;
-            it divides the copies. None: one for each copy.
-        sampling: draw from another law, see ``Sampling``.
+        distribution: of the noise.
+        draws: how many draws of the parameters a run takes, each for as many consecutive
+            samples; it divides the samples. None: one for each sample.
+        sampling: draw from another distribution, see ``Sampling``.
         module: whose parameters, where the model is not itself a ``torch.nn.Module``.
 
     Raises:
@@ -46,14 +46,14 @@ class ParameterNoise:
 
     Example:
         >>> ParameterNoise(scale=0.1, draws=10)
-        ParameterNoise(scale=0.1, law='normal', draws=10, sampling=None)
+        ParameterNoise(scale=0.1, distribution='normal', draws=10, sampling=None)
 
     Source: NoiseGrad and FusionGrad, *Axiomatization of gradient smoothing in neural networks*,
     equations 4 and 5.
     """
 
     scale: float = 0.2
-    law: str = "normal"
+    distribution: str = "normal"
     draws: int | None = None
     sampling: Sampling | None = None
     module: nn.Module | None = dataclasses.field(default=None, repr=False, compare=False)
@@ -64,14 +64,17 @@ class ParameterNoise:
             raise TypeError(f"parameters' scale must be a number, got {self.scale!r}")
         if not 0 < self.scale < float("inf"):
             raise ValueError(f"parameters' scale must be positive and finite, got {self.scale}")
-        if self.law not in LAWS:
-            raise ValueError(f"parameters' law must be one of {', '.join(LAWS)}, got {self.law!r}")
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                f"parameters' distribution must be one of {', '.join(DISTRIBUTIONS)}, got "
+                f"{self.distribution!r}"
+            )
         if self.draws is not None:
             object.__setattr__(self, "draws", check_integer("parameters' draws", self.draws, 1))
         if self.sampling is not None:
             if not isinstance(self.sampling, Sampling):
                 raise TypeError(f"parameters' sampling must be a Sampling, got {self.sampling!r}")
-            self.sampling.check(self.law)
+            self.sampling.check(self.distribution)
         if self.module is not None and not isinstance(self.module, nn.Module):
             raise TypeError(
                 f"parameters' module must be a torch.nn.Module, got {type(self.module).__name__}"
@@ -86,11 +89,7 @@ class ParameterNoise:
                 f"{type(module).__name__}; give ParameterNoise(module=...) the one inside it"
             )
         for part in module.modules():
-            if (
-                isinstance(part, torch.jit.ScriptModule)
-                or hasattr(part, "_orig_mod")
-                or getattr(part, "_compiled_call_impl", None) is not None
-            ):
+            if _is_compiled(part):
                 what = "this one is" if part is module else f"its {type(part).__name__} is"
                 raise TypeError(
                     f"parameters need a plain torch.nn.Module, and {what} compiled: what it does "
@@ -98,14 +97,29 @@ class ParameterNoise:
                 )
         return module
 
-    def copies_per_draw(self, copies: int) -> int:
-        """How many consecutive copies share a draw of the parameters."""
-        draws = copies if self.draws is None else self.draws
-        if copies % draws:
+    def samples_per_draw(self, samples: int) -> int:
+        """How many consecutive samples share a draw of the parameters."""
+        draws = samples if self.draws is None else self.draws
+        if samples % draws:
             raise ValueError(
-                f"parameters' draws must divide the copies, got {draws} for {copies} copies"
+                f"parameters' draws must divide the samples, got {draws} for {samples} samples"
             )
-        return copies // draws
+        return samples // draws
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    """Whether TorchScript or ``torch.compile`` made a module, or a function that it holds.
+
+    Torch has no public sign of the latter, but the code's place tells: ``torch.compile(module)`` is
+    of a class of its compiler's, and ``module.compile()`` leaves a function of that in the module.
+    """
+    homes = [type(part).__module__]
+    for value in vars(part).values():
+        if isinstance(value, types.FunctionType):
+            homes.append(value.__globals__.get("__name__", ""))
+    return isinstance(part, torch.jit.ScriptModule) or any(
+        home.startswith("torch._dynamo") for home in homes
+    )
 
 
 class Swapped(Mode):
@@ -186,15 +200,17 @@ class NoisyParameters(Swapped):
         call: Callable[[], object],
     ) -> None:
         """Finds the parameters, and how often they are used."""
-        owned = [p for part in module.modules() for p in part._parameters.values()]
-        super().__init__(p for p in owned if p is not None and p.dtype in DTYPES and p.numel())
+        super().__init__(p for p in module.parameters() if p.dtype in DTYPES and p.numel())
         self._noise, self._backend = noise, backend
-        law, scale = noise.law, noise.scale
+        distribution, scale = noise.distribution, noise.scale
         if noise.sampling is not None:
-            law, scale = noise.sampling.law, noise.sampling.factor * noise.scale
+            distribution = noise.sampling.distribution
+            scale = noise.sampling.factor * noise.scale
         self._noisy: dict[int, _Noisy] = {}
         for t, (key, values) in enumerate(self._detached.items()):
-            spec = NoiseSpec((values.numel(),), law, scale, seed=seed, stream=PARAMETER_NOISE + t)
+            spec = NoiseSpec(
+                (values.numel(),), distribution, scale, seed=seed, stream=PARAMETER_STREAM + t
+            )
             self._noisy[key] = _Noisy(
                 spec, Perturber(values.reshape(-1), spec, relative=True, backend=backend)
             )
@@ -237,11 +253,15 @@ class NoisyParameters(Swapped):
         return values
 
     def log_weights(self, draws: int) -> Tensor:
-        """The log of each draw's density ratio, where it is drawn from another law: float64."""
+        """The log of each draw's density ratio, float64; 0 where ``sampling`` is None."""
         total = torch.zeros(draws, dtype=torch.float64)
         if self._noise.sampling is not None:
             for key, one in self._noisy.items():
                 total += self._noise.sampling.log_weights(
-                    one.spec, self._noise.law, draws, self._detached[key].device, self._backend
+                    one.spec,
+                    self._noise.distribution,
+                    draws,
+                    self._detached[key].device,
+                    self._backend,
                 )
         return total

@@ -1,4 +1,4 @@
-"""Powers of two: sums of values about 1 neither over- nor underflow, and keep every digit."""
+"""Scaling by powers of two, so that sums neither overflow nor underflow nor lose a digit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def unscale_(attribution: Tensor, error: Tensor, exponent: int) -> None:
 
 
 def sum_of_squares(values: Tensor) -> float:
-    """In float64, a slice at a time: a copy of a large map would be twice as large.
+    """The sum of a map's squares, in float64, a slice at a time: a map of float64 would be large.
 
     >>> sum_of_squares(torch.tensor([3.0, 4.0]).expand(2, 2))
     50.0

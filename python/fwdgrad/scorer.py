@@ -1,4 +1,4 @@
-"""Calls of a model, each checked: from a batch of copies to one score a copy and target."""
+"""Calls of a model, each checked: a batch of samples gives one score a sample and target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import ModelError, warn
+from fwdgrad.errors import Message, ModelError, Option, warn
 from fwdgrad.objectives import (
     AUTO,
     OF_LOGITS,
@@ -26,8 +26,7 @@ from fwdgrad.objectives import (
     scores_of,
     within,
 )
-from fwdgrad.outputs import cause, tensor_of
-from fwdgrad.stream import is_out_of_memory
+from fwdgrad.outputs import cause, is_out_of_memory, tensor_of
 
 _OF_DTYPES = re.compile(r"dtype|data ?type|scalar type|(Double|Half|Float)Tensor", re.I)
 _OF_SHAPES = re.compile(r"shape|size|dim|mat1|channels|broadcast|stride|axis|out of range", re.I)
@@ -120,7 +119,7 @@ def is_of_shapes(error: BaseException | None) -> bool:
 
 
 def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
-    """What the model returns for one input; where it fails, with the shape that it was asked with.
+    """What the model returns for one input; its error, where it fails, names the batch's shape.
 
     >>> outputs_at(torch.nn.Flatten(), torch.ones(2, 3)).shape
     torch.Size([1, 6])
@@ -189,7 +188,7 @@ class Scorer:
         self._form: _Form | None = None
         self._seen = 0
         self._inside: Tensor | None = None  # of all that was seen
-        self._went_well = False  # with several copies at once
+        self._went_well = False  # with several samples at once
         with torch.no_grad():
             self.outputs = outputs_at(model, x)
             try:
@@ -225,22 +224,24 @@ class Scorer:
             ModelError: the model failed, or its output has another form than at x.
         """
         size, shape = len(batch), tuple(batch.shape)
-        alone = ""
+        alone: str = ""
         if size > 1 and not self._went_well:
-            alone = "; a model that takes one input at a time needs batch_size=1"
+            alone = Message(
+                "; a model that takes one input at a time needs ", Option("batch_size", 1)
+            )
         try:
             outputs = self.model(batch)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise ModelError(
-                f"the model failed on a batch of shape {shape}: {cause(error)}{alone}"
+                Message(f"the model failed on a batch of shape {shape}: {cause(error)}", alone)
             ) from error
         try:
             scores = self._read(outputs, size, differentiable)
         except ModelError as error:
             few = alone if _is_of_one(outputs) else ""
-            raise ModelError(f"{error}{few}") from error.__cause__
+            raise ModelError(Message(error, few)) from error.__cause__
         self._went_well |= size > 1
         if self._watched:
             values = tensor_of(outputs, size, differentiable=True).detach()
@@ -255,7 +256,7 @@ class Scorer:
         """The scores of an output, whose form must be that at x."""
         found, kind, classes = outputs, None, None
         is_array = isinstance(outputs, (Tensor, np.ndarray))
-        if callable(self.objective):  # which may take anything: a list of boxes, say
+        if callable(self.objective):  # which may take anything: a list of detections, say
             if is_array and len(outputs.shape) == 2 and outputs.shape[0] == size:
                 classes = int(outputs.shape[1])
         else:
@@ -290,7 +291,7 @@ class Scorer:
                 )
 
     def _is_doubtful(self) -> bool:
-        """Whether [0, 1] at x may be an accident: the output was taken for it, or was not."""
+        """Whether [0, 1] at x may be an accident, which other inputs would show."""
         if callable(self.objective):
             return False
         if self.decision is not None:
@@ -298,29 +299,35 @@ class Scorer:
         return self.objective in OF_LOGITS and within(tensor_of(self.outputs, 1))
 
     def look(self) -> None:
-        """Warns once, where other inputs tell what the output is."""
+        """Warns once, where other inputs show that the output was taken for something else."""
         if not self._watched or self._inside is None:
             return
         inside = bool(self._inside)
         if self.decision is not None and not inside:
             self._watched = False
-            warn(
-                "the model's output lies in [0, 1] at x and leaves it elsewhere, so it is no "
-                "probability of labels, for which it was taken: it is explained as it is; "
-                "objective='probability' takes its softmax, and 'output' says that it is meant so"
+            message = Message(
+                "the model's output lies in [0, 1] at x and leaves it elsewhere, so it was wrongly "
+                "taken for probabilities of labels. It is explained as it is; ",
+                Option("objective", "probability"),
+                " explains its softmax; ",
+                Option("objective", "output"),
+                " says that it is meant as it is",
             )
+            warn(message)
         elif self.decision is None and (not inside or self._seen >= _ENOUGH):
             self._watched = False
             if inside:
-                warn(
+                message = Message(
                     "the model's output lies in [0, 1] at every input, and objective "
-                    f"{self.objective!r} takes it for logits; objective='output' explains it as "
-                    "it is"
+                    f"{self.objective!r} takes it for logits; ",
+                    Option("objective", "output"),
+                    " explains it as it is",
                 )
+                warn(message)
 
 
 def device_of_numbers(like: Tensor) -> torch.device:
-    """Where to keep numbers of copies so that nothing waits: where those are that they are made of.
+    """The device to keep numbers of samples on, so that nothing waits: the device of the output.
 
     >>> device_of_numbers(torch.ones(1))
     device(type='cpu')
@@ -332,7 +339,7 @@ _Form = tuple[int | None, str | None]  # classes and kind of number, where they 
 
 
 def _is_of_one(outputs: Any) -> bool:
-    """Whether an output is of a single input: a number alone, or one row."""
+    """Whether an output is for a single input: a number alone, or one row."""
     if isinstance(outputs, (Tensor, np.ndarray, np.generic)):
         return outputs.shape[:1] in ((), (1,))
     if isinstance(outputs, (list, tuple)):
@@ -341,7 +348,7 @@ def _is_of_one(outputs: Any) -> bool:
 
 
 def _said(part: int | str | None) -> str:
-    """A part of a form in words."""
+    """The number of classes, or the kind of numbers, in words."""
     if isinstance(part, int):
-        return "one number a copy" if part == 1 else f"{part} classes"
+        return "one number a sample" if part == 1 else f"{part} classes"
     return str(part)

@@ -1,4 +1,4 @@
-"""How far classes are from one another, where some mistakes are smaller than others."""
+"""Distances between classes, by which some mistakes are smaller than others."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fwdgrad.checks import check_integer
 from fwdgrad.names import ClassNames, check_labels
-from fwdgrad_kernels.checks import check_integer
 
 Row = NDArray[np.float64]
 
 
 class Taxonomy:
-    """Distances between classes: of a graph, of a matrix, or ImageNet's.
+    """Distances between classes: from a graph, from a matrix, or of ImageNet's classes.
 
     Made by ``from_hypernyms``, ``from_distances`` or ``imagenet``. A class is given by its number,
-    or by a name in any case. A target's distances are worked out when they are first asked for.
+    or by a name in any case. Distances from a class are computed when they are first used.
 
     Attributes:
         labels: for each class its names, separated by commas.
@@ -38,7 +38,7 @@ class Taxonomy:
     def __init__(
         self, row: Callable[[int], Row], labels: Sequence[str], keys: Sequence[str] = ()
     ) -> None:
-        """For the constructors: what makes a target's row, and the classes' names."""
+        """For the constructors: a function from a target to its row, and the classes' names."""
         self.labels = tuple(labels)
         self._names = ClassNames(self.labels, keys)
         self._row = row
@@ -51,16 +51,16 @@ class Taxonomy:
         classes: Sequence[str],
         labels: Sequence[str] | None = None,
     ) -> Taxonomy:
-        """Path distances in a graph of what is a kind of what.
+        """Path distances in a graph of hypernyms.
 
         The distance of two nodes is the least number of edges up from the one to a hypernym of
         both (which may be one of them) and down to the other: WordNet's usual path distance,
-        NLTK's ``shortest_path_distance``. A way that goes down first, through a common hyponym,
-        does not count, so only what is above the classes makes a difference. In a tree this is a
-        metric; where nodes have several parents the triangle inequality may fail.
+        NLTK's ``shortest_path_distance``. A path that goes down first, through a common hyponym,
+        does not count, so only nodes above the classes matter. In a tree this is a metric; where
+        nodes have several parents the triangle inequality may fail.
 
         Args:
-            hypernyms: each node's direct parents. What is only a parent need not be a key.
+            hypernyms: each node's direct parents. A node without parents need not be a key.
             classes: the node of each class, in the order of the classes.
             labels: for each class its names, separated by commas; default: its node.
 
@@ -87,8 +87,8 @@ class Taxonomy:
         order = _parents_first(parents, nodes)
 
         def row(target: int) -> Row:
-            # Ways up from the target. Then every node is as far as that, or one step further than
-            # a parent: the last step of a way down.
+            # Paths up from the target; then any node is at most a step further than its parents,
+            # by a last step down.
             steps = _steps_up(parents, [nodes[target]])
             for node in order:
                 for parent in parents.get(node, ()):
@@ -100,7 +100,7 @@ class Taxonomy:
 
     @classmethod
     def from_distances(cls, distances: Any, labels: Sequence[str] | None = None) -> Taxonomy:
-        """Distances as they stand in a matrix.
+        """Distances from a matrix.
 
         Args:
             distances: (classes, classes), a tensor or what NumPy takes: finite, symmetric, not
@@ -108,7 +108,7 @@ class Taxonomy:
             labels: for each class its names, separated by commas; default: its number.
 
         Raises:
-            TypeError, ValueError: saying which of these it is not, and where.
+            TypeError, ValueError: it is not; the message says in what, and where.
 
         Example:
             >>> Taxonomy.from_distances([[0, 1], [1, 0]], ["cat", "dog"]).distance("cat", "dog")
@@ -164,7 +164,7 @@ class Taxonomy:
 
         Args:
             label: its number or one of its names.
-            argument: what an error calls it.
+            argument: its name in an error.
 
         Raises:
             TypeError, ValueError: there is no such class, or several have the name.
@@ -172,18 +172,18 @@ class Taxonomy:
         Example:
             >>> Taxonomy.from_distances([[0, 1], [1, 0]], ["cat", "dog"]).find("dgo")
             Traceback (most recent call last):
-            ValueError: label 'dgo' is no class of the taxonomy; perhaps dog (1)
+            fwdgrad.errors.ArgumentError: label 'dgo' is no class of the taxonomy; perhaps dog (1)
         """
         if isinstance(label, str):
             return self._names.find(label, argument, "the taxonomy")
         if isinstance(label, (Tensor, np.ndarray)) and len(label.reshape(-1)) == 1:
-            label = label.item()  # what argmax gives
+            label = label.item()  # as argmax returns it
         if isinstance(label, (bool, np.bool_)) or not isinstance(label, (int, np.integer)):
             raise TypeError(f"{argument} must be a class's number or name, got {label!r}")
         return check_integer(argument, label, 0, len(self) - 1)
 
     def distances(self, target: int | str) -> Row:
-        """From one class to all of them, itself included.
+        """The distances from one class to all classes, itself included.
 
         Returns:
             (classes,), float64; not to be written to.
@@ -196,17 +196,17 @@ class Taxonomy:
         return self._rows[number]
 
     def distance(self, first: int | str, second: int | str) -> float:
-        """Between two classes."""
+        """The distance between two classes."""
         return float(self.distances(self.find(first, "first"))[self.find(second, "second")])
 
     def largest(self, target: int | str | None = None) -> float:
-        """The largest distance from a class; None: between any two, which needs every row."""
+        """The largest distance from a class; None: between any two, which takes every row."""
         if target is None:
             return max(self.largest(number) for number in range(len(self)))
         return float(self.distances(target).max())
 
     def nearest(self, target: int | str, label: int | str) -> float:
-        """As ``distance``, to the nearest of several classes that have the same name.
+        """The distance to a label, to the nearest class where several have the name.
 
         Raises:
             TypeError, ValueError: there is no such class.
@@ -222,7 +222,7 @@ class Taxonomy:
 
 
 def _steps_up(parents: Mapping[str, tuple[str, ...]], start: Iterable[str]) -> dict[str, int]:
-    """Everything above some nodes, themselves included, and in how many steps it is reached."""
+    """All nodes above some, themselves included, and the number of steps to each."""
     steps = dict.fromkeys(start, 0)
     waiting = deque(steps)
     while waiting:
@@ -237,7 +237,7 @@ def _steps_up(parents: Mapping[str, tuple[str, ...]], start: Iterable[str]) -> d
 def _parents_first(
     parents: Mapping[str, tuple[str, ...]], classes: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The classes and all above them, each behind its parents; exactly one has none."""
+    """The classes and all nodes above them, parents first; raises unless there is one root."""
     above = {node: parents.get(node, ()) for node in _steps_up(parents, classes)}
     try:
         order = tuple(graphlib.TopologicalSorter(above).static_order())

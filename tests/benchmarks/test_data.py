@@ -369,15 +369,15 @@ def stamp(alpha, colour=(255, 0, 51)):
 def test_the_visible_part_is_scaled_to_four_fifths_and_put_in_the_middle():
     alpha = np.zeros((40, 30))
     alpha[3:7, 10:18] = 255  # 4 x 8: scaled by 2
-    ground = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
-    before = ground.clone()
-    x, mask = data.compose(stamp(alpha), ground)
+    background = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
+    before = background.clone()
+    x, mask = data.compose(stamp(alpha), background)
     expected = torch.zeros(20, 20, dtype=torch.bool)
     expected[6:14, 2:18] = True
     assert torch.equal(mask, expected)
-    assert torch.equal(x[:, ~mask], ground[:, ~mask])
+    assert torch.equal(x[:, ~mask], background[:, ~mask])
     assert torch.equal(x[:, mask], torch.tensor([[1.0], [0.0], [0.2]]).expand(3, 128))
-    assert torch.equal(ground, before)
+    assert torch.equal(background, before)
 
 
 @pytest.mark.parametrize(("alpha", "covered"), [(127, 0), (128, 256)])
@@ -533,9 +533,11 @@ def test_squeezenet_turns_rgb_to_bgr_and_takes_the_mean_away():
 @needs("squeezenet")
 @torch.no_grad()
 def test_squeezenet_s_own_grey_is_zero_to_its_first_layer():
-    box, seen = data.squeezenet(), []
-    box.forward.conv1.register_forward_hook(lambda module, given, result: seen.append(given[0]))
-    box.forward(torch.tensor(box.zero).view(1, 3, 1, 1).expand(1, 3, 64, 64))
+    classifier, seen = data.squeezenet(), []
+    classifier.forward.conv1.register_forward_hook(
+        lambda module, given, result: seen.append(given[0])
+    )
+    classifier.forward(torch.tensor(classifier.zero).view(1, 3, 1, 1).expand(1, 3, 64, 64))
     assert seen[0].abs().max() < 1e-4  # of 255
 
 
@@ -543,9 +545,9 @@ def test_squeezenet_s_own_grey_is_zero_to_its_first_layer():
 @torch.no_grad()
 def test_squeezenet_knows_some_photos():
     pytest.importorskip("skimage")
-    box, photos = data.squeezenet(), data.photos()
-    assert not box.forward.training
+    classifier, photos = data.squeezenet(), data.photos()
+    assert not classifier.forward.training
     for name, most in (("coffee", 0.94), ("camera", 0.40), ("stereo_motorcycle", 0.56)):
-        probability, guess = box.forward(photos[name].x[None]).softmax(1)[0].max(0)
+        probability, guess = classifier.forward(photos[name].x[None]).softmax(1)[0].max(0)
         assert int(guess) in photos[name].labels
         assert float(probability) == pytest.approx(most, abs=0.02)

@@ -54,11 +54,11 @@ def small(seed):
 
 
 def test_fast_agrees_and_keeps_its_export(fast, tmp_path):
-    box, x = small(0), torch.rand(7, 3, 8, 8)
-    torch.testing.assert_close(fast(box)(x), box.forward(x))
+    classifier, x = small(0), torch.rand(7, 3, 8, 8)
+    torch.testing.assert_close(fast(classifier)(x), classifier.forward(x))
     (export,) = (tmp_path / "onnx").iterdir()
     written = export.stat().st_mtime_ns
-    torch.testing.assert_close(fast(box)(x[:1]), box.forward(x[:1]))
+    torch.testing.assert_close(fast(classifier)(x[:1]), classifier.forward(x[:1]))
     assert export.stat().st_mtime_ns == written
 
 
@@ -77,18 +77,18 @@ def test_gradients_are_those_of_plain_runs(load, monkeypatch):
         return torch.einsum("nchw,kchw->nk", batch, weight)
 
     target = int(model(x[None]).argmax())
-    box = ImageClassifier("linear", model, 224)
-    network = blockwise.Network(box, model)
+    classifier = ImageClassifier("linear", model, 224)
+    network = blockwise.Network(classifier, model)
     monkeypatch.setattr(blockwise, "network_of", lambda name: network)
     monkeypatch.setattr(blockwise, "picture", lambda name: x)
     monkeypatch.setattr(blockwise, "predicted", lambda *case: target)
     monkeypatch.setattr(blockwise, "cached", lambda key, compute: compute())
     found = blockwise.losses("linear", "noise", 3, 12)
+    method = fwdgrad.ForwardGradient(scale=128 / 255, block=71, antithetic=False)
     for count, gradient in zip((5, 12), blockwise.gradients(found, (5, 12), 3), strict=True):
         expected = fwdgrad.explain(
-            model, x, method="likelihood-ratio", target=target, objective="cross-entropy",
-            queries=count, seed=3, sigma=128 / 255, block=71, antithetic=False,
-        ).attribution  # fmt: skip
+            model, x, target, method=method, objective="cross-entropy", n_samples=count, seed=3
+        ).attribution
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_other_noise_is_in_the_same_blocks(load):
 @pytest.mark.parametrize(
     ("kind", "calls", "unknowns", "constant", "square"),
     [
-        ("copies", 10, 90, 7.0, 0.1),
+        ("single", 10, 90, 7.0, 0.1),
         ("pairs", 20, 90, 7.0, 0.1),
         ("plain", 10, 90, 0.0, 0.1),
         ("plain", 10, 30, 2.0, 0.1),
@@ -123,8 +123,8 @@ def test_the_papers_row_is_that_of_some_600_unknowns(load):
 
 def test_variance_of_constant_scores(load):
     variance = load("fg_equation9").variance
-    # A copy's term is 3 z / sigma^2, of variance 9 / sigma^2 = 36; over blocks 1 / q times that.
-    # 40 copies of 49,152 numbers: 0.1 % but for where the blocks happen to lie.
+    # A sample's term is 3 z / sigma^2, of variance 9 / sigma^2 = 36; over blocks 1 / q times that.
+    # 40 samples of 49,152 numbers: 0.1 % but for where the blocks happen to lie.
     plain = NoiseSpec((3, 128, 128), scale=0.5, seed=1)
     assert variance(torch.full((40,), 3.0), plain) == pytest.approx(36, rel=0.01)
     blocks = NoiseSpec((3, 128, 128), scale=0.5, block=64, seed=1)

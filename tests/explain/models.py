@@ -1,14 +1,17 @@
-"""Models whose answer for a copy cannot depend on the batch that it is in, and what compares runs.
+"""Models whose output for a sample cannot depend on its batch, and what compares runs.
 
 A matrix product or a sum may be ordered differently for another number of rows. Here every
 operation is one product or sum of two numbers, rounded on its own.
 """
 
 import contextlib
+import dataclasses
 import math
 import signal
 
 import torch
+
+import fwdgrad
 
 SHAPE = (2, 4, 6)
 X = torch.linspace(-1, 1, 48).reshape(SHAPE) ** 3
@@ -25,11 +28,22 @@ def exact(batch):
     return torch.stack([total, total * total * columns[:, 1], -total], 1)
 
 
+_NOISE = {field.name for field in dataclasses.fields(fwdgrad.ForwardGradient)}
+
+
+def forward_gradient(model, x, target="auto", *, objective="output", **options):
+    """``fwdgrad.explain`` by a ``ForwardGradient`` of those options that are its fields."""
+    method = fwdgrad.ForwardGradient(
+        **{name: options.pop(name) for name in _NOISE & options.keys()}
+    )
+    return fwdgrad.explain(model, x, target, method=method, objective=objective, **options)
+
+
 class Recorder:
-    """A model that counts the rows it is asked for, and can fail before it answers.
+    """A model that counts the samples it is called on, and can fail before it returns.
 
     Args:
-        model: what answers.
+        model: what is called.
         before: called with the recorder and the batch; may raise.
     """
 
@@ -46,12 +60,12 @@ class Recorder:
 
     @property
     def calls(self):
-        """Forward calls on noisy copies: the first row is the clean input."""
+        """Forward calls on samples: the first row is the input itself."""
         return sum(self.answered) - 1
 
 
 def raise_at(call, error):
-    """For ``Recorder``: raises in the given call of the model; call 0 is the clean input's."""
+    """For ``Recorder``: raises in the given call of the model; call 0 is on the input."""
 
     def before(recorder, _):
         if len(recorder.asked) - 1 == call:

@@ -9,16 +9,18 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import KeptLabel, LabelDistance, ModelError, Taxonomy
+from fwdgrad import ForwardGradient, KeptLabel, LabelDistance, ModelError, Taxonomy
 from fwdgrad.adapters.arrays import NumpyModel, OnnxModel
 
 WEIGHTS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0], [2.0, 0.0, 0.0], [-1.0, 1.0, 1.0]])
 X = torch.tensor([0.5, -0.2, 0.1, 0.4])
-EXACT = {"sigma": 0.5, "law": "hadamard", "queries": 64}
 
 
-def gradient_of(model, x=X, target=1, **options):
-    return fwdgrad.explain(model, x, target=target, **{**EXACT, **options}).attribution
+def gradient_of(model, x=X, target=1, scale=0.5):
+    """Exact where scores are linear, by orthogonal directions."""
+    method = ForwardGradient(scale=scale, design="hadamard")
+    result = fwdgrad.explain(model, x, target, method=method, objective="output", n_samples=64)
+    return result.attribution
 
 
 # ---- functions -----------------------------------------------------------------------------
@@ -66,17 +68,14 @@ def test_scikit_learn():
     decision = gradient_of(NumpyModel(fitted.decision_function), x, target=None)
     assert decision.numpy() == pytest.approx(slope, abs=1e-9)
     p = fitted.predict_proba(x[None].numpy())[0, 1]
-    probability = gradient_of(NumpyModel(fitted.predict_proba), x, sigma=1e-4)
+    probability = gradient_of(NumpyModel(fitted.predict_proba), x, scale=1e-4)
     assert probability.numpy() == pytest.approx(slope * p * (1 - p), abs=1e-6)
-    kept = fwdgrad.explain(
-        NumpyModel(fitted.predict), x, objective=KeptLabel("yes"), sigma=1.0, queries=4096
-    )
+    options = {"method": ForwardGradient(scale=1.0), "n_samples": 4096}
+    kept = fwdgrad.explain(NumpyModel(fitted.predict), x, objective=KeptLabel("yes"), **options)
     assert np.sign(kept.attribution.numpy())[[0, 1]].tolist() == [1, -1]
     tree = Taxonomy.from_hypernyms({"no": ["answer"], "yes": ["answer"]}, ["no", "yes"])
     distance = LabelDistance("yes", tree)
-    far = fwdgrad.explain(
-        NumpyModel(fitted.predict), x, objective=distance, sigma=1.0, queries=4096
-    )
+    far = fwdgrad.explain(NumpyModel(fitted.predict), x, objective=distance, **options)
     assert far.attribution.numpy() == pytest.approx(2 * kept.attribution.numpy(), abs=1e-5)
     with pytest.raises(TypeError, match="give its predict_proba or decision_function or predict"):
         NumpyModel(fitted)
@@ -159,7 +158,8 @@ def test_onnx_agrees_with_torch(kind, batch):
     matrix = torch.tensor(WEIGHTS)
     torch_model = lambda rows: (rows.double() @ matrix).to(rows.dtype)  # noqa: E731
     x = X.double() if kind == DOUBLE else X
-    options = {"sigma": 0.3, "queries": 66, "target": 2, "seed": 3}
+    options = {"method": ForwardGradient(scale=0.3), "objective": "output", "n_samples": 66}
+    options |= {"target": 2, "seed": 3}
     want = fwdgrad.explain(torch_model, x, **options)
     for batch_size in (1, 7, 66):
         got = fwdgrad.explain(model, x, batch_size=batch_size, **options)
@@ -193,14 +193,15 @@ def test_an_onnx_model_as_it_is_is_told_how(tmp_path, make):
 )
 def test_a_function_of_arrays_as_it_is_is_told_how(function, said):
     with pytest.raises(ModelError, match="'Tensor' object has no attribute") as caught:
-        fwdgrad.explain(function, X, **EXACT)
+        gradient_of(function)
     assert ("fwdgrad.adapters.arrays.NumpyModel(function)" in str(caught.value)) == said
 
 
 def test_labels_from_onnx():
     model = OnnxModel(linear(), output="label")
     label = int(model(X[None])[0])
-    result = fwdgrad.explain(model, X, objective=KeptLabel(label), sigma=1.0, queries=64)
+    method = ForwardGradient(scale=1.0)
+    result = fwdgrad.explain(model, X, method=method, objective=KeptLabel(label), n_samples=64)
     assert result.score == 1.0
 
 
@@ -308,9 +309,9 @@ def test_a_shape_that_does_not_fit():
     with pytest.raises(
         ModelError, match=r"'rows' is of shape .*4\), got a batch of shape \(1, 5\)"
     ):
-        fwdgrad.explain(model, torch.rand(5), target=0, queries=4)
+        fwdgrad.explain(model, torch.rand(5), method="forward-gradient")
     with pytest.raises(ModelError, match=r"got a batch of shape \(1, 2, 2\)"):
-        fwdgrad.explain(model, torch.rand(2, 2), target=0, queries=4)
+        fwdgrad.explain(model, torch.rand(2, 2), method="forward-gradient")
 
 
 def test_files_that_are_refused(tmp_path):
@@ -336,7 +337,7 @@ def test_onnx_has_no_gradient():
     [
         ("--row 569", "--row must be 0 .. 568, got 569"),
         ("--row -1", "--row must be 0 .. 568, got -1"),
-        ("--queries 3", "queries must be even"),
+        ("--samples 3", "n_samples must be even"),
         ("--onnx", "--onnx needs skl2onnx: pip install skl2onnx"),
     ],
 )

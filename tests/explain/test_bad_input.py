@@ -1,4 +1,4 @@
-"""Every wrong argument and every model of no use is refused by name, before queries are spent."""
+"""Every wrong argument and every model of no use is refused by name, before any sample."""
 
 import math
 import re
@@ -8,12 +8,23 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import CONTROLS, OBJECTIVES, IntegratedGradients, LikelihoodRatio, ModelError
-from fwdgrad_kernels import LAWS
+from fwdgrad import (
+    ForwardGradient,
+    Grid,
+    IntegratedGradients,
+    Labels,
+    ModelError,
+    Regions,
+    SmoothGrad,
+    VarGrad,
+)
+from fwdgrad.integrations.captum import Attribution
+from fwdgrad.objectives import OBJECTIVES
+from fwdgrad_kernels import DISTRIBUTIONS
 
-from .models import SHAPE, Recorder, X, exact
+from .models import SHAPE, Recorder, X, exact, forward_gradient
 
-OPTIONS = {"target": 1, "queries": 64, "sigma": 0.3}
+OPTIONS = {"target": 1, "n_samples": 64, "scale": 0.3}
 
 
 def x_with(value, at=17):
@@ -32,11 +43,14 @@ def cases(*rows):
 
 
 def refused(error, change, fragments):
-    """What the change is answered with, and how often the model was asked before."""
+    """Raises for the change; the recorder tells how often the model was called before."""
     arguments = {"x": X, **OPTIONS, **change}
-    recorder = Recorder(arguments.pop("model", exact))
+    recorder, explain = Recorder(arguments.pop("model", exact)), forward_gradient
+    if "method" in arguments:
+        del arguments["scale"]
+        explain = fwdgrad.explain
     with pytest.raises(error) as caught:
-        fwdgrad.explain(recorder, arguments.pop("x"), **arguments)
+        explain(recorder, arguments.pop("x"), **arguments)
     for fragment in fragments:
         assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -53,52 +67,59 @@ def refused(error, change, fragments):
     (ValueError, {"x": torch.tensor(1.0)}, ["x must have", "()"]),
     (ValueError, {"x": x_with(math.nan)}, ["x must be finite", "nan at element 17"]),
     (ValueError, {"x": x_with(-math.inf)}, ["x must be finite", "-inf at element 17"]),
-    (ValueError, {"x": X * 0 + 2, "sigma": None}, ["sigma must be given", "constant"]),
-    # Queries.
-    (ValueError, {"queries": 0}, ["queries must be at least 1", "got 0"]),
-    (ValueError, {"queries": -2}, ["queries must be at least 1", "got -2"]),
-    (ValueError, {"queries": 63}, ["queries must be even", "63", "64", "antithetic=False"]),
-    (TypeError, {"queries": 64.0}, ["queries must be an integer", "64.0"]),
-    (TypeError, {"queries": True}, ["queries must be an integer", "True"]),
-    (TypeError, {"queries": "64"}, ["queries must be an integer", "'64'"]),
-    (TypeError, {"queries": None}, ["queries must be an integer", "None"]),
+    (ValueError, {"x": X * 0 + 2, "scale": None}, ["scale must be given", "constant"]),
+    # Samples.
+    (ValueError, {"n_samples": 0}, ["n_samples must be at least 1", "got 0"]),
+    (ValueError, {"n_samples": -2}, ["n_samples must be at least 1", "got -2"]),
+    (ValueError, {"n_samples": 63}, ["n_samples must be even", "63", "64", "antithetic=False"]),
+    (TypeError, {"n_samples": 64.0}, ["n_samples must be an integer", "64.0"]),
+    (TypeError, {"n_samples": True}, ["n_samples must be an integer", "True"]),
+    (TypeError, {"n_samples": "64"}, ["n_samples must be an integer", "'64'"]),
     (TypeError, {"antithetic": "no"}, ["antithetic must be", "'no'"]),
-    (TypeError, {"query": 64}, ["query"]),
-    # Sigma and baseline.
-    (ValueError, {"sigma": -0.1}, ["sigma must be positive", "-0.1"]),
-    (ValueError, {"sigma": 0}, ["sigma must be positive", "got 0"]),
-    (ValueError, {"sigma": math.nan}, ["sigma must be positive and finite", "nan"]),
-    (ValueError, {"sigma": math.inf}, ["sigma must be positive and finite", "inf"]),
-    (TypeError, {"sigma": True}, ["sigma must be a number", "True"]),
-    (TypeError, {"sigma": "0.1"}, ["sigma must be a number", "'0.1'"]),
-    (TypeError, {"sigma": X.int()}, ["sigma must be a floating tensor", "torch.int32"]),
-    (ValueError, {"sigma": X.abs()[0]}, ["sigma", "(2, 4, 6)", "(4, 6)"]),
-    (ValueError, {"sigma": torch.tensor(0.3)}, ["sigma", "(2, 4, 6)", "()"]),
-    (ValueError, {"sigma": x_with(-0.5).abs() * x_with(-1.0, 20).sign()}, ["sigma", "element"]),
-    (ValueError, {"sigma": x_with(math.nan).abs()}, ["sigma", "nan at element 17"]),
-    (ValueError, {"sigma": x_with(math.inf).abs()}, ["sigma", "inf at element 17"]),
-    (ValueError, {"sigma": X * 0}, ["sigma must not be zero everywhere"]),
-    (TypeError, {"sigma": X.abs(), "baseline": 0.0}, ["sigma must be a number", "baseline"]),
-    (ValueError, {"baseline": X}, ["baseline must not", "zero everywhere"]),
+    (TypeError, {"n_sample": 64}, ["unexpected keyword argument 'n_sample'", "n_samples"]),
+    (TypeError, {"queries": 64}, ["unexpected keyword argument 'queries'", "n_samples"]),
+    # Scale and baseline.
+    (ValueError, {"scale": -0.1}, ["scale must be positive", "-0.1"]),
+    (ValueError, {"scale": 0}, ["scale must be positive", "got 0"]),
+    (ValueError, {"scale": math.nan}, ["scale must be positive and finite", "nan"]),
+    (ValueError, {"scale": math.inf}, ["scale must be positive and finite", "inf"]),
+    (TypeError, {"scale": True}, ["scale must be a number", "True"]),
+    (TypeError, {"scale": "0.1"}, ["scale must be a number", "'0.1'"]),
+    (TypeError, {"scale": X.int()}, ["scale must be a floating tensor", "torch.int32"]),
+    (ValueError, {"scale": X.abs()[0]}, ["scale", "(2, 4, 6)", "(4, 6)"]),
+    (ValueError, {"scale": torch.tensor(0.3)}, ["scale", "(2, 4, 6)", "()"]),
+    (ValueError, {"scale": x_with(-0.5).abs() * x_with(-1.0, 20).sign()}, ["scale", "element"]),
+    (ValueError, {"scale": x_with(math.nan).abs()}, ["scale", "nan at element 17"]),
+    (ValueError, {"scale": x_with(math.inf).abs()}, ["scale", "inf at element 17"]),
+    (ValueError, {"scale": X * 0}, ["scale must not be zero everywhere"]),
+    (TypeError, {"scale": X.abs(), "baseline": 0.0}, ["scale must be a number", "baseline"]),
+    (ValueError, {"baseline": X}, ["baseline must differ from x"]),
     (ValueError, {"baseline": X[0]}, ["baseline", "(2, 4, 6)", "(4, 6)"]),
     (ValueError, {"baseline": math.nan}, ["baseline must be finite", "nan"]),
     (ValueError, {"baseline": x_with(math.inf)}, ["baseline must be finite", "inf"]),
-    (TypeError, {"baseline": "grey"}, ["baseline must be", "'grey'", "0.5 is grey"]),
+    (ValueError, {"baseline": "grey"}, ["baseline 'grey'", "values in [0, 1]"]),
     # Neither can be written down by ``Explanation.save``.
     (TypeError, {"baseline": np.array(["grey"])}, ["baseline must be", "array"]),
     (TypeError, {"baseline": [[[0.0]]]}, ["baseline must be", "[[[0.0]]]"]),
     # The noise.
-    (ValueError, {"law": "uniform"}, ["law", "uniform", "score", "normal", "hadamard"]),
-    (ValueError, {"law": "gauss"}, ["law", "gauss", "normal"]),
+    (ValueError, {"distribution": "uniform"}, ["distribution", "uniform", "score", "normal"]),
+    (ValueError, {"distribution": "gauss"}, ["distribution", "gauss", "normal"]),
+    (ValueError, {"distribution": "hadamard"}, ["distribution", "hadamard", "normal"]),
+    (ValueError, {"design": "sobol"}, ["design", "sobol", "independent", "hadamard"]),
+    (
+        ValueError,
+        {"design": "hadamard", "distribution": "normal"},
+        ["distribution", "hadamard", "rademacher", "normal"],
+    ),
     (ValueError, {"block": 5}, ["block", "(4, 6)", "5"]),
     (ValueError, {"block": (4, 7)}, ["block", "(4, 6)", "(4, 7)"]),
     (ValueError, {"block": 0}, ["block", "0"]),
     (ValueError, {"block": (2, 2, 2)}, ["block", "(2, 2, 2)"]),
     (TypeError, {"block": 2.5}, ["block", "2.5"]),
-    (ValueError, {"cell": 0}, ["cell", "0"]),
-    (ValueError, {"cell": 7}, ["cell", "1 .. 6", "7"]),
-    (ValueError, {"field": "cubic"}, ["field", "cubic", "bilinear"]),
-    (TypeError, {"shared": 1}, ["shared", "1"]),
+    (ValueError, {"x": X.flatten(), "features": Grid((2, 2))}, ["(48,)", "(2, 2)"]),
+    (ValueError, {"features": Labels(torch.zeros(3, 5).long())}, ["mask", "(3, 5)"]),
+    (TypeError, {"features": torch.zeros(4, 6)}, ["features", "float32"]),
+    (TypeError, {"features": "superpixels"}, ["features", "'superpixels'", "Grid"]),
     (ValueError, {"seed": -1}, ["seed", "-1"]),
     (ValueError, {"seed": 2**64}, ["seed", str(2**64)]),
     (TypeError, {"seed": None}, ["seed", "None"]),
@@ -111,35 +132,39 @@ def refused(error, change, fragments):
     ((TypeError, ValueError), {"clip": ("a", 1)}, ["clip must be (low, high)", "('a', 1)"]),
     ((TypeError, ValueError), {"clip": (None, 1)}, ["clip must be (low, high)", "(None, 1)"]),
     (ValueError, {"block": -3}, ["block must be at least 1, got -3"]),
-    (ValueError, {"block": (0, 2)}, ["block must be at least 1, got (0, 2)"]),
-    # The saliency rule.
-    (ValueError, {"method": "vargrad", "queries": 1}, ["queries must be at least 2", "got 1"]),
+    (ValueError, {"block": (0, 2)}, ["block must be at least 1, got 0"]),
+    # Other methods.
+    (ValueError, {"method": VarGrad(0.3), "n_samples": 1}, ["n_samples must be at least 2", "1"]),
+    (ValueError, {"method": IntegratedGradients(X, 64)}, ["baseline must differ from x"]),
     (
         ValueError,
-        {"method": "autograd", "saliency": IntegratedGradients(X)},
-        ["baseline must differ from x"],
+        {"method": IntegratedGradients(0.0, steps=50)},
+        ["n_samples must be 50 without noise", "got 64", "steps=64"],
     ),
+    (ValueError, {"method": SmoothGrad(0.3), "features": Grid((2, 2))}, ["features", "Grid"]),
     (
         ValueError,
-        {"method": "autograd", "sigma": 0.0, "saliency": IntegratedGradients(0.0, steps=50)},
-        ["queries must be 50 without noise", "got 64", "IntegratedGradients(steps=64)"],
+        {"method": "gradient", "n_samples": None, "features": Labels(torch.zeros(4, 6).long())},
+        ["features", "Labels"],
     ),
+    (ValueError, {"method": Regions(cell=2), "features": Grid((2, 2))}, ["cell", "features"]),
     # The run.
-    (ValueError, {"control": "median"}, ["control", "'median'", *CONTROLS[1:]]),
-    (ValueError, {"control": "mean"}, ["control", "antithetic pairs", "'mean'"]),
-    (ValueError, {"position": 0.5}, ["position must be 1 without a baseline", "0.5"]),
-    (ValueError, {"position": 1.5, "baseline": 0.0}, ["position must be from 0", "1.5"]),
-    (TypeError, {"position": "middle", "baseline": 0.0}, ["position", "'middle'"]),
     (
         ValueError,
-        {"control": "leave-one-out", "queries": 1, "antithetic": False},
+        {"control_variate": "median"},
+        ["control_variate", "'median'", "clean", "leave-one-out", "mean"],
+    ),
+    (ValueError, {"control_variate": "mean"}, ["control_variate", "antithetic pairs", "'mean'"]),
+    (
+        ValueError,
+        {"control_variate": "leave-one-out", "n_samples": 1, "antithetic": False},
         ["leave-one-out", "more than 1", "1"],
     ),
-    (ValueError, {"control": "clean"}, ["control", "antithetic pairs", "'clean'"]),
+    (ValueError, {"control_variate": "clean"}, ["control_variate", "antithetic pairs", "'clean'"]),
     (
         ValueError,
-        {"control": "leave-one-out", "law": "hadamard", "queries": 64, "antithetic": False},
-        ["queries", "more than 64", "got 64"],
+        {"control_variate": "leave-one-out", "design": "hadamard", "antithetic": False},
+        ["n_samples", "more than 64", "got 64"],
     ),
     (ValueError, {"objective": "accuracy"}, ["objective", "'accuracy'", *OBJECTIVES]),
     (ValueError, {"objective": None}, ["objective", "None"]),
@@ -155,20 +180,30 @@ def test_arguments(error, change, fragments):
     assert refused(error, change, fragments).asked in ([], [1])
 
 
-@pytest.mark.parametrize("name", ["law", "field", "control", "backend", "seed", "queries", "clip"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("distribution", "design", "control_variate", "antithetic", "clip"),
+        *("backend", "seed", "n_samples"),
+    ],
+)
 @pytest.mark.parametrize("value", [np.zeros((2, 9)), torch.zeros(2, 9)], ids=["array", "tensor"])
 def test_an_array_for_a_single_value(name, value):
-    for method in ("likelihood-ratio", "regions"):
-        x = torch.rand(3, 16, 16) if method == "regions" else X
-        with pytest.raises(TypeError, match=rf"^{name} must not be an array, got a .*\(2, 9\)$"):
-            fwdgrad.explain(exact, x, **{**OPTIONS, "method": method, name: value})
+    with pytest.raises(TypeError, match=rf"^{name} must not be an array, got a .*\(2, 9\)$"):
+        forward_gradient(exact, X, **{**OPTIONS, name: value})
+
+
+@pytest.mark.parametrize("name", ["cell", "antithetic"])
+def test_an_array_for_a_single_value_of_regions(name):
+    with pytest.raises(TypeError, match=rf"^{name} must not be an array, got a .*\(2, 9\)$"):
+        Regions(**{name: torch.zeros(2, 9)})
 
 
 @pytest.mark.parametrize("change", [{"method": [1]}, {"objective": ["logit"]}, {"checkpoint": 3}])
 def test_what_cannot_be_looked_up(change):
     (name,) = change
     with pytest.raises((TypeError, ValueError), match=rf"^{name} must be .*, got "):
-        fwdgrad.explain(exact, X, **{**OPTIONS, **change})
+        fwdgrad.explain(exact, X, 1, **change)
 
 
 @cases(
@@ -193,7 +228,7 @@ def test_targets(error, change, fragments):
 @pytest.mark.parametrize("model", [None, "resnet", torch.zeros(3)], ids=repr)
 def test_model_that_cannot_be_called(model):
     with pytest.raises(TypeError, match=f"model must be callable.*{type(model).__name__}"):
-        fwdgrad.explain(model, X, **OPTIONS)
+        forward_gradient(model, X, **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +244,9 @@ def test_model_that_cannot_be_called(model):
 )
 def test_attribute(inputs, target, error, message):
     with pytest.raises(error, match=message):
-        LikelihoodRatio(exact, queries=8, sigma=0.3).attribute(inputs, target)
+        Attribution(exact, method=ForwardGradient(scale=0.3), n_samples=8).attribute(
+            inputs, target=target
+        )
 
 
 # ---- models --------------------------------------------------------------------------------
@@ -261,7 +298,7 @@ def test_models_of_no_use(kind, target):
     model, message = USELESS[kind]
     recorder = Recorder(model)
     with pytest.raises(ModelError, match=message) as caught:
-        fwdgrad.explain(recorder, X, **{**OPTIONS, "target": target})
+        forward_gradient(recorder, X, **{**OPTIONS, "target": target})
     assert recorder.asked == [1]
     if kind == "error":
         assert isinstance(caught.value.__cause__, KeyError)
@@ -271,8 +308,8 @@ def test_votes_are_scores():
     def votes(batch):
         return (10 * exact(batch)).round().int()
 
-    result = fwdgrad.explain(votes, X, **OPTIONS)
-    same = fwdgrad.explain(lambda batch: votes(batch).double(), X, **OPTIONS)
+    result = forward_gradient(votes, X, **OPTIONS)
+    same = forward_gradient(lambda batch: votes(batch).double(), X, **OPTIONS)
     assert torch.equal(result.attribution, same.attribution)
 
 
@@ -281,9 +318,9 @@ def test_what_x_is_is_told_where_that_may_be_wrong():
         raise AssertionError
 
     with pytest.raises(ModelError, match=r"factory\(\) takes 0 positional arguments.*given$"):
-        fwdgrad.explain(factory, X, **OPTIONS)
+        fwdgrad.explain(factory, X)
     with pytest.raises(ModelError, match=r"mat1 and mat2 .*x is one input, without a batch axis"):
-        fwdgrad.explain(torch.nn.Linear(5, 2).eval(), X, **OPTIONS)
+        fwdgrad.explain(torch.nn.Linear(5, 2).eval(), X)
 
 
 @pytest.mark.parametrize(
@@ -292,56 +329,58 @@ def test_what_x_is_is_told_where_that_may_be_wrong():
         (lambda batch: exact(batch[:1]), r"the model returned shape \(1, 3\) for a batch of 16"),
         (lambda batch: exact(batch).flatten(), r"the model returned shape \(48,\) for a batch of"),
         (lambda batch: exact(batch).T, r"the model returned shape \(3, 16\) for a batch of 16"),
-        (lambda batch: exact(batch)[:, :1], "one number a copy, and at the input itself 3 classes"),
+        (
+            lambda batch: exact(batch)[:, :1],
+            "one number a sample, and at the input itself 3 classes",
+        ),
         (graph, "gradient graph"),
         (lambda batch: None, "got NoneType"),
     ],
     ids=["one row", "flat", "transposed", "fewer classes", "graph", "nothing"],
 )
 def test_models_that_fail_on_a_batch(answer, message, tmp_path):
-    # The clean input's batch of one comes out well.
+    # The input's own batch of one comes out well.
     path = tmp_path / "run.safetensors"
     recorder = Recorder(lambda batch: answer(batch) if len(recorder.asked) == 3 else exact(batch))
     with pytest.raises(ModelError, match=message):
-        fwdgrad.explain(recorder, X, batch_size=16, checkpoint=path, **OPTIONS)
+        forward_gradient(recorder, X, batch_size=16, checkpoint=path, **OPTIONS)
     mended = Recorder()
-    fwdgrad.explain(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
-    assert mended.calls == 48 + 4  # copies that are asked for again
+    forward_gradient(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
+    assert mended.calls == 48 + 4  # samples that are evaluated again
 
 
 def test_an_error_of_the_model_on_a_batch_keeps_the_scores(tmp_path):
     path = tmp_path / "run.safetensors"
     recorder = Recorder(lambda batch: fails(batch) if len(recorder.asked) == 3 else exact(batch))
     message = (
-        "KeyError: 'no such layer' .copies 8 .. 15.; the results of copies 0 .. 7 are kept in "
+        "KeyError: 'no such layer' .samples 8 .. 15.; the results of samples 0 .. 7 are kept in "
     )
     with pytest.raises(ModelError, match=message + re.escape(str(path))) as caught:
-        fwdgrad.explain(recorder, X, batch_size=16, checkpoint=path, **OPTIONS)
+        forward_gradient(recorder, X, batch_size=16, checkpoint=path, **OPTIONS)
     assert isinstance(caught.value.__cause__, KeyError)
     mended = Recorder()
-    fwdgrad.explain(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
-    assert mended.calls == 48 + 4  # copies that are asked for again
+    forward_gradient(mended, X, batch_size=16, checkpoint=path, **OPTIONS)
+    assert mended.calls == 48 + 4  # samples that are evaluated again
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law != "uniform"])
-def test_what_is_right_is_not_refused(law):
-    result = fwdgrad.explain(
-        exact, X, **OPTIONS, law=law, block=(4, 6), cell=6, seed=2**64 - 1, clip=(-1, 1)
-    )
+@pytest.mark.parametrize("distribution", [one for one in DISTRIBUTIONS if one != "uniform"])
+def test_what_is_right_is_not_refused(distribution):
+    result = forward_gradient(
+        exact, X, **OPTIONS, distribution=distribution, block=(4, 6), features=Grid((4, 6)),
+        seed=2**64 - 1, clip=(-1, 1),
+    )  # fmt: skip
     assert result.attribution.shape == SHAPE
     assert result.attribution.isfinite().all()
 
 
-def test_leave_one_out_takes_the_fewest_queries_it_says():
-    for queries, options in ((2, {}), (65, {"law": "hadamard"})):
-        options = {**options, "antithetic": False}
+def test_leave_one_out_takes_the_fewest_samples_it_says():
+    for count, design in ((2, "independent"), (65, "hadamard")):
+        options = {"control_variate": "leave-one-out", "design": design, "antithetic": False}
         with pytest.raises(ValueError, match="more than") as caught:
-            fwdgrad.explain(exact, X, target=1, queries=1, control="leave-one-out", **options)
+            forward_gradient(exact, X, 1, n_samples=1, **options)
         least = int(re.search(r"more than (\d+)", str(caught.value)).group(1)) + 1
-        assert least == queries
-        result = fwdgrad.explain(
-            exact, X, target=1, queries=queries, control="leave-one-out", **options
-        )
+        assert least == count
+        result = forward_gradient(exact, X, 1, n_samples=count, **options)
         assert np.isfinite(result.attribution.numpy()).all()
 
 
@@ -351,24 +390,24 @@ def test_batch_normalisation_is_not_changed_behind_the_users_back():
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), norm, pool, torch.nn.Flatten())
     before = norm.running_mean.clone()
     with pytest.raises(ValueError, match=r"model must be in evaluation mode.*model\.eval\(\)"):
-        fwdgrad.explain(model, X, **OPTIONS)
+        forward_gradient(model, X, **OPTIONS)
     assert torch.equal(norm.running_mean, before)
     # A frozen layer within a model in training mode does no such harm.
     norm.eval()
     with pytest.warns(UserWarning, match="training mode"):
-        fwdgrad.explain(model, X, **OPTIONS)
+        forward_gradient(model, X, **OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["probability", "log-probability", "cross-entropy", "sigmoid"])
 def test_a_softmax_of_probabilities_is_refused(name):
     recorder = Recorder(lambda batch: exact(batch).softmax(1))
     with pytest.raises(ValueError, match=r"probabilities already.*use objective='output'"):
-        fwdgrad.explain(recorder, X, **OPTIONS, objective=name)
+        forward_gradient(recorder, X, **OPTIONS, objective=name)
     assert recorder.asked == [1]
     with pytest.raises(ModelError, match=r"probabilities already.*use objective='output'"):
-        fwdgrad.explain(recorder, X, objective=fwdgrad.Difference(0, 1, name), queries=8, sigma=0.3)
+        fwdgrad.explain(recorder, X, objective=fwdgrad.Difference(0, 1, name), n_samples=8)
 
 
 def test_a_batch_axis_left_on_the_input_is_guessed():
     with pytest.raises(ModelError, match=r"x has shape \(1, 2, 4, 6\).*batch axis, give x\[0\]"):
-        fwdgrad.explain(lambda batch: batch.mean((2, 3, 4))[:, :, None], X[None], **OPTIONS)
+        forward_gradient(lambda batch: batch.mean((2, 3, 4))[:, :, None], X[None], **OPTIONS)

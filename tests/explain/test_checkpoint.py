@@ -12,13 +12,21 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import CheckpointError, KeptLabel, source
-from fwdgrad import checkpoint as checkpoints
-from fwdgrad.fingerprint import Answer, differ, parameters_digest, telling_copies
+from fwdgrad import CheckpointError, KeptLabel
+from fwdgrad.runner import checkpoint as checkpoints
+from fwdgrad.runner import fingerprint
+from fwdgrad.runner import run as runner
+from fwdgrad.runner.fingerprint import Answer, differ, parameters_digest, telling_samples
 
 from .models import Recorder, X, assert_same_bits, exact, handled, raise_at
 
-OPTIONS = {"queries": 64, "sigma": 0.3, "seed": 5, "batch_size": 8}
+OPTIONS = {
+    "method": fwdgrad.ForwardGradient(scale=0.3),
+    "objective": "output",
+    "n_samples": 64,
+    "seed": 5,
+    "batch_size": 8,
+}
 WEIGHTS = torch.linspace(-1, 1, 48).double()
 
 
@@ -38,7 +46,7 @@ def explain(model, path, **options):
 
 
 def of_margin(margin, sign=1):
-    """Two logits that are ``margin`` apart at X, and at no copy as another's of this kind."""
+    """Two logits that are ``margin`` apart at X, and at no sample as another's of this kind."""
     at_x = float((X.flatten().double() * WEIGHTS).sum())
 
     def model(batch):
@@ -50,7 +58,7 @@ def of_margin(margin, sign=1):
 
 def test_a_checkpoint_of_another_version_of_the_contract(checkpoint, monkeypatch):
     """Its scores are of the same samples, but its map would be summed in another order."""
-    monkeypatch.setattr(source, "CONTRACT", 1)
+    monkeypatch.setattr(runner, "CONTRACT", 1)
     explain(of_margin(1.0), checkpoint, target=0)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=r"of another run.*contract"):
@@ -95,14 +103,14 @@ def test_a_model_that_is_as_sure_is_told(checkpoint, form, options):
     assert_same_bits(first, again)
 
 
-def test_a_model_of_the_same_output_at_the_input_is_told_by_copies(checkpoint):
+def test_a_model_of_the_same_output_at_the_input_is_told_by_samples(checkpoint):
     explain(of_margin(2.0), checkpoint, target=0)
     other = of_margin(2.0, sign=-1)
-    refused(checkpoint, other, "score of some copies was", asked=4, target=0)
+    refused(checkpoint, other, "score of some samples was", asked=4, target=0)
 
 
 def test_models_that_tell_labels_are_told_apart(checkpoint):
-    """Both are right at the input, and change their minds on other copies."""
+    """Both are right at the input, and give another label for other samples."""
 
     def labels(sign):
         return lambda batch: of_margin(0.3, sign)(batch).argmax(1)
@@ -110,40 +118,38 @@ def test_models_that_tell_labels_are_told_apart(checkpoint):
     first = explain(labels(1), checkpoint, objective=KeptLabel(0))
     assert first.score == 1
     assert first.attribution.abs().max() > 0
-    refused(checkpoint, labels(-1), "score of some copies was", asked=32, objective=KeptLabel(0))
+    refused(checkpoint, labels(-1), "score of some samples was", asked=32, objective=KeptLabel(0))
     assert_same_bits(explain(labels(1), checkpoint, objective=KeptLabel(0)), first)
 
 
-def test_answers_in_words_are_compared(checkpoint):
+def test_outputs_in_words_are_compared(checkpoint):
     explain(lambda batch: ["cat"] * len(batch), checkpoint, objective=KeptLabel("cat"))
     first = lambda batch: ["cat"] + ["dog"] * (len(batch) - 1)  # noqa: E731
-    refused(checkpoint, first, "score of some copies", asked=32, objective=KeptLabel("cat"))
+    refused(checkpoint, first, "score of some samples", asked=32, objective=KeptLabel("cat"))
 
 
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
         (lambda out: out[:, 0], lambda out: out[:, 1], "score at the input was"),
-        (lambda out: out[:, 0], lambda out: out[:, 0].abs(), "score of some copies was"),
+        (lambda out: out[:, 0], lambda out: out[:, 0].abs(), "score of some samples was"),
     ],
-    ids=["at the input", "at copies"],
+    ids=["at the input", "at samples"],
 )
 def test_two_lambdas_are_two_objectives(checkpoint, one, other, said):
     assert one.__qualname__ == other.__qualname__
     model = of_margin(0.3)
     explain(model, checkpoint, objective=one)
-    asked = 4 if "copies" in said else 0
+    asked = 4 if "samples" in said else 0
     refused(checkpoint, model, said, asked=asked, objective=other)
 
 
-@pytest.mark.parametrize("method", ["autograd", "smoothgrad", "vargrad"])
-def test_a_gradients_checkpoint_knows_the_scores_of_its_first_copies(checkpoint, method):
+@pytest.mark.parametrize("method", [fwdgrad.SmoothGrad(scale=0.3), fwdgrad.VarGrad(scale=0.3)])
+def test_a_gradients_checkpoint_knows_the_scores_of_its_first_samples(checkpoint, method):
     options = {"method": method, "target": 0}
-    if method == "autograd":
-        options["queries"] = 8
     one, other = (of_margin(2.0, sign) for sign in (1, -1))
     first = explain(one, checkpoint, **options)
-    refused(checkpoint, other, "score of some copies was", asked=4, **options)
+    refused(checkpoint, other, "score of some samples was", asked=4, **options)
     assert_same_bits(explain(one, checkpoint, **options), first)
 
 
@@ -223,18 +229,18 @@ def test_an_answer_of_anything():
     assert Answer.of(torch.zeros(0)).numbers.tolist() == []
 
 
-def test_copies_of_extreme_scores_are_asked_for_again():
+def test_samples_of_extreme_scores_are_evaluated_again():
     scores = torch.tensor([0.5, 0.1, 0.9, 0.4, 0.3, 0.8]).double()
-    assert telling_copies(scores) == [1, 2, 4, 5]
+    assert telling_samples(scores) == [1, 2, 4, 5]
     kept = torch.ones(1000)
     kept[[3, 500, 998]] = 0
-    assert {3, 500, 998} <= set(telling_copies(kept))
-    assert len(telling_copies(kept)) == 32
-    assert telling_copies(torch.tensor([2.0])) == [0]
+    assert {3, 500, 998} <= set(telling_samples(kept))
+    assert len(telling_samples(kept)) == 32
+    assert telling_samples(torch.tensor([2.0])) == [0]
 
 
 def test_where_parameters_are_found():
-    class Box:
+    class Adapter:
         def __init__(self, model):
             self.model, self.calls = model, 0
 
@@ -245,9 +251,9 @@ def test_where_parameters_are_found():
     net = linear()
     digest = parameters_digest(net)
     assert parameters_digest(linear()) == digest
-    box = Box(net)
-    part = functools.partial(lambda box, batch: box.forward(batch), box)
-    for model in (net.forward, box.forward, part, lambda batch: box.forward(batch)):
+    adapter = Adapter(net)
+    part = functools.partial(lambda adapter, batch: adapter.forward(batch), adapter)
+    for model in (net.forward, adapter.forward, part, lambda batch: adapter.forward(batch)):
         assert parameters_digest(model) is not None
         model(X[None])
         before = parameters_digest(model)
@@ -265,8 +271,6 @@ def test_where_parameters_are_found():
 
 
 def test_a_sample_of_large_parameters(monkeypatch):
-    from fwdgrad import fingerprint
-
     monkeypatch.setattr(fingerprint, "_MOST_BYTES", 10)
     monkeypatch.setattr(fingerprint, "_SAMPLE", 16)
     digest = parameters_digest(linear())
@@ -358,12 +362,12 @@ def test_it_is_saved_every_second(checkpoint, monkeypatch):
         now[0] += 0.25 if len(batch) > 1 else 0.0
         return exact(batch)
 
-    explain(model, checkpoint, target=1, queries=128)
+    explain(model, checkpoint, target=1, n_samples=128)
     assert saves == [0.75, 1.5, 2.25, 3.0, 3.75, 4.0]  # one call more would be a second
     checkpoint.unlink()
     now[0], cost[0] = 0.0, 0.2
     saves.clear()
-    explain(model, checkpoint, target=1, queries=128)
+    explain(model, checkpoint, target=1, n_samples=128)
     assert saves == [0.75, pytest.approx(2.7), pytest.approx(4.4)]
 
 

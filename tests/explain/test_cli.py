@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,24 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import Explanation, cli
+from fwdgrad import (
+    AdaptGrad,
+    Explanation,
+    ForwardGradient,
+    Gradient,
+    Grid,
+    IntegratedGradients,
+    Regions,
+    SmoothGrad,
+    VarGrad,
+    cli,
+)
 from fwdgrad.adapters.images import ImageClassifier
 from fwdgrad.adapters.lstm import LSTMClassifier
 from fwdgrad.adapters.photos import load_photo
 from fwdgrad.adapters.text import explain_text
+from fwdgrad.methods import METHODS
+from fwdgrad.methods.blur import light_blur
 from fwdgrad.metrics import deletion
 from fwdgrad_kernels import native
 
@@ -33,7 +47,7 @@ pytest.importorskip("matplotlib")
 # As outside of pytest: what the model's libraries are told about their future is not our output.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-BOX = '''
+OWN = '''
 import signal
 import time
 from pathlib import Path
@@ -41,7 +55,7 @@ from pathlib import Path
 import torch
 
 NUMBER = 3
-log = Path("log")  # a byte for each copy, the clean input left out
+log = Path("log")  # a byte for each sample, the photo itself left out
 ending = Path("signal")  # whose number; Ctrl-C where it is not there
 stop = Path("stop")  # while it is there, the call that finds so many bytes is interrupted
 
@@ -134,10 +148,10 @@ LABELS = ["background", "lamp, light", "crane", "crane"]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with a photo and models of one's own in box.py."""
+    """A working directory with a photo, and models in own.py."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    (tmp_path / "box.py").write_text(BOX)
+    (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "labels.txt").write_text("\n".join(LABELS))
     rows, columns = np.mgrid[0:40, 0:60]
     values = np.stack([255 - 4 * columns, 255 - 6 * rows, 200 - columns], 2).astype(np.uint8)
@@ -145,19 +159,19 @@ def folder(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)
-    sys.modules.pop("box", None)
+    sys.modules.pop("own", None)
 
 
-def explain(*options, photo="photo.png", model="box:corner", queries=128, output="out"):
+def explain(*options, photo="photo.png", model="own:corner", samples=128, output="out"):
     """The exit status, and the explanation where one was written."""
     line = ["explain", photo, "--model", model, "--size", "16"]
-    line += [] if queries is None else ["--queries", str(queries)]
+    line += [] if samples is None else ["--samples", str(samples)]
     status = cli.main([*line, "--output", output, "--no-progress", *options])
     path = Path(output) / "explanation.safetensors"
     return status, Explanation.load(path) if status == 0 else None
 
 
-def copies_asked():
+def samples_seen():
     size = Path("log").stat().st_size if Path("log").exists() else 0
     Path("log").unlink(missing_ok=True)
     return size
@@ -167,8 +181,8 @@ def copies_asked():
 
 
 def test_explain_writes_and_prints(folder, capsys):
-    # The model sees how bright it is, which a blur leaves as it is.
-    status, result = explain("--labels", "labels.txt", "--baseline", "grey", queries=1024)
+    # The model sees how bright it is, which a blur does not change.
+    status, result = explain("--labels", "labels.txt", "--baseline", "grey", samples=1024)
     out, err = capsys.readouterr()
     assert status == 0
     assert err == ""
@@ -185,7 +199,8 @@ def test_explain_writes_and_prints(folder, capsys):
     assert (result.standard_error[:, :4, :4] > 0).all()
     lines = lines_of(out)
     assert lines["class"] == f"lamp (class 1), probability {result.score:.4g}"
-    assert re.match(r"1024 on copies and 1 ", lines["queries"])
+    assert re.fullmatch(r"regions \(baseline grey, cell \d, antithetic no\)", lines["method"])
+    assert lines["samples"] == "1024, and 1 forward call on the photo itself"
     assert float(lines["seconds"]) == pytest.approx(result.seconds, abs=0.06)
     assert 50 < float(lines["peak memory"].split()[0]) < 4000
     assert lines["heatmap"] == "out/heatmap.png"
@@ -197,28 +212,35 @@ def test_explain_writes_and_prints(folder, capsys):
     heat = pixels[60:, pixels.shape[1] // 2 :]  # beside the photo, below the title
     red, blue = heat[..., 0] - heat[..., 2] > 60, heat[..., 2] - heat[..., 0] > 60
     middle = red.shape[0] // 2, red.shape[1] // 2
-    assert red[: middle[0], : middle[1]].mean() > 0.5  # brighter than grey, which speaks for 1
+    assert (
+        red[: middle[0], : middle[1]].mean() > 0.5
+    )  # brighter than grey, which increases the score
     assert red[middle[0] + 40 :].sum() == 0
     assert blue.sum() == 0
 
 
 @pytest.mark.parametrize(
-    ("options", "settings"),
+    ("options", "method", "samples"),
     [
-        ("--method gradient", {"method": "autograd", "queries": 1, "sigma": 0.0}),
-        ("--method smoothgrad --sigma 0.1 --law uniform", {"queries": 50, "law": "uniform"}),
-        ("--method adaptgrad --queries 10", {"queries": 10}),
-        ("--method integrated-gradients --baseline white", {"queries": 50}),
-        ("--method integrated-gradients --baseline blurred --queries 20", {"queries": 20}),
-        ("--method vargrad --block 4 6", {"queries": 50, "block": (4, 6)}),
+        ("--method gradient", Gradient(), 1),
+        ("--method smoothgrad --scale 0.1 --distribution uniform", SmoothGrad(0.1, "uniform"), 50),
+        ("--method adaptgrad --samples 10", AdaptGrad(), 10),
+        ("--method integrated-gradients --baseline white", IntegratedGradients("white"), 50),
+        (
+            "--method integrated-gradients --baseline blur --steps 20",
+            IntegratedGradients("blur", 20),
+            20,
+        ),
+        ("--method vargrad --scale 0.1 --clip 0 1", VarGrad(0.1, clip=(0.0, 1.0)), 50),
     ],
 )
-def test_methods(folder, capsys, options, settings):
-    status, result = explain(*options.split(), "--target", "1", queries=None)
+def test_methods(folder, capsys, options, method, samples):
+    status, result = explain(*options.split(), "--target", "1", samples=None)
     out, err = capsys.readouterr()
     assert status == 0, err
-    assert {name: result.settings[name] for name in settings} == settings
-    assert ("delta" in out) == ("integrated" in options)
+    assert (result.method, result.n_samples) == (method, samples)
+    assert lines_of(out)["method"].split()[0] == method.name
+    assert ("convergence" in out) == ("integrated" in options)
     if "gradient" in options.split():  # 4 times the mean of a quarter of 16 x 16 pixels
         probability = result.score
         slope = 4 / (3 * 64) * probability * (1 - probability)
@@ -226,20 +248,37 @@ def test_methods(folder, capsys, options, settings):
         assert result.reliability == 1.0
 
 
+def test_the_method_that_auto_chose_is_said_with_the_reason(folder, capsys):
+    _, result = explain()
+    why = result.provenance["method"]
+    assert why.startswith("auto: ")
+    line = f"method       regions (baseline blur, cell 3, antithetic no; {why})\n"
+    assert line in capsys.readouterr().out
+    saved = ["evaluate", "out/explanation.safetensors", "--model", "own:corner", "--steps", "4"]
+    assert cli.main(saved) == 0
+    assert lines_of(capsys.readouterr().out)["method"] == line[13:-1]
+    _, result = explain("--method", "regions", "--overwrite")  # named, there is no reason
+    assert "method" not in result.provenance
+    assert lines_of(capsys.readouterr().out)["method"].endswith("antithetic no)")
+
+
 def test_the_list_of_methods(capsys):
     assert cli.main(["methods"]) == 0
     out = capsys.readouterr().out
-    for name, method in fwdgrad.METHODS.items():
-        assert re.search(rf"^  {name} +.*\[{re.escape(method.equation)}\]$", out, re.MULTILINE)
+    for name, method in METHODS.items():
+        line = f"{re.escape(method.line)} \\[{re.escape(method.source)}\\]"
+        assert re.search(rf"^  {name} +{line}$", out, re.MULTILINE)
+    assert re.search(r"^  gradient .*\n +options: none$", out, re.MULTILINE)
+    assert re.search(r"^  regions .*\n +options: baseline, cell, antithetic$", out, re.MULTILINE)
 
 
 @pytest.fixture
 def sentiment(tmp_path):
-    """A classifier of which it is known what it reads: "fine" for, "dull" against."""
+    """The file of a small classifier of texts."""
     torch.manual_seed(0)
-    box = LSTMClassifier(["a", "fine", "dull", "film"], ["bad", "good"], width=8, hidden=8).eval()
+    model = LSTMClassifier(["a", "fine", "dull", "film"], ["bad", "good"], width=8, hidden=8).eval()
     path = tmp_path / "sentiment.safetensors"
-    box.save(path)
+    model.save(path)
     return path
 
 
@@ -248,7 +287,7 @@ def test_a_text(sentiment, capsys, tmp_path, method):
     output = tmp_path / "out"
     line = ["explain", "--text", "A fine film, not dull", "--model", str(sentiment)]
     line += ["--target", "good", "--no-progress", "--output", str(output)]
-    line += ["--method", method] if method else ["--queries", "64"]
+    line += ["--method", method] if method else ["--samples", "64"]
     assert cli.main(line) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -256,24 +295,23 @@ def test_a_text(sentiment, capsys, tmp_path, method):
     assert "good, probability" in out
     assert {path.name for path in output.iterdir()} == {"words.html", "explanation.safetensors"}
     result = Explanation.load(output / "explanation.safetensors")
-    box = LSTMClassifier.load(sentiment)
-    again = explain_text(
-        box, "A fine film, not dull", "good", objective="probability",
-        **({"method": method} if method else {"queries": 64, "shared": True, "law": "hadamard"}),
-    )  # fmt: skip
+    model = LSTMClassifier.load(sentiment)
+    hadamard = {"method": ForwardGradient(design="hadamard"), "n_samples": 64}
+    options = {"method": method} if method else {**hadamard, "share_channels": True}
+    again = explain_text(model, "A fine film, not dull", "good", objective="probability", **options)
     assert_same_bits(result, again.explanation)
     if method == "integrated-gradients":
-        exact = integrated(box, "A fine film, not dull")
+        exact = integrated(model, "A fine film, not dull")
         assert again.scores.numpy() == pytest.approx(exact, abs=1e-4)
 
 
-def integrated(box, text):
+def integrated(model, text):
     """Riemann's sum of the gradient x embedding of P(good), from an embedding of zeros."""
-    x = box.encode(text).embeddings
+    x = model.encode(text).embeddings
     total = torch.zeros_like(x)
     for i in range(200):
         point = (x * (i + 0.5) / 200).requires_grad_()
-        probability = box(point[None]).softmax(1)[0, 1]
+        probability = model(point[None]).softmax(1)[0, 1]
         total += torch.autograd.grad(probability, point)[0] / 200
     return (total * x).sum(1).numpy()
 
@@ -287,7 +325,11 @@ def integrated(box, text):
         (["--model", "SENTIMENT", "--answers", "a,b"], ["answers are for a language model"]),
         (["--model", "SENTIMENT", "--cell", "3"], ["--cell is of photos"]),
         (["--model", "SENTIMENT", "--target", "great"], ["target must be one of bad, good"]),
-        (["--model", "SENTIMENT", "--method", "adaptgrad"], ["adaptgrad", "smoothgrad"]),
+        (["--model", "SENTIMENT", "--method", "adaptgrad"], ["AdaptGrad", "smoothgrad"]),
+        (
+            ["--model", "SENTIMENT", "--method", "gradient", "--scale", "1"],
+            ["--scale is no option of --method gradient, which has none"],
+        ),
     ],
 )
 def test_a_text_that_is_refused(folder, sentiment, capsys, options, fragments):
@@ -298,10 +340,11 @@ def test_a_text_that_is_refused(folder, sentiment, capsys, options, fragments):
 @pytest.mark.parametrize(
     ("text", "options", "why"),
     [
-        ("fine", "--queries 64", "a single word has none to compare it with"),
-        ("fine", "--queries 64 --no-shared", "a single word has none to compare it with"),
-        ("A fine film", "--method vargrad --queries 20", "standard errors, and VarGrad has none"),
-        ("A fine film", "--law normal --queries 2", "takes --queries 4 or more"),
+        ("fine", "--samples 64", "a single word has none to compare it with"),
+        ("fine", "--distribution normal --samples 64", "a single word has none to compare it with"),
+        ("fine", "--method smoothgrad", "a single word has none to compare it with"),
+        ("A fine film", "--method vargrad --samples 20", "standard errors, and VarGrad has none"),
+        ("A fine film", "--distribution normal --samples 2", "takes --samples 4 or more"),
         ("A fine film", "--method gradient", None),
     ],
 )
@@ -317,56 +360,59 @@ def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
     ("options", "advice"),
     [
         (["--cell", "4"], "much of the detail is noise: a --cell above 4 would leave less of it"),
-        ([], "a --cell above 3 or more --queries would leave less of it"),
-        (["--plain"], "noise: ask for more --queries, a larger --cell or a --block"),
+        ([], "a --cell above 3 or more --samples would leave less of it"),
+        (
+            ["--plain"],
+            "noise: ask for more --samples, a grid of larger cells (--cell) or a --block",
+        ),
     ],
 )
 def test_what_to_do_about_noise(folder, capsys, options, advice):
     line = ["--objective", "logit", "--target", "0", "--baseline", "grey", "--seed", "3", *options]
-    _, result = explain(*line, model="box:erratic", queries=128)
+    _, result = explain(*line, model="own:erratic", samples=128)
     assert result.reliability < 0.3
     printed = capsys.readouterr()
     assert advice in printed.out
     assert "reliability" not in printed.err  # Python's warning would say it twice
 
 
-@pytest.mark.parametrize("more", ["--antithetic", "--cell 4", "--shared"])
+@pytest.mark.parametrize("more", ["--antithetic", "--cell 4"])
 def test_plain_is_plain(folder, capsys, more):
     status, _ = explain("--plain", *more.split())
     refused(capsys, status, "--plain has no pairs and no cells", more.split()[0])
 
 
 def test_a_module_in_training_mode_is_found_in_a_function(folder, capsys):
-    Path("box.py").write_text(
-        BOX + "\nlayer = torch.nn.Dropout()\n\n\n"
+    Path("own.py").write_text(
+        OWN + "\nlayer = torch.nn.Dropout()\n\n\n"
         "def wrapped(batch):\n    return corner(layer(batch))\n"
     )
-    assert explain(model="box:wrapped")[0] == 0
+    assert explain(model="own:wrapped")[0] == 0
     err = capsys.readouterr().err
-    assert "a module in box:wrapped is in training mode: its scores may be random" in err
-    sys.modules["box"].layer.eval()
-    assert explain("--overwrite", model="box:wrapped")[0] == 0
+    assert "a module in own:wrapped is in training mode: its scores may be random" in err
+    sys.modules["own"].layer.eval()
+    assert explain("--overwrite", model="own:wrapped")[0] == 0
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    ("method", "calls"),
+    ("method", "sizes"),
     [
         ("regions", [1, 50]),
         ("smoothgrad", [1, 50]),
         ("integrated-gradients", [1, 50, 1]),  # the last of the path's other end
     ],
 )
-def test_the_photo_itself_is_asked_for_once(folder, capsys, method, calls):
-    Path("box.py").write_text(
-        BOX + "\nsizes = []\n\n\n"
+def test_the_model_is_called_on_the_photo_itself_once(folder, capsys, method, sizes):
+    Path("own.py").write_text(
+        OWN + "\nsizes = []\n\n\n"
         "def counted(batch):\n    sizes.append(len(batch))\n    return corner(batch)\n"
     )
     line = ("--method", method, "--labels", "labels.txt", "--target", "lamp")
-    assert explain(*line, model="box:counted", queries=50)[0] == 0
-    assert sys.modules["box"].sizes == calls
+    assert explain(*line, model="own:counted", samples=50)[0] == 0
+    assert sys.modules["own"].sizes == sizes
     out = capsys.readouterr().out
-    assert "queries      50 on copies and 1 on the photo itself" in out
+    assert "samples      50, and 1 forward call on the photo itself" in out
     assert "probable     lamp (class 1) " in out
 
 
@@ -375,17 +421,17 @@ def test_a_device_that_is_not_there(folder, sentiment, capsys, monkeypatch, devi
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     said = f"--device.*'{device}'"
     for line in (
-        ["photo.png", "--model", "box:corner", "--size", "16"],
+        ["photo.png", "--model", "own:corner", "--size", "16"],
         ["--text", "A fine film", "--model", str(sentiment)],
     ):
-        assert cli.main(["explain", *line, "--device", device, "--queries", "8"]) == 1
+        assert cli.main(["explain", *line, "--device", device, "--samples", "8"]) == 1
         err = capsys.readouterr().err
         assert re.search(said, err)
         assert err.count("\n") == 1
     assert not Path("photo-explanation").exists()
     assert explain()[0] == 0
     capsys.readouterr()
-    saved = ["evaluate", "out/explanation.safetensors", "--model", "box:corner"]
+    saved = ["evaluate", "out/explanation.safetensors", "--model", "own:corner"]
     assert cli.main([*saved, "--device", device]) == 1
     assert re.search(said, capsys.readouterr().err)
     assert cli.main([*saved, "--device", "cpu", "--steps", "4"]) == 0
@@ -394,15 +440,15 @@ def test_a_device_that_is_not_there(folder, sentiment, capsys, monkeypatch, devi
 def test_a_module_is_moved_to_the_device(folder, capsys, monkeypatch):
     moved = []
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device) or self)
-    Path("box.py").write_text(BOX + "\nmodule.register_buffer('far', torch.ones(1, device='meta'))")
-    assert explain("--device", "cpu", model="box:module")[0] == 0
+    Path("own.py").write_text(OWN + "\nmodule.register_buffer('far', torch.ones(1, device='meta'))")
+    assert explain("--device", "cpu", model="own:module")[0] == 0
     assert moved == [torch.device("cpu")]
-    assert explain("--overwrite", model="box:module")[0] == 0  # another device is no other run
+    assert explain("--overwrite", model="own:module")[0] == 0  # another device is no other run
     assert len(moved) == 1
 
 
 def test_two_photos_do_not_mix_in_a_folder(folder, capsys):
-    line = ["explain", "photo.png", "--model", "box:corner", "--size", "16", "--queries", "64"]
+    line = ["explain", "photo.png", "--model", "own:corner", "--size", "16", "--samples", "64"]
     assert cli.main([*line, "--output", "out", "--target", "1", "--target", "2"]) == 0
     capsys.readouterr()
     shutil.copy("photo.png", "other.png")
@@ -422,14 +468,14 @@ def test_a_killed_run_s_checkpoint_is_overwritten_where_that_is_asked_for(folder
 
 
 def test_a_file_s_ending_is_no_module(folder, capsys):
-    refused(capsys, explain(model="box.py:corner")[0], "of a file give box:corner")
+    refused(capsys, explain(model="own.py:corner")[0], "of a file give own:corner")
 
 
 def test_why_a_map_has_no_reliability(folder, capsys):
-    line = ["--method", "integrated-gradients", "--sigma", "0.1", "--target", "1"]
-    assert np.isnan(explain(*line, queries=50)[1].reliability)
-    assert "takes --queries 100 or more" in capsys.readouterr().out
-    assert not np.isnan(explain(*line, queries=100, output="more")[1].reliability)
+    line = ["--method", "smoothgrad", "--antithetic", "--target", "1"]
+    assert np.isnan(explain(*line, samples=2)[1].reliability)
+    assert "takes --samples 4 or more" in capsys.readouterr().out
+    assert not np.isnan(explain(*line, samples=4, output="more")[1].reliability)
     capsys.readouterr()
     line = ["--target", "3", "--objective", "logit", "--method", "smoothgrad"]
     assert np.isnan(explain(*line, output="same")[1].reliability)
@@ -438,8 +484,8 @@ def test_why_a_map_has_no_reliability(folder, capsys):
 
 def test_points_on_the_path_of_a_text(sentiment, capsys):
     line = ["explain", "--text", "A fine film", "--model", str(sentiment), "--no-progress"]
-    assert cli.main([*line, "--method", "integrated-gradients", "--queries", "7"]) == 0
-    assert "queries      7 on copies" in capsys.readouterr().out
+    assert cli.main([*line, "--method", "integrated-gradients", "--steps", "7"]) == 0
+    assert "samples      7, and 1 forward call on the text itself" in capsys.readouterr().out
 
 
 def test_an_empty_text(sentiment, capsys):
@@ -448,71 +494,86 @@ def test_an_empty_text(sentiment, capsys):
 
 
 def test_a_bar_by_default(folder, capsys):
-    line = ["explain", "photo.png", "--model", "box:corner", "--size", "16", "--queries", "64"]
+    line = ["explain", "photo.png", "--model", "own:corner", "--size", "16", "--samples", "64"]
     assert cli.main(line) == 0
     assert "100%" in capsys.readouterr().err
     assert Path("photo-explanation/heatmap.png").exists()
 
 
 def test_a_module_is_put_into_evaluation_mode(folder):
-    assert explain(model="box:module")[0] == 0
-    sys.modules["box"].module.train()
-    assert explain(model="box:module.forward", output="method")[0] == 1
+    assert explain(model="own:module")[0] == 0
+    sys.modules["own"].module.train()
+    assert explain(model="own:module.forward", output="method")[0] == 1
 
 
 def test_a_model_of_one_number(folder, capsys):
-    status, result = explain(model="box:one")
+    status, result = explain(model="own:one")
     assert status == 0
     assert result.target is None
     out = capsys.readouterr().out
     assert "class        the model's output, output " in out
-    assert "objective    output (auto: one number a copy, taken as it is)\n" in out
+    assert (
+        "objective    output (auto: the model returns one number a sample, explained as it is)\n"
+        in out
+    )
 
 
-def test_probabilities_and_labels_are_taken_as_they_are(folder, capsys):
-    for name, why in (("shares", "sum to 1: probabilities"), ("labels", "labels of their own")):
+def test_probabilities_and_labels_are_explained_as_they_are(folder, capsys):
+    kinds = ("shares", "they are probabilities"), ("labels", "each is a label of its own")
+    for name, why in kinds:
         line = ("--baseline", "grey", "--target", "1")
-        status, result = explain(*line, model=f"box:{name}", output=name)
+        status, result = explain(*line, model=f"own:{name}", output=name)
         assert status == 0
-        outputs = getattr(sys.modules["box"], name)(result.input[None])
+        outputs = getattr(sys.modules["own"], name)(result.input[None])
         assert result.score == float(outputs[0, 1])
         assert re.search(rf"^objective    output \(auto: .*{why}", capsys.readouterr().out, re.M)
     # The report of it says so, too.
     saved = "labels/explanation.safetensors"
-    assert cli.main(["evaluate", saved, "--model", "box:labels", "--steps", "4"]) == 0
+    assert cli.main(["evaluate", saved, "--model", "own:labels", "--steps", "4"]) == 0
     lines = capsys.readouterr().out
-    assert re.search(r"^objective +output \(auto: .*labels of their own", lines, re.M)
+    assert re.search(r"^objective +output \(auto: .*each is a label of its own", lines, re.M)
     assert re.search(r"^curves of +output", lines, re.M)
 
 
 def test_a_model_of_another_size_is_told_of_size(folder, capsys):
-    line = ["explain", "photo.png", "--model", "box:of_16", "--queries", "8", "--no-progress"]
+    line = ["explain", "photo.png", "--model", "own:of_16", "--samples", "8", "--no-progress"]
     assert cli.main(line) == 1
     err = capsys.readouterr().err
     assert "the pictures are 224 x 224, and --size gives others" in err
     assert err.count("\n") == 1
     assert cli.main([*line, "--size", "16"]) == 0
     capsys.readouterr()
-    assert explain(model="box:fails")[0] == 1
+    assert explain(model="own:fails")[0] == 1
     assert "--size" not in capsys.readouterr().err
 
 
 def test_after_an_error_the_same_command_goes_on(folder, capsys):
     line = ("--batch-size", "16")
-    assert explain(*line, model="box:fails_once")[0] == 1
+    assert explain(*line, model="own:fails_once")[0] == 1
     err = capsys.readouterr().err
-    assert "the results of copies 0 .. 31 are kept in out" in err
-    assert "and the same command goes on from there" in err
-    status, result = explain(*line, model="box:fails_once")
+    assert "the results of samples 0 .. 31 are kept in out" in err
+    assert "and the same run goes on from there" in err
+    status, result = explain(*line, model="own:fails_once")
     assert status == 0
-    assert result.queries == 128
+    assert result.n_samples == 128
     # The photo itself, the 96 that were left, and four for a second time.
-    assert sys.modules["box"].since_then == 101
+    assert sys.modules["own"].since_then == 101
 
 
-def test_too_few_queries_to_tell_are_not_called_noise(folder, capsys):
+def test_samples_are_kept_in_the_range_that_a_model_takes(folder, capsys):
+    with Path("own.py").open("a") as file:
+        file.write("\n\ndef root(batch):\n    return corner((1 - batch).sqrt())\n")
+    assert explain("--plain", model="own:root")[0] == 1
+    option = re.search(r"--clip [0-9.]+ [0-9.]+", capsys.readouterr().err)[0]
+    status, result = explain("--plain", *option.split(), model="own:root")
+    assert status == 0
+    low, high = result.method.clip
+    assert (low, high) == pytest.approx([float(v) for v in result.input.aminmax()], abs=1e-5)
+
+
+def test_too_few_samples_to_tell_are_not_called_noise(folder, capsys):
     # In pairs 256 cells take all of 256 Hadamard directions: nothing is left to tell the error by.
-    assert np.isnan(explain("--cell", "1", "--antithetic", queries=512)[1].reliability)
+    assert np.isnan(explain("--cell", "1", "--antithetic", samples=512)[1].reliability)
     out = capsys.readouterr().out
     assert "reliability" in out
     assert "is noise" not in out
@@ -520,85 +581,77 @@ def test_too_few_queries_to_tell_are_not_called_noise(folder, capsys):
 
 # ---- options -------------------------------------------------------------------------------
 
-DEFAULTS = {
-    "method": "likelihood-ratio",
-    "queries": 128,
-    "sigma": 0.5,
-    "position": 0.5,
-    "law": "hadamard",
-    "block": None,
-    "cell": 3,  # larger than the blur's deviation of 2 pixels
-    "field": "bilinear",
-    "shared": True,
-    "seed": 0,
-    "antithetic": False,
-    "control": "mean",
-    "clip": None,
-}
-PLAIN = {
-    "law": "normal",
-    "cell": 1,
-    "shared": False,
-    "antithetic": False,
-    "baseline": None,
-    "position": 1.0,
-    "control": None,
-}
+PLAIN = ForwardGradient(antithetic=False)
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("line", "method", "features"),
     [
-        ("", DEFAULTS),
-        ("--plain", PLAIN),
-        ("--plain --block 4", {**PLAIN, "block": (4, 4)}),
-        ("--plain --block 4 6", {**PLAIN, "block": (4, 6)}),
-        ("--plain --control leave-one-out", {**PLAIN, "control": "leave-one-out"}),
-        ("--plain --sigma 0.125", {**PLAIN, "sigma": 0.125}),
-        ("--plain --law cauchy", {**PLAIN, "law": "cauchy"}),
-        ("--plain --baseline black", {**PLAIN, "baseline": 0.0, "sigma": 0.5}),
-        ("--block 5", {**DEFAULTS, "block": (5, 5)}),
-        ("--cell 3", {**DEFAULTS, "cell": 3}),
-        ("--law rademacher", {**DEFAULTS, "law": "rademacher"}),
-        ("--baseline black", {**DEFAULTS, "baseline": 0.0}),
-        ("--baseline white --sigma 0.5", {**DEFAULTS, "baseline": 1.0, "sigma": 0.5}),
+        ("", Regions(cell=3), None),  # larger than the blur's deviation of 2 pixels
+        ("--cell 4", Regions(cell=4), None),
+        ("--baseline black", Regions("black", cell=3), None),
+        ("--antithetic", Regions(cell=3, antithetic=True), None),
+        ("--plain", PLAIN, None),
+        ("--plain --block 4", replace(PLAIN, block=4), None),
+        ("--plain --block 4 6", replace(PLAIN, block=(4, 6)), None),
         (
-            "--baseline none --sigma 0.25",
-            {**DEFAULTS, "baseline": None, "position": 1.0, "sigma": 0.25},
+            "--plain --control-variate leave-one-out",
+            replace(PLAIN, control_variate="leave-one-out"),
+            None,
         ),
-        ("--field nearest --no-shared", {**DEFAULTS, "field": "nearest", "shared": False}),
-        ("--antithetic", {**DEFAULTS, "antithetic": True, "control": None}),
-        ("--method likelihood-ratio", {**PLAIN, "antithetic": True}),
-        ("--seed 18446744073709551615", {**DEFAULTS, "seed": 2**64 - 1}),
+        ("--plain --scale 0.125", replace(PLAIN, scale=0.125), None),
+        ("--plain --distribution cauchy", replace(PLAIN, distribution="cauchy"), None),
+        ("--plain --baseline black", replace(PLAIN, baseline="black"), None),
+        ("--plain --clip -0.5 1", replace(PLAIN, clip=(-0.5, 1.0)), None),
+        ("--method forward-gradient", ForwardGradient(), None),
+        ("--method forward-gradient --design hadamard", ForwardGradient(design="hadamard"), None),
+        (
+            "--method forward-gradient --cell 4",
+            ForwardGradient(),
+            Grid((4, 4), "nearest", jitter=True, share_channels=False),
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_options_reach_the_estimator(folder, line, expected):
+def test_options_reach_the_method(folder, line, method, features):
     status, result = explain(*line.split())
     assert status == 0
-    assert {name: result.settings[name] for name in expected} == expected
+    found = result.method
+    if getattr(method, "scale", 0) is None:  # which follows from the photo
+        assert found.scale > 0
+        found = replace(found, scale=None)
+    assert found == method
+    assert result.features == features
+    assert result.n_samples == 128
 
 
-def test_sigma_of_plain_noise_is_a_fifth_of_the_range(folder):
+def test_a_seed_of_64_bits(folder):
+    assert explain("--seed", "18446744073709551615")[1].seed == 2**64 - 1
+
+
+def test_the_scale_of_plain_noise_is_a_fifth_of_the_range(folder):
     _, result = explain("--plain")
     low, high = result.input.aminmax()
-    assert result.settings["sigma"] == pytest.approx(0.2 * float(high - low))
+    assert result.method.scale == pytest.approx(0.2 * float(high - low))
 
 
-def test_baseline_blurred_keeps_the_colours_and_not_the_detail(folder):
+def test_the_blur_keeps_the_colours_and_not_the_detail(folder):
     random = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(random).save("noise.png")
-    _, result = explain("--baseline", "blurred", photo="noise.png")
-    baseline = result.settings["baseline"]
-    assert baseline.shape == result.input.shape
+    _, result = explain("--plain", "--baseline", "blur", photo="noise.png")
+    baseline = light_blur(result.input)
     torch.testing.assert_close(baseline.mean((1, 2)), result.input.mean((1, 2)), rtol=0, atol=0.03)
     assert baseline.std() < 0.5 * result.input.std()
+    method = replace(PLAIN, baseline=baseline)
+    options = {"method": method, "n_samples": 128, "target": result.target}
+    again = fwdgrad.explain(sys.modules["own"].corner, result.input, **options)
+    assert torch.equal(again.attribution, result.attribution)
 
 
 def test_the_same_as_the_library_call(folder):
     _, result = explain("--objective", "logit", "--target", "2", "--batch-size", "8")
     again = fwdgrad.explain(
-        sys.modules["box"].corner, load_photo("photo.png", 16), target=2, **result.settings
+        sys.modules["own"].corner, load_photo("photo.png", 16), **result.settings
     )
     assert_same_bits(result, again)
 
@@ -647,11 +700,11 @@ def test_a_digit_of_the_models_size_is_taken_as_it_is(folder, capsys):
 
 
 def test_several_targets_give_several_maps(folder, capsys):
-    line = ["explain", "photo.png", "--model", "box:corner", "--size", "16", "--queries", "128"]
+    line = ["explain", "photo.png", "--model", "own:corner", "--size", "16", "--samples", "128"]
     line += ["--labels", "labels.txt", "--no-progress"]
     targets = ["--target", "3", "--target", "lamp", "--target", "light"]  # two names of class 1
     assert cli.main([*line, *targets, "--output", "both"]) == 0
-    assert copies_asked() == 128
+    assert samples_seen() == 128
     out = capsys.readouterr().out
     assert "\nclass        crane (class 3), " in out
     assert "\nclass        lamp (class 1), " in out
@@ -672,14 +725,14 @@ def test_the_most_probable_classes_are_said(folder, capsys):
     want = [f"{names[i]} {outputs[c]:.3g}" for i, c in enumerate((1, 0, 2, 3))]
     assert lines_of(capsys.readouterr().out)["probable"] == ", ".join(want)
     # Seven classes whose probabilities the model itself gives: five of them, as they are.
-    with Path("box.py").open("a") as file:
+    with Path("own.py").open("a") as file:
         file.write(
             "\n\ndef seven(batch):\n    outputs = torch.full((len(batch), 7), 0.125)\n"
             "    outputs[:, 2] = batch.mean((1, 2, 3))\n    return outputs\n"
         )
-    sys.modules.pop("box")
+    sys.modules.pop("own")
     line = ["--objective", "logit", "--baseline", "black"]
-    _, result = explain(*line, model="box:seven", output="seven")
+    _, result = explain(*line, model="own:seven", output="seven")
     said = lines_of(capsys.readouterr().out)["probable"].split(", ")
     assert said[0] == f"class 2 {result.input.mean():.3g}"
     assert len(said) == 5
@@ -689,17 +742,17 @@ def test_the_most_probable_classes_are_said(folder, capsys):
 def test_another_runs_map_is_not_overwritten(folder, capsys):
     _, first = explain()
     kept = {path: path.read_bytes() for path in Path("out").iterdir()}
-    copies_asked()
+    samples_seen()
     capsys.readouterr()
     for other in (["--seed", "1"], ["--target", "3"], ["--fit", "pad"]):
         status, _ = explain(*other)
         refused(capsys, status, "--output out has explanation.safetensors of another run",
                 "give another --output, or --overwrite")  # fmt: skip
-    assert copies_asked() == 0
+    assert samples_seen() == 0
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == kept
     # The same run replaces its own, in other batches too.
     assert_same_bits(explain("--batch-size", "3")[1], first)
-    assert explain("--seed", "1", "--overwrite")[1].settings["seed"] == 1
+    assert explain("--seed", "1", "--overwrite")[1].seed == 1
 
 
 def test_a_file_of_the_users_own_is_not_overwritten(folder, sentiment, capsys):
@@ -707,7 +760,7 @@ def test_a_file_of_the_users_own_is_not_overwritten(folder, sentiment, capsys):
     Path("out/heatmap.png").write_text("my own")
     refused(capsys, explain()[0], "--output out has heatmap.png of another run")
     assert Path("out/heatmap.png").read_text() == "my own"
-    line = ["explain", "--text", "A fine film", "--model", str(sentiment), "--queries", "64"]
+    line = ["explain", "--text", "A fine film", "--model", str(sentiment), "--samples", "64"]
     Path("out/words.html").write_text("my own")
     refused(capsys, cli.main([*line, "--output", "out"]), "--output out has words.html of another")
     assert cli.main([*line, "--output", "text", "--no-progress"]) == 0
@@ -723,17 +776,17 @@ def test_names_of_classes_in_python():
     def model(batch):
         return torch.stack([batch.flatten(1).sum(1), -batch.flatten(1).sum(1)], 1)
 
-    box = ImageClassifier("pets", model, 8, ("cat, puss", "dog"))
+    adapter = ImageClassifier("pets", model, 8, ("cat, puss", "dog"))
     x = torch.linspace(0, 1, 3 * 64).view(3, 8, 8)
-    options = {"queries": 64, "objective": "logit", "seed": 1}
-    by_name = fwdgrad.explain(box, x, target="puss", **options)
+    options = {"n_samples": 64, "objective": "logit", "seed": 1}
+    by_name = fwdgrad.explain(adapter, x, target="puss", **options)
     assert_same_bits(by_name, fwdgrad.explain(model, x, target=0, **options))
-    several = fwdgrad.explain(box, x, target=["dog", 0, "auto"], **options)
+    several = fwdgrad.explain(adapter, x, target=["dog", 0, "auto"], **options)
     assert [one.target for one in several] == [1, 0, 0]
-    curves = [deletion(box, x, by_name, target, steps=8).auc for target in ("dog", 1)]
+    curves = [deletion(adapter, x, by_name, target, steps=8).auc for target in ("dog", 1)]
     assert curves[0] == curves[1]
     with pytest.raises(ValueError, match="target 'cot' is no class of pets; perhaps cat"):
-        fwdgrad.explain(box, x, target="cot", **options)
+        fwdgrad.explain(adapter, x, target="cot", **options)
 
 
 # ---- errors --------------------------------------------------------------------------------
@@ -749,46 +802,63 @@ def refused(capsys, status, *fragments):
     return err
 
 
-def test_a_plain_photo_has_no_blur_to_differ_from(folder, capsys):
+def test_a_uniform_photo_has_no_blur_to_differ_from(folder, capsys):
     Image.new("RGB", (16, 16), "navy").save("plain.png")
     status, _ = explain(photo="plain.png")
-    refused(capsys, status, "--baseline must be given", "the picture is plain", "grey, say")
+    refused(capsys, status, "--baseline must be given", "the picture is uniform", "--baseline grey")
     assert explain("--baseline", "grey", photo="plain.png")[0] == 0
 
 
 ERRORS = [
     ("", {"photo": "none.png"}, ["none.png", "does not exist"]),
-    ("", {"photo": "box.py"}, ["box.py", "cannot be read"]),
+    ("", {"photo": "own.py"}, ["own.py", "cannot be read"]),
     ("", {"photo": "."}, ["photo .", "as a file"]),
     ("", {"model": "resnet"}, ["efficientnet-lite0", "package.module:callable", "'resnet'"]),
-    ("", {"model": "box:none"}, ["box:none", "has no 'none'"]),
-    ("", {"model": "nobox:corner"}, ["nobox:corner", "No module named 'nobox'"]),
+    ("", {"model": "own:none"}, ["own:none", "has no 'none'"]),
+    ("", {"model": "nomodule:corner"}, ["nomodule:corner", "No module named 'nomodule'"]),
     ("", {"model": ":corner"}, ["package.module:callable", "':corner'"]),
-    ("", {"model": "box:"}, ["package.module:callable", "'box:'"]),
-    ("", {"model": "box:NUMBER"}, ["box:NUMBER", "int"]),
-    ("", {"model": "box:Model"}, ["box:Model", "class Model"]),
-    ("", {"model": "box:fails"}, ["model failed", "the service is away"]),
-    ("", {"model": "box:broken"}, ["the score is nan", "copies 0"]),
+    ("", {"model": "own:"}, ["package.module:callable", "'own:'"]),
+    ("", {"model": "own:NUMBER"}, ["own:NUMBER", "int"]),
+    ("", {"model": "own:Model"}, ["own:Model", "class Model"]),
+    ("", {"model": "own:fails"}, ["model failed", "the service is away"]),
+    ("", {"model": "own:broken"}, ["the score is nan", "samples 0"]),
     ("--labels none.txt", {}, ["none.txt"]),
     ("--labels photo.png", {}, ["photo.png"]),  # named, though it is no text
     ("--labels two.txt --target 3", {}, ["two.txt", "2", "4"]),
     ("--labels two.txt", {}, ["two.txt must name 4 classes", "got 2"]),
-    ("", {"model": "box:number"}, ["integers of shape (1,)", "KeptLabel"]),
+    ("", {"model": "own:number"}, ["integers of shape (1,)", "KeptLabel"]),
     (
         "--objective probability",
-        {"model": "box:one"},
-        ["--objective must be auto", "'probability'"],
+        {"model": "own:one"},
+        ["--objective must be 'auto'", "'probability'"],
     ),
     (
         "--objective probability",
-        {"model": "box:shares"},
+        {"model": "own:shares"},
         ["probabilities already", "--objective output"],
     ),
-    ("--method likelihood-ratio", {"model": "box:alone"}, ["one at a time", "--batch-size 1"]),
-    ("--method gradient --law normal", {"queries": None}, ["--law", "gradient", "give --sigma"]),
-    ("--method noisegrad --cell 2", {"queries": None}, ["--cell", "noisegrad", "give --sigma"]),
-    ("--plain --field nearest", {}, ["--field", "give --cell"]),
-    ("--method smoothgrad --field nearest", {"queries": None}, ["--field", "give --cell"]),
+    ("--method forward-gradient", {"model": "own:alone"}, ["one at a time", "--batch-size 1"]),
+    (
+        "--method gradient --distribution normal",
+        {},
+        ["--distribution is no option of --method gradient, which has none"],
+    ),
+    ("--method noisegrad --cell 2", {}, ["--cell is no option of --method noisegrad"]),
+    (
+        "--method smoothgrad --block 2",
+        {},
+        ["is no option of --method smoothgrad; it has --scale, --distribution, --antithetic, --c"],
+    ),
+    (
+        "--scale 0.1",
+        {},
+        ["--scale is no option of --method regions; it has --baseline, --cell, --antithetic"],
+    ),
+    (
+        "--method forward-gradient --control-variate mean",
+        {},
+        ["--control-variate must be None with antithetic pairs", "--no-antithetic"],
+    ),
     ("--target 4", {}, ["target must lie in 0 .. 3", "4"]),
     ("--target=", {}, ["--target must be a class's number, its name or auto"]),
     ("--target -1", {}, ["target must lie in 0 .. 3", "-1"]),
@@ -796,34 +866,40 @@ ERRORS = [
     ("--target lamp", {}, ["target must be a number", "'lamp'"]),
     ("--target crane --labels labels.txt", {}, ["'crane'", "classes 2, 3", "give the number"]),
     ("--target lam --labels labels.txt", {}, ["'lam'", "no class", "lamp (1)"]),
-    ("", {"queries": 0}, ["queries", "0"]),
-    ("--antithetic", {"queries": 33}, ["queries must be even", "34, or --no-antithetic"]),
-    ("--sigma -1", {}, ["sigma must be positive", "-1"]),
-    ("--sigma nan", {}, ["sigma", "nan"]),
-    ("--block 17", {}, ["block", "17"]),
-    ("--block 2 3 4", {}, ["block", "(2, 3, 4)"]),
+    ("", {"samples": 0}, ["--samples must be at least 1, got 0"]),
+    ("--antithetic", {"samples": 33}, ["--samples must be even", "34, or --no-antithetic"]),
+    ("--plain --scale -1", {}, ["--scale must be positive", "-1"]),
+    ("--plain --scale nan", {}, ["--scale must be", "nan"]),
+    ("--plain --block 17", {}, ["block", "17"]),
+    ("--plain --block 2 3 4", {}, ["block", "(2, 3, 4)"]),
+    ("--plain --clip 1 0", {}, ["--clip must be (low, high) with low <= high"]),
     ("--cell 17", {}, ["cell", "17"]),
     ("--seed -1", {}, ["seed", "-1"]),
-    ("--size 4", {}, ["--size", "4"]),
+    ("--size 4", {}, ["--size must be at least 8 pixels, got 4"]),
     ("--max-pixels 7679", {}, ["60 x 40 pixels", "--max-pixels 7679 allows", "--max-pixels 7680"]),
     ("--max-pixels 0", {}, ["--max-pixels must be at least 1, got 0"]),
     ("--fit squeeze", {}, ["--fit", "squeeze", "crop"]),
     ("--threads 0", {}, ["--threads", "0"]),
-    ("--batch-size 4 --memory 1GiB", {}, ["batch_size", "memory"]),
+    ("--batch-size 4 --memory 1GiB", {}, ["--batch-size and --memory"]),
+    ("--plain --distribution uniform", {}, ["--distribution", "'uniform'", "normal"]),
     ("--memory lots", {}, ["memory", "'lots'"]),
     ("--memory 1kiB", {}, ["memory", "'1kiB'"]),
     ("--checkpoint nowhere/run", {}, ["nowhere", "does not exist"]),
-    ("--checkpoint box.py", {}, ["box.py", "damaged or no checkpoint"]),
-    ("", {"output": "box.py"}, ["box.py", "it must be a folder"]),
+    ("--checkpoint own.py", {}, ["own.py", "damaged or no checkpoint"]),
+    ("", {"output": "own.py"}, ["own.py", "it must be a folder"]),
     # What the parser itself refuses.
-    ("--law uniform", {}, ["law", "uniform", "normal"]),
-    ("--law even", {}, ["--law", "even", "normal"]),
+    ("--distribution even", {}, ["--distribution", "even", "normal"]),
+    ("--law normal", {}, ["unrecognized arguments: --law"]),
     ("--method grad", {}, ["--method", "grad", "gradient"]),
-    ("--method gradient --plain", {}, ["--plain", "likelihood-ratio", "gradient"]),
-    ("--method gradient --baseline blurred", {}, ["--baseline", "integrated-gradients"]),
+    (
+        "--method gradient --plain",
+        {},
+        ["--plain is of --method forward-gradient, got --method gradient"],
+    ),
+    ("--method gradient --baseline blur", {}, ["--baseline is no option of --method gradient"]),
     ("--text fine", {}, ["photo", "--text", "one of them"]),
     ("--answers a,b", {}, ["--answers", "--text"]),
-    ("--queries many", {}, ["--queries", "many"]),
+    ("--samples many", {}, ["--samples", "many"]),
     ("--colour red", {}, ["--colour"]),
     ("--baseline pink", {}, ["--baseline", "pink", "grey"]),
 ]
@@ -891,10 +967,10 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(folder, capsys, monkeypat
         full.setattr(os, "fsync", full_after_the_checkpoint)
         status, _ = explain()
     refused(capsys, status, "No space left")
-    assert copies_asked() == 128
+    assert samples_seen() == 128
     assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
     assert explain()[0] == 0
-    assert copies_asked() == 32  # for a second time, to see that the model is the same
+    assert samples_seen() == 32  # for a second time, to see that the model is the same
 
 
 # ---- interrupted ---------------------------------------------------------------------------
@@ -902,13 +978,13 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(folder, capsys, monkeypat
 
 def test_interrupted_and_gone_on_with(folder, capsys):
     whole = explain("--batch-size", "8", output="whole")[1]
-    assert copies_asked() == 128
+    assert samples_seen() == 128
     Path("stop").write_text("40")
     status, _ = explain("--batch-size", "8")
     assert status == 130
     err = capsys.readouterr().err
     assert re.fullmatch(r"fwdgrad: interrupted[^\n]*\n", err)
-    assert copies_asked() == 40
+    assert samples_seen() == 40
     assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
     kept = Path("out/checkpoint.safetensors").read_bytes()
 
@@ -919,7 +995,7 @@ def test_interrupted_and_gone_on_with(folder, capsys):
     Path("stop").unlink()
     status, result = explain("--batch-size", "8")
     assert status == 0
-    assert copies_asked() == 88 + 4  # the latter for a second time
+    assert samples_seen() == 88 + 4  # the latter for a second time
     assert_same_bits(result, whole)
     assert not Path("out/checkpoint.safetensors").exists()  # done with
 
@@ -933,19 +1009,19 @@ def test_ended_by_a_scheduler_and_gone_on_with(folder, capsys, name):
     assert explain("--batch-size", "8")[0] == 128 + number
     err = capsys.readouterr().err
     assert err == f"fwdgrad: interrupted by {name}; the same command goes on from here\n"
-    assert copies_asked() == 40
+    assert samples_seen() == 40
     assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
     assert signal.signal(number, before) is signal.SIG_DFL
     Path("stop").unlink()
     assert explain("--batch-size", "8")[0] == 0
-    assert copies_asked() == 88 + 4
+    assert samples_seen() == 88 + 4
 
 
 def test_outputs_do_not_take_the_place_of_inputs(folder, capsys):
     Path("out").mkdir()
     shutil.copy("photo.png", "out/heatmap.png")
     before = Path("out/heatmap.png").read_bytes()
-    line = ["explain", "out/heatmap.png", "--model", "box:corner", "--output", "out"]
+    line = ["explain", "out/heatmap.png", "--model", "own:corner", "--output", "out"]
     refused(capsys, cli.main(line), "--output out would overwrite the photo out/heatmap.png")
     assert Path("out/heatmap.png").read_bytes() == before
     status, _ = explain("--checkpoint", "out/explanation.safetensors")
@@ -957,8 +1033,8 @@ def test_a_checkpoint_of_another_model_is_refused(folder, capsys):
     assert explain("--batch-size", "8", "--checkpoint", "mine")[0] == 130
     Path("stop").unlink()
     capsys.readouterr()
-    status = explain("--batch-size", "8", "--checkpoint", "mine", model="box:slow")[0]
-    refused(capsys, status, "mine is of another run", "name was 'box:corner', is 'box:slow'")
+    status = explain("--batch-size", "8", "--checkpoint", "mine", model="own:slow")[0]
+    refused(capsys, status, "mine is of another run", "name was 'own:corner', is 'own:slow'")
 
 
 def test_a_checkpoint_of_ones_own_place(folder):
@@ -967,9 +1043,9 @@ def test_a_checkpoint_of_ones_own_place(folder):
     assert explain(*line)[0] == 130
     assert Path("mine.safetensors").exists()
     Path("stop").unlink()
-    copies_asked()
+    samples_seen()
     assert explain(*line)[0] == 0
-    assert copies_asked() == 88 + 4  # the latter for a second time
+    assert samples_seen() == 88 + 4  # the latter for a second time
 
 
 @pytest.fixture
@@ -983,8 +1059,8 @@ def script():
 
 @pytest.mark.slow
 def test_the_installed_script_obeys_ctrl_c(folder, script):
-    options = ["--size", "16", "--queries", "400", "--batch-size", "8", "--no-progress"]
-    line = ["explain", "photo.png", "--model", "box:slow", "--output", "out", *options]
+    options = ["--size", "16", "--samples", "400", "--batch-size", "8", "--no-progress"]
+    line = ["explain", "photo.png", "--model", "own:slow", "--output", "out", *options]
     # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
     restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -1002,12 +1078,12 @@ def test_the_installed_script_obeys_ctrl_c(folder, script):
     assert process.returncode == 130
     assert out == ""
     assert re.fullmatch(r"fwdgrad: interrupted[^\n]*\n", err)
-    asked = copies_asked()
+    asked = samples_seen()
     assert asked < 400
     assert cli.main(line) == 0
-    assert 400 - asked <= copies_asked() <= 400 - asked + 16
+    assert 400 - asked <= samples_seen() <= 400 - asked + 16
     result = Explanation.load("out/explanation.safetensors")
-    assert_same_bits(result, explain("--batch-size", "8", queries=400, output="whole")[1])
+    assert_same_bits(result, explain("--batch-size", "8", samples=400, output="whole")[1])
 
 
 # ---- info ----------------------------------------------------------------------------------
@@ -1059,7 +1135,7 @@ def test_the_cat(tmp_path, capsys):
     pytest.importorskip("efficientnet_lite_pytorch")
     data = pytest.importorskip("skimage.data")
     Image.fromarray(data.chelsea()).save(tmp_path / "chelsea.png")
-    line = [str(tmp_path / "chelsea.png"), "--queries", "64", "--output", str(tmp_path / "out")]
+    line = [str(tmp_path / "chelsea.png"), "--samples", "64", "--output", str(tmp_path / "out")]
     assert cli.main(["explain", *line, "--no-progress"]) == 0
     out, err = capsys.readouterr()
     assert "tiger cat (class 282), probability 0." in out
@@ -1076,17 +1152,17 @@ def test_the_cat(tmp_path, capsys):
 )
 def test_an_unwritable_folder_is_refused_before_the_run(folder, capsys):
     status = cli.main(
-        ["explain", "photo.png", "--model", "box:fails", "--size", "16", "--output", "/proc/self"]
+        ["explain", "photo.png", "--model", "own:fails", "--size", "16", "--output", "/proc/self"]
     )  # the model would fail when called
     refused(capsys, status, "--output /proc/self cannot be written to")
 
 
-def test_how_many_queries_make_two_halves_is_said(folder, capsys):
+def test_how_many_samples_make_two_halves_is_said(folder, capsys):
     pairs = ("--cell", "1", "--antithetic")
-    assert np.isnan(explain(*pairs, queries=512)[1].reliability)
-    least = int(re.search(r"--queries (\d+) or more", capsys.readouterr().out)[1])
-    assert not np.isnan(explain(*pairs, queries=least, output="more")[1].reliability)
-    assert np.isnan(explain(*pairs, queries=least - 2, output="less")[1].reliability)
+    assert np.isnan(explain(*pairs, samples=512)[1].reliability)
+    least = int(re.search(r"--samples (\d+) or more", capsys.readouterr().out)[1])
+    assert not np.isnan(explain(*pairs, samples=least, output="more")[1].reliability)
+    assert np.isnan(explain(*pairs, samples=least - 2, output="less")[1].reliability)
 
 
 def test_info_says_that_a_backend_asked_for_is_missing(capsys, monkeypatch):

@@ -1,9 +1,10 @@
-"""``device=``: what is moved there, what is not, and what is said of one that is not there."""
+"""``device=``: what is moved there, what is not, and the error where there is no such device."""
 
 import pytest
 import torch
 
 import fwdgrad
+from fwdgrad import ForwardGradient
 from fwdgrad.adapters.images import ImageClassifier
 from fwdgrad.adapters.lstm import LSTMClassifier
 from fwdgrad.adapters.text import explain_text
@@ -12,7 +13,7 @@ from fwdgrad.devices import device_of, move_model
 from .far import DEVICE, FarDevice, FarTensor
 from .models import X, assert_same_bits, exact
 
-OPTIONS = {"target": 1, "queries": 8, "sigma": 0.3}
+OPTIONS = {"target": 1, "method": ForwardGradient(0.3), "objective": "output", "n_samples": 8}
 CPU = torch.device("cpu")
 
 
@@ -49,7 +50,7 @@ def test_without_a_device_nothing_is_moved(far_module):
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda m: m.forward, lambda m: ImageClassifier("own", m, 8)], ids=["method", "box"]
+    "wrap", [lambda m: m.forward, lambda m: ImageClassifier("own", m, 8)], ids=["method", "adapter"]
 )
 def test_a_module_is_found_in_what_it_is_given_as(far_module, wrap):
     move_model(wrap(far_module), CPU)
@@ -70,7 +71,9 @@ def test_a_model_on_several_devices_is_left_alone(far_module):
 
 
 def test_a_model_without_values_is_not_moved():
-    with pytest.raises(ValueError, match=r"the model cannot be moved to 'cpu': .*meta tensor"):
+    with pytest.raises(
+        ValueError, match=r"'cpu' is not where the model can be moved: .*meta tensor"
+    ):
         fwdgrad.explain(torch.nn.Linear(2, 2, device="meta").eval(), X, device="cpu", **OPTIONS)
 
 
@@ -80,9 +83,9 @@ def test_a_model_without_values_is_not_moved():
         ("gpu", 0, ValueError, r"device must be 'cpu', 'cuda'.* got 'gpu'"),
         (0, 0, TypeError, "device must be a name such as 'cuda' or a torch.device, got 0"),
         ("meta", 0, ValueError, "device must have values, got 'meta'"),
-        ("cuda", 0, ValueError, r"'cuda' is not to be had: this torch .*; give device='cpu'"),
+        ("cuda", 0, ValueError, r"'cuda' is not available: this torch .*; give device='cpu'"),
         ("cuda:3", 2, ValueError, r"device must be cuda:0 \.\. cuda:1, got 'cuda:3'"),
-        ("xla:0", 0, ValueError, r"'xla:0' is not to be had: .*; give device='cpu'"),
+        ("xla:0", 0, ValueError, r"'xla:0' is not available: .*; give device='cpu'"),
     ],
 )
 def test_devices_that_are_refused(monkeypatch, device, gpus, error, message):
@@ -90,6 +93,7 @@ def test_devices_that_are_refused(monkeypatch, device, gpus, error, message):
     with pytest.raises(error, match=message) as caught:
         fwdgrad.explain(exact, X, device=device, **OPTIONS)
     assert "\n" not in str(caught.value)
+    assert caught.value.argument == "device"
 
 
 def test_a_device_has_its_number():
@@ -100,11 +104,11 @@ def test_a_device_has_its_number():
 
 def test_texts():
     torch.manual_seed(0)
-    box = LSTMClassifier(["a", "fine", "film"], ["bad", "good"]).eval()
+    model = LSTMClassifier(["a", "fine", "film"], ["bad", "good"]).eval()
     there, here = (
-        explain_text(box, "A fine film!", "good", queries=16, **more)
+        explain_text(model, "A fine film!", "good", n_samples=16, **more)
         for more in ({"device": "cpu"}, {})
     )
     assert torch.equal(there.scores, here.scores)
     with pytest.raises(ValueError, match="got 'gpu'"):
-        explain_text(box, "A fine film!", "good", queries=16, device="gpu")
+        explain_text(model, "A fine film!", "good", n_samples=16, device="gpu")

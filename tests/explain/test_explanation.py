@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 import fwdgrad
-from fwdgrad import Explanation, metrics
+from fwdgrad import Explanation, Grid, Regions, metrics
 
-from .models import SHAPE, X, assert_same_bits, bits, exact
+from .models import SHAPE, X, assert_same_bits, bits, exact, forward_gradient
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning")
 
 
 def explain(x=X, model=exact, **options):
-    return fwdgrad.explain(model, x, **{"target": 1, "queries": 64, "seed": 5, **options})
+    return forward_gradient(model, x, **{"target": 1, "n_samples": 64, "seed": 5, **options})
 
 
 def spread(outputs):
@@ -36,17 +36,18 @@ SCALES[0, 0, :2] = 0  # frozen
 
 RUNS = {
     "defaults": {},
-    "bfloat16": {"x": X.bfloat16(), "sigma": 0.3},
+    "bfloat16": {"x": X.bfloat16(), "scale": 0.3},
     "float16": {"x": X.half()},
-    "float64": {"x": X.double(), "block": 3, "law": "cauchy", "sigma": 0.01},
-    "scale map": {"sigma": SCALES, "control": "leave-one-out", "antithetic": False},
-    "float16 map": {"sigma": SCALES.half(), "objective": "probability"},
-    "baseline map": {"baseline": X.flip(0), "cell": 2, "field": "bilinear", "shared": True},
-    "baseline": {"baseline": -2, "sigma": 0.25, "clip": [-1.5, math.inf]},
-    "one group": {"law": "hadamard", "sigma": 0.3, "seed": 2**64 - 1},
+    "float64": {"x": X.double(), "block": 3, "distribution": "cauchy", "scale": 0.01},
+    "scale map": {"scale": SCALES, "control_variate": "leave-one-out", "antithetic": False},
+    "float16 map": {"scale": SCALES.half(), "objective": "probability"},
+    "baseline map": {"baseline": X.flip(0), "features": Grid((2, 2), jitter=True)},
+    "baseline": {"baseline": -2, "scale": 0.25, "clip": [-1.5, math.inf]},
+    "one group": {"design": "hadamard", "scale": 0.3, "seed": 2**64 - 1},
+    "labels": {"features": fwdgrad.Labels(torch.arange(24).reshape(4, 6) // 5)},
     "callable": {"objective": spread, "target": None},
     "vector": {"x": X.flatten(), "block": 5},
-    "text": {"x": X[0], "block": (1, 6), "law": "rademacher"},
+    "text": {"x": X[0], "block": (1, 6), "distribution": "rademacher"},
 }
 
 
@@ -59,21 +60,21 @@ def test_saved_loaded_and_run_again(tmp_path, run):
     assert_same_bits(loaded, before)
     assert torch.equal(bits(loaded.input), bits(before.input))
     assert loaded.input.dtype == before.input.dtype
-    for name in ("queries", "target", "score", "objective", "seconds", "provenance"):
+    for name in (
+        *("n_samples", "target", "score", "objective", "method", "features", "seed"),
+        *("seconds", "convergence_delta", "provenance"),
+    ):
         assert getattr(loaded, name) == getattr(before, name)
-    assert loaded.settings.keys() == before.settings.keys()
-    assert loaded.settings["block"] == before.settings["block"]
-    objective = RUNS[run].get("objective", "logit")
+    assert loaded.settings == before.settings
+    # A callable has a name alone, so it is to be given again.
+    own = {"objective": spread} if run == "callable" else {}
     for kept in (before, loaded):
-        again = fwdgrad.explain(
-            exact, kept.input, target=kept.target, objective=objective, **kept.settings
-        )
-        assert_same_bits(again, before)
+        assert_same_bits(fwdgrad.explain(exact, kept.input, **{**kept.settings, **own}), before)
 
 
 def test_standard_error_of_a_group_without_spare_directions_is_unknown():
     x = torch.cat([X.flatten(), X.flatten()[:16]])  # 64 directions for 64 elements
-    result = explain(x=x, queries=64, law="hadamard", sigma=0.3)
+    result = explain(x=x, n_samples=64, design="hadamard", scale=0.3)
     assert result.standard_error.isnan().all()
     assert math.isnan(result.reliability)
     assert result.attribution.isfinite().all()
@@ -87,12 +88,17 @@ def test_frozen_elements_have_no_attribution_and_no_error():
 
 
 def test_the_result_says_what_was_done():
-    result = explain(block=3, sigma=0.3)
-    assert result.queries == 64
+    result = explain(block=3, scale=0.3)
+    assert result.n_samples == 64
     assert result.target == 1
     assert result.score == exact(X[None])[0, 1].item()
-    assert result.settings["block"] == (3, 3)
-    assert result.settings["sigma"] == 0.3
+    assert result.method.scale == 0.3
+    assert result.seed == 5
+    assert result.features is None
+    assert result.settings == {
+        "target": 1, "method": result.method, "objective": "output", "n_samples": 64,
+        "features": None, "seed": 5,
+    }  # fmt: skip
     assert 0 < result.seconds < 60
     assert result.provenance["torch"] == torch.__version__
     assert result.provenance["fwdgrad"] == fwdgrad.__version__
@@ -102,27 +108,27 @@ def test_the_result_says_what_was_done():
     assert (result.standard_error > 0).all()
 
 
-def test_the_default_sigma_is_written_down_as_a_number():
-    assert explain().settings["sigma"] == pytest.approx(0.4)
+def test_the_default_scale_is_written_down_as_a_number():
+    assert explain().method.scale == pytest.approx(0.4)
 
 
 def test_the_result_does_not_change_with_the_callers_tensors():
     # A caller who fills one buffer with input after input keeps the right input in each result.
-    x, sigma = X.clone(), torch.full(SHAPE, 0.3)
-    result = explain(x, sigma=sigma)
+    x, scale = X.clone(), torch.full(SHAPE, 0.3)
+    result = explain(x, scale=scale)
     x.zero_()
-    sigma.zero_()
+    scale.zero_()
     assert torch.equal(result.input, X)
-    assert torch.equal(result.settings["sigma"], torch.full(SHAPE, 0.3))
+    assert torch.equal(result.method.scale, torch.full(SHAPE, 0.3))
 
 
-def test_reliability_rises_with_the_queries():
+def test_reliability_rises_with_the_samples():
     def linear(batch):
         return (batch * X).flatten(1).sum(1)
 
     noisy, sure = (
-        explain(model=linear, target=None, sigma=0.3, queries=queries, batch_size=1024)
-        for queries in (64, 65_536)
+        explain(model=linear, target=None, scale=0.3, n_samples=count, batch_size=1024)
+        for count in (64, 65_536)
     )
     assert noisy.reliability < 0.95 < 0.99 < sure.reliability <= 1
 
@@ -137,7 +143,7 @@ def test_a_constant_model_has_no_reliability():
 def test_repr_names_what_was_explained():
     text = repr(explain(objective="probability"))
     assert text.startswith("Explanation(probability of class 1 = ")
-    assert "shape (2, 4, 6), 64 queries, reliability " in text
+    assert "shape (2, 4, 6), 64 samples, reliability " in text
     assert "\n" not in text
 
 
@@ -169,7 +175,7 @@ def test_other_files_are_refused(tmp_path):
 def test_a_single_element_may_have_any_stride(tmp_path):
     x = torch.arange(128.0).reshape(2, 64)[1:, 5]
     assert x.stride() == (64,)
-    result = explain(x, lambda batch: 3 * batch, target=0, sigma=0.5, law="rademacher")
+    result = explain(x, lambda batch: 3 * batch, target=0, scale=0.5, distribution="rademacher")
     assert result.attribution.tolist() == [3.0]
     digest = hashlib.sha256(np.float32(69).tobytes()).hexdigest()
     assert result.provenance["input_sha256"] == digest
@@ -228,8 +234,8 @@ def region(batch):
 def test_the_heatmap_of_regions_is_what_a_region_adds():
     """Before zero, a linear score rises from 0 to 1 with the quarter: each place of it adds 1."""
     result = fwdgrad.explain(
-        region, torch.ones(3, 32, 32), target=None, objective="logit", method="regions",
-        baseline=0.0, cell=16, field="nearest", queries=64,
+        region, torch.ones(3, 32, 32), method=Regions(baseline=0.0),
+        features=Grid((16, 16), "nearest"), n_samples=64,
     )  # fmt: skip
     added = torch.zeros(32, 32)
     added[:16, :16] = 1
@@ -239,23 +245,22 @@ def test_the_heatmap_of_regions_is_what_a_region_adds():
 
 
 def test_of_shared_planes_those_that_are_frozen_have_no_share():
-    sigma = torch.full((3, 4, 4), 0.5)
-    sigma[0] = 0
-    sigma[:, 0] = 0
-    result = fwdgrad.explain(
-        lambda batch: 2 * batch.sum((1, 2, 3)), torch.ones(3, 4, 4), target=None, sigma=sigma,
-        shared=True, law="hadamard", queries=64,
+    scale = torch.full((3, 4, 4), 0.5)
+    scale[0] = 0
+    scale[:, 0] = 0
+    result = forward_gradient(
+        lambda batch: 2 * batch.sum((1, 2, 3)), torch.ones(3, 4, 4), scale=scale,
+        features=Grid((1, 1), "nearest"), design="hadamard", n_samples=64,
     )  # fmt: skip
     want = torch.full((4, 4), 4.0)  # two planes that move, 2 for each
     want[0] = 0
     torch.testing.assert_close(result.heatmap(), want, rtol=0, atol=1e-5)
 
 
-def test_a_gradient_under_shared_noise_is_each_channels_own():
+def test_a_gradient_is_each_channels_own():
     result = fwdgrad.explain(
-        lambda batch: batch.sum((1, 2, 3)), torch.rand(3, 4, 4), method="smoothgrad", target=None,
-        sigma=0.1, shared=True, queries=4,
-    )  # fmt: skip
+        lambda batch: batch.sum((1, 2, 3)), torch.rand(3, 4, 4), method="smoothgrad", n_samples=4
+    )
     assert torch.equal(result.heatmap(), torch.full((4, 4), 3.0))
 
 

@@ -432,7 +432,7 @@ def test_a_loaded_map_is_not_mapped_to_its_file(tmp_path):
 
 
 def test_a_loaded_model_is_not_mapped_to_its_file(tmp_path):
-    path = tmp_path / "box.safetensors"
+    path = tmp_path / "model.safetensors"
     LSTMClassifier(["a", "film"], ["bad", "good"]).save(path)
     loaded = LSTMClassifier.load(path)
     weight = loaded.embedding.weight.detach().clone()
@@ -482,10 +482,10 @@ def test_what_is_no_map_gives_a_value_error(tmp_path, content):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("queries", -1),
-        ("queries", 0),
-        ("queries", True),
-        ("queries", 2.0),
+        ("n_samples", -1),
+        ("n_samples", 0),
+        ("n_samples", True),
+        ("n_samples", 2.0),
         ("reliability", 7.0),
         ("reliability", "x"),
         ("target", -1),
@@ -493,12 +493,18 @@ def test_what_is_no_map_gives_a_value_error(tmp_path, content):
         ("score", float("nan")),
         ("objective", None),
         ("seconds", -1.0),
-        ("delta", "x"),
-        ("settings", []),
-        ("settings", {"kind": "Tensor", "name": "nothing"}),
-        ("settings", {"sigma": {"kind": "AdaptiveScale", "values": {"nothing": 1}}}),
-        ("settings", {"sigma": {"kind": [], "values": 3}}),
-        ("settings", {"x": {"kind": "tuple", "values": 3}}),
+        ("convergence_delta", "x"),
+        ("method", []),
+        ("method", "forward-gradient"),
+        ("method", {"kind": "Tensor", "name": "nothing"}),
+        ("method", {"kind": "ForwardGradient", "values": {"nothing": 1}}),
+        ("method", {"kind": "ForwardGradient", "values": {"scale": -1.0}}),
+        ("method", {"kind": "AdaptiveScale", "values": {"low": 0.0, "high": 1.0}}),
+        ("method", {"kind": [], "values": 3}),
+        ("features", 3),
+        ("features", {"kind": "tuple", "values": 3}),
+        ("seed", -1),
+        ("seed", 1.5),
         ("provenance", []),
         ("provenance", {"input_sha256": "0" * 64}),
         ("format", 2),

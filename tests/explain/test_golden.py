@@ -1,4 +1,4 @@
-"""The demo photo's map as it was: the network's scores are kept, so the kernels are what is tried.
+"""The demo photo's map as it was, from the network's kept scores: the kernels alone are tried.
 
 ``golden/demo.safetensors`` has the 1,025 probabilities of "tiger cat" that EfficientNet-Lite0 gave,
 the photo's own first, and of the map and its standard error every eighth pixel.
@@ -31,11 +31,9 @@ def test_the_demo_s_map_is_as_it_was(photo):
         lambda batch: torch.cat([next(scores) for _ in batch]),
         photo,
         method="regions",
-        objective="logit",
-        target=None,
         batch_size=64,
     )
-    assert next(scores, None) is None  # every one was asked for
+    assert next(scores, None) is None  # every one was used
     for name in ("attribution", "standard_error"):
         found = getattr(result, name)
         assert torch.equal(found[0], found[2])  # a region moves all colours

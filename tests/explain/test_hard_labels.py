@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import KeptLabel, LabelDistance, ModelError, Taxonomy, TextAnswer
+from fwdgrad import ForwardGradient, KeptLabel, LabelDistance, ModelError, Taxonomy, TextAnswer
 
 from .models import assert_same_bits
 
@@ -16,7 +16,7 @@ PETS = Taxonomy.from_distances(
     [[0, 1, 5, 7], [1, 0, 4, 7], [5, 4, 0, 7], [7, 7, 7, 0]],
     ["tabby", "tiger cat, tiger-striped cat", "golden retriever, retriever", "crane, tiger"],
 )
-DIMENSIONS, SIGMA = 16, 0.5
+DIMENSIONS, SCALE = 16, 0.5
 WEIGHTS = torch.linspace(-1, 2, DIMENSIONS)
 X = torch.linspace(0.5, -0.2, DIMENSIONS)
 
@@ -26,8 +26,10 @@ def above_zero(batch):
     return (batch @ WEIGHTS > 0).long()
 
 
-def explain(model, objective, queries=8192, x=X, **options):
-    return fwdgrad.explain(model, x, objective=objective, queries=queries, sigma=SIGMA, **options)
+def explain(model, objective, n_samples=8192, **options):
+    method = ForwardGradient(scale=SCALE)
+    options |= {"objective": objective, "n_samples": n_samples}
+    return fwdgrad.explain(model, X, method=method, **options)
 
 
 # ---- scores of labels ------------------------------------------------------------------------
@@ -80,23 +82,27 @@ def test_an_ambiguous_label_is_the_nearest():
 @pytest.mark.parametrize(
     ("objective", "outputs", "message"),
     [
-        (KeptLabel(1), [0.5, 1.5], r"must return a label for each copy, .*got float64 \(2,\)"),
-        (KeptLabel(1), torch.zeros(2, 1), r"a label for each copy, .*got float64 \(2, 1\)"),
-        (KeptLabel(1), torch.zeros(2, 3, 4), r"a label for each copy, .*got float64 \(2, 3, 4\)"),
-        (KeptLabel(1), [[0.1, 0.9], [0.2]], r"a label for each copy, .*got \[\[0.1, 0.9\]"),
-        (KeptLabel(1), "tabby", "a label for each copy, .*got 'tabby'"),
-        (KeptLabel(1), ["tabby", 1], r"a label for each copy, .*got \['tabby', 1\]"),
-        (KeptLabel(1), {"labels": [1]}, r"a label for each copy, .*got \{'labels'"),
-        (KeptLabel(1), 1, "a label for each copy, .*got int64 ()"),
+        (KeptLabel(1), [0.5, 1.5], r"must return a label for each sample, .*got float64 \(2,\)"),
+        (KeptLabel(1), torch.zeros(2, 1), r"a label for each sample, .*got float64 \(2, 1\)"),
+        (KeptLabel(1), torch.zeros(2, 3, 4), r"a label for each sample, .*got float64 \(2, 3, 4\)"),
+        (KeptLabel(1), [[0.1, 0.9], [0.2]], r"a label for each sample, .*got \[\[0.1, 0.9\]"),
+        (KeptLabel(1), "tabby", "a label for each sample, .*got 'tabby'"),
+        (KeptLabel(1), ["tabby", 1], r"a label for each sample, .*got \['tabby', 1\]"),
+        (KeptLabel(1), {"labels": [1]}, r"a label for each sample, .*got \{'labels'"),
+        (KeptLabel(1), 1, "a label for each sample, .*got int64 ()"),
         (KeptLabel(1), ["tabby"], "labels such as 'tabby', and target is 1; give it as the model"),
         (KeptLabel("1"), [1], "labels such as 1, and target is '1'"),
         (KeptLabel(4), LOGITS, "returned 4 classes, and target is 4"),
-        (KeptLabel(1), LOGITS / 0, "returned NaN"),
+        (KeptLabel(1), LOGITS / 0, "returned NaN, so no class"),
         (LabelDistance(1, PETS), [4], r"label of no class: label must lie in 0 \.\. 3, got 4"),
         (LabelDistance(1, PETS), [-1], r"label of no class: label must lie in 0 \.\. 3, got -1"),
         (LabelDistance(1, PETS), ["tabbi"], "'tabbi' is no class of the taxonomy; perhaps tabby"),
         (LabelDistance(1, PETS), LOGITS[:, :3], "returned 3 classes, and the taxonomy has 4"),
-        (TextAnswer(1, PETS), "a tabby", "a list of strings, an answer for each copy, got 'a tab"),
+        (
+            TextAnswer(1, PETS),
+            "a tabby",
+            "a list of strings, an answer for each sample, got 'a tab",
+        ),
         (TextAnswer(1, PETS), ["a tabby", None], r"list of strings, .*got \['a tabby', None\]"),
         (TextAnswer(1, PETS), torch.tensor([1]), r"list of strings, .*got tensor\(\[1\]\)"),
     ],
@@ -183,17 +189,17 @@ def test_what_names_no_class_is_counted_and_as_far_as_any():
 
 
 def test_the_map_of_a_hard_label_is_that_of_its_probability():
-    # Under the noise the label is kept with probability Phi(w.x / (sigma |w|)), whose gradient is
-    # phi(w.x / (sigma |w|)) w / (sigma |w|).
+    # Under the noise the label is kept with probability Phi(w.x / (scale |w|)), whose gradient is
+    # phi(w.x / (scale |w|)) w / (scale |w|).
     result = explain(above_zero, KeptLabel(1))
     norm = float(WEIGHTS.norm())
-    margin = float(X @ WEIGHTS) / (SIGMA * norm)
+    margin = float(X @ WEIGHTS) / (SCALE * norm)
     density = math.exp(-(margin**2) / 2) / math.sqrt(2 * math.pi)
-    expected = density * WEIGHTS / (SIGMA * norm)
+    expected = density * WEIGHTS / (SCALE * norm)
     assert ((result.attribution - expected).abs() < 5 * result.standard_error).all()
     # The weights of the n pairs are 0 or +-1/2, so that the error of an element is at most
-    # 1 / (2 sigma sqrt(n)), and the gradient is density / sigma long.
-    noise = math.sqrt(DIMENSIONS) / (2 * math.sqrt(result.queries / 2))
+    # 1 / (2 scale sqrt(n)), and the gradient is density / scale long.
+    noise = math.sqrt(DIMENSIONS) / (2 * math.sqrt(result.n_samples / 2))
     bound = density / math.hypot(density, noise)
     cosine = torch.cosine_similarity(result.attribution, WEIGHTS, dim=0)
     assert cosine > bound - 0.01 > 0.95
@@ -237,8 +243,8 @@ def test_a_text_answer_gives_the_same_map_as_its_label():
         return [f"The input image belongs to Number {i}!" for i in steps(batch).tolist()]
 
     score = TextAnswer(200, STEPS, NAMES)
-    labels = explain(steps, LabelDistance(200, STEPS), queries=512)
-    texts = explain(answer, score, queries=512)
+    labels = explain(steps, LabelDistance(200, STEPS), n_samples=512)
+    texts = explain(answer, score, n_samples=512)
     assert_same_bits(texts, labels)
     assert (score.answers, score.unparsed) == (513, 0)
     assert torch.cosine_similarity(texts.attribution, WEIGHTS, dim=0) > 0.9
@@ -254,7 +260,7 @@ def test_a_model_that_often_declines_to_answer():
     score = TextAnswer("golden retriever", PETS)
     result = explain(answer, score)
     assert score.answers == 8193
-    silent = (1 + math.erf(-X @ WEIGHTS / (SIGMA * WEIGHTS.norm() * math.sqrt(2)))) / 2
+    silent = (1 + math.erf(-X @ WEIGHTS / (SCALE * WEIGHTS.norm() * math.sqrt(2)))) / 2
     assert abs(score.unparsed / score.answers - silent) < 5 * math.sqrt(
         silent * (1 - silent) / 8193
     )
@@ -280,32 +286,32 @@ def test_a_checkpoint_of_another_target_is_refused(tmp_path, one, other):
     for objective in (one, other):
         # The same answer for any input: only the objective's name can tell the runs apart.
         assert objective(model(X[None])).tolist() in ([0], [-7])
-    explain(model, one, queries=64, checkpoint=path)
+    explain(model, one, n_samples=64, checkpoint=path)
     with pytest.raises(fwdgrad.CheckpointError, match="objective"):
-        explain(model, other, queries=64, checkpoint=path)
+        explain(model, other, n_samples=64, checkpoint=path)
 
 
-def test_a_wrong_answer_is_said_before_the_queries_are_spent():
-    asked = []
+def test_a_wrong_answer_is_an_error_before_any_sample():
+    sizes = []
 
     def model(batch):
-        asked.append(len(batch))
+        sizes.append(len(batch))
         return ["tabbi"] * len(batch)
 
     with pytest.raises(ModelError, match="'tabbi' is no class of the taxonomy; perhaps tabby"):
         explain(model, LabelDistance(0, PETS))
-    assert asked == [1]
+    assert sizes == [1]
     with pytest.raises(ModelError, match=r"shape \(1,\) for a batch of \d+"):
         explain(lambda batch: ["tabby"], LabelDistance(0, PETS))
 
 
-# ---- where no copy has another score ---------------------------------------------------------
+# ---- where no sample has another score -------------------------------------------------------
 
-STILL = {"queries": 8, "sigma": 0.01}
+STILL = {"method": ForwardGradient(scale=0.01), "n_samples": 8}
 
 
 def warnings_of(model, objective, x=X, **options):
-    """What a run warns of, in order."""
+    """A run's warnings, in order."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fwdgrad.explain(model, x, objective=objective, **{**STILL, **options})
@@ -314,50 +320,51 @@ def warnings_of(model, objective, x=X, **options):
 
 @pytest.mark.parametrize(("answer", "target"), [("benign", "Benign"), (3, 9), (3, 281)])
 def test_a_label_that_the_model_does_not_answer_at_x(answer, target):
-    asked = []
+    sizes = []
 
     def model(batch):
         if len(batch) > 1:
-            asked.append(len(batch))
+            sizes.append(len(batch))
             raise KeyboardInterrupt
         return [answer]
 
     with (
         pytest.warns(
-            UserWarning, match=f"the model answers {answer!r} at x, so KeptLabel.{target!r}"
+            UserWarning, match=f"the model predicts {answer!r} at x, so KeptLabel.{target!r}"
         ),
         pytest.raises(KeyboardInterrupt),
     ):
         fwdgrad.explain(model, X, objective=KeptLabel(target), **STILL)
-    assert asked == [8]  # it was said before
+    assert sizes == [8]  # it was said before
     *_, last = warnings_of(lambda batch: [answer] * len(batch), KeptLabel(target))
-    assert f"the model answers {answer!r} at x, and {target!r} neither there" in last
-    assert f"KeptLabel({answer!r}), more noise (sigma)" in last
+    assert f"the model predicts {answer!r} at x, and {target!r} neither there" in last
+    assert f"KeptLabel({answer!r}), more noise (scale)" in last
 
 
-def test_a_label_that_every_copy_has_or_loses():
+def test_a_label_that_every_sample_has_or_loses():
     (kept,) = warnings_of(lambda batch: [3] * len(batch), KeptLabel(3))
-    assert "is 1 for every copy, so the map is zero: more noise (sigma)" in kept
+    assert "is 1 for every sample, so the map is zero: more noise (scale)" in kept
     lost = lambda batch: [3 if torch.equal(row, X) else 4 for row in batch]  # noqa: E731
     (said,) = warnings_of(lost, KeptLabel(3))
-    assert "is 0 for every copy, so the map is zero: at x it is 1: less noise (sigma)" in said
+    assert "is 0 for every sample, so the map is zero: at x it is 1: less noise (scale)" in said
 
 
 @pytest.mark.parametrize("target", [3, 9])
-def test_regions_that_change_no_label_are_not_told_to_have_sigma(target):
+def test_regions_that_change_no_label_are_not_told_to_have_a_scale(target):
     model = lambda batch: [3] * len(batch)  # noqa: E731
     x = torch.linspace(0, 1, 48).reshape(3, 4, 4)
-    options = {"method": "regions", "queries": 16, "sigma": None}
-    *_, said = warnings_of(model, KeptLabel(target), x, **options)
+    *_, said = warnings_of(model, KeptLabel(target), x, method="regions", n_samples=16)
     assert "a larger cell, another baseline or another objective may change it" in said
-    assert "sigma" not in said
+    assert "scale" not in said
     assert ("KeptLabel(3)" in said) == (target == 9)
 
 
 def test_answers_that_never_change_are_shown():
     (said,) = warnings_of(lambda batch: ["I cannot say."] * len(batch), TextAnswer(0, PETS))
-    assert "the model answers 'I cannot say.' at x, which names no class; a question" in said
+    assert "the model answers 'I cannot say.' at x, which names no class; a prompt" in said
     (said,) = warnings_of(lambda batch: ["A retriever!"] * len(batch), TextAnswer(0, PETS))
     assert "answers 'A retriever!' at x, which names 'golden retriever, retriever'; more" in said
     (said,) = warnings_of(lambda batch: [2] * len(batch), LabelDistance(0, PETS))
-    assert "is -5 for every copy, so the map is zero: the model answers 2 at x; more noise" in said
+    assert (
+        "is -5 for every sample, so the map is zero: the model predicts 2 at x; more noise" in said
+    )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fwdgrad
+from fwdgrad import ForwardGradient, SmoothGrad
 from fwdgrad.adapters.image_text import ImageText
 from fwdgrad.adapters.images import ImageClassifier
 
@@ -45,7 +46,7 @@ def clip():
 
 def test_transformers_own_cosines(clip):
     model, tokenizer = clip
-    box = ImageText.from_transformers(model, tokenizer, CAPTIONS)
+    adapter = ImageText.from_transformers(model, tokenizer, CAPTIONS)
     read = tokenizer(list(CAPTIONS), padding=True, return_tensors="pt")
     mean, std = (
         torch.tensor([0.48145466, 0.4578275, 0.40821073]),
@@ -61,14 +62,14 @@ def test_transformers_own_cosines(clip):
             ).logits_per_image
             / model.logit_scale.exp()
         )
-        assert torch.allclose(box(PICTURES), own, atol=1e-5)
+        assert torch.allclose(adapter(PICTURES), own, atol=1e-5)
 
 
 def test_a_processor_says_how_pictures_are_scaled(clip):
     model, tokenizer = clip
     pictures = types.SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.25] * 3)
     processor = types.SimpleNamespace(tokenizer=tokenizer, image_processor=pictures)
-    box = ImageText.from_transformers(model, processor, CAPTIONS)
+    adapter = ImageText.from_transformers(model, processor, CAPTIONS)
     plain = ImageText.from_transformers(model, tokenizer, CAPTIONS)
     mean, std = (
         torch.tensor([0.48145466, 0.4578275, 0.40821073]),
@@ -76,15 +77,15 @@ def test_a_processor_says_how_pictures_are_scaled(clip):
     )
     same = ((PICTURES - 0.5) / 0.25) * std[:, None, None] + mean[:, None, None]
     with torch.no_grad():
-        assert torch.allclose(box(PICTURES), plain(same), atol=1e-5)
+        assert torch.allclose(adapter(PICTURES), plain(same), atol=1e-5)
 
 
-def test_both_sources_on_a_clip(clip):
-    box = ImageText.from_transformers(*clip, CAPTIONS)
+def test_forward_calls_agree_with_the_gradient_of_a_clip(clip):
+    adapter = ImageText.from_transformers(*clip, CAPTIONS)
     x = PICTURES[0]
-    white = fwdgrad.explain(box, x, method="smoothgrad", target=1, sigma=0.1, queries=256)
-    options = {"method": "likelihood-ratio", "law": "hadamard", "sigma": 0.1, "queries": 8192}
-    black = fwdgrad.explain(box, x, target=1, **options)
+    white = fwdgrad.explain(adapter, x, 1, method=SmoothGrad(scale=0.1), n_samples=256)
+    method = ForwardGradient(scale=0.1, design="hadamard")
+    black = fwdgrad.explain(adapter, x, 1, method=method, n_samples=8192)
     both = torch.stack([white.attribution.flatten(), black.attribution.flatten()])
     assert torch.corrcoef(both)[0, 1] > 0.9
 
@@ -140,21 +141,23 @@ def small_open_clip(library):
 
 def test_open_clips_own_cosines(open_clip):
     model, tokenizer = small_open_clip(open_clip)
-    box = ImageText.from_open_clip(model, tokenizer, CAPTIONS)
+    adapter = ImageText.from_open_clip(model, tokenizer, CAPTIONS)
     mean, std = (
         torch.tensor(values)[:, None, None]
         for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
     with torch.no_grad():
         pictures, texts, _ = model((PICTURES - mean) / std, tokenizer(list(CAPTIONS)))
-        assert torch.allclose(box(PICTURES), pictures @ texts.T, atol=1e-5)
+        assert torch.allclose(adapter(PICTURES), pictures @ texts.T, atol=1e-5)
     model.visual.preprocess_cfg = {"size": 32, "mean": (0.5,) * 3, "std": (0.25,) * 3}
     other = ImageText.from_open_clip(model, tokenizer, CAPTIONS)
     with torch.no_grad():
         pictures, texts, _ = model((PICTURES - 0.5) / 0.25, tokenizer(list(CAPTIONS)))
         assert torch.allclose(other(PICTURES), pictures @ texts.T, atol=1e-5)
     assert bool(
-        fwdgrad.explain(box, PICTURES[0], method="gradient", target=0).attribution.isfinite().all()
+        fwdgrad.explain(adapter, PICTURES[0], method="gradient", target=0)
+        .attribution.isfinite()
+        .all()
     )
     with pytest.raises(ValueError, match="captions must have at most 12 tokens"):
         ImageText.from_open_clip(model, tokenizer, ["one two three four five six seven " * 3])
@@ -189,7 +192,7 @@ class Letters:
 def test_conse_by_hand():
     letters = Letters()
     classifier = ImageClassifier("quarters", quarters, 32, ("aa, x", "ab", "bb", "cc"))
-    box = ImageText.conse(
+    adapter = ImageText.conse(
         ["aa", "abab", "cd"], classifier=classifier, encoder=letters, tokenizer=letters
     )
     vectors = {"aa": (1, 0, 0, 0), "ab": (1, 1, 0, 0), "bb": (0, 1, 0, 0), "cc": (0, 0, 1, 0)}
@@ -198,7 +201,7 @@ def test_conse_by_hand():
         torch.tensor([(1, 0, 0, 0), (1, 1, 0, 0), (0, 0, 1, 1)]).float(), dim=1
     )
     picture = torch.nn.functional.normalize(quarters(PICTURES).softmax(1) @ rows, dim=1)
-    assert torch.allclose(box(PICTURES), picture @ wanted.T, atol=1e-5)
+    assert torch.allclose(adapter(PICTURES), picture @ wanted.T, atol=1e-5)
 
 
 def test_conse_takes_the_ten_likeliest():
@@ -206,12 +209,12 @@ def test_conse_takes_the_ten_likeliest():
     names = tuple(chr(97 + i) for i in range(12))
     scores = torch.arange(12.0) / 3
     classifier = ImageClassifier("const", lambda b: scores.expand(len(b), -1), 32, names)
-    box = ImageText.conse(
+    adapter = ImageText.conse(
         ["a", "c", "l"], classifier=classifier, encoder=letters, tokenizer=letters
     )
     kept = scores.softmax(0)[2:]
     want = kept / kept.norm()
-    assert box(PICTURES)[0].tolist() == pytest.approx([0, float(want[0]), float(want[-1])])
+    assert adapter(PICTURES)[0].tolist() == pytest.approx([0, float(want[0]), float(want[-1])])
 
 
 @pytest.mark.skipif(
@@ -224,11 +227,11 @@ def test_conse_finds_the_caption(tmp_path):
     from fwdgrad.adapters.photos import load_photo
 
     captions = ["a photo of a cat", "a cup of coffee", "a rocket", "a man with a tripod"]
-    box = ImageText.conse(captions)
+    adapter = ImageText.conse(captions)
     for i, name in enumerate(("chelsea", "coffee", "rocket", "camera")):
         io.imsave(tmp_path / "photo.png", getattr(data, name)())
         with torch.no_grad():
-            cosines = box(load_photo(tmp_path / "photo.png", box.size)[None])
+            cosines = adapter(load_photo(tmp_path / "photo.png", adapter.size)[None])
         assert int(cosines.argmax()) == i
 
 
@@ -253,10 +256,10 @@ def test_captions_that_are_refused(captions, error, message):
 def test_a_cosine_is_explained_as_it_is():
     # Also where one is negative, so that they could not be taken for labels.
     vectors = torch.tensor([[1.0, 0.0, 0.0, 0.0], [-1.0, 0.2, 0.0, 0.0], [0.1, 0.0, 1.0, 0.0]])
-    box = ImageText(quarters, vectors, CAPTIONS, 32)
+    adapter = ImageText(quarters, vectors, CAPTIONS, 32)
     picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    e = fwdgrad.explain(box, picture, target=0, queries=64)
-    cosines = box(picture[None])[0]
+    e = fwdgrad.explain(adapter, picture, target=0, n_samples=64)
+    cosines = adapter(picture[None])[0]
     assert float(cosines.min()) < 0
     assert (e.objective, e.score) == ("output", float(cosines[0]))
 

@@ -1,4 +1,4 @@
-"""Language models asked about a text, on a small one of random weights; and on the real ones."""
+"""Language models as classifiers of texts: a small one of random weights, and the real ones."""
 
 import importlib.util
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fwdgrad
+from fwdgrad import ForwardGradient
 from fwdgrad.adapters.text import explain_text
 from fwdgrad.adapters.text_models import load_text_model
 
@@ -45,24 +46,24 @@ def small_model(seed=0):
 
 
 @pytest.fixture(scope="module")
-def box():
+def adapter():
     return LanguageModel(
         small_model(), small_tokenizer(), ["good", "bad", "very good"], prompt=PROMPT
     )
 
 
-def naive(box, text):
+def naive(adapter, text):
     """Token by token, from token numbers."""
     scores = []
-    start = box.tokenizer("Review:", add_special_tokens=False)["input_ids"]
-    middle = box.tokenizer(text, add_special_tokens=False)["input_ids"]
-    end = box.tokenizer("Sentiment:", add_special_tokens=False)["input_ids"]
-    for answer in box.labels:
+    start = adapter.tokenizer("Review:", add_special_tokens=False)["input_ids"]
+    middle = adapter.tokenizer(text, add_special_tokens=False)["input_ids"]
+    end = adapter.tokenizer("Sentiment:", add_special_tokens=False)["input_ids"]
+    for answer in adapter.labels:
         read = [1, *start, *middle, *end, 2, 1]  # the chat template's turns
         total = 0.0
-        for token in box.tokenizer(answer, add_special_tokens=False)["input_ids"]:
+        for token in adapter.tokenizer(answer, add_special_tokens=False)["input_ids"]:
             with torch.no_grad():
-                logits = box.model(torch.tensor([read])).logits[0, -1]
+                logits = adapter.model(torch.tensor([read])).logits[0, -1]
             total += float(logits.double().log_softmax(0)[token])
             read.append(token)
         scores.append(total)
@@ -70,46 +71,51 @@ def naive(box, text):
 
 
 @pytest.mark.parametrize("text", ["a fine film", "dull", "a very , very dull film ."])
-def test_log_probabilities(box, text):
-    embeddings = box.encode(text).embeddings
+def test_log_probabilities(adapter, text):
+    embeddings = adapter.encode(text).embeddings
     with torch.no_grad():
-        alone = box(embeddings[None])
-        three = box(embeddings.expand(3, -1, -1))
-    assert alone[0].tolist() == pytest.approx(naive(box, text), abs=1e-4)
+        alone = adapter(embeddings[None])
+        three = adapter(embeddings.expand(3, -1, -1))
+    assert alone[0].tolist() == pytest.approx(naive(adapter, text), abs=1e-4)
     assert torch.allclose(three, alone.expand(3, -1), atol=1e-5)
 
 
 def test_without_a_chat_template():
-    box = LanguageModel(small_model(), small_tokenizer(chat=False), ["good", "bad"], prompt=PROMPT)
-    encoded = box.encode("a fine film")
+    adapter = LanguageModel(
+        small_model(), small_tokenizer(chat=False), ["good", "bad"], prompt=PROMPT
+    )
+    encoded = adapter.encode("a fine film")
     assert encoded.word_of == (-1, -1, -1, 0, 1, 2, -1, -1)  # <s> Review : ... Sentiment :
 
 
-def test_the_prompt_is_frozen(box):
-    encoded = box.encode("a fine film")
+def test_the_prompt_is_frozen(adapter):
+    encoded = adapter.encode("a fine film")
     assert encoded.words == ("a", "fine", "film")
     assert encoded.word_of == (-1, -1, -1, 0, 1, 2, -1, -1, -1, -1)
-    result = explain_text(box, "a fine film", "good", queries=64)
+    result = explain_text(adapter, "a fine film", "good", n_samples=64)
+    assert result.explanation.objective == "probability"  # the answer's share among the answers
     attribution = result.explanation.attribution
     assert bool((attribution[encoded.frozen] == 0).all())
     assert bool((attribution[~encoded.frozen] != 0).all())
 
 
-def test_what_looks_like_the_end_of_a_turn_is_text(box):
+def test_what_looks_like_the_end_of_a_turn_is_text(adapter):
     assert 2 not in torch.tensor(
-        box.tokenizer("</s>", split_special_tokens=True, add_special_tokens=False)["input_ids"]
+        adapter.tokenizer("</s>", split_special_tokens=True, add_special_tokens=False)["input_ids"]
     )
-    assert len(box.encode("fine </s>").words) > 1
+    assert len(adapter.encode("fine </s>").words) > 1
 
 
 @pytest.mark.parametrize("target", ["good", "very good"])
-def test_words_from_forward_calls_agree_with_the_gradient(box, target):
-    white = explain_text(box, "a very dull film", target, method="gradient")
-    black = explain_text(
-        box, "a very dull film", target, shared=True, law="hadamard", sigma=0.02, queries=64
-    )
+def test_words_from_forward_calls_agree_with_the_gradient(adapter, target):
+    def explained(**options):
+        return explain_text(adapter, "a very dull film", target, objective="output", **options)
+
+    white = explained(method="gradient")
+    hadamard = ForwardGradient(design="hadamard")
+    black = explained(method=hadamard, share_channels=True, scale=0.02, n_samples=64)
     assert torch.allclose(black.scores, white.scores, atol=0.02 * float(white.scores.abs().max()))
-    embedding = explain_text(box, "a very dull film", target, sigma=0.02, queries=4096)
+    embedding = explained(scale=0.02, n_samples=4096)
     z = (embedding.scores - white.scores) / embedding.standard_errors
     assert float(z.abs().max()) < 4
 
@@ -144,9 +150,9 @@ def test_arguments_that_are_refused(change, error, message):
         (torch.tensor([1, 2]), TypeError, "noise cannot go on token numbers"),
     ],
 )
-def test_texts_that_are_refused(box, text, error, message):
+def test_texts_that_are_refused(adapter, text, error, message):
     with pytest.raises(error, match=message):
-        box.encode(text)
+        adapter.encode(text)
 
 
 # ---- the real weights ----------------------------------------------------------------------
@@ -178,22 +184,23 @@ def test_llama_cpp_agrees_with_transformers(smollm2):
 
     answers = ("negative", "positive", "a masterpiece")
     full = LanguageModel(smollm2.model, smollm2.tokenizer, answers)
-    with LlamaCppModel.smollm2(answers) as box:
+    with LlamaCppModel.smollm2(answers) as adapter:
         found = []
         for review in REVIEWS.values():
-            encoded = box.encode(review)
+            encoded = adapter.encode(review)
             assert torch.equal(encoded.embeddings, full.encode(review).embeddings)
-            found.append(box(encoded.embeddings[None].expand(2, -1, -1)))
+            found.append(adapter(encoded.embeddings[None].expand(2, -1, -1)))
             assert torch.equal(found[-1][0], found[-1][1])
             with torch.no_grad():
                 want = full(encoded.embeddings[None])
             # Four bits a weight and eight an activation: a tenth of a nat on the likely answers.
             assert torch.allclose(found[-1][:1].float(), want, atol=0.4)
-        again = box(box.encode(REVIEWS["positive"]).embeddings[None])
-        assert torch.equal(again[0], found[0][0])  # whatever was asked in between
+        again = adapter(adapter.encode(REVIEWS["positive"]).embeddings[None])
+        assert torch.equal(again[0], found[0][0])  # whatever was evaluated in between
         with pytest.raises(fwdgrad.ModelError, match="gives no gradient"):
-            explain_text(box, REVIEWS["positive"], "positive", method="gradient")
+            explain_text(adapter, REVIEWS["positive"], "positive", method="gradient")
         words = explain_text(
-            box, REVIEWS["negative"], "negative", shared=True, law="hadamard", queries=256
-        )
+            adapter, REVIEWS["negative"], "negative", method=ForwardGradient(design="hadamard"),
+            share_channels=True, n_samples=256,
+        )  # fmt: skip
         assert words.reliability > 0.5

@@ -37,62 +37,62 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def box(parts):
+def model(parts):
     torch.manual_seed(1)
     return MiniLMClassifier(["bad", "good"], **parts, longest=20)
 
 
-def test_pieces_belong_to_words_and_the_ends_to_none(box):
-    encoded = box.encode(TEXT)
+def test_pieces_belong_to_words_and_the_ends_to_none(model):
+    encoded = model.encode(TEXT)
     assert encoded.words == ("A", "unforgettable", "film", "isn't", "finely", "!")
     assert encoded.word_of == (-1, 0, 1, 1, 1, 1, 2, 3, 3, 3, 4, 4, 5, -1)
     assert encoded.embeddings.shape == (14, 8)
     assert not encoded.embeddings.requires_grad
 
 
-def test_unknown_words_are_words_and_signs_that_are_not_read_are_none(box):
-    encoded = box.encode("zebra \ufffdfilm cafe\u0301 [SEP]")
+def test_unknown_words_are_words_and_signs_that_are_not_read_are_none(model):
+    encoded = model.encode("zebra \ufffdfilm cafe\u0301 [SEP]")
     assert encoded.words == ("zebra", "film", "cafe\u0301", "[", "SEP", "]")
     assert encoded.word_of == (-1, 0, 1, 2, 3, 4, 5, -1)
-    separator = box.encode("film").embeddings[-1]  # may not come in by the text's own words
+    separator = model.encode("film").embeddings[-1]  # may not come in by the text's own words
     assert (encoded.embeddings == separator).all(1).tolist() == [False] * 7 + [True]
     with pytest.raises(ValueError, match="text must have at least one word that minilm reads"):
-        box.encode("\ufffd")
+        model.encode("\ufffd")
 
 
-def test_what_the_box_computes_is_what_the_encoder_does(box):
-    encoded = box.encode(TEXT)
-    read = box.tokenizer(TEXT, return_tensors="pt")
+def test_what_the_adapter_computes_is_what_the_encoder_does(model):
+    encoded = model.encode(TEXT)
+    read = model.tokenizer(TEXT, return_tensors="pt")
     with torch.no_grad():
-        states = box.encoder(
+        states = model.encoder(
             input_ids=read["input_ids"], attention_mask=read["attention_mask"]
         ).last_hidden_state
-        wanted = box.head(torch.nn.functional.normalize(states.mean(1), dim=1))
+        wanted = model.head(torch.nn.functional.normalize(states.mean(1), dim=1))
         got = encoded.forward(encoded.embeddings.expand(3, -1, -1))
     torch.testing.assert_close(got, wanted.expand(3, -1))
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_scores_are_gradient_times_embedding(box, shared):
-    encoded = box.encode(TEXT)
+def test_scores_are_gradient_times_embedding(model, shared):
+    encoded = model.encode(TEXT)
     x = encoded.embeddings.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(box(x[None])[0, 1], x)
+    (gradient,) = torch.autograd.grad(model(x[None])[0, 1], x)
     tokens = (gradient * x.detach()).sum(1)
     wanted = torch.zeros(6).index_add_(0, torch.tensor(encoded.word_of[1:-1]), tokens[1:-1])
-    sigma = 0.05 if shared else 0.001  # the embeddings are about 0.02 long
-    result = explain_text(box, TEXT, "good", queries=8192, sigma=sigma, shared=shared)
+    options = {"share_channels": shared, "scale": 0.05 if shared else 0.001}  # of about 0.02
+    result = explain_text(model, TEXT, "good", objective="output", n_samples=8192, **options)
     assert ((result.scores - wanted) / result.standard_errors).abs().max() < 3.5
     assert result.reliability > 0.5
     assert (result.explanation.attribution[[0, -1]] == 0).all()
 
 
-def test_saved_and_loaded(box, parts, tmp_path):
+def test_saved_and_loaded(model, parts, tmp_path):
     path = tmp_path / "head.safetensors"
-    box.save(path)
+    model.save(path)
     loaded = MiniLMClassifier.load(path, **parts)
-    assert (loaded.labels, loaded.longest, loaded.training) == (box.labels, box.longest, False)
-    x = box.encode(TEXT).embeddings[None]
-    assert torch.equal(loaded(x), box(x))
+    assert (loaded.labels, loaded.longest, loaded.training) == (model.labels, model.longest, False)
+    x = model.encode(TEXT).embeddings[None]
+    assert torch.equal(loaded(x), model(x))
     path.write_bytes(b"no head")
     with pytest.raises(ValueError, match=r"head\.safetensors is no MiniLMClassifier, or damaged"):
         MiniLMClassifier.load(path, **parts)
@@ -107,7 +107,7 @@ def test_saved_and_loaded(box, parts, tmp_path):
         (ValueError, "film " * 999, "text must have at most 20 word pieces, got 1001"),
     ],
 )
-def test_bad_input(box, error, text, message):
+def test_bad_input(model, error, text, message):
     with pytest.raises(error, match=message) as caught:
-        explain_text(box, text, queries=math.inf)
+        explain_text(model, text, n_samples=math.inf)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import ModelError
+from fwdgrad import ForwardGradient, ModelError
 from fwdgrad.objectives import objective_name, resolve_target, scores_of
 
 from .models import Recorder, X, assert_same_bits, exact
@@ -55,7 +55,7 @@ def test_outputs_of_other_kinds(kind):
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
-def test_one_number_per_copy(shape):
+def test_one_number_per_sample(shape):
     outputs = torch.arange(4.0).reshape(shape)
     for target in ("auto", None, 0):
         assert resolve_target(target, outputs[:1], "logit") is None
@@ -76,7 +76,8 @@ def test_objective_name(name, expected):
 
 
 def explain(model=exact, **options):
-    return fwdgrad.explain(model, X, **{"target": 1, "queries": 64, "sigma": 0.3, **options})
+    given = {"target": 1, "objective": "output", "n_samples": 64, "method": ForwardGradient(0.3)}
+    return fwdgrad.explain(model, X, **{**given, **options})
 
 
 def test_auto_is_the_largest_output_at_the_input():
@@ -127,7 +128,7 @@ def test_an_objective_may_have_parameters():
     [
         (
             lambda outputs: outputs,
-            r"objective must return one score per copy, .*got .*\(1, 3\)",
+            r"objective must return one score per sample, .*got .*\(1, 3\)",
         ),
         (lambda outputs: outputs[:, 0].sum(), r"objective returned shape \(\) for a batch of 1"),
         (lambda outputs: "high", "must return a tensor or an array, got str"),
@@ -137,7 +138,7 @@ def test_a_callable_that_returns_something_else(objective, message):
     model = Recorder()
     with pytest.raises(ModelError, match=message):
         explain(model, target=None, objective=objective)
-    assert model.asked == [1]  # said at the clean input, before the queries are spent
+    assert model.asked == [1]  # said at the clean input, before the samples are spent
 
 
 def test_a_single_number_is_no_probability():

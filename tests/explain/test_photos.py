@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fwdgrad.adapters import photos
+from fwdgrad.adapters import cropping, photos
 from fwdgrad.adapters.images import ImageClassifier, _OfPixels, imagenet_labels
 from fwdgrad.adapters.photos import FITS, load_mask, load_photo, read_photo
 
@@ -321,7 +321,7 @@ def test_a_large_photo_is_reduced_on_its_way(tmp_path, monkeypatch, kind, turn, 
     stored.save(path, exif=exif, **({"quality": 95} if kind == "a.jpg" else {}))
     whole = read_photo(path, SIZE, fit)
     monkeypatch.setattr(photos, "_WHOLE", 1000)
-    monkeypatch.setattr(photos, "_BLOCK", 64)
+    monkeypatch.setattr(cropping, "_BLOCK", 64)
     reduced = read_photo(path, SIZE, fit)
     assert (reduced.width, reduced.height) == (whole.width, whole.height) == (713, 500)
     assert (reduced.pixels - whole.pixels).abs().mean() < 0.003
@@ -472,7 +472,7 @@ def test_formats_that_are_not_read(tmp_path, suffix):
     picture(RGB).save(path, format=suffix)
     message = refused(path)
     assert f"it looks like {suffix.upper()}, which is not read" in message
-    assert "convert it to PNG or JPEG (read are PNG, JPEG, GIF" in message
+    assert "convert it to PNG or JPEG (formats: PNG, JPEG, GIF" in message
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.8, 0.95])

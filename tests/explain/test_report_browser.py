@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fwdgrad import Explanation
+from fwdgrad import Explanation, ForwardGradient
 from fwdgrad.metrics import deletion, insertion
 from fwdgrad.report import Number, report
 
@@ -65,7 +65,7 @@ def page():
     attribution[:, 32:96, 32:96] /= 2
     explanation = Explanation(
         attribution, torch.rand(3, 128, 128) / 9, 0.9, 640, 0, 0.96, "probability",
-        {"method": "likelihood-ratio", "law": "hadamard"}, x, 1.5,
+        ForwardGradient(scale=0.1, design="hadamard"), None, 0, x, 1.5,
         provenance={"input_sha256": "78df4db7d7dfdc268c2c6012addccb5bee15b64a83cdef677eb547b32ab1"},
     )  # fmt: skip
     curves = [

@@ -1,4 +1,4 @@
-"""What is explained where nothing is named, and that every call is held to the first."""
+"""What is explained by default, and that the output of every call has the form of the first."""
 
 import functools
 import re
@@ -8,14 +8,16 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import ModelError, metrics
+from fwdgrad import ForwardGradient, ModelError, SmoothGrad, metrics
+from fwdgrad.errors import Message
 from fwdgrad.objectives import decide
 from fwdgrad.scorer import Scorer
 
-from .models import Recorder, X, assert_same_bits, exact
+from .models import Recorder, X, assert_same_bits, exact, forward_gradient
 
 PICTURE = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(3))
-OPTIONS = {"target": 1, "queries": 64, "sigma": 0.3}
+OPTIONS = {"target": 1, "n_samples": 64, "scale": 0.3}
+METHODS = {"forward-gradient": ForwardGradient(0.3), "smoothgrad": SmoothGrad(0.3)}
 
 
 def corners(batch):
@@ -34,7 +36,7 @@ def within(attribution, part):
 
 
 def test_labels_are_explained_one_by_one():
-    e = fwdgrad.explain(labels, PICTURE, target=0, queries=256)
+    e = fwdgrad.explain(labels, PICTURE, target=0, n_samples=256)
     assert e.objective == "output"
     assert e.score == float(labels(PICTURE[None])[0, 0])
     assert e.score == pytest.approx(0.948, abs=0.02)  # whose share of a softmax is half
@@ -42,23 +44,32 @@ def test_labels_are_explained_one_by_one():
     # Where the label never looks; a softmax would find the other label there.
     assert abs(within(e.attribution, 1)) < 0.02 * within(e.attribution, 0)
     softmax = fwdgrad.explain(
-        lambda batch: labels(batch).softmax(1), PICTURE, target=0, queries=256
+        lambda batch: labels(batch).softmax(1), PICTURE, target=0, n_samples=256
     )
     assert abs(within(softmax.attribution, 1)) > 0.5 * within(softmax.attribution, 0)
-    again = fwdgrad.explain(labels, e.input, target=e.target, objective=e.objective, **e.settings)
+    again = fwdgrad.explain(labels, e.input, **e.settings)
     assert_same_bits(e, again)
 
 
 @pytest.mark.parametrize(
     ("row", "objective", "reason"),
     [
-        ([0.2, 0.7, 0.1], "output", "sum to 1: probabilities"),
-        ([0.9998, 0.0, 0.0], "output", "sum to 1: probabilities"),
-        ([0.9, 0.8, 0.1], "output", "do not sum to 1: labels of their own"),
-        ([0.0, 0.0, 0.0], "output", "do not sum to 1: labels of their own"),
-        ([2.0, -1.0, 0.0], "probability", "logits, by their softmax"),
-        ([0.5, 0.5001, -0.0001], "probability", "logits, by their softmax"),
-        ([7.0], "output", "one number"),
+        ([0.2, 0.7, 0.1], "output", "sum to 1: they are probabilities, explained as they are"),
+        ([0.9998, 0.0, 0.0], "output", "sum to 1: they are probabilities, explained as they are"),
+        (
+            [0.9, 0.8, 0.1],
+            "output",
+            "do not sum to 1: each is a label of its own, explained as it is",
+        ),
+        (
+            [0.0, 0.0, 0.0],
+            "output",
+            "do not sum to 1: each is a label of its own, explained as it is",
+        ),
+        ([2.0, -1.0, 0.0], "probability", "they are logits, whose softmax is explained"),
+        ([0.5, 0.5001, -0.0001], "probability", "they are logits, whose softmax is explained"),
+        ([7.0], "output", "the model returns one number a sample, explained as it is"),
+        ([0.5], "output", "the model returns one number a sample, explained as it is"),
     ],
 )
 @pytest.mark.parametrize("form", [torch.tensor, np.array, list], ids=["tensor", "array", "list"])
@@ -74,11 +85,13 @@ def test_auto(row, objective, reason, form):
 
 
 def test_what_was_decided_is_stored(tmp_path):
-    e = fwdgrad.explain(labels, PICTURE, queries=16)
-    assert e.provenance["objective"].startswith("auto: its values at x lie in [0, 1] and do not")
+    e = fwdgrad.explain(labels, PICTURE, n_samples=16)
+    assert e.provenance["objective"].startswith(
+        "auto: the model's outputs at x lie in [0, 1] and do not"
+    )
     e.save(tmp_path / "map.safetensors")
     assert fwdgrad.Explanation.load(tmp_path / "map.safetensors").provenance == e.provenance
-    named = fwdgrad.explain(labels, PICTURE, queries=16, objective="output")
+    named = fwdgrad.explain(labels, PICTURE, n_samples=16, objective="output")
     assert "objective" not in named.provenance
     assert_same_bits(e, named)
 
@@ -95,26 +108,26 @@ def test_a_model_may_say_what_it_returns():
     def cosines(batch):
         return corners(batch) / 2 - 0.1
 
-    assert fwdgrad.explain(cosines, PICTURE, queries=64).objective == "probability"
+    assert fwdgrad.explain(cosines, PICTURE, n_samples=64).objective == "probability"
     cosines.explained_as = "output"
-    e = fwdgrad.explain(cosines, PICTURE, queries=64)
+    e = fwdgrad.explain(cosines, PICTURE, n_samples=64)
     assert e.objective == "output"
     assert e.score == float(cosines(PICTURE[None]).max())
 
 
 def test_the_default_of_one_number_is_that_number():
-    e = fwdgrad.explain(lambda batch: 50 * corners(batch)[:, 0], PICTURE, queries=64)
+    e = fwdgrad.explain(lambda batch: 50 * corners(batch)[:, 0], PICTURE, n_samples=64)
     assert (e.objective, e.target) == ("output", None)
     assert e.score == float(50 * corners(PICTURE[None])[0, 0])
 
 
 def test_sigmoid():
-    e = fwdgrad.explain(exact, X, objective="sigmoid", **OPTIONS)
-    plain = fwdgrad.explain(lambda batch: exact(batch).sigmoid(), X, **OPTIONS)
+    e = forward_gradient(exact, X, objective="sigmoid", **OPTIONS)
+    plain = forward_gradient(lambda batch: exact(batch).sigmoid(), X, **OPTIONS)
     assert_same_bits(e, plain)
     assert (e.objective, plain.objective) == ("sigmoid", "output")
-    one = fwdgrad.explain(
-        lambda b: exact(b)[:, 1], X, target=None, objective="sigmoid", queries=64, sigma=0.3
+    one = forward_gradient(
+        lambda b: exact(b)[:, 1], X, target=None, objective="sigmoid", n_samples=64, scale=0.3
     )
     assert_same_bits(e, one)
 
@@ -125,21 +138,21 @@ def test_labels_that_are_none_are_told_of():
         return 0.5 + exact(batch) - exact(X[None])
 
     with pytest.warns(UserWarning, match=r"lies in \[0, 1\] at x and leaves it elsewhere") as found:
-        e = fwdgrad.explain(model, X, objective="auto", **OPTIONS)
+        e = forward_gradient(model, X, objective="auto", **OPTIONS)
     assert len(found) == 1
     assert e.objective == "output"
-    fwdgrad.explain(model, X, objective="output", **OPTIONS)  # is meant so
+    forward_gradient(model, X, objective="output", **OPTIONS)  # is meant so
 
 
 def test_a_softmax_of_labels_is_told_of():
     with pytest.warns(UserWarning, match=r"lies in \[0, 1\] at every input.*'output'") as found:
-        fwdgrad.explain(lambda b: exact(b).sigmoid(), X, objective="probability", **OPTIONS)
+        forward_gradient(lambda b: exact(b).sigmoid(), X, objective="probability", **OPTIONS)
     assert len(found) == 1
 
     def accident(batch):  # in [0, 1] at x alone
         return 0.4 + exact(batch) - exact(X[None])
 
-    fwdgrad.explain(accident, X, objective="probability", **OPTIONS)
+    forward_gradient(accident, X, objective="probability", **OPTIONS)
 
 
 # ---- every call ----------------------------------------------------------------------------
@@ -156,20 +169,24 @@ def at_call(number, change):
 CHANGES = {
     "fewer classes": (lambda found: found[:, :2], "returned 2 classes, and at .* 3 classes"),
     "more classes": (lambda found: found.repeat(1, 2), "returned 6 classes, and at .* 3 classes"),
-    "one number": (lambda found: found[:, 0], "returned one number a copy, and at .* 3 classes"),
+    "one number": (lambda found: found[:, 0], "returned one number a sample, and at .* 3 classes"),
     "integers": (lambda found: found.int(), "returned integers, and at .* floating numbers"),
 }
 
 
+def run_of(method):
+    """The same run by another method."""
+    return {"target": 1, "n_samples": 64, "method": METHODS[method], "objective": "output"}
+
+
 @pytest.mark.parametrize("kind", CHANGES)
-@pytest.mark.parametrize("method", ["likelihood-ratio", "smoothgrad"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_model_that_changes_its_output(kind, method):
     change, message = CHANGES[kind]
-    options = {**OPTIONS, "batch_size": 16, "method": method}
-    each = 8 if method == "likelihood-ratio" else 16
-    numbers = f"copies {2 * each} .. {3 * each - 1}"
+    each = 8 if method == "forward-gradient" else 16
+    numbers = f"samples {2 * each} .. {3 * each - 1}"
     with pytest.raises(ModelError, match=message) as caught:
-        fwdgrad.explain(at_call(3, change), X, **options)
+        fwdgrad.explain(at_call(3, change), X, batch_size=16, **run_of(method))
     assert numbers in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -184,17 +201,18 @@ def test_metrics_hold_every_call_to_the_first(metric):
 def test_a_callable_objective_is_held_to_the_classes_too():
     margin = fwdgrad.Difference(0, 1)
     with pytest.raises(ModelError, match="returned 2 classes, and at the input itself 3 classes"):
-        fwdgrad.explain(
-            at_call(2, CHANGES["fewer classes"][0]), X, objective=margin, queries=64, sigma=0.3,
+        forward_gradient(
+            at_call(2, CHANGES["fewer classes"][0]), X, objective=margin, n_samples=64, scale=0.3,
             batch_size=16,
         )  # fmt: skip
 
-    def boxes(batch):  # as many as it finds
+    def detections(batch):  # as many as it finds
         return torch.ones(len(batch), 1 + len(batch), 4) * exact(batch)[:, :1, None]
 
-    e = fwdgrad.explain(
-        boxes, X, objective=lambda found: found.mean((1, 2)), queries=64, sigma=0.3, batch_size=16
-    )
+    e = forward_gradient(
+        detections, X, objective=lambda found: found.mean((1, 2)), n_samples=64, scale=0.3,
+        batch_size=16,
+    )  # fmt: skip
     assert float(e.attribution.abs().max()) > 0
 
 
@@ -207,9 +225,9 @@ def test_an_objective_that_fails_in_the_middle():
             raise LookupError("two\nlines")
         return outputs[:, 1]
 
-    message = r"by the objective: LookupError: two lines .copies 8 \.\. 15."
+    message = r"by the objective: LookupError: two lines .samples 8 \.\. 15."
     with pytest.raises(ModelError, match=message) as caught:
-        fwdgrad.explain(exact, X, objective=objective, queries=64, sigma=0.3, batch_size=16)
+        forward_gradient(exact, X, objective=objective, n_samples=64, scale=0.3, batch_size=16)
     assert isinstance(caught.value.__cause__, LookupError)
 
 
@@ -219,7 +237,7 @@ def test_what_is_no_error_of_the_model_passes(error):
         before=lambda r, _: (_ for _ in ()).throw(error) if len(r.asked) == 3 else 0
     )
     with pytest.raises(type(error)):
-        fwdgrad.explain(recorder, X, batch_size=16, **OPTIONS)
+        forward_gradient(recorder, X, batch_size=16, **OPTIONS)
 
 
 def test_memory_that_runs_out_in_the_middle_halves_the_batch():
@@ -227,12 +245,14 @@ def test_memory_that_runs_out_in_the_middle_halves_the_batch():
         if len(batch) > 4:
             raise MemoryError
 
-    e = fwdgrad.explain(Recorder(before=small), X, batch_size=16, **OPTIONS)
-    assert_same_bits(e, fwdgrad.explain(exact, X, **OPTIONS))
+    e = forward_gradient(Recorder(before=small), X, batch_size=16, **OPTIONS)
+    assert_same_bits(e, forward_gradient(exact, X, **OPTIONS))
 
 
-@pytest.mark.parametrize("method", ["likelihood-ratio", "smoothgrad"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_model_of_one_input_at_a_time_is_told_how(method):
+    run = run_of(method)
+
     def alone(batch):
         if len(batch) > 1:
             raise ValueError("expected one")
@@ -241,9 +261,9 @@ def test_a_model_of_one_input_at_a_time_is_told_how(method):
     first = lambda batch: exact(batch[:1])  # noqa: E731
     for model in (alone, first):
         with pytest.raises(ModelError, match="one input at a time needs batch_size=1"):
-            fwdgrad.explain(model, X, method=method, **OPTIONS)
-        e = fwdgrad.explain(model, X, method=method, batch_size=1, **OPTIONS)
-        assert_same_bits(e, fwdgrad.explain(exact, X, method=method, **OPTIONS))
+            fwdgrad.explain(model, X, **run)
+        e = fwdgrad.explain(model, X, batch_size=1, **run)
+        assert_same_bits(e, fwdgrad.explain(exact, X, **run))
 
     def later(batch):  # it has taken as many before
         later.calls += 1
@@ -253,18 +273,32 @@ def test_a_model_of_one_input_at_a_time_is_told_how(method):
 
     later.calls = -1
     with pytest.raises(ModelError, match="busy") as caught:
-        fwdgrad.explain(later, X, batch_size=16, method=method, **OPTIONS)
+        fwdgrad.explain(later, X, batch_size=16, **run)
     assert "batch_size=1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("returned", ["nothing", "one row"])
+def test_the_message_of_that_knows_the_option(returned):
+    def model(batch):
+        if len(batch) > 1 and returned == "nothing":
+            raise ValueError("expected one")
+        return exact(batch[:1])
+
+    scorer = Scorer(model, X, [1], "output")
+    with pytest.raises(ModelError) as caught:
+        scorer(torch.stack([X, X]))
+    spoken = Message(caught.value).spoken(lambda option: f"--{option.name} {option.value[0]}")
+    assert spoken.endswith("needs --batch_size 1")
 
 
 @pytest.mark.parametrize("form", [float, np.float32, torch.tensor, lambda one: [one], np.array])
 def test_a_model_may_give_a_number_for_a_batch_of_one(form):
     model = lambda batch: form(float(exact(batch[:1])[0, 1]))  # noqa: E731
-    options = {"queries": 64, "sigma": 0.3, "method": "likelihood-ratio"}
+    options = {"n_samples": 64, "scale": 0.3}
     with pytest.raises(ModelError, match="one input at a time needs batch_size=1"):
-        fwdgrad.explain(model, X, target=None, **options)
-    e = fwdgrad.explain(model, X, target=None, batch_size=1, **options)
-    whole = fwdgrad.explain(exact, X, target=1, **options)
+        forward_gradient(model, X, target=None, **options)
+    e = forward_gradient(model, X, target=None, batch_size=1, **options)
+    whole = forward_gradient(exact, X, target=1, **options)
     torch.testing.assert_close(e.attribution, whole.attribution, rtol=1e-4, atol=1e-4)
 
 
@@ -272,9 +306,9 @@ def test_a_model_of_a_range_is_told_how_to_keep_in_it():
     model = lambda batch: exact(batch.log())  # noqa: E731
     x = X.abs() + 0.1
     with pytest.raises(ModelError, match=r"nan .*clip=\(0\.1\S*, 1\.1\)"):
-        fwdgrad.explain(model, x, **OPTIONS)
+        forward_gradient(model, x, **OPTIONS)
     low, high = float(x.min()), float(x.max())
-    assert fwdgrad.explain(model, x, clip=(low, high), **OPTIONS).attribution.isfinite().all()
+    assert forward_gradient(model, x, clip=(low, high), **OPTIONS).attribution.isfinite().all()
 
 
 # ---- outputs of all kinds ------------------------------------------------------------------
@@ -304,7 +338,7 @@ class Output(dict):
 )
 def test_the_hint_fits_the_output(answer, message):
     with pytest.raises(ModelError, match=message) as caught:
-        fwdgrad.explain(lambda batch: answer(exact(batch)), X, **OPTIONS)
+        forward_gradient(lambda batch: answer(exact(batch)), X, **OPTIONS)
     assert "\n" not in str(caught.value)
 
 
@@ -325,8 +359,8 @@ def test_the_hint_fits_the_output(answer, message):
     ],
 )
 def test_outputs_of_any_layout(form):
-    e = fwdgrad.explain(lambda batch: form(exact(batch)), X, **OPTIONS)
-    assert_same_bits(e, fwdgrad.explain(exact, X, **OPTIONS))
+    e = forward_gradient(lambda batch: form(exact(batch)), X, **OPTIONS)
+    assert_same_bits(e, forward_gradient(exact, X, **OPTIONS))
 
 
 @pytest.mark.filterwarnings("ignore")  # torch is to give them up
@@ -334,36 +368,36 @@ def test_quantized_outputs():
     def quantized(batch):
         return torch.quantize_per_tensor(exact(batch).float(), 0.25, 0, torch.qint8)
 
-    e = fwdgrad.explain(quantized, X, **OPTIONS)
-    assert_same_bits(e, fwdgrad.explain(lambda b: quantized(b).dequantize(), X, **OPTIONS))
+    e = forward_gradient(quantized, X, **OPTIONS)
+    assert_same_bits(e, forward_gradient(lambda b: quantized(b).dequantize(), X, **OPTIONS))
 
 
 def test_pandas():
     pandas = pytest.importorskip("pandas")
-    right = fwdgrad.explain(exact, X, **OPTIONS)
+    right = forward_gradient(exact, X, **OPTIONS)
     index = [f"row {i}" for i in range(256)]
 
     def frame(batch):
         return pandas.DataFrame(exact(batch).numpy(), index=index[: len(batch)])
 
-    assert_same_bits(fwdgrad.explain(frame, X, **OPTIONS), right)
+    assert_same_bits(forward_gradient(frame, X, **OPTIONS), right)
     series = lambda batch: frame(batch)[1]  # noqa: E731
-    assert_same_bits(fwdgrad.explain(series, X, **{**OPTIONS, "target": None}), right)
+    assert_same_bits(forward_gradient(series, X, **{**OPTIONS, "target": None}), right)
     names = lambda batch: pandas.Series(["cat"] * len(batch), index=index[: len(batch)])  # noqa: E731
     with pytest.raises(ModelError, match="names such as 'cat': labels"):
-        fwdgrad.explain(names, X, **OPTIONS)
+        forward_gradient(names, X, **OPTIONS)
 
 
 def test_sparse_matrices_of_scipy():
     sparse = pytest.importorskip("scipy.sparse")
-    e = fwdgrad.explain(lambda batch: sparse.csr_matrix(exact(batch).numpy()), X, **OPTIONS)
-    assert_same_bits(e, fwdgrad.explain(exact, X, **OPTIONS))
+    e = forward_gradient(lambda batch: sparse.csr_matrix(exact(batch).numpy()), X, **OPTIONS)
+    assert_same_bits(e, forward_gradient(exact, X, **OPTIONS))
 
 
 def test_lists_keep_their_digits():
     tiny = lambda batch: (exact(batch) * 1e-60).tolist()  # noqa: E731
-    e = fwdgrad.explain(tiny, X.double(), **OPTIONS)
-    right = fwdgrad.explain(exact, X.double(), **OPTIONS)
+    e = forward_gradient(tiny, X.double(), **OPTIONS)
+    right = forward_gradient(exact, X.double(), **OPTIONS)
     torch.testing.assert_close(e.attribution * 1e60, right.attribution, rtol=1e-12, atol=0)
 
 
@@ -397,7 +431,7 @@ def test_batch_normalisation_is_found_through(form):
     before = {name: value.clone() for name, value in module.state_dict().items()}
     heatmap = X[0]
     for call in (
-        lambda: fwdgrad.explain(model, X, **{**OPTIONS, "target": 0}),
+        lambda: forward_gradient(model, X, **{**OPTIONS, "target": 0}),
         lambda: metrics.deletion(model, X, heatmap),
         lambda: metrics.insertion(model, X, heatmap, start=X * 0),
         lambda: metrics.information_curve(model, PICTURE[:1], PICTURE[0]),
@@ -423,8 +457,8 @@ def test_a_frozen_normalisation_is_none_in_training():
             return exact(batch)
 
     with pytest.warns(UserWarning, match="training mode"):
-        e = fwdgrad.explain(Frozen(), X, **OPTIONS)
-    assert_same_bits(e, fwdgrad.explain(exact, X, **OPTIONS))
+        e = forward_gradient(Frozen(), X, **OPTIONS)
+    assert_same_bits(e, forward_gradient(exact, X, **OPTIONS))
 
 
 def test_scores_at_the_input():

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import AdaptiveScale, Explanation, inherent_noise, out_of_bounds, smoothgrad_scale
-from fwdgrad.errors import CheckpointError
+from fwdgrad import AdaptiveScale, Explanation, ForwardGradient
+from fwdgrad.errors import ArgumentError, CheckpointError
+from fwdgrad.smoothing import inherent_noise, out_of_bounds, smoothgrad_scale
 from fwdgrad_kernels import NoiseSpec
 
 LOW, HIGH = -2.12, 2.64  # figure 3: ImageNet's values after normalisation
@@ -40,13 +41,13 @@ def test_inherent_noise_of_the_exact_rule_is_the_same_everywhere():
     assert (scale.mean() / nearest.mean()).item() == pytest.approx(1.3138, abs=5e-5)
 
 
-@pytest.mark.parametrize("law", ["normal", "cauchy", "logistic", "uniform"])
-def test_what_leaves_the_bounds_is_what_was_predicted(law):
+@pytest.mark.parametrize("distribution", ["normal", "cauchy", "logistic", "uniform"])
+def test_what_leaves_the_bounds_is_what_was_predicted(distribution):
     x = torch.linspace(0.02, 0.98, 5000)
     for scale in (0.3, AdaptiveScale(0.0, 1.0, 0.9), AdaptiveScale(0.0, 1.0, 0.9, "exact")):
-        spec = NoiseSpec((5000,), law, scale, seed=11)
-        predicted = inherent_noise(x, spec.scale_at(x), 0.0, 1.0, law)
-        elements, images = out_of_bounds(x, spec, 0.0, 1.0, copies=40)
+        spec = NoiseSpec((5000,), distribution, scale, seed=11)
+        predicted = inherent_noise(x, spec.scale_at(x), 0.0, 1.0, distribution)
+        elements, images = out_of_bounds(x, spec, 0.0, 1.0, samples=40)
         error = (predicted * (1 - predicted)).sum().sqrt() / 5000 / math.sqrt(40)
         assert abs(elements - predicted.mean()) <= 5 * error
         assert images == 1.0
@@ -56,16 +57,14 @@ def test_what_leaves_the_bounds_is_what_was_predicted(law):
 def test_explanation_of_a_linear_model_is_its_weights(form):
     generator = torch.Generator().manual_seed(3)
     weights, x = torch.randn(2, 3, 8, generator=generator), torch.rand(2, 3, 8, generator=generator)
-    law = "normal" if form == "exact" else "hadamard"
+    design = "independent" if form == "exact" else "hadamard"
     result = fwdgrad.explain(
         lambda batch: (batch * weights).sum((1, 2, 3)),
         x,
-        target=None,
-        law=law,
-        sigma=AdaptiveScale(-0.2, 1.2, form=form),
-        queries=40_000 if law == "normal" else 256,
+        method=ForwardGradient(AdaptiveScale(-0.2, 1.2, form=form), design=design),
+        n_samples=40_000 if design == "independent" else 256,
     )
-    if law == "hadamard":  # orthogonal directions: exact for a linear score
+    if design == "hadamard":  # orthogonal directions: exact for a linear score
         torch.testing.assert_close(result.attribution, weights, rtol=1e-4, atol=1e-4)
     else:
         errors = (result.attribution - weights) / result.standard_error
@@ -75,19 +74,23 @@ def test_explanation_of_a_linear_model_is_its_weights(form):
 
 def test_an_element_on_the_bound_is_frozen_unless_there_is_a_floor():
     x = torch.tensor([0.0, 0.5, 1.0, 0.3])
-    settings = {"target": None, "queries": 64, "law": "hadamard"}
+
+    def explain(x, rule):
+        method = ForwardGradient(rule, design="hadamard")
+        return fwdgrad.explain(lambda b: b.sum(1), x, method=method, n_samples=64)
+
     rule = AdaptiveScale(0.0, 1.0, floor=0.0)
-    frozen = fwdgrad.explain(lambda b: b.sum(1), x, sigma=rule, **settings)
+    frozen = explain(x, rule)
     assert (frozen.attribution[[0, 2]] == 0).all()
     torch.testing.assert_close(frozen.attribution[[1, 3]], torch.ones(2))
     assert math.isfinite(frozen.reliability)
     for rule in (AdaptiveScale(0.0, 1.0), AdaptiveScale(0.0, 1.0, floor=0.05)):
-        moved = fwdgrad.explain(lambda b: b.sum(1), x, sigma=rule, **settings)
+        moved = explain(x, rule)
         torch.testing.assert_close(moved.attribution, torch.ones(4))
-    assert moved.settings["sigma"].floor == 0.05
+    assert moved.method.scale.floor == 0.05
     rule = AdaptiveScale(0.0, 1.0, floor=0.0)
     with pytest.raises(ValueError, match="every element of x lies on a bound"):
-        fwdgrad.explain(lambda b: b.sum(1), x.round(), sigma=rule, **settings)
+        explain(x.round(), rule)
 
 
 def test_the_floor_keeps_elements_beside_a_bound_from_drowning_the_others():
@@ -97,8 +100,8 @@ def test_the_floor_keeps_elements_beside_a_bound_from_drowning_the_others():
     x[:20] *= 1e-3  # next to a bound
 
     def cosine(floor):
-        rule = AdaptiveScale(0.0, 1.0, floor=floor)
-        found = fwdgrad.explain(lambda b: b @ weights, x, target=None, sigma=rule, queries=2048)
+        method = ForwardGradient(AdaptiveScale(0.0, 1.0, floor=floor))
+        found = fwdgrad.explain(lambda b: b @ weights, x, method=method, n_samples=2048)
         return torch.cosine_similarity(found.attribution, weights, dim=0).item()
 
     assert cosine(None) > 0.6
@@ -108,30 +111,35 @@ def test_the_floor_keeps_elements_beside_a_bound_from_drowning_the_others():
 def test_saved_loaded_and_run_again(tmp_path):
     x, rule = torch.rand(3, 4, 4), AdaptiveScale((0.0, -0.1, 0.0), 1.0, 0.9, "exact", 0.01)
     model = lambda batch: batch.square().sum((1, 2, 3))  # noqa: E731
-    result = fwdgrad.explain(model, x, target=None, queries=32, sigma=rule)
+    result = fwdgrad.explain(model, x, method=ForwardGradient(rule), n_samples=32)
     result.save(tmp_path / "map.safetensors")
     loaded = Explanation.load(tmp_path / "map.safetensors")
-    assert loaded.settings["sigma"] == rule
-    again = fwdgrad.explain(model, loaded.input, target=None, **loaded.settings)
+    assert loaded.method.scale == rule
+    again = fwdgrad.explain(model, loaded.input, **loaded.settings)
     assert torch.equal(again.attribution, result.attribution)
 
 
 def test_a_checkpoint_knows_the_rule(tmp_path):
     x, path = torch.rand(4, 4), tmp_path / "run.safetensors"
-    settings = {"target": None, "queries": 32, "checkpoint": path}
-    fwdgrad.explain(lambda b: b.sum((1, 2)), x, sigma=AdaptiveScale(0.0, 1.0), **settings)
-    with pytest.raises(CheckpointError, match="sigma was"):
-        fwdgrad.explain(lambda b: b.sum((1, 2)), x, sigma=AdaptiveScale(0.0, 1.0, 0.9), **settings)
+
+    def explain(confidence):
+        method = ForwardGradient(AdaptiveScale(0.0, 1.0, confidence))
+        fwdgrad.explain(lambda b: b.sum((1, 2)), x, method=method, n_samples=32, checkpoint=path)
+
+    explain(0.95)
+    with pytest.raises(CheckpointError, match="scale was"):
+        explain(0.9)
 
 
 def test_bounds_that_do_not_contain_x_are_named():
     x = torch.zeros(3, 2, 2)
     x[1, 0, 1] = 1.5
     rule = AdaptiveScale((-1.0, -1.0, -1.0), (1.0, 1.25, 2.0))
-    with pytest.raises(ValueError, match=r"got 1.5 at element 5 where they are -1.0 and"):
-        fwdgrad.explain(lambda b: b.sum((1, 2, 3)), x, target=None, sigma=rule)
-    with pytest.raises(TypeError, match="sigma must be a number where a baseline is given"):
-        fwdgrad.explain(lambda b: b.sum((1, 2, 3)), x, target=None, sigma=rule, baseline=0.5)
+    with pytest.raises(ArgumentError, match=r"got 1.5 at element 5 where they are -1.0 and") as e:
+        fwdgrad.explain(lambda b: b.sum((1, 2, 3)), x, method=ForwardGradient(rule))
+    assert e.value.argument == "scale"
+    with pytest.raises(TypeError, match="scale must be a number where a baseline is given"):
+        ForwardGradient(rule, baseline=0.5)
     with pytest.raises(ValueError, match=r"low must be below high, got 1.0 and 0.0"):
         smoothgrad_scale(1.0, 0.0)
     with pytest.raises(ValueError, match="alpha must be positive, got 0"):

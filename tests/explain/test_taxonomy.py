@@ -165,7 +165,7 @@ def test_the_table_is_made_of_a_data_noun(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"'n12345678' is not in data\.noun; is it WordNet 3\.0's"):
         hypernym_table(read_hypernyms(DATA_NOUN.splitlines()), ["n12345678"])
     for damaged in ("00001740 03 n 01 entity 0 002 @ 00001930 n", "no noun at all", "<html>"):
-        with pytest.raises(ValueError, match=r"line 1 is none of a data\.noun: "):
+        with pytest.raises(ValueError, match=r"line 1 is not of a data\.noun: "):
             read_hypernyms([damaged])
 
 

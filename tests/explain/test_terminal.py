@@ -1,7 +1,10 @@
 """What is printed: text is shown and never obeyed; the help is there without torch."""
 
+import dataclasses
+import functools
 import io
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +19,10 @@ from fwdgrad.adapters.images import MODELS, load_classifier
 from fwdgrad.adapters.photos import FITS
 from fwdgrad.adapters.text_models import TEXT_MODELS
 from fwdgrad.cli import choices
-from fwdgrad.noise import FIELDS
+from fwdgrad.cli.parser import make_parser
+from fwdgrad.errors import ArgumentError, Message, Option, warn
+from fwdgrad.methods import METHODS
+from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.terminal import plain, say, styled
 
 ATTACK = "cat\x1b]0;owned\x07\x1b[2J\x9b1m\u202egnp.\u2066\n100 %\r"
@@ -52,7 +58,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)).save("photo.png")
-    Path("mybox.py").write_text(
+    Path("mymodels.py").write_text(
         "import torch\n"
         "def f(batch):\n    return batch.double().mean((2, 3))\n"
         f"def fails(batch):\n    raise ValueError({ATTACK!r})\n"
@@ -61,19 +67,28 @@ def folder(tmp_path, monkeypatch):
     name = ATTACK.replace("\n", "").replace("\r", "") + r"$\frac{$ <blink>"
     Path("names.txt").write_text(f"{name}\nb\nc\n", encoding="utf-8")
     yield
-    sys.modules.pop("mybox", None)
+    sys.modules.pop("mymodels", None)
 
 
-LINE = ["explain", "photo.png", "--size", "16", "--queries", "16", "--output", "out", "--overwrite"]
+LINE = ["explain", "photo.png", "--size", "16", "--samples", "16", "--output", "out", "--overwrite"]
 LINE += ["--no-progress", "--model"]
 
 
 def test_names_and_messages_are_text_everywhere(folder, capsys):
-    assert cli.main([*LINE, "mybox:f", "--labels", "names.txt", "--target", "0"]) == 0
+    assert cli.main([*LINE, "mymodels:f", "--labels", "names.txt", "--target", "0"]) == 0
     shown = capsys.readouterr()
     assert r"cat\x1b]0;owned\x07\x1b[2J\x9b1m\u202egnp.\u2066" in shown.out
     map = "out/explanation.safetensors"
-    line = ["evaluate", map, "--model", "mybox:f", "--labels", "names.txt", "--report", "out.html"]
+    line = [
+        "evaluate",
+        map,
+        "--model",
+        "mymodels:f",
+        "--labels",
+        "names.txt",
+        "--report",
+        "out.html",
+    ]
     assert cli.main(line) == 0
     shown = shown.out + shown.err + "".join(capsys.readouterr())
     assert not set(shown) & set("\x1b\x07\x9b\u202e\u2066\r")
@@ -81,11 +96,11 @@ def test_names_and_messages_are_text_everywhere(folder, capsys):
     assert not set(page) & set("\x1b\x07\x9b\u202e\u2066\r")
     assert "<blink>" not in page
 
-    assert cli.main([*LINE, "mybox:fails"]) == 1
+    assert cli.main([*LINE, "mymodels:fails"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert r"\x1b]0;owned\x07\x1b[2J\x9b1m\u202egnp.\u2066" in error
-    assert cli.main([*LINE, "mybox:fails", "--debug"]) == 1
+    assert cli.main([*LINE, "mymodels:fails", "--debug"]) == 1
     assert not set(capsys.readouterr().err) & set("\x1b\x07\x9b\u202e\u2066\r")
     with pytest.raises(SystemExit):
         cli.main(["explain", "photo.png", f"--{ATTACK}"])
@@ -121,7 +136,7 @@ def test_a_folder_s_own_modules_do_not_stand_in_for_installed_ones(folder, start
         start = [start[0], f"import sys; sys.path.pop(0); {start[1]}"]
     path = os.pathsep.join(p for p in sys.path if p)
     run = subprocess.run(
-        [sys.executable, *start, *LINE, "mybox:f"],
+        [sys.executable, *start, *LINE, "mymodels:f"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -132,25 +147,89 @@ def test_a_folder_s_own_modules_do_not_stand_in_for_installed_ones(folder, start
 
 
 def test_the_current_folder_comes_last(folder):
-    load_classifier("mybox:f", 16, None)
+    load_classifier("mymodels:f", 16, None)
     assert sys.path[-1] == os.getcwd()
     assert os.getcwd() not in sys.path[:-1]
-    with pytest.raises(ValueError, match=r"mybox of .*mybox.py has no 'g'"):
-        load_classifier("mybox:g", 16, None)
+    with pytest.raises(ValueError, match=r"mymodels of .*mymodels.py has no 'g'"):
+        load_classifier("mymodels:g", 16, None)
 
 
 # ---- the start ------------------------------------------------------------------------------
 
 
 def test_the_choices_are_those_that_there_are():
-    assert tuple(fwdgrad.METHODS) == choices.METHODS
-    assert fwdgrad.OBJECTIVES == choices.OBJECTIVES
-    assert (*fwdgrad_kernels.LAWS, "hadamard") == choices.LAWS
-    assert FIELDS == choices.FIELDS
-    assert (None, *choices.CONTROLS) == fwdgrad.CONTROLS
+    assert tuple(METHODS) == choices.METHODS
+    assert OBJECTIVES == choices.OBJECTIVES
+    assert fwdgrad_kernels.DISTRIBUTIONS == choices.DISTRIBUTIONS
+    assert fwdgrad_kernels.DESIGNS == choices.DESIGNS
     assert tuple(MODELS) == choices.MODELS
     assert FITS == choices.FITS
     assert TEXT_MODELS == choices.TEXT_MODELS
+
+
+@pytest.mark.parametrize(
+    ("names", "method"),
+    [
+        (choices.BASELINES, lambda name: fwdgrad.Regions(baseline=name)),
+        (choices.BASELINES, lambda name: fwdgrad.IntegratedGradients(baseline=name)),
+        (
+            choices.CONTROL_VARIATES,
+            lambda name: fwdgrad.ForwardGradient(antithetic=False, control_variate=name),
+        ),
+    ],
+)
+def test_the_choices_of_an_option_are_those_that_its_method_takes(names, method):
+    assert all(method(name) for name in names)
+    with pytest.raises(ValueError, match="other") as caught:
+        method("other")
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_the_options_of_methods_are_fields_of_theirs_under_the_same_name():
+    there = {field.name for method in METHODS.values() for field in dataclasses.fields(method)}
+    parser = make_parser()
+    for name in choices.METHOD_OPTIONS:
+        assert name in there
+        assert parser.written("explain", Option(name)) == "--" + name.replace("_", "-")
+    # Those that take values of Python alone.
+    assert there - {*choices.METHOD_OPTIONS} == {"gradient", "parameters", "sampling"}
+
+
+def test_a_message_names_options_as_the_command_has_them():
+    more = Message("ask for more ", Option("n_samples"), " or ", Option("antithetic", False))
+    error = ValueError(Message(ArgumentError("batch_size", "must be 1"), "; ", more))
+    assert str(error) == "batch_size must be 1; ask for more n_samples or antithetic=False"
+    written = functools.partial(make_parser().written, "explain")
+    assert Message(error, "!").spoken(written) == (
+        "--batch-size must be 1; ask for more --samples or --no-antithetic!"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "written"),
+    [
+        (Option("batch_size", 1), "--batch-size 1"),
+        (Option("antithetic", True), "--antithetic"),
+        (Option("clip", (0, 1)), "--clip 0 1"),
+        (Option("method", "regions"), "--method regions"),
+        (Option("features"), "--cell"),
+        (Option("overwrite"), "--overwrite"),
+        (Option("map"), "map"),  # no option, but an argument by its place
+        (Option("sampling", None), "sampling=None"),
+    ],
+)
+def test_an_option_on_the_command_line(option, written):
+    for command in ("explain", "evaluate"):  # whose advice is of explain
+        assert make_parser().written(command, option) == written
+
+
+def test_a_warning_and_a_copy_of_an_error_keep_their_options():
+    with pytest.warns(UserWarning, match="more n_samples") as caught:
+        warn(Message("more ", Option("n_samples")))
+    assert Message(caught[0].message).parts == ("more ", "n_samples")
+    kept = pickle.loads(pickle.dumps(ArgumentError("seed", "must be ", Option("seed", 0))))
+    assert str(kept) == "seed must be seed=0"
+    assert kept.argument == "seed"
 
 
 @pytest.mark.parametrize("line", ["--help", "--version", "explain --help", "evaluate --help"])

@@ -10,27 +10,38 @@ import pytest
 import torch
 
 import fwdgrad
+from fwdgrad import (
+    AdaptGrad,
+    ForwardGradient,
+    Gradient,
+    GradientXInput,
+    IntegratedGradients,
+    NoiseGrad,
+    ParameterNoise,
+    SmoothGrad,
+)
 from fwdgrad.adapters.encoded import EncodedText
 from fwdgrad.adapters.lstm import LSTMClassifier
 from fwdgrad.adapters.minilm import MiniLMClassifier
-from fwdgrad.adapters.text import TextExplanation, explain_text
+from fwdgrad.adapters.text import explain_text
+from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.adapters.words import split_words
-from fwdgrad.noise import noise_spec
-from fwdgrad_kernels import perturb
+from fwdgrad_kernels import NoiseSpec, perturb
 
 LABELS = ("bad", "good")
 WORDS = ("a", "the", "film", "is", "fine", "dull", "and", "not", ".")
 TEXT = "The film is fine, and not dull."
+HADAMARD = ForwardGradient(design="hadamard")
 
 
 @pytest.fixture
-def box():
+def model():
     torch.manual_seed(3)
     return LSTMClassifier(WORDS, LABELS, width=6, hidden=5, longest=12).eval()
 
 
 class Padded:
-    """Any box with a start token before the text and padding after it, to a fixed length."""
+    """An adapter with a start token before the text and padding after it, to a fixed length."""
 
     name = "padded"
     labels = None
@@ -48,7 +59,7 @@ class Padded:
 
 
 class Pieces:
-    """A linear box whose words are cut into pieces of two letters; every piece is (1, 2, 3)."""
+    """A linear model over pieces of two letters; the embedding of each is (1, 2, 3)."""
 
     name = "pieces"
     labels = LABELS
@@ -67,12 +78,17 @@ class Pieces:
         return EncodedText(text, spans, tuple(word_of), x, forward)
 
 
-def autograd(box, text, target):
-    """The gradient with respect to the embeddings, as one who may differentiate has it; and they.
+def explained(model, text, target=1, **options):
+    """``explain_text`` of the class's score itself."""
+    return explain_text(model, text, target, objective="output", **options)
+
+
+def autograd(model, text, target):
+    """The gradient with respect to the embeddings, by torch, and the embeddings.
 
     In float64, in which the LSTM is left.
     """
-    encoded = box.encode(text)
+    encoded = model.encode(text)
     x = encoded.embeddings.double().requires_grad_()
     (gradient,) = torch.autograd.grad(encoded.forward.double()(x[None])[0, target], x)
     return gradient, x.detach()
@@ -81,7 +97,7 @@ def autograd(box, text, target):
 def result_of(text, scores, label="good"):
     """An explanation with given scores."""
     encoded = Pieces().encode(text)
-    full = explain_text(Pieces(), "ab", 1, queries=16)
+    full = explain_text(Pieces(), "ab", 1, n_samples=16)
     scores = torch.tensor(scores, dtype=torch.float64)
     return TextExplanation(
         text, encoded.spans, scores, scores.abs() / 10, "input", label, full.explanation
@@ -91,8 +107,8 @@ def result_of(text, scores, label="good"):
 # ---- words -------------------------------------------------------------------------------------
 
 
-def test_unknown_words_share_an_embedding_and_case_does_not_count(box):
-    x = box.encode("FILM film blob Zebra").embeddings
+def test_unknown_words_share_an_embedding_and_case_does_not_count(model):
+    x = model.encode("FILM film blob Zebra").embeddings
     assert torch.equal(x[0], x[1])
     assert torch.equal(x[2], x[3])
     assert not torch.equal(x[0], x[2])
@@ -103,9 +119,9 @@ def test_unknown_words_share_an_embedding_and_case_does_not_count(box):
 
 @pytest.mark.parametrize("target", [0, 1])
 @pytest.mark.parametrize("span", [None, 2])
-def test_scores_are_gradient_times_embedding(box, target, span):
-    gradient, x = autograd(box, TEXT, target)
-    result = explain_text(box, TEXT, target, queries=8192, span=span, sigma=0.05)
+def test_scores_are_gradient_times_embedding(model, target, span):
+    gradient, x = autograd(model, TEXT, target)
+    result = explained(model, TEXT, target, n_samples=8192, span=span, scale=0.05)
     assert result.words == ("The", "film", "is", "fine", ",", "and", "not", "dull", ".")
     errors = (result.scores - (gradient * x).sum(1)) / result.standard_errors
     # Nine draws of a normal number; the noise is small enough for the smoothed gradient to be it.
@@ -114,24 +130,25 @@ def test_scores_are_gradient_times_embedding(box, target, span):
     assert torch.corrcoef(torch.stack([result.scores, (gradient * x).sum(1)]))[0, 1] > 0.9
 
 
-def test_shared_noise_gives_the_same_scores_with_far_fewer_queries(box):
-    padded = Padded(box, 20)
+def test_shared_draws_give_the_same_scores_with_far_fewer_samples(model):
+    padded = Padded(model, 20)
     gradient, x = autograd(padded, TEXT, 1)
     frozen = padded.encode(TEXT).frozen
     wanted = (gradient * x).sum(1)[~frozen]
     # One group of 32 directions: exact for a score that is linear, which this one nearly is.
-    exact = explain_text(padded, TEXT, 1, queries=64, law="hadamard", sigma=0.01, shared=True)
+    options = {"scale": 0.01, "share_channels": True}
+    exact = explained(padded, TEXT, method=HADAMARD, n_samples=64, **options)
     torch.testing.assert_close(exact.scores, wanted, rtol=0.01, atol=1e-4)
     assert (exact.explanation.attribution[frozen] == 0).all()
-    noisy = explain_text(padded, TEXT, 1, queries=1024, sigma=0.01, shared=True, span=4)
-    assert noisy.explanation.settings["block"] == (4,)
+    noisy = explained(padded, TEXT, n_samples=1024, span=4, **options)
+    assert noisy.explanation.method.block == (4,)
     assert ((noisy.scores - wanted) / noisy.standard_errors).abs().max() < 3.5
-    plain = explain_text(padded, TEXT, 1, queries=1024, sigma=0.01)
+    plain = explained(padded, TEXT, n_samples=1024, scale=0.01)
     assert noisy.standard_errors.mean() < plain.standard_errors.mean() / 1.5
 
 
-def test_standard_errors_of_words_are_what_seeds_show(box):
-    runs = [explain_text(box, TEXT, 1, queries=256, sigma=0.05, seed=s) for s in range(60)]
+def test_standard_errors_of_words_are_what_seeds_show(model):
+    runs = [explained(model, TEXT, n_samples=256, scale=0.05, seed=s) for s in range(60)]
     spread = torch.stack([run.scores for run in runs]).std(0)
     stated = torch.stack([run.standard_errors for run in runs]).square().mean(0).sqrt()
     # 60 runs know a spread to 9 %; a word that has the gradient to itself errs by up to sqrt(2).
@@ -139,12 +156,11 @@ def test_standard_errors_of_words_are_what_seeds_show(box):
     assert 0.85 < (spread / stated).mean() < 1.2
 
 
-def test_norm_is_the_length_of_the_gradient_without_what_noise_adds(box):
-    gradient, _ = autograd(box, TEXT, 1)
+def test_norm_is_the_length_of_the_gradient_without_what_noise_adds(model):
+    gradient, _ = autograd(model, TEXT, 1)
     wanted = gradient.square().sum(1).sqrt()
     runs = [
-        explain_text(box, TEXT, 1, queries=512, sigma=0.05, reduce="norm", seed=s)
-        for s in range(20)
+        explained(model, TEXT, n_samples=512, scale=0.05, reduce="norm", seed=s) for s in range(20)
     ]
     scores = torch.stack([run.scores for run in runs])
     noisy = torch.stack(
@@ -164,49 +180,134 @@ def test_pieces_are_merged_to_words(reduce, wanted):
     pieces = Pieces()
     encoded = pieces.encode("ab abcd x")
     assert encoded.word_of == (0, 1, 1, 2)
-    result = explain_text(pieces, "ab abcd x", "good", queries=32, law="hadamard", reduce=reduce)
+    result = explained(pieces, "ab abcd x", "good", method=HADAMARD, n_samples=32, reduce=reduce)
     # "input": 1, -2 + 6, 1 + 2 + 3.
     torch.testing.assert_close(result.scores, torch.tensor(wanted).double(), rtol=0, atol=1e-4)
-    assert (result.standard_errors < 1e-4).all()  # the directions that no number uses hold nothing
+    # Unused directions have no share in a linear score.
+    assert (result.standard_errors < 1e-4).all()
     assert result.reliability > 0.999
     assert result.label == "good"
 
 
-def test_sigma_is_a_quarter_of_the_deviation_of_the_words_embeddings(box):
-    padded = Padded(box, 20)
-    result = explain_text(padded, TEXT, 1, queries=4)
-    sigma = result.explanation.settings["sigma"]
-    wanted = 0.25 * box.encode(TEXT).embeddings.std(correction=0)
-    torch.testing.assert_close(sigma[1:10], wanted.expand(9, 6))
-    shared = explain_text(padded, TEXT, 1, queries=4, shared=True)
-    assert shared.explanation.settings["sigma"].tolist() == [0] + [1] * 9 + [0] * 10
+def test_the_scale_is_a_quarter_of_the_deviation_of_the_words_embeddings(model):
+    padded = Padded(model, 20)
+    result = explain_text(padded, TEXT, 1, n_samples=4)
+    scale = result.explanation.method.scale
+    wanted = 0.25 * model.encode(TEXT).embeddings.std(correction=0)
+    torch.testing.assert_close(scale[1:10], wanted.expand(9, 6))
+    assert not scale[0].any()
+    assert not scale[10:].any()
+    shared = explain_text(padded, TEXT, 1, n_samples=4, share_channels=True)
+    assert shared.explanation.method.scale.tolist() == [0] + [1] * 9 + [0] * 10
+    assert torch.equal(shared.explanation.input, torch.ones(20))
+
+
+# ---- methods -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["gradient", "gradient-x-input"])
+@pytest.mark.parametrize("share_channels", [False, True])
+def test_scores_of_the_models_own_gradient(model, method, share_channels):
+    padded = Padded(model, 20)
+    result = explained(padded, TEXT, method=method, share_channels=share_channels)
+    gradient, x = autograd(padded, TEXT, 1)
+    torch.testing.assert_close(result.scores, (gradient * x).sum(1)[1:10], rtol=1e-4, atol=1e-6)
+
+
+def test_integrated_gradients_start_from_zeros(model):
+    result = explained(model, TEXT, method="integrated-gradients")
+    x = model.encode(TEXT).embeddings
+    change = float((model(x[None]) - model(0 * x[None])).detach()[0, 1])
+    assert float(result.scores.sum()) == pytest.approx(change, rel=1e-4)
+    ones = explained(model, TEXT, method=IntegratedGradients(1.0, steps=50))
+    assert not torch.allclose(ones.scores, result.scores, rtol=0.1)
+
+
+@pytest.mark.parametrize("share_channels", [False, True])
+@pytest.mark.parametrize("method", [SmoothGrad(), ForwardGradient()])
+def test_a_method_that_wraps_another_gets_its_noise_into_it(model, method, share_channels):
+    options = {"n_samples": 64, "scale": 0.05, "share_channels": share_channels}
+    padded = Padded(model, 20)
+    times = explained(padded, TEXT, method=GradientXInput(method), **options)
+    inner, frozen = times.explanation.method.gradient, padded.encode(TEXT).frozen
+    assert type(inner) is type(method)
+    assert (inner.scale[frozen] == 0).all()
+    assert (inner.scale[~frozen] == 0.05).all()
+    alone = explained(padded, TEXT, method=method, **options)
+    torch.testing.assert_close(times.scores, alone.scores, rtol=1e-4, atol=1e-7)
+
+
+def test_special_tokens_are_frozen_with_the_default_method_by_any_name(model):
+    padded = Padded(model, 20)
+    runs = [explained(padded, TEXT, method=m, n_samples=8) for m in ("auto", ForwardGradient())]
+    for run in (*runs, explained(padded, TEXT, n_samples=8)):
+        assert (run.explanation.method.scale[padded.encode(TEXT).frozen] == 0).all()
+        assert torch.equal(run.scores, runs[0].scores)
+
+
+def test_a_span_goes_into_the_method_that_is_wrapped(model):
+    path = IntegratedGradients(0.0, steps=4, gradient=ForwardGradient())
+    result = explained(model, TEXT, method=path, span=3, n_samples=64)
+    assert result.explanation.method.gradient.block == (3, 6)
+    assert result.explanation.method.steps == 4
+
+
+def test_noise_on_parameters_leaves_the_text_as_it_is(model):
+    noisy = explained(model, TEXT, method=NoiseGrad(ParameterNoise(1e-6)), n_samples=2)
+    plain = explained(model, TEXT, method="gradient")
+    torch.testing.assert_close(noisy.scores, plain.scores, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (ForwardGradient(scale=0.1), {}, "scale must be given to explain_text.*ForwardGradient"),
+        (GradientXInput(SmoothGrad(scale=0.1)), {}, "scale must be given.*of SmoothGrad"),
+        (ForwardGradient(block=(2, 6)), {}, "span must be given to explain_text.*ForwardGradient"),
+        (ForwardGradient(baseline=0.0), {}, "baseline must be left out of ForwardGradient.*reduce"),
+        (Gradient(), {"scale": 0.1}, "scale must be left out with Gradient, which puts no noise"),
+        (NoiseGrad(), {"scale": 0.1}, "scale must be left out with Gradient"),
+        ("gradient-x-input", {"scale": 0.1}, "scale must be left out with Gradient"),
+        ("smoothgrad", {"span": 2}, "span must be left out with SmoothGrad: only ForwardGradient"),
+        ("regions", {}, "method must not have Regions for a text.*'forward-gradient'"),
+        ("adaptgrad", {}, "method must not have AdaptGrad for a text.*'smoothgrad'"),
+        (NoiseGrad(gradient=AdaptGrad()), {}, "method must not have AdaptGrad for a text"),
+        ("vargrad", {"reduce": "norm"}, "reduce must be 'input' with VarGrad, got 'norm'"),
+        (GradientXInput(), {"reduce": "norm"}, "reduce must be 'input' with GradientXInput"),
+        ("likelihood", {}, "method must be auto or one of .*, got 'likelihood'"),
+    ],
+)
+def test_methods_that_a_text_cannot_have(model, method, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        explain_text(model, TEXT, 1, method=method, **options)
 
 
 # ---- what is noisy -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("span", [None, 3])
-@pytest.mark.parametrize("law", ["normal", "hadamard"])
-def test_special_tokens_and_padding_are_frozen(box, span, law):
+@pytest.mark.parametrize("design", ["independent", "hadamard"])
+def test_special_tokens_and_padding_are_frozen(model, span, design):
     seen = []
 
     def forward(batch):
         seen.append(batch.clone())
-        return box(batch)
+        return model(batch)
 
-    padded = Padded(box, 20)
+    padded = Padded(model, 20)
     encoded = padded.encode(TEXT)
     assert encoded.frozen.tolist() == [True] + [False] * 9 + [True] * 10
     padded.encode = lambda text: EncodedText(
         text, encoded.spans, encoded.word_of, encoded.embeddings, forward
     )
-    result = explain_text(padded, TEXT, 1, queries=512, span=span, law=law)
-    copies = torch.cat(seen[1:])
-    assert len(copies) == 512
+    method = ForwardGradient(design=design)
+    result = explain_text(padded, TEXT, 1, method=method, n_samples=512, span=span)
+    samples = torch.cat(seen[1:])
+    assert len(samples) == 512
     assert torch.equal(
-        copies[:, encoded.frozen], encoded.embeddings[encoded.frozen].expand(512, -1, -1)
+        samples[:, encoded.frozen], encoded.embeddings[encoded.frozen].expand(512, -1, -1)
     )
-    moved = copies[:, ~encoded.frozen] != encoded.embeddings[~encoded.frozen]
+    moved = samples[:, ~encoded.frozen] != encoded.embeddings[~encoded.frozen]
     assert moved.any(0).all()
     assert (result.explanation.attribution[encoded.frozen] == 0).all()
     assert (result.explanation.standard_error[encoded.frozen] == 0).all()
@@ -214,12 +315,11 @@ def test_special_tokens_and_padding_are_frozen(box, span, law):
     assert len(result.scores) == 9
 
 
-def test_a_span_moves_neighbouring_tokens_whole(box):
-    result = explain_text(box, TEXT, 1, queries=64, span=2)
-    settings = result.explanation.settings
-    assert settings["block"] == (2, 6)
-    x = result.explanation.input
-    spec = noise_spec(x.shape, settings["law"], settings["sigma"], block=settings["block"])
+def test_a_span_moves_neighbouring_tokens_whole(model):
+    result = explain_text(model, TEXT, 1, n_samples=64, span=2)
+    method, x = result.explanation.method, result.explanation.input
+    assert method.block == (2, 6)
+    spec = NoiseSpec(tuple(x.shape), "normal", method.scale, method.block)
     moved = perturb(x, spec, 0, 64) != x
     assert (moved == moved[:, :, :1]).all()
     for tokens in moved[:, :, 0]:
@@ -227,14 +327,13 @@ def test_a_span_moves_neighbouring_tokens_whole(box):
         assert at in ([0], [8], *[[i, i + 1] for i in range(8)])
 
 
-def test_a_run_goes_on_from_its_checkpoint_and_repeats_from_its_settings(box, tmp_path):
+def test_a_run_goes_on_from_its_checkpoint_and_repeats_from_its_settings(model, tmp_path):
     path = tmp_path / "run.safetensors"
-    options = {"queries": 64, "span": 3, "seed": 9}
-    one = explain_text(box, TEXT, 1, checkpoint=path, **options)
-    two = explain_text(box, TEXT, 1, checkpoint=path, **options)
+    options = {"n_samples": 64, "span": 3, "seed": 9}
+    one = explain_text(model, TEXT, 1, checkpoint=path, **options)
+    two = explain_text(model, TEXT, 1, checkpoint=path, **options)
     assert torch.equal(one.scores, two.scores)
-    settings = one.explanation.settings
-    again = fwdgrad.explain(box, one.explanation.input, target=1, **settings)
+    again = fwdgrad.explain(model, one.explanation.input, **one.explanation.settings)
     torch.testing.assert_close(again.attribution, one.explanation.attribution)
 
 
@@ -305,7 +404,7 @@ def test_terminal_has_signs_or_colours():
     assert nothing.to_terminal(colour=False) == nothing.to_terminal(colour=True) == "ab cd"
 
 
-def test_terminal_is_asked_what_it_can_do(monkeypatch):
+def test_colours_are_for_terminals_that_have_them(monkeypatch):
     result = result_of("ab cd", [1.0, -1.0])
     assert result.to_terminal() == "ab(+++) cd(---)"  # the tests' output is no terminal
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
@@ -332,41 +431,41 @@ def test_a_page_is_not_turned_around():
     assert r"good\u2067:" in page
 
 
-def test_str_and_repr(box):
-    result = explain_text(box, TEXT, "good", queries=64)
+def test_str_and_repr(model):
+    result = explain_text(model, TEXT, "good", n_samples=64)
     first, text = str(result).split("\n")
     assert first == (
-        f"good: output {result.explanation.score:.4g}; reliability {result.reliability:.2f}"
+        f"good: probability {result.explanation.score:.4g}; reliability {result.reliability:.2f}"
     )
     assert text == result.to_terminal()
-    assert repr(result).startswith("TextExplanation(good: output ")
-    assert "9 words, 64 queries" in repr(result)
+    assert repr(result).startswith("TextExplanation(good: probability ")
+    assert "9 words, 64 samples" in repr(result)
 
 
 # ---- saved -------------------------------------------------------------------------------------
 
 
-def test_saved_and_loaded(box, tmp_path):
-    path = tmp_path / "box.safetensors"
-    box.save(path)
+def test_saved_and_loaded(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    model.save(path)
     loaded = LSTMClassifier.load(path)
     assert not loaded.training
-    assert loaded.vocabulary == box.vocabulary
-    assert loaded.labels == box.labels
-    assert loaded.settings == box.settings
-    one, two = (explain_text(b, TEXT, queries=32) for b in (box, loaded))
+    assert loaded.vocabulary == model.vocabulary
+    assert loaded.labels == model.labels
+    assert loaded.settings == model.settings
+    one, two = (explain_text(m, TEXT, n_samples=32) for m in (model, loaded))
     assert torch.equal(one.scores, two.scores)
     assert str(one) == str(two)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", None])
-def test_what_is_no_model_is_refused(content, tmp_path, box):
-    path = tmp_path / "box.safetensors"
+def test_what_is_no_model_is_refused(content, tmp_path, model):
+    path = tmp_path / "model.safetensors"
     if content is None:
-        explain_text(box, TEXT, queries=4).explanation.save(path)
+        explain_text(model, TEXT, n_samples=4).explanation.save(path)
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"box\.safetensors is no LSTMClassifier, or damaged"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is no LSTMClassifier, or damaged"):
         LSTMClassifier.load(path)
     with pytest.raises(FileNotFoundError):
         LSTMClassifier.load(tmp_path / "other")
@@ -389,26 +488,22 @@ def test_what_is_no_model_is_refused(content, tmp_path, box):
         (ValueError, {"target": "fine"}, ["target must be one of bad, good", "'fine'"]),
         (ValueError, {"target": 2}, ["target must lie in 0 .. 1", "2"]),
         (TypeError, {"target": ["bad", "good"]}, ["target must be one class", "for each"]),
-        (ValueError, {"method": "regions"}, ["'regions'", "for pictures", "likelihood-ratio"]),
         (ValueError, {"span": 0}, ["span must lie in 1 .. 9", "0"]),
         (ValueError, {"span": 10}, ["span must lie in 1 .. 9", "10"]),
         (TypeError, {"span": (2, 6)}, ["span must be an integer", "(2, 6)"]),
-        (ValueError, {"sigma": 0}, ["sigma must be positive", "0"]),
-        (ValueError, {"sigma": math.nan}, ["sigma must be positive and finite", "nan"]),
-        (TypeError, {"sigma": torch.ones(9, 6)}, ["sigma must be a number", "Tensor"]),
+        (ValueError, {"scale": 0}, ["scale must be positive", "0"]),
+        (ValueError, {"scale": math.nan}, ["scale must be positive and finite", "nan"]),
+        (TypeError, {"scale": torch.ones(9, 6)}, ["scale must be a number", "Tensor"]),
         (ValueError, {"reduce": "max"}, ["reduce must be 'input' or 'norm'", "'max'"]),
-        (TypeError, {"block": 2}, ["explain_text takes no block", "span"]),
-        (TypeError, {"baseline": 0.0}, ["explain_text takes no baseline", "reduce"]),
-        (TypeError, {"cell": 2}, ["explain_text takes no cell"]),
-        (TypeError, {"shared": 1}, ["shared must be True or False", "1"]),
-        (ValueError, {"shared": True, "reduce": "norm"}, ["reduce must be 'input'", "shared"]),
-        (ValueError, {"queries": 7}, ["queries must be even", "7"]),
+        (TypeError, {"share_channels": 1}, ["share_channels must be True or False", "1"]),
+        (ValueError, {"share_channels": True, "reduce": "norm"}, ["reduce must be 'input'"]),
+        (ValueError, {"n_samples": 7}, ["n_samples must be even", "7"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_bad_input(box, error, change, fragments):
+def test_bad_input(model, error, change, fragments):
     with pytest.raises(error) as caught:
-        explain_text(box, **{"text": TEXT, "queries": 8, **change})
+        explain_text(model, **{"text": TEXT, "n_samples": 8, **change})
     for fragment in fragments:
         assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -416,17 +511,18 @@ def test_bad_input(box, error, change, fragments):
 
 
 @pytest.mark.parametrize("wrong", ["A fine film", None, torch.nn.Linear(2, 2)], ids=repr)
-def test_what_is_no_box_is_refused(box, wrong):
-    with pytest.raises(TypeError, match=f"box must be a model of texts.*{type(wrong).__name__}$"):
-        explain_text(wrong, box, target=1)
+def test_what_is_no_adapter_is_refused(model, wrong):
+    with pytest.raises(
+        TypeError, match=f"model must be a model adapter for texts.*{type(wrong).__name__}$"
+    ):
+        explain_text(wrong, model, target=1)
 
 
-def test_a_text_of_one_word(box):
+def test_a_text_of_one_word(model):
     # Its embedding becomes (1 + 0.01) x and (1 - 0.01) x: a central difference.
-    result = explain_text(
-        box, "fine", target=1, shared=True, sigma=1e-2, law="rademacher", queries=2
-    )
-    gradient, x = autograd(box, "fine", 1)
+    method = ForwardGradient(distribution="rademacher")
+    result = explained(model, "fine", method=method, share_channels=True, scale=1e-2, n_samples=2)
+    gradient, x = autograd(model, "fine", 1)
     assert result.scores.item() == pytest.approx(float((gradient * x).sum()), rel=1e-3)
     assert math.isnan(result.reliability)
 
@@ -451,12 +547,12 @@ def test_words_and_labels_of_no_use_are_refused(vocabulary, labels, error, messa
             MiniLMClassifier(labels)
 
 
-def test_token_numbers_are_not_perturbed(box):
-    numbers = torch.tensor(box.tokens(TEXT))
+def test_token_numbers_are_not_perturbed(model):
+    numbers = torch.tensor(model.tokens(TEXT))
     with pytest.raises(TypeError, match=r"x must be float32.*torch\.int64.*token numbers.*embedd"):
-        fwdgrad.explain(box, numbers)
+        fwdgrad.explain(model, numbers)
     with pytest.raises(TypeError, match=r"embeddings must be a floating.*int64.*token numbers"):
-        EncodedText("a b", ((0, 1), (2, 3)), (0, 1), torch.ones(2, 4).long(), box)
+        EncodedText("a b", ((0, 1), (2, 3)), (0, 1), torch.ones(2, 4).long(), model)
 
 
 @pytest.mark.parametrize(
@@ -469,22 +565,22 @@ def test_token_numbers_are_not_perturbed(box):
         ((0, 2), (2, 4), "word_of must give every one of 2 words a token"),
     ],
 )
-def test_boxes_whose_tokens_do_not_fit_are_refused(word_of, shape, message):
+def test_texts_whose_tokens_do_not_fit_are_refused(word_of, shape, message):
     with pytest.raises(ValueError, match=message):
         EncodedText("a b", ((0, 1), (2, 3)), word_of, torch.ones(shape), None)
 
 
-def test_a_target_by_name_needs_names(box):
+def test_a_target_by_name_needs_names(model):
     with pytest.raises(ValueError, match="target must be a number: padded's classes have no names"):
-        explain_text(Padded(box, 20), TEXT, "good")
-    assert explain_text(Padded(box, 20), TEXT, 1, queries=2).label == "class 1"
+        explain_text(Padded(model, 20), TEXT, "good")
+    assert explain_text(Padded(model, 20), TEXT, 1, n_samples=2).label == "class 1"
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_box_in_training_mode_is_warned_of(box, shared):
+@pytest.mark.parametrize("share_channels", [False, True])
+def test_a_model_in_training_mode_is_warned_of(model, share_channels):
     with pytest.warns(UserWarning, match="training mode"):
-        explain_text(box.train(), TEXT, queries=4, shared=shared)
-    assert box.training
+        explain_text(model.train(), TEXT, n_samples=4, share_channels=share_channels)
+    assert model.training
 
 
 # ---- trained -----------------------------------------------------------------------------------
@@ -517,7 +613,7 @@ def test_a_trained_model_is_explained_by_the_word_that_decides(script):
     assert script.accuracy(model, sentences) == 1
     found = 0
     for text, label in sentences:
-        result = explain_text(model, text, queries=1024)
+        result = explain_text(model, text, n_samples=1024)
         assert result.label == LABELS[label]
         found += result.words[int(result.scores.argmax())] in (*GOOD, *BAD)
     # All 24 here, and 21 at least with other seeds of the training; by chance it would be 5.
@@ -539,6 +635,6 @@ def test_corpus_is_split_by_film_without_repeats(script):
     assert labels["Film 1, 1"] == 0
 
 
-def test_words_that_a_model_does_not_know_are_told(box):
+def test_words_that_a_model_does_not_know_are_warned_of(model):
     with pytest.warns(UserWarning, match=r"2 of 3 words are not in the model's vocabulary"):
-        explain_text(box, "zzyx qwv film", "good", queries=16)
+        explain_text(model, "zzyx qwv film", "good", n_samples=16)

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import metrics
+from fwdgrad import ForwardGradient, Regions, metrics
 from fwdgrad.adapters.arrays import NumpyModel
 from fwdgrad.smoothing import check_alike
 from fwdgrad_kernels import Grid, Labels
+
+from .models import forward_gradient
 
 _generator = torch.Generator().manual_seed(7)
 SCALES = torch.tensor([1.0, 20.0, 1e3, 3e4, 0.05, 4e5], dtype=torch.float64)
@@ -36,7 +38,7 @@ def truth(row):
 
 
 def test_the_deviations_of_columns_give_the_truth():
-    e = fwdgrad.explain(quadratic, ROW, target=None, sigma=0.2 * DEVIATIONS, queries=4096)
+    e = forward_gradient(quadratic, ROW, scale=0.2 * DEVIATIONS, n_samples=4096)
     away = (e.attribution * DEVIATIONS - truth(ROW)).abs()
     assert (away < 4 * e.standard_error * DEVIATIONS).all()
     assert metrics.pearson(e.attribution * DEVIATIONS, truth(ROW)) > 0.99
@@ -44,7 +46,7 @@ def test_the_deviations_of_columns_give_the_truth():
 
 def test_a_baseline_of_means_gives_the_truth():
     """Along x - mean: what the way from the mean adds, at the row."""
-    e = fwdgrad.explain(quadratic, ROW, target=None, baseline=TABLE.mean(0), queries=4096)
+    e = forward_gradient(quadratic, ROW, baseline=TABLE.mean(0), n_samples=4096)
     along = truth(ROW) * (ROW - TABLE.mean(0)) / DEVIATIONS
     assert metrics.pearson(e.attribution, along) > 0.99
 
@@ -54,10 +56,10 @@ def test_a_forest_of_unlike_columns():
     chosen = (quadratic(TABLE) > quadratic(TABLE).median()).numpy()
     forest = ensemble.RandomForestClassifier(30, random_state=0).fit(TABLE.numpy(), chosen)
     model = NumpyModel(forest.predict_proba)
-    with pytest.raises(ValueError, match="sigma must have a scale for each element"):
+    with pytest.raises(ValueError, match="for each element where they are as unlike"):
         fwdgrad.explain(model, ROW, target=1)
     near = TABLE[(quadratic(TABLE) - quadratic(TABLE).median()).abs().argmin()]
-    e = fwdgrad.explain(model, near, target=1, sigma=DEVIATIONS, queries=4096, batch_size=1024)
+    e = forward_gradient(model, near, 1, scale=DEVIATIONS, n_samples=4096, batch_size=1024)
     assert metrics.pearson(e.attribution * DEVIATIONS, EFFECTS) > 0.9
 
 
@@ -71,24 +73,24 @@ def test_a_forest_of_unlike_columns():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("method", ["likelihood-ratio", "smoothgrad"])
+@pytest.mark.parametrize("method", [ForwardGradient, fwdgrad.SmoothGrad])
 def test_one_scale_for_unlike_columns_is_refused(x, method):
     x = torch.tensor(x)
     model = lambda rows: rows.sum(1)  # noqa: E731
     given = 0.2 * float(x.max() - x.min())
-    for options in ({"sigma": None}, {"sigma": given}):
+    for scale in (None, given):
         with pytest.raises(ValueError, match=re.escape("such as 0.2 * X.std(0) of a table X")):
-            fwdgrad.explain(model, x, method=method, target=None, **options)
-    fwdgrad.explain(model, x, method=method, target=None, sigma=torch.full_like(x, given))
-    # No element leaves what it is: to whom the gradient itself is meant.
-    fwdgrad.explain(model, x, method=method, target=None, sigma=0.01)
+            fwdgrad.explain(model, x, method=method(scale=scale))
+    fwdgrad.explain(model, x, method=method(scale=torch.full_like(x, given)))
+    # No element leaves what it is: the gradient itself is meant.
+    fwdgrad.explain(model, x, method=method(scale=0.01))
 
 
 def test_the_channels_of_a_series_are_compared():
     series = torch.stack([torch.randn(64), 1e4 * torch.randn(64)], 1)
     for x in (series, series.T.contiguous()):
-        with pytest.raises(ValueError, match="sigma must have a scale for each element"):
-            fwdgrad.explain(lambda rows: rows.sum((1, 2)), x, target=None)
+        with pytest.raises(ValueError, match="for each element where they are as unlike"):
+            fwdgrad.explain(lambda rows: rows.sum((1, 2)), x)
     check_alike(torch.randn(64, 2), 0.8)
 
 
@@ -119,34 +121,32 @@ def of_one_channel(batch):
 
 
 SERIES = torch.ones(64, 5)
-CELLS = {"law": "hadamard", "baseline": 0.0, "position": 0.5, "sigma": 0.5}
+BLACK = Regions(baseline=0.0)
 
 
-def test_cells_of_a_series_are_refused_and_the_advice_finds_the_channel():
-    with pytest.raises(
-        ValueError, match=r"cell must be 1 for x of shape \(64, 5\), got 8"
-    ) as error:
-        fwdgrad.explain(of_one_channel, SERIES, target=None, cell=8, queries=256, **CELLS)
-    assert "features=Grid((cell, 1)), or Grid((cell,)) where x is (C, T)" in str(error.value)
+def test_regions_of_a_series_are_refused_and_the_advice_finds_the_channel():
+    with pytest.raises(ValueError, match=r"\(64, 5\)") as error:
+        fwdgrad.explain(of_one_channel, SERIES, method=BLACK, n_samples=256)
+    assert "features=Grid(" in str(error.value)
     want = torch.zeros(64, 5)
     want[16:32, 2] = 0.5  # two cells of 8 make the mean
-    along = {"features": Grid((8, 1), "nearest"), "queries": 256, **CELLS}
-    e = fwdgrad.explain(of_one_channel, SERIES, target=None, **along)
+    along = {"method": BLACK, "features": Grid((8, 1), "nearest"), "n_samples": 256}
+    e = fwdgrad.explain(of_one_channel, SERIES, **along)
     torch.testing.assert_close(e.attribution, want, rtol=0, atol=1e-4)
     turned = lambda batch: of_one_channel(batch.mT)  # noqa: E731
     along["features"] = Grid((8,), "nearest", share_channels=False)
-    e = fwdgrad.explain(turned, SERIES.T.contiguous(), target=None, **along)
+    e = fwdgrad.explain(turned, SERIES.T.contiguous(), **along)
     torch.testing.assert_close(e.attribution, want.T, rtol=0, atol=1e-4)
 
 
-def test_cells_of_a_picture_without_channels():
+def test_regions_of_a_picture_without_channels():
     model = lambda batch: batch[:, :8, :8].mean((1, 2))  # noqa: E731
     x = torch.ones(32, 32)
-    with pytest.raises(ValueError, match=r"or a picture \(H, W\) as x\[None\]"):
-        fwdgrad.explain(model, x, target=None, cell=8, queries=256, **CELLS)
+    with pytest.raises(ValueError, match=r"x\[None\]"):
+        fwdgrad.explain(model, x, method=BLACK, n_samples=256)
     e = fwdgrad.explain(
-        lambda batch: model(batch[:, 0]), x[None], method="likelihood-ratio", target=None, cell=8,
-        shift=False, queries=256, **CELLS,
+        lambda batch: model(batch[:, 0]), x[None], method=BLACK, features=Grid((8, 8), "nearest"),
+        n_samples=256,
     )  # fmt: skip
     want = torch.zeros(1, 32, 32)
     want[:, :8, :8] = 1
@@ -155,9 +155,9 @@ def test_cells_of_a_picture_without_channels():
 
 def test_a_block_joins_nothing():
     """Its elements have a draw each: of a series the one channel is found."""
-    e = fwdgrad.explain(
-        of_one_channel, SERIES, target=None, block=(8, 5), sigma=0.5, queries=8192, batch_size=1024
-    )  # fmt: skip
+    e = forward_gradient(
+        of_one_channel, SERIES, block=(8, 5), scale=0.5, n_samples=8192, batch_size=1024
+    )
     want = torch.zeros(64, 5)
     want[16:32, 2] = 1 / 16
     assert ((e.attribution - want).abs() <= 4.5 * e.standard_error).all()
@@ -171,42 +171,44 @@ def of_a_corner(batch):
     return batch[:, 0, :4, :4, :4].mean((1, 2, 3))
 
 
-@pytest.mark.parametrize("field", ["nearest", "bilinear"])
-def test_cells_of_a_volume_are_cubes(field):
-    options = {"cell": 4, "shift": False, "field": field, "queries": 256, **CELLS}
-    e = fwdgrad.explain(of_a_corner, torch.ones(2, 8, 8, 8), target=None, **options)
+@pytest.mark.parametrize("interpolation", ["nearest", "linear"])
+def test_cells_of_a_volume_are_cubes(interpolation):
+    cells = Grid((4, 4, 4), interpolation, share_channels=False)
+    e = fwdgrad.explain(
+        of_a_corner, torch.ones(2, 8, 8, 8), method=BLACK, features=cells, n_samples=256
+    )
     assert not e.attribution[1].any()  # channels have cells of their own
-    if field == "nearest":
+    if interpolation == "nearest":
         want = torch.zeros(8, 8, 8)
         want[:4, :4, :4] = 1
         torch.testing.assert_close(e.attribution[0], want, rtol=0, atol=1e-4)
     else:
         assert e.attribution[0, :4, :4, :4].mean() > 5 * e.attribution[0, 4:, 4:, 4:].abs().mean()
     frames = torch.ones(3, 1, 8, 8)  # no depth
-    fwdgrad.explain(lambda b: b.sum((1, 2, 3, 4)), frames, target=None, sigma=0.5, cell=4)
+    forward_gradient(lambda b: b.sum((1, 2, 3, 4)), frames, scale=0.5, features=Grid((1, 4, 4)))
 
 
 def test_regions_of_a_volume():
     volume = torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
-    e = fwdgrad.explain(
-        of_a_corner, volume, method="regions", target=None, queries=128, baseline=0.0
-    )
+    e = fwdgrad.explain(of_a_corner, volume, method=BLACK, n_samples=128)
     assert e.attribution.shape == volume.shape
     inside = e.attribution[0, :4, :4, :4].mean()
     assert inside > 20 * e.attribution[0, 8:, 8:, 8:].abs().mean()
-    blurred = fwdgrad.explain(of_a_corner, volume, method="regions", target=None, queries=128)
-    assert blurred.settings["baseline"].shape == volume.shape
+    blurred = fwdgrad.explain(of_a_corner, volume, method="regions", n_samples=128)
+    assert blurred.method.baseline == "blur"
+    assert blurred.attribution.shape == volume.shape
 
 
 def test_labels_of_elements():
-    """Superpixels, say: what moves together has one value, its own of a linear score."""
+    """Superpixels, say: a feature has one value, its own of a linear score."""
     mask = torch.tensor([[0, 0, 1, 1], [2, 2, 1, 3]])
     weights = torch.tensor([[1.0, 2.0, -1.0, 0.5], [0.0, 3.0, 1.0, -2.0]])
     model = lambda batch: (batch * weights).sum((1, 2, 3))  # noqa: E731
-    options = {"features": Labels(mask), "queries": 8, "control": "mean", "antithetic": False}
-    e = fwdgrad.explain(model, torch.ones(2, 2, 4), target=None, **options, **CELLS)
+    e = fwdgrad.explain(
+        model, torch.ones(2, 2, 4), method=BLACK, features=Labels(mask), n_samples=8
+    )
     sums = torch.zeros(4).index_add(0, mask.flatten(), 2 * weights.flatten())
-    assert e.settings["features"] == Labels(mask)
+    assert e.features == e.settings["features"] == Labels(mask)
     found = e.attribution
     torch.testing.assert_close(found[0], found[1])
     for label in range(4):
@@ -217,13 +219,11 @@ def test_a_volume_as_a_picture_of_many_channels_is_told():
     """Its planes share their draws: nothing says which of them matters."""
     volume = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(1))
     model = lambda batch: batch[:, :4, :4, :4].mean((1, 2, 3))  # noqa: E731
-    options = {"method": "regions", "target": None, "objective": "logit", "queries": 64}
     advice = r"its 16 channels share their draws.*give x\[None\] with"
     with pytest.warns(UserWarning, match=advice):
-        e = fwdgrad.explain(model, volume, **options)
+        e = fwdgrad.explain(model, volume, method="regions", n_samples=64)
     assert torch.equal(e.attribution, e.attribution[:1].expand(16, -1, -1))
-    options["baseline"] = 0.0
-    e = fwdgrad.explain(lambda batch: model(batch[:, 0]), volume[None], **options)
+    e = fwdgrad.explain(lambda batch: model(batch[:, 0]), volume[None], method=BLACK, n_samples=64)
     far = e.attribution[0, 12:, 12:, 12:].abs().mean()
     assert e.attribution[0, :4, :4, :4].mean() > 20 * far
 
@@ -232,36 +232,37 @@ def test_flags_beside_large_numbers_are_unlike():
     """A row of a table whose flags are all 0: noise of 49 would be put on them, too."""
     row = torch.tensor([55.0, 0, 130, 246, 0, 150, 0, 0])
     for x in (row, torch.tensor([0.0, 0, 0, 246, 0])):
-        with pytest.raises(ValueError, match="sigma must have a scale for each element"):
-            fwdgrad.explain(lambda rows: rows.sum(1), x, target=None)
-    fwdgrad.explain(lambda rows: rows @ row, row, target=None, sigma=1.0, queries=64)
+        with pytest.raises(ValueError, match="for each element where they are as unlike"):
+            fwdgrad.explain(lambda rows: rows.sum(1), x)
+    forward_gradient(lambda rows: rows @ row, row, scale=1.0, n_samples=64)
     check_alike(torch.randint(0, 256, (784,)).float(), 51.0)  # a picture's bytes
 
 
 # ---- units ---------------------------------------------------------------------------------
 
 
-def of_unlike_units(queries, method="likelihood-ratio"):
+def of_unlike_units(count, method=ForwardGradient):
     """Nine columns that matter, and one that does not in units a million times as large."""
     g = torch.Generator().manual_seed(0)
     table = torch.randn(500, 10, generator=g)
     table[:, 0] *= 1e-6
     weights = torch.cat([torch.zeros(1), torch.linspace(-1, 1, 9)])
-    options = {"sigma": 0.2 * table.std(0), "queries": queries, "target": None, "method": method}
-    return fwdgrad.explain(lambda rows: rows @ weights, table[0], **options), weights
+    method = method(scale=0.2 * table.std(0))
+    model = lambda rows: rows @ weights  # noqa: E731
+    return fwdgrad.explain(model, table[0], method=method, n_samples=count), weights
 
 
-@pytest.mark.parametrize("queries", [1024, 4096])
-def test_the_smallest_unit_does_not_decide_reliability(queries):
-    e, weights = of_unlike_units(queries)
-    sigma = e.settings["sigma"]
-    assert metrics.pearson(e.attribution * sigma, weights * sigma) > 0.98
+@pytest.mark.parametrize("count", [1024, 4096])
+def test_the_smallest_unit_does_not_decide_reliability(count):
+    e, weights = of_unlike_units(count)
+    scale = e.method.scale
+    assert metrics.pearson(e.attribution * scale, weights * scale) > 0.98
     assert e.reliability > 0.9
-    assert torch.equal(e.per_deviation(e.attribution), e.attribution * sigma)
+    assert torch.equal(e.per_deviation(e.attribution), e.attribution * scale)
 
 
 def test_a_gradient_s_reliability_is_per_deviation_too():
-    e, _ = of_unlike_units(50, "smoothgrad")
+    e, _ = of_unlike_units(50, fwdgrad.SmoothGrad)
     assert e.reliability > 0.99
 
 
@@ -269,22 +270,22 @@ def test_plot_draws_what_a_deviation_does():
     pytest.importorskip("matplotlib").use("Agg")
     e, _ = of_unlike_units(4096)
     drawn = e.plot().images[-1].get_array()[0]
-    sigma = e.settings["sigma"]
-    assert abs(drawn).argmax() == int((e.attribution * sigma).abs().argmax()) != 0
+    scale = e.method.scale
+    assert abs(drawn).argmax() == int((e.attribution * scale).abs().argmax()) != 0
 
 
 @pytest.mark.parametrize(
-    ("x", "sigma"),
+    ("x", "scale"),
     [
         (torch.linspace(1, 1.9, 16).bfloat16(), 0.002),
         (torch.tensor([1.7e9, 1.0]), torch.tensor([0.6, 0.2])),
     ],
 )
-def test_noise_that_a_type_rounds_away_is_told(x, sigma):
-    options = {"target": None, "queries": 64, "method": "likelihood-ratio"}
-    with pytest.warns(UserWarning, match=r"sigma is finer than torch\.b?float\d\d is at \d+ of"):
-        fwdgrad.explain(lambda rows: rows.double().sum(1), x, sigma=sigma, **options)
-    fwdgrad.explain(lambda rows: rows.double().sum(1), x.double(), sigma=sigma, **options)
+def test_noise_that_a_type_rounds_away_is_told(x, scale):
+    model = lambda rows: rows.double().sum(1)  # noqa: E731
+    with pytest.warns(UserWarning, match=r"scale is finer than torch\.b?float\d\d is at \d+ of"):
+        forward_gradient(model, x, scale=scale, n_samples=64)
+    forward_gradient(model, x.double(), scale=scale, n_samples=64)
 
 
 # ---- arrays --------------------------------------------------------------------------------
@@ -292,15 +293,15 @@ def test_noise_that_a_type_rounds_away_is_told(x, sigma):
 
 def test_deviations_and_baselines_may_be_arrays():
     table = np.random.default_rng(0).normal(size=(50, 4)) * [1, 10, 100, 1000]
-    options = {"target": None, "queries": 256, "method": "likelihood-ratio"}
     model = lambda rows: rows.double() @ torch.tensor([1.0, 0.1, 0.0, -0.001]).double()  # noqa: E731
     pandas = pytest.importorskip("pandas")
-    right = fwdgrad.explain(model, table[0], sigma=torch.from_numpy(0.2 * table.std(0)), **options)
-    for sigma in (0.2 * table.std(0), pandas.DataFrame(0.2 * table).std(ddof=0)):
-        e = fwdgrad.explain(model, table[0], sigma=sigma, **options)
+    scale = torch.from_numpy(0.2 * table.std(0))
+    right = forward_gradient(model, table[0], scale=scale, n_samples=256)
+    for scale in (0.2 * table.std(0), pandas.DataFrame(0.2 * table).std(ddof=0)):
+        e = forward_gradient(model, table[0], scale=scale, n_samples=256)
         assert torch.allclose(e.attribution, right.attribution)
-    e = fwdgrad.explain(model, table[0], baseline=table.mean(0), law="hadamard", **options)
-    assert torch.equal(e.settings["baseline"], torch.from_numpy(table.mean(0)))
+    e = forward_gradient(model, table[0], baseline=table.mean(0), design="hadamard", n_samples=256)
+    assert torch.equal(e.method.baseline, torch.from_numpy(table.mean(0)))
     path = fwdgrad.IntegratedGradients(table.mean(0), steps=4)
-    e = fwdgrad.explain(model, table[0], method="autograd", target=None, saliency=path)
-    assert abs(e.delta) < 1e-9
+    e = fwdgrad.explain(model, table[0], method=path)
+    assert abs(e.convergence_delta) < 1e-9

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import ParameterNoise
+from fwdgrad import ForwardGradient, FusionGrad, NoiseGrad, ParameterNoise, SmoothGrad
+from fwdgrad.estimate.moments import enter_unit_
 from fwdgrad.metrics import invariance, randomised
 from fwdgrad.metrics.sanity import shifted
 from fwdgrad.parameters import Swapped
-from fwdgrad.source import enter_unit_
-from fwdgrad.state import TorchState
+from fwdgrad.torch_state import TorchState
 from fwdgrad_kernels import NoiseSpec, perturb
 
 SEQUENCE = torch.rand(7, 6, generator=torch.Generator().manual_seed(4))
@@ -111,15 +111,16 @@ def assert_same_state(module, before):
     assert all(torch.equal(values[name], was[name]) for name in was)
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.1], ids=["noisegrad", "fusiongrad"])
+@pytest.mark.parametrize("scale", [0.0, 0.1], ids=["noisegrad", "fusiongrad"])
 @pytest.mark.parametrize("name", MODELS)
-def test_maps_have_the_bits_of_models_whose_parameters_are_replaced(name, sigma):
+def test_maps_have_the_bits_of_models_whose_parameters_are_replaced(name, scale):
     model, x = model_of(name)
     before = state_of(model)
+    noise = ParameterNoise(0.2)
+    method = FusionGrad(scale, parameters=noise) if scale else NoiseGrad(noise)
     found = fwdgrad.explain(
-        model, x, method="autograd", target=1, seed=5, queries=4, sigma=sigma, batch_size=1,
-        parameters=ParameterNoise(0.2),
-    )  # fmt: skip
+        model, x, target=1, method=method, objective="output", seed=5, n_samples=4, batch_size=1
+    )
     assert_same_state(model, before)
     mean, spread = torch.zeros_like(x), torch.zeros_like(x)
     for draw in range(4):
@@ -127,7 +128,7 @@ def test_maps_have_the_bits_of_models_whose_parameters_are_replaced(name, sigma)
         for t, p in enumerate(noisy.parameters()):
             spec = NoiseSpec((p.numel(),), scale=0.2, seed=5, stream=16 + t)
             p.copy_(perturb(p.reshape(-1), spec, draw, 1, relative=True)[0].view_as(p))
-        point = perturb(x, NoiseSpec(x.shape, scale=sigma, seed=5), draw, 1) if sigma else x[None]
+        point = perturb(x, NoiseSpec(x.shape, scale=scale, seed=5), draw, 1) if scale else x[None]
         leaf = point.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(noisy(leaf)[0, 1], leaf)
         enter_unit_(mean, spread, gradient[0], draw, 1, 1)
@@ -136,10 +137,13 @@ def test_maps_have_the_bits_of_models_whose_parameters_are_replaced(name, sigma)
 
 RUNS = {
     "gradient": {"method": "gradient"},
-    "smoothgrad": {"method": "smoothgrad", "queries": 8},
-    "noisegrad": {"method": "noisegrad", "queries": 8},
-    "fusiongrad": {"method": "fusiongrad", "queries": 8},
-    "likelihood-ratio": {"queries": 16, "sigma": 0.1, "parameters": ParameterNoise(0.1)},
+    "smoothgrad": {"method": "smoothgrad", "n_samples": 8},
+    "noisegrad": {"method": "noisegrad", "n_samples": 8},
+    "fusiongrad": {"method": "fusiongrad", "n_samples": 8},
+    "noise on both": {
+        "method": NoiseGrad(ParameterNoise(0.1), gradient=ForwardGradient(0.1)),
+        "n_samples": 16,
+    },
 }
 
 
@@ -151,7 +155,8 @@ def test_eight_threads_with_the_same_module(name):
 
     def explain(job):
         run, seed = job
-        return fwdgrad.explain(model, x, target=1, seed=seed, batch_size=4, **RUNS[run]).attribution
+        options = {"objective": "output", "batch_size": 4, **RUNS[run]}
+        return fwdgrad.explain(model, x, target=1, seed=seed, **options).attribution
 
     alone = [explain(job) for job in jobs]
     with ThreadPoolExecutor(8) as threads:
@@ -160,23 +165,29 @@ def test_eight_threads_with_the_same_module(name):
     assert_same_state(model, before)
 
 
-@pytest.mark.parametrize("method", ["noisegrad", "fusiongrad", "smoothgrad", "likelihood-ratio"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        NoiseGrad(ParameterNoise(0.2)),
+        FusionGrad(parameters=ParameterNoise(0.2)),
+        SmoothGrad(),
+        NoiseGrad(ParameterNoise(0.2), gradient=ForwardGradient()),
+    ],
+    ids=["noisegrad", "fusiongrad", "smoothgrad", "forward-gradient"],
+)
 def test_progress_sees_the_model_as_it_is(method):
     model, x = model_of("recurrent")
     clean = model(x[None])
-    asking = [p.requires_grad for p in model.parameters()]
+    wanted = [p.requires_grad for p in model.parameters()]
     seen = []
 
     def progress(done, total):
         seen.append(
             torch.equal(model(x[None]), clean)
-            and [p.requires_grad for p in model.parameters()] == asking
+            and [p.requires_grad for p in model.parameters()] == wanted
         )
 
-    noise = {"parameters": ParameterNoise(0.2)} if method != "smoothgrad" else {}
-    fwdgrad.explain(
-        model, x, method=method, target=1, queries=6, batch_size=2, progress=progress, **noise
-    )
+    fwdgrad.explain(model, x, method=method, target=1, n_samples=6, batch_size=2, progress=progress)
     assert seen
     assert all(seen)
 
@@ -193,7 +204,7 @@ def test_a_thread_sees_the_model_as_it_is_while_another_puts_noise_on_it():
             return batch
 
     whole = torch.nn.Sequential(*model[:4], Looking(), *model[4:]).eval()
-    fwdgrad.explain(whole, x, method="noisegrad", target=1, queries=3)
+    fwdgrad.explain(whole, x, method="noisegrad", target=1, n_samples=3)
     assert len(found) > 3
     assert all(torch.equal(one, clean) for one in found)
 
@@ -201,15 +212,55 @@ def test_a_thread_sees_the_model_as_it_is_while_another_puts_noise_on_it():
 def test_a_function_around_a_module():
     """Its noise is put on where a module's is; it may sit inside a larger model, too."""
     model, x = model_of("attention")
-    want = fwdgrad.explain(model, x, method="noisegrad", target=1, queries=5)
+    options = {"target": 1, "objective": "output", "n_samples": 5}
+    want = fwdgrad.explain(model, x, method="noisegrad", **options)
     wrapped = lambda batch: model(batch)  # noqa: E731
     outer = torch.nn.Sequential(torch.nn.Identity(), model).eval()
     for forward in (wrapped, outer):
-        got = fwdgrad.explain(
-            forward, x, method="noisegrad", target=1, queries=5,
-            parameters=ParameterNoise(0.2, module=model),
-        )  # fmt: skip
+        method = NoiseGrad(ParameterNoise(0.2, module=model))
+        got = fwdgrad.explain(forward, x, method=method, **options)
         assert torch.equal(got.attribution, want.attribution)
+
+
+def compiled(model):
+    return torch.compile(model)
+
+
+def compiled_in_place(model):
+    model.compile()
+    return model
+
+
+def compiled_within(model):
+    model[3].compile()
+    return model
+
+
+def compiled_forward(model):
+    model.forward = torch.compile(model.forward)
+    return model
+
+
+@pytest.mark.slow  # torch's compiler takes seconds to import
+@pytest.mark.parametrize(
+    ("compile", "message"),
+    [
+        (compiled, "this one is compiled"),
+        (compiled_in_place, "this one is compiled"),
+        (compiled_within, "its Conv2d is compiled"),
+        (compiled_forward, "this one is compiled"),
+        (
+            lambda model: torch.nn.Sequential(torch.compile(model)),
+            "its OptimizedModule is compiled",
+        ),
+    ],
+)
+def test_a_compiled_module_is_refused(compile, message):
+    """What it does with its parameters cannot be reached: the noise would be on a part of them."""
+    noise = ParameterNoise()
+    assert noise.module_of(convolutions()) is not None
+    with pytest.raises(TypeError, match=message):
+        noise.module_of(compile(convolutions()))
 
 
 def test_a_call_that_reads_a_parameter_more_often_than_the_first():
@@ -225,10 +276,10 @@ def test_a_call_that_reads_a_parameter_more_often_than_the_first():
             return values
 
     seen = []
+    method = NoiseGrad(ParameterNoise(0.2), gradient=ForwardGradient(1e-6, antithetic=False))
     fwdgrad.explain(
-        Growing().eval(), torch.ones(3), target=None, sigma=1e-6, queries=4, seed=3,
+        Growing().eval(), torch.ones(3), target=None, method=method, n_samples=4, seed=3,
         objective=lambda outputs: seen.append(outputs) or outputs.sum(1), batch_size=1,
-        antithetic=False, parameters=ParameterNoise(0.2),
     )  # fmt: skip
     spec = NoiseSpec((3,), scale=0.2, seed=3, stream=16)
     want = perturb(torch.ones(3), spec, 0, 4, relative=True)

@@ -66,8 +66,8 @@ def test_time_is_in_proportion_to_length(sign):
 def test_a_word_is_known_however_it_is_written():
     assert normal_words("CAFE\u0301 caf\u00e9") == ["caf\u00e9", "caf\u00e9"]
     assert normal_words("\u2066go\u00adod\u2069\u200e") == ["good"]
-    box = LSTMClassifier(["caf\u00e9"], ["bad", "good"])
-    assert box.tokens("Cafe\u0301 x") == [1, 0]
+    model = LSTMClassifier(["caf\u00e9"], ["bad", "good"])
+    assert model.tokens("Cafe\u0301 x") == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_words_that_share_a_token_are_one(text, tokens, words, word_of):
 
 def test_no_mark_is_parted_from_its_letter_in_a_terminal_or_page():
     text, words = TEXTS["pointed Hebrew"]
-    box = LSTMClassifier(["a"], ["bad", "good"]).eval()
-    result = explain_text(box, text, "good", queries=64)
+    model = LSTMClassifier(["a"], ["bad", "good"]).eval()
+    result = explain_text(model, text, "good", n_samples=64)
     assert list(result.words) == words
     coloured = result.to_terminal(colour=True)
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == text

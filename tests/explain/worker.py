@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-import fwdgrad
-from fwdgrad import checkpoint as checkpoints
+from fwdgrad.runner import checkpoint as checkpoints
 
-from .models import X, exact
+from .models import X, exact, forward_gradient
 
-RUN = {"queries": 400, "sigma": 0.3, "batch_size": 4, "seed": 3}
+RUN = {"n_samples": 400, "scale": 0.3, "batch_size": 4, "seed": 3}
 
 
 def command(task, *arguments):
@@ -35,7 +34,7 @@ def result_of(task, *arguments):
 
 
 def slow(log, checkpoint, save_every):
-    """A run that takes its time and logs a byte per noisy copy; see ``RUN``."""
+    """A run that takes its time and logs a byte per sample; see ``RUN``."""
     # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     checkpoints.SAVE_EVERY_SECONDS = float(save_every)
@@ -43,12 +42,12 @@ def slow(log, checkpoint, save_every):
 
     def model(batch):
         time.sleep(0.02)
-        if len(batch) > 1:  # not the clean input
+        if len(batch) > 1:  # not the input itself
             with open(log, "ab") as file:
                 file.write(b"." * len(batch))
         return exact(batch)
 
-    fwdgrad.explain(model, X, target=1, checkpoint=checkpoint, **RUN)
+    forward_gradient(model, X, target=1, checkpoint=checkpoint, **RUN)
 
 
 def status(field):
@@ -69,11 +68,11 @@ class Peak:
         return status("VmHWM") - self.start
 
 
-def peak_of_copies(queries):
-    """Bytes at the most, all in all, of a run of so many copies of a photo-sized input."""
+def peak_of_samples(count):
+    """The most bytes in use in a run of so many samples of a photo-sized input."""
     x = torch.zeros(3, 224, 224)
-    options = {"sigma": 0.1, "law": "rademacher", "antithetic": False, "batch_size": 32}
-    fwdgrad.explain(points, x, target=0, queries=int(queries), **options)
+    options = {"scale": 0.1, "distribution": "rademacher", "antithetic": False, "batch_size": 32}
+    forward_gradient(points, x, target=0, n_samples=int(count), **options)
     print(json.dumps(status("VmHWM")))
 
 
@@ -82,21 +81,21 @@ def points(batch):
     return exact(batch.flatten(1)[:, :: batch[0].numel() // 48])
 
 
-def budget(memory, own_copies, output):
+def budget(memory, own_samples, output):
     """A run inside a budget: sizes of the batches, and the peak above what was there before."""
     x = torch.linspace(0, 1, 3 * 512 * 512).view(3, 512, 512)
     sizes = []
 
     def model(batch):
         sizes.append(len(batch))
-        own = batch.new_empty((int(own_copies), *batch.shape)).fill_(1.0)
+        own = batch.new_empty((int(own_samples), *batch.shape)).fill_(1.0)
         return points(batch) * own[0, 0, 0, 0, 0]
 
-    options = {"target": 1, "queries": 192, "sigma": 0.1, "law": "rademacher"}
-    fwdgrad.explain(model, x[:, :64, :64], batch_size=2, **{**options, "queries": 4})
+    options = {"target": 1, "scale": 0.1, "distribution": "rademacher"}
+    forward_gradient(model, x[:, :64, :64], batch_size=2, n_samples=4, **options)
     sizes.clear()
     peak = Peak()
-    fwdgrad.explain(model, x, memory=memory, **options).save(output)
+    forward_gradient(model, x, memory=memory, n_samples=192, **options).save(output)
     print(json.dumps([sizes[1:], peak.read()]))
 
 

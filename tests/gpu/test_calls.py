@@ -1,4 +1,4 @@
-"""What only a GPU can show of calls: that a run does not wait for it, and what is moved there."""
+"""Calls on a GPU: a run does not wait for it, and what is moved there."""
 
 import math
 import sys
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import stream
+from fwdgrad.runner import loop
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,18 +18,22 @@ pytestmark = [
 
 @pytest.fixture
 def gpu_calls(monkeypatch):
-    """What ``make gpu-check`` does of it."""
+    """The same checks in ``make gpu-check``."""
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "benchmarks"), *sys.path])
     import gpu_calls
 
     return gpu_calls
 
 
-@pytest.mark.parametrize("method", ["regions", "likelihood-ratio", "smoothgrad"])
+@pytest.mark.parametrize(
+    "method",
+    [fwdgrad.Regions(), fwdgrad.ForwardGradient(scale=0.1), fwdgrad.SmoothGrad(scale=0.1)],
+    ids=lambda method: type(method).__name__,
+)
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_nothing_in_the_loop_waits(gpu_calls, monkeypatch, method, backend):
     """From the first micro-batch, which is looked at, until the last: what waits is an error."""
-    monkeypatch.setattr(stream, "LOOK_EVERY_SECONDS", math.inf)
+    monkeypatch.setattr(loop, "LOOK_EVERY_SECONDS", math.inf)
     model, x = gpu_calls.halves().cuda(), torch.rand(3, 16, 16, device="cuda")
     steps = []
 
@@ -37,8 +41,7 @@ def test_nothing_in_the_loop_waits(gpu_calls, monkeypatch, method, backend):
         steps.append(done)
         torch.cuda.set_sync_debug_mode("default" if done == count else "error")
 
-    options = {"target": 0, "queries": 64, "batch_size": 8, "backend": backend}
-    options |= {} if method == "regions" else {"sigma": 0.1}
+    options = {"target": 0, "n_samples": 64, "batch_size": 8, "backend": backend}
     fwdgrad.explain(model, x, method=method, **options)  # compiles
     try:
         found = fwdgrad.explain(model, x, method=method, progress=progress, **options)
@@ -59,20 +62,20 @@ def test_a_score_that_is_not_finite_is_named(gpu_calls):
         return found
 
     seen = []
-    options = {"target": 0, "queries": 64, "sigma": 0.1, "antithetic": False, "batch_size": 8}
+    method = fwdgrad.ForwardGradient(scale=0.1, antithetic=False)
+    options = {"target": 0, "method": method, "n_samples": 64, "batch_size": 8}
     x, first = torch.rand(1, 4, 4, device="cuda"), math.inf
-    options["method"] = "likelihood-ratio"
     fwdgrad.explain(lambda batch: (seen.append(batch.clone()), model(batch))[1], x, **options)
-    first = float(seen[3][5, 0, 0, 0])  # of copy 21: the first call is of x itself
-    with pytest.raises(fwdgrad.ModelError, match=r"the score is nan for 1 of .* \(copies 21\)"):
+    first = float(seen[3][5, 0, 0, 0])  # of sample 21: the first call is on x itself
+    with pytest.raises(fwdgrad.ModelError, match=r"the score is nan for 1 of .* \(samples 21\)"):
         fwdgrad.explain(model, x, **options)
 
 
 def test_what_is_on_the_cpu_is_moved(gpu_calls):
     gpu_calls.placed("cuda")
     model, x = gpu_calls.halves(), torch.rand(3, 16, 16)
-    here = fwdgrad.explain(model, x, target=0, queries=64)
-    there = fwdgrad.explain(model, x, target=0, queries=64, device="cuda")
+    here = fwdgrad.explain(model, x, target=0, n_samples=64)
+    there = fwdgrad.explain(model, x, target=0, n_samples=64, device="cuda")
     torch.testing.assert_close(there.attribution.cpu(), here.attribution, rtol=1e-4, atol=1e-5)
 
 

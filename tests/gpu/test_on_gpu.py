@@ -16,14 +16,14 @@ SHAPE = (3, 64, 48)
 BACKENDS = pytest.mark.parametrize("backend", ["cuda", "triton"])
 
 
-def spec_of(law="normal", **options):
-    return make_spec(SHAPE, law, 0.3, seed=2**63 + 5, **options)
+def spec_of(kind="normal", **options):
+    return make_spec(SHAPE, kind, 0.3, seed=2**63 + 5, **options)
 
 
 @BACKENDS
-@pytest.mark.parametrize("law", SCORED)
-def test_the_cpu_backend_draws_the_same(backend, law):
-    spec, x, weights = spec_of(law, block=20), torch.rand(SHAPE), torch.randn(9)
+@pytest.mark.parametrize("kind", SCORED)
+def test_the_cpu_backend_draws_the_same(backend, kind):
+    spec, x, weights = spec_of(kind, block=20), torch.rand(SHAPE), torch.randn(9)
     there = perturb(x.cuda(), spec, 2**32 - 4, 9, backend=backend).cpu()
     here = perturb(x, spec, 2**32 - 4, 9)
     size = 1 + ((here - x) / 0.3).abs()
@@ -86,10 +86,11 @@ def test_out_of_memory_halves_the_batch(backend):
     x = torch.rand(3, 256, 256, device="cuda")
     weights = torch.randn(3, 256, 256, device="cuda", generator=torch.Generator("cuda"))
 
-    def model(batch):  # each copy by itself, so that its score does not depend on the batch
-        return torch.stack([(copy * weights).sum() for copy in batch])
+    def model(batch):  # each sample by itself, so that its score does not depend on the batch
+        return torch.stack([(sample * weights).sum() for sample in batch])
 
-    settings = {"target": None, "queries": 512, "sigma": 0.1, "backend": backend}
+    method = fwdgrad.ForwardGradient(scale=0.1)
+    settings = {"method": method, "n_samples": 512, "backend": backend}
     expected = fwdgrad.explain(model, x, batch_size=16, **settings).attribution
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory

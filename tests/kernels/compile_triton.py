@@ -1,9 +1,9 @@
 """Compiles the Triton kernels for a target that need not be there; a line of JSON for each.
 
 Run with TRITON_INTERPRET=0 and a target. What is compiled is what calls of the ops ask for. Where
-every element has its own draws, each layout meets each law and each kind of input; the kernels that
-read a table of draws do not know its law. For HIP, which says nothing of registers, each layout,
-law and kind is compiled once.
+every element has its own draws, each layout meets each distribution and each kind of input; the
+kernels that read a table of draws do not know its distribution. For HIP, which says nothing of
+registers, each layout, distribution and kind is compiled once.
 """
 
 import functools
@@ -63,7 +63,7 @@ SUMS = ("sums", "sums and squares", "wide sums")
 
 
 def covering(*factors, few):
-    """Rows of (layout, law, kind): each layout with each law and kind; few: each value once."""
+    """Rows of (layout, distribution, kind): each layout with each of both; few: each value once."""
 
     def met(row):
         return set(
@@ -78,7 +78,7 @@ def covering(*factors, few):
         yield row
 
 
-def perturbed(layout, law, kind):
+def perturbed(layout, distribution, kind):
     """Two samples, of both signs."""
     (shape, options), (dtype, more) = LAYOUTS[layout], KINDS[kind]
     last, between, scale = (more.get(name) for name in ("last", "baseline", "scale"))
@@ -88,20 +88,22 @@ def perturbed(layout, law, kind):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     scale = torch.ones(shape, dtype=wide) if scale == "map" else scale or 0.5
     baseline = torch.zeros_like(x) if between == "map" else between
-    if kind == "exact" and law in ("rademacher", "hadamard"):
+    if kind == "exact" and distribution in ("rademacher", "hadamard"):
         scale = AdaptiveScale(-1, 2)  # they have no density
-    spec = make_spec(shape, law, scale, **options)
+    spec = make_spec(shape, distribution, scale, **options)
     perturb(x, spec, 0, 2, pairs=True, baseline=baseline, backend="triton")
 
 
-def summed(layout, law, kind):
+def summed(layout, distribution, kind):
     """Two weights' sums."""
     shape, options = LAYOUTS[layout]
     dtype = torch.float64 if kind == "wide sums" else torch.float32
     total, square = torch.zeros(2, *shape, dtype=dtype)
     square = square if kind == "sums and squares" else None
     weights = torch.ones(2, dtype=dtype)
-    accumulate_(total, weights, make_spec(shape, law, **options), 0, square, backend="triton")
+    accumulate_(
+        total, weights, make_spec(shape, distribution, **options), 0, square, backend="triton"
+    )
 
 
 def large(layout):
@@ -118,10 +120,12 @@ def cases(few):
         yield case, functools.partial(perturbed, *case)
     for case in covering(ELEMENTS, SCORED, SUMS, few=few):
         yield case, functools.partial(summed, *case)
-    for law in DRAWS:
-        yield ("nearest", law, "plain"), functools.partial(perturbed, "nearest", law, "plain")
-    for law in SCORED:
-        yield ("nearest", law, "sums"), functools.partial(summed, "nearest", law, "sums")
+    for distribution in DRAWS:
+        case = "nearest", distribution, "plain"
+        yield case, functools.partial(perturbed, *case)
+    for distribution in SCORED:
+        case = "nearest", distribution, "sums"
+        yield case, functools.partial(summed, *case)
     kinds = itertools.cycle(KINDS)
     for layout, (shape, _) in FEATURES.items():
         most = layout in MOST and not few

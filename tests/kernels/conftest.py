@@ -29,13 +29,13 @@ def on_cpu(request):
     module.run_blocks(0, 2**62)
 
 
-@pytest.fixture(params=gpu.BACKENDS)
-def backend(request):
+@pytest.fixture(params=gpu.marked(gpu.BACKENDS))
+def gpu_backend(request):
     """Each backend for GPUs: on one, or on what stands in for it."""
     return gpu.use(request.param, request)
 
 
-@pytest.fixture(params=(*gpu.BACKENDS, "cpu", "reference"))
+@pytest.fixture(params=gpu.marked(gpu.EVERY))
 def any_backend(request):
     """Every backend."""
     return gpu.use(request.param, request)

@@ -13,9 +13,9 @@ def philox(counter, key):
     return c0, c1, c2, c3
 
 
-def words(group, stream, copy, seed):
-    """The words of a group of draws of a copy."""
-    return philox((group, stream, copy & MASK, copy >> 32), (seed & MASK, seed >> 32))
+def words(group, stream, sample, seed):
+    """The words of a group of draws of a sample."""
+    return philox((group, stream, sample & MASK, sample >> 32), (seed & MASK, seed >> 32))
 
 
 def place(word, positions):

@@ -18,12 +18,34 @@ ON_CPU = Path(__file__).parent / "cuda_on_cpu"
 REAL = torch.cuda.is_available()
 DEVICE = "cuda" if REAL else "cpu"
 BACKENDS = ("cuda", "triton")
+EVERY = (*BACKENDS, "cpu", "reference")
 SIGNS = ("rademacher", "hadamard")
-# Triton's interpreter takes about 10 ms a program, and more for a grid: one case of each kind, and
-# features for three kinds of noise.
-FEATURE_KINDS = ("normal", "cauchy", "hadamard")
+# Triton's interpreter takes about 10 ms a program, and more for a grid: one case of each kind. What
+# goes over the elements reads draws of features from a table: one of these kinds in turn.
+FEATURE_KINDS = ("hadamard", "normal", "cauchy")
 FEW = ("7", "1025", "2500", "3x17x19", "2x3x5x33", "37x60", "3x50", "5x9x11", "5x7x9")
 FEW += ("2x9x1", "2x40x64")
+
+
+def marks_of(values):
+    """Of a test with these parameters: slow, where one is a backend without its GPU."""
+    return pytest.mark.slow if not REAL and any(name in values for name in BACKENDS) else ()
+
+
+def marked(backends):
+    """Backends as parameters."""
+    return [pytest.param(name, marks=marks_of([name])) for name in backends]
+
+
+def on_every_backend(cases, turn):
+    """Parametrises a test by (any_backend, case); Triton's interpreter has each third case."""
+    rows = [
+        pytest.param(name, case, id=f"{name}-{case_id(case)}", marks=marks_of([name]))
+        for number, case in enumerate(cases)
+        for name in EVERY
+        if REAL or name != "triton" or number % 3 == turn
+    ]
+    return pytest.mark.parametrize(("any_backend", "case"), rows, indirect=["any_backend"])
 
 
 def cases(backend):
@@ -47,19 +69,19 @@ def on_device(options):
 
 
 def cases_and_kinds(kinds):
-    """(backend, case, kind): what the tests of every law, and of a Hadamard design, go through."""
+    """(backend, case, kind): of the tests of every distribution and of a Hadamard design."""
     for backend in BACKENDS:
         for number, case in enumerate(cases(backend)):
             grouped = "features" in case[1]
             few = grouped and backend == "triton" and not REAL
-            some = FEATURE_KINDS if few else kinds_in_turn(number, kinds)
+            some = FEATURE_KINDS[number % 3 :][:1] if few else kinds_in_turn(number, kinds)
             yield from ((backend, case, kind) for kind in kinds if kind in some)
 
 
 def kinds_in_turn(number, kinds):
-    """Those that a case goes through: both kinds of signs and, in turn, two laws with densities.
+    """Those that a case goes through: both kinds of signs and, in turn, two of the others.
 
-    What a law is and where its draws go are computed apart.
+    What a distribution is and where its draws go are computed apart.
     """
     smooth = [kind for kind in kinds if kind not in SIGNS]
     two = smooth[number % len(smooth)], smooth[(number + 1) % len(smooth)]

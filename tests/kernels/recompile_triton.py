@@ -34,8 +34,8 @@ LAYOUTS = (
 def calls(seed, first, count, level):
     """One of each kind; level is what scales, bounds and positions are made of."""
     x = torch.zeros(SHAPE)
-    for law, options in LAYOUTS:
-        spec = make_spec(SHAPE, law, level, seed=seed, **options)
+    for distribution, options in LAYOUTS:
+        spec = make_spec(SHAPE, distribution, level, seed=seed, **options)
         out = perturb(x, spec, first, count, pairs=True, backend="triton")
         settings = {"pairs": True, "out": out, "held": first, "backend": "triton"}
         perturb(x, spec, first + count, count, clip=(-level, level), **settings)

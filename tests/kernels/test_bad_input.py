@@ -50,11 +50,11 @@ def scale_with(value, at=7):
         (TypeError, ["shape", "True"], {"shape": (True, 3)}),
         (TypeError, ["shape", "2.5"], {"shape": 2.5}),
         (TypeError, ["shape", "None"], {"shape": None}),
-        (ValueError, ["law", "gauss", "normal", "rademacher"], {"law": "gauss"}),
-        (ValueError, ["law", "'hadamard'"], {"law": "hadamard"}),  # it is a design
+        (ValueError, ["distribution", "gauss", "normal", "rademacher"], {"distribution": "gauss"}),
+        (ValueError, ["distribution", "'hadamard'"], {"distribution": "hadamard"}),  # a design
         (ValueError, ["design", "independent, hadamard", "'hadamar'"], {"design": "hadamar"}),
         (ValueError, ["design", "None"], {"design": None}),
-        (ValueError, ["law must be 'rademacher'", "design='hadamard'", "'normal'"],
+        (ValueError, ["distribution must be 'rademacher'", "design='hadamard'", "'normal'"],
          {"design": "hadamard"}),
         (TypeError, ["features", "Elements(), Grid(cell) and Labels(mask)", "'grid'"],
          {"features": "grid"}),
@@ -105,7 +105,7 @@ def scale_with(value, at=7):
         (TypeError, ["seed", "False"], {"seed": False}),
         (ValueError, ["shape", "draws", str(2**34)], {"shape": (2**17, 2**18)}),
         (ValueError, ["shape", "draws", str(2**32)],
-         {"shape": (2**17, 2**16), "law": "rademacher", "design": "hadamard"}),
+         {"shape": (2**17, 2**16), "distribution": "rademacher", "design": "hadamard"}),
     ]
 )  # fmt: skip
 def test_spec(error, fragments, change):

@@ -86,7 +86,7 @@ def test_the_contract_s_version():
 
 
 def signs_of(first, count, seed):
-    """Draw 0 of each sample of the law of signs, by the contract's integers."""
+    """Draw 0 of each sample of random signs, by the contract's integers."""
     words = (contract.words(0, 0, first + i, seed)[0] for i in range(count))
     return torch.tensor([2.0 * (word & 1) - 1 for word in words])
 
@@ -135,7 +135,7 @@ def test_sums_are_those_of_float64_to_rounding(options):
 
 @CASE
 @BACKEND
-def test_copies(options, backend):
+def test_samples(options, backend):
     dtype = (torch.float32, torch.bfloat16)[OPTIONS.index(options) % 2]
     count = 70 if backend == "cpu" else 8
     spec, x = make_spec(SHAPE, scale=0.3, seed=1, **options), random(*SHAPE).to(dtype)
@@ -150,7 +150,7 @@ def test_copies(options, backend):
 
 
 def test_a_row_does_not_depend_on_its_buffer():
-    # Neither the alignment of memory nor what lies beside an input changes its copies.
+    # Neither the alignment of memory nor what lies beside an input changes its samples.
     spec = NoiseSpec(SHAPE, "normal", scale=0.3, seed=1)
     x, expected = random(*SHAPE), None
     for offset in (0, 1, 3, 16):
@@ -164,7 +164,7 @@ def test_a_row_does_not_depend_on_its_buffer():
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("options", [{}, {"block": 9}, linear(3, 3)], ids=["", "block", "linear"])
-def test_pairs_are_the_copies_of_both_signs(backend, options):
+def test_pairs_are_the_samples_of_both_signs(backend, options):
     x = torch.linspace(-1, 1, 2 * 30 * 41).reshape(2, 30, 41)
     spec = NoiseSpec(x.shape, "normal", torch.rand(2, 30, 41), seed=3, **options)
     out = torch.full((10, *x.shape), torch.nan)

@@ -130,14 +130,15 @@ def view(address, count):
     return torch.frombuffer((ctypes.c_float * count).from_address(address), dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "rademacher", "hadamard"])
 @pytest.mark.parametrize("block", [None, (2**16, 2**15 - 8)], ids=["plain", "blocks"])
 def test_more_than_2_to_31_elements(on_cpu, kind, block):
-    """The last elements of two copies of 2^31 + 2^17 elements each, and of their sums."""
+    """The last elements of two samples of 2^31 + 2^17 elements each, and of their sums."""
     shape, tail, first = (2**16 + 4, 2**15), 4096, 2**32 - 1
     spec = make_spec(shape, kind, 1.0, seed=SEED, block=block)
     at = spec.numel - tail
-    memory = [reserve(4 * spec.numel * copies) for copies in (1, 2, 1)]
+    memory = [reserve(4 * spec.numel * samples) for samples in (1, 2, 1)]
     x, out, total = (address for _, address in memory)
     values, weights = torch.arange(tail) / tail, torch.tensor([0.5, -2.0])
     view(x + 4 * at, tail)[:] = values
@@ -169,25 +170,25 @@ def test_more_than_2_to_31_elements(on_cpu, kind, block):
     torch.testing.assert_close(view(total + 4 * at, tail), summed, rtol=0, atol=4e-5)
 
 
-def tail_draws(spec, copy, first, count):
-    """Draws first .. first + count - 1 of a copy, from the noise contract's integers."""
+def tail_draws(spec, sample, first, count):
+    """Draws first .. first + count - 1 of a sample, from the noise contract's integers."""
     from contract import MASK, words
 
     values = []
-    if spec.law == "normal":
+    if spec.distribution == "normal":
         for group in range(first // 4, (first + count) // 4):
-            w = torch.tensor(words(group, 0, copy, spec.seed), dtype=torch.float64)
+            w = torch.tensor(words(group, 0, sample, spec.seed), dtype=torch.float64)
             u = (torch.floor(w / 512) + 0.5) / 2**23
             r = (-2 * u[[0, 2]].log()).sqrt()
             turn = 2 * torch.pi * u[[1, 3]]
             values += [r[0] * turn[0].cos(), r[0] * turn[0].sin()]
             values += [r[1] * turn[1].cos(), r[1] * turn[1].sin()]
         return torch.tensor(values)
-    stream, number, row = 0, copy, 0
+    stream, number, row = 0, sample, 0
     if spec.design == "hadamard":
-        number = copy // spec.group
+        number = sample // spec.group
         a, b, *_ = words(0, 3, number, spec.seed)
-        row = ((a | 1) * (copy % spec.group) + b) % spec.group
+        row = ((a | 1) * (sample % spec.group) + b) % spec.group
         stream = 4
     for group in range(first // 128, (first + count) // 128):
         for place, word in enumerate(words(group, stream, number, spec.seed)):
@@ -226,7 +227,7 @@ def aligned(made):  # to 16 bytes, as all memory of GPUs is
     return flat.view(made.dtype).view(made.shape)
 torch.empty = lambda *shape, **options: aligned(empty(*shape, **options))  # tables of draws
 torch.Tensor.new_empty = lambda *shape, **options: aligned(new_empty(*shape, **options))  # sums
-for law, shape, options in (
+for kind, shape, options in (
     ("normal", (1,), {{}}), ("normal", (1027,), {{}}), ("normal", (3, 7, 9), {{"block": 4}}),
     ("rademacher", (3, 8, 12), {{}}), ("normal", (3, 7, 9), linear(3, 3)),
     ("cauchy", (5, 1), cells(2, 1)), ("rademacher", (2, 5, 6, 7), linear(2, 3, 3)),
@@ -237,7 +238,7 @@ for law, shape, options in (
 ):
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        spec = NoiseSpec(shape, law, scale=last(torch.ones(shape, dtype=wide)), seed=1, **options)
+        spec = NoiseSpec(shape, kind, scale=last(torch.ones(shape, dtype=wide)), seed=1, **options)
         x, out = last(torch.ones(shape, dtype=dtype)), last(torch.ones(4, *shape, dtype=dtype))
         perturb(x, spec, 3, 2, out=out, pairs=True, backend="cuda")
         if dtype != torch.bfloat16:

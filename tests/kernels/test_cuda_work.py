@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from covering import covering
 
 from fwdgrad_kernels import Grid, accumulate_, cuda, perturb, reference
-from fwdgrad_kernels.testing import assert_copies, assert_sums, case_id, cells, linear, make_spec
+from fwdgrad_kernels.testing import assert_samples, assert_sums, case_id, cells, linear, make_spec
+
+pytestmark = pytest.mark.slow
 
 SEED = 2**63 + 11
 
@@ -26,7 +29,7 @@ def test_chunks_may_be_shared_out_or_cut(on_cpu, kind, options, monkeypatch):
 
     monkeypatch.setattr(cuda, "module", Sees(on_cpu, accumulate=accumulate))
     sums = []
-    for setting in ({}, {"SCRATCH": 0}, {"COPIES": 100}, {"COPIES": 512}):
+    for setting in ({}, {"SCRATCH": 0}, {"SAMPLES": 100}, {"SAMPLES": 512}):
         with monkeypatch.context() as patch:
             for name, value in setting.items():
                 patch.setattr(cuda, name, value)
@@ -79,9 +82,11 @@ def test_draws_are_held_a_few_samples_at_a_time(on_cpu, kind, shape, options, wo
 
 # Linear grids of signs without blocks or jitter have a kernel of their own: for three planes at a
 # time or one, side by side or not, and rows that do and do not hold whole fours.
-@pytest.mark.parametrize("shape", [(3, 8, 12), (3, 7, 9), (1, 5, 6), (2, 9, 8), (6, 3, 4), (13, 5)])
-@pytest.mark.parametrize("cell", [(4, 4), (1, 2), (3, 1), (2, 5)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@covering(
+    shape=((3, 8, 12), (3, 7, 9), (1, 5, 6), (2, 9, 8), (6, 3, 4), (13, 5)),
+    cell=((4, 4), (1, 2), (3, 1), (2, 5)),
+    dtype=(torch.float32, torch.float16, torch.float64),
+)
 def test_signs_on_a_linear_grid(on_cpu, shape, cell, dtype):
     if len(shape) < 3 or shape[1] < cell[0] or shape[2] < cell[1]:
         cell = (2, 3)
@@ -90,9 +95,9 @@ def test_signs_on_a_linear_grid(on_cpu, shape, cell, dtype):
     spec = make_spec(shape, "hadamard", 0.5, features=Grid(cell), seed=SEED)
     first, blend = 2**32 // spec.group * spec.group - 2, {"baseline": baseline, "position": 0.5}
     made = perturb(x, spec, first, 5, pairs=True, backend="cuda", **blend)
-    assert_copies(made[:5], x, spec, first, **blend)
-    assert_copies(made[5:], x, spec, first, sign=-1, **blend)
-    assert_copies(perturb(x, spec, first, 5, backend="cuda"), x, spec, first)
+    assert_samples(made[:5], x, spec, first, **blend)
+    assert_samples(made[5:], x, spec, first, sign=-1, **blend)
+    assert_samples(perturb(x, spec, first, 5, backend="cuda"), x, spec, first)
     if len(shape) == 3:
         last = x[None].contiguous(memory_format=torch.channels_last)[0]
         assert torch.equal(perturb(last, spec, first, 5, backend="cuda", pairs=True, **blend), made)

@@ -1,4 +1,4 @@
-"""Copies between a baseline and x, and sums in the space of features, on every backend."""
+"""Samples between a baseline and x, and sums in the space of features, on every backend."""
 
 import dataclasses
 import itertools
@@ -6,6 +6,7 @@ import itertools
 import gpu
 import pytest
 import torch
+from covering import covering
 
 from fwdgrad_kernels import (
     AdaptiveScale,
@@ -20,7 +21,7 @@ from fwdgrad_kernels import (
     perturb,
     reference,
 )
-from fwdgrad_kernels.testing import SHARED, assert_copies, case_id, cells, linear, make_spec
+from fwdgrad_kernels.testing import SHARED, assert_samples, case_id, cells, linear, make_spec
 
 SMOOTH = linear(4, 4, share_channels=True)
 SHARE, FIXED = {"share_channels": True}, {"jitter": False}
@@ -85,9 +86,9 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize("kind", ["normal", "rademacher", "hadamard"])
-def test_elements_of_a_label_take_its_draw(any_backend, mask, kind):
+@covering(any_backend=gpu.EVERY, name=tuple(MASKS), kind=("normal", "rademacher", "hadamard"))
+def test_elements_of_a_label_take_its_draw(any_backend, name, kind):
+    mask = MASKS[name]
     spec = make_spec((3, 5, 6), kind, features=Labels(mask.to(gpu.DEVICE)), seed=2**63 + 7)
     vector = make_spec((int(mask.max()) + 1,), kind, seed=2**63 + 7)
     assert spec.draws == vector.draws
@@ -123,8 +124,8 @@ def test_labels_in_memory_of_channels_last(any_backend):
 # ---- between a baseline and x ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_copies_between_a_baseline_and_x(any_backend, case):
+@gpu.on_every_backend(CASES, 0)
+def test_samples_between_a_baseline_and_x(any_backend, case):
     shape, options = case
     kind = ("normal", "hadamard")[CASES.index(case) % 2]
     spec = make_spec(shape, kind, 0.5, seed=2**63 + 5, **gpu.on_device(options))
@@ -140,17 +141,20 @@ def test_copies_between_a_baseline_and_x(any_backend, case):
         )  # fmt: skip
         where = torch.as_tensor(b, device=gpu.DEVICE).expand(shape), 0.5
         limits = (-torch.inf, torch.inf) if clip is None else clip
-        assert_copies(out[:3], x, spec, 61, 1, limits, *where)
-        assert_copies(out[3:], x, spec, 61, -1, limits, *where)
+        assert_samples(out[:3], x, spec, 61, 1, limits, *where)
+        assert_samples(out[3:], x, spec, 61, -1, limits, *where)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, SMOOTH], ids=["elements", "linear"])
+@covering(
+    any_backend=gpu.EVERY,
+    dtype=(torch.float64, torch.float16, torch.bfloat16),
+    options=({}, SMOOTH),
+)
 def test_types_and_memory_formats(any_backend, dtype, options):
     x, b = random(3, 6, 8, dtype=dtype), random(2, 3, 6, 8, dtype=dtype)[1]
     spec = NoiseSpec(x.shape, "rademacher", 0.5, seed=1, **options)
     made = perturb(x, spec, 0, 2, baseline=b, position=0.5, backend=any_backend)
-    assert_copies(made, x, spec, 0, 1, (-torch.inf, torch.inf), b, 0.5)
+    assert_samples(made, x, spec, 0, 1, (-torch.inf, torch.inf), b, 0.5)
     last = x.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     other = perturb(last, spec, 0, 2, baseline=b, position=0.5, backend=any_backend)
     assert other.stride(1) == 1
@@ -232,7 +236,7 @@ def test_an_input_in_channels_last(any_backend, options, last):
     spec, x = NoiseSpec((5, 6, 8), scale=0.7, seed=2, **options), random(5, 6, 8)
     laid = x.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     made = perturb(laid, spec, 5, 3, backend=any_backend)
-    assert_copies(made, x, spec, 5)
+    assert_samples(made, x, spec, 5)
     assert (made.stride(1) == 1, made.is_contiguous()) == (last, not last)
     if not last:
         out = torch.empty(3, 6, 8, 5, device=gpu.DEVICE).permute(0, 3, 1, 2)
@@ -299,7 +303,7 @@ def test_a_baseline_must_not_be_written_to():
 # ---- sums of features ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", STILL, ids=case_id)
+@gpu.on_every_backend(STILL, 1)
 def test_expand_is_phi(any_backend, case):
     shape, options = case
     kind = ("normal", "hadamard")[STILL.index(case) % 2]
@@ -319,7 +323,7 @@ def test_expand_is_phi(any_backend, case):
         assert torch.allclose(found.double(), expected, rtol=error, atol=error)
 
 
-@pytest.mark.parametrize("case", STILL, ids=case_id)
+@gpu.on_every_backend(STILL, 2)
 def test_sums_of_features_expand_to_sums_of_elements(any_backend, case):
     kind = ("normal", "hadamard", "cauchy")[STILL.index(case) % 3]
     spec, weights = still(case, kind), random(9)
@@ -331,7 +335,7 @@ def test_sums_of_features_expand_to_sums_of_elements(any_backend, case):
     assert torch.allclose(found, expected, atol=2e-5 * float(weights.abs().sum()))
 
 
-@pytest.mark.parametrize("case", STILL, ids=case_id)
+@gpu.on_every_backend(STILL, 0)
 def test_sums_of_elements_reduce_to_sums_of_features(any_backend, case):
     # accumulate_ gives Phi t where accumulate_features_ gives t: Phi' of it is Phi' Phi t.
     spec, weights = still(case, ("hadamard", "cauchy", "normal")[STILL.index(case) % 3]), random(9)
@@ -350,21 +354,20 @@ def test_sums_of_elements_reduce_to_sums_of_features(any_backend, case):
         assert torch.allclose(reduced / counts, features.double(), atol=float(error.max()))
 
 
-@pytest.mark.parametrize(
-    ("shape", "options"),
-    [
-        ((3, 9, 11), linear(4, 4, **BOTH)),
-        ((3, 9, 11), linear(4, 4, **SHARE)),
-        ((2, 20), linear(7)),
-        ((2, 5, 6, 7), linear(3, 4, 4, **SHARE)),
-        ((3, 5, 6), {"features": Labels(torch.arange(30).reshape(5, 6) % 7)}),
-        ((7,), {}),
-        ((1,), {}),
-    ],
-    ids=["grid", "jitter", "series", "volume", "labels", "elements", "one"],
+GROUPED = (
+    ((3, 9, 11), linear(4, 4, **BOTH)),
+    ((3, 9, 11), linear(4, 4, **SHARE)),
+    ((2, 20), linear(7)),
+    ((2, 5, 6, 7), linear(3, 4, 4, **SHARE)),
+    ((3, 5, 6), {"features": Labels(torch.arange(30).reshape(5, 6) % 7)}),
+    ((7,), {}),
+    ((1,), {}),
 )
-@pytest.mark.parametrize("group", [0, 2**34 + 3])
-def test_sums_along_all_directions_of_a_group(any_backend, shape, options, group):
+
+
+@covering(any_backend=gpu.EVERY, case=GROUPED, group=(0, 2**34 + 3))
+def test_sums_along_all_directions_of_a_group(any_backend, case, group):
+    shape, options = case
     spec = make_spec(shape, "hadamard", seed=2**63 + 3, **gpu.on_device(options))
     first, size = group * spec.group, spec.group
     vector = make_spec((spec.draws,), "hadamard", seed=2**63 + 3)
@@ -438,7 +441,7 @@ def test_a_value_that_is_not_finite_stays_with_its_feature(any_backend):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block": 2}, "block must be None: each copy's block leaves other elements out"),
+        ({"block": 2}, "block must be None: each sample's block leaves other elements out"),
         (
             cells(2),
             "jitter must be False: each sample lays its grid elsewhere, so that a feature is",
@@ -449,7 +452,7 @@ def test_a_value_that_is_not_finite_stays_with_its_feature(any_backend):
         ),
     ],
 )
-def test_copies_that_spread_their_draws_differently_have_no_features(options, message):
+def test_samples_that_spread_their_draws_differently_have_no_features(options, message):
     spec, total = (
         NoiseSpec((8,), **options),
         torch.full((9,), 7.0)[: NoiseSpec((8,), **options).draws],

@@ -1,35 +1,33 @@
 """Hadamard directions are orthogonal inside a group, exactly: everything here is integers."""
 
 import gpu
-import pytest
 import torch
+from covering import covering
 
 from fwdgrad_kernels import Labels, accumulate_, noise, perturb, reference
-from fwdgrad_kernels.testing import case_id, cells, linear, make_spec
+from fwdgrad_kernels.testing import cells, linear, make_spec
 
-BACKEND = pytest.mark.parametrize("backend", ["cpu", "reference"])
+BACKENDS = ("cpu", "reference")
 # Numbers of draws: powers of two and not, within and beyond a word's 32 signs and a group's 128.
-DRAWS = pytest.mark.parametrize("draws", [1, 2, 3, 8, 13, 32, 100, 128, 200])
-GROUP = pytest.mark.parametrize("group", [0, 1, 2**35 + 1])
+DRAWS = (1, 2, 3, 8, 13, 32, 100, 128, 200)
+GROUPS = (0, 1, 2**35 + 1)
 
 
 def directions(spec, group, backend="auto"):
-    """All copies of a group: (M, K)."""
+    """All samples of a group: (M, K)."""
     return noise(spec, group * spec.group, spec.group, backend=backend).flatten(1)
 
 
-@BACKEND
-@GROUP
-@DRAWS
+@covering(draws=DRAWS, group=GROUPS, backend=BACKENDS)
 def test_directions_are_orthogonal(draws, group, backend):
     spec = make_spec((draws,), "hadamard", seed=2**63 + 9)
     rows = directions(spec, group, backend)
-    copies = 1 << (draws - 1).bit_length()  # the power of two not below K
-    assert rows.shape == (copies, draws)
+    samples = 1 << (draws - 1).bit_length()  # the power of two not below K
+    assert rows.shape == (samples, draws)
     assert bool((rows.abs() == 1).all())
-    assert torch.equal(rows.T @ rows, copies * torch.eye(draws))
-    if draws == copies:
-        assert torch.equal(rows @ rows.T, copies * torch.eye(draws))
+    assert torch.equal(rows.T @ rows, samples * torch.eye(draws))
+    if draws == samples:
+        assert torch.equal(rows @ rows.T, samples * torch.eye(draws))
 
 
 def test_groups_differ():
@@ -37,15 +35,12 @@ def test_groups_differ():
     spec = make_spec((16,), "hadamard", seed=3)
     groups = torch.stack([directions(spec, group) for group in range(40)])
     assert len(groups[:, 0].unique(dim=0)) > 35
-    rows = groups * groups[:, :1]  # signs cancel: row r' of copy i times row r' of copy 0
+    rows = groups * groups[:, :1]  # signs cancel: row r' of sample i times row r' of sample 0
     assert len(rows[:, 1].unique(dim=0)) > 5
     assert len(groups.reshape(-1, 16).unique(dim=0)) > 600
 
 
-@BACKEND
-@pytest.mark.parametrize("sign", [1, -1])
-@GROUP
-@DRAWS
+@covering(draws=DRAWS, group=GROUPS, sign=(1, -1), backend=BACKENDS)
 def test_a_group_recovers_a_linear_gradient(draws, group, sign, backend):
     # Whole numbers and powers of two, so "to rounding" is exactly.
     spec = make_spec((draws,), "hadamard", scale=0.5, seed=1)
@@ -69,7 +64,7 @@ FEATURES = [
 ]
 
 
-@pytest.mark.parametrize("case", FEATURES, ids=case_id)
+@gpu.on_every_backend(FEATURES, 0)
 def test_a_group_gives_the_projected_gradient(any_backend, case):
     # With directions Phi h the sum over a group is M Phi Phi' slope: a group shares its features.
     shape, options = case
@@ -93,7 +88,7 @@ def test_groups_of_cells_have_their_own_grids():
     spec = make_spec((9, 9), "hadamard", seed=8, **cells(4, 4))
     grids = set()
     for group in range(30):
-        copies = directions(spec, group).reshape(-1, 9, 9)
-        edges = [(copies.diff(dim=axis) != 0).any(0).flatten() for axis in (1, 2)]
+        samples = directions(spec, group).reshape(-1, 9, 9)
+        edges = [(samples.diff(dim=axis) != 0).any(0).flatten() for axis in (1, 2)]
         grids.add(tuple(torch.cat(edges).tolist()))
     assert len(grids) > 8  # of 4 x 4 shifts

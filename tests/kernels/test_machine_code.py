@@ -72,11 +72,11 @@ def test_machine_code_spills_nothing_and_keeps_to_its_budget():
     """64 registers where speed is memory's, 128 elsewhere: 4 and 2 blocks of 256 threads."""
     rows = resources()
     names = {name for _, name, _, _ in rows}
-    # perturb: 6 laws x 3 types, dense; 4 types, and 3 of images whose planes are side by side, for
-    # all else of elements; 4 types, and 3 of three planes, for features; 3 types x 3 for the signs
-    # of linear grids. accumulate: 5 laws x with squares or without, dense; 2 types x with or
-    # without for elements, for features and for expand; 2 for adding up. Draws: 3. Scales: 4.
-    # Placements: 2.
+    # perturb: 6 distributions x 3 types, dense; 4 types, and 3 of images whose planes are side by
+    # side, for all else of elements; 4 types, and 3 of three planes, for features; 3 types x 3 for
+    # the signs of linear grids. accumulate: 5 distributions x with squares or without, dense; 2
+    # types x with or without for elements, for features and for expand; 2 for adding up. Draws: 3.
+    # Scales: 4. Placements: 2.
     assert len(names) == 6 * 3 + 4 + 3 + 4 + 3 + 3 * 3 + 5 * 2 + 3 * 2 * 2 + 2 + 3 + 4 + 2
     assert {row[0] for row in rows} == TARGETS
     for architecture, name, registers, local in rows:
@@ -112,9 +112,9 @@ def test_no_loop_computes_in_double_precision_or_divides(architecture):
 @pytest.mark.parametrize(
     ("kernel", "elements", "budget", "calls"),
     [
-        ("perturb_denseIfLNS_3LawE0ELi4E", 4, 50, 1),
-        ("accumulate_denseILNS_3LawE0ELb0ELi4E", 4, 46, 1),
-        ("accumulate_denseILNS_3LawE0ELb1ELi4E", 4, 46, 1),  # with squares
+        ("perturb_denseIfLNS_12DistributionE0ELi4E", 4, 50, 1),
+        ("accumulate_denseILNS_12DistributionE0ELb0ELi4E", 4, 46, 1),
+        ("accumulate_denseILNS_12DistributionE0ELb1ELi4E", 4, 46, 1),  # with squares
         ("perturb_linearIfLi3ELb0E", 12, 18, 0),
         ("perturb_linearIfLi3ELb1E", 12, 18, 0),  # channels last
     ],
@@ -134,8 +134,8 @@ def test_instructions_an_element(architecture, kernel, elements, budget, calls):
 @pytest.mark.parametrize(
     ("kernel", "read", "written"),
     [
-        ("perturb_denseIfLNS_3LawE0ELi4E", "128", "128"),
-        ("perturb_denseINS_8BFloat16ELNS_3LawE0ELi8E", "128", "128"),
+        ("perturb_denseIfLNS_12DistributionE0ELi4E", "128", "128"),
+        ("perturb_denseINS_8BFloat16ELNS_12DistributionE0ELi8E", "128", "128"),
         ("perturb_elementsIfLi3E", "128", "128"),
         ("perturb_elementsINS_8BFloat16ELi3E", "64", "64"),
         ("perturb_linearIfLi3ELb0E", None, "128"),

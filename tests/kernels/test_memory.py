@@ -174,10 +174,11 @@ def test_counts_beyond_memory(shape, pairs, device):
     each = max(spec.numel, 1) * 4 * (2 if pairs else 1)
     most = (2**63 - 1) // each
     for count in (HUGE, most + 1):
-        with pytest.raises(ValueError, match=f"^count must be at most {most} for copies of {each}"):
+        match = f"^count must be at most {most} for samples of {each}"
+        with pytest.raises(ValueError, match=match):
             perturb(x, spec, 0, count, pairs=pairs)
     for call_, what in (
-        (lambda: noise(spec, 0, HUGE), "copies"),
+        (lambda: noise(spec, 0, HUGE), "samples"),
         (lambda: blocks(spec, 0, HUGE), "blocks of 32 bytes"),
         (lambda: path_positions(0, 0, HUGE), "positions of 8 bytes"),
     ):
@@ -250,10 +251,10 @@ def test_a_model_may_be_differentiated_beside_the_ops(make, options, scale):
 
     ones = torch.ones(3, *x.shape)
     slopes = [torch.func.grad(score)(ones), torch.func.grad(lambda w: score(w, out=out))(ones)]
-    copies = perturb(x, spec, 0, 3, **options)
-    assert type(copies) is torch.Tensor
+    samples = perturb(x, spec, 0, 3, **options)
+    assert type(samples) is torch.Tensor
     for slope in slopes:
-        assert torch.equal(slope, copies)
+        assert torch.equal(slope, samples)
 
 
 def test_noise_may_be_drawn_inside_of_a_transform():
@@ -267,8 +268,8 @@ def test_what_fake_tensors_are_given_is_not_kept():
     with FakeTensorMode():
         assert perturb(torch.zeros(SHAPE), spec, 0, 3, baseline=0.375).shape == (3, *SHAPE)
     assert perturb(fake(*SHAPE), spec, 0, 3, baseline=0.375).shape == (3, *SHAPE)  # outside of it
-    copies = perturb(x, spec, 0, 3, baseline=0.375)
-    torch.testing.assert_close(copies, -0.375 * noise(spec, 0, 3))
+    samples = perturb(x, spec, 0, 3, baseline=0.375)
+    torch.testing.assert_close(samples, -0.375 * noise(spec, 0, 3))
 
 
 def test_tracing_sees_every_call():
@@ -311,8 +312,8 @@ def test_tensors_that_are_not_dense(op, name, shape, make):
 def test_negative_views(backend):
     minus = torch._neg_view
     spec = NoiseSpec(SHAPE, "rademacher", 0.0)
-    copies = perturb(minus(torch.ones(SHAPE)), spec, 0, 1, backend=backend)
-    assert torch.equal(copies, -torch.ones(1, *SHAPE))
+    samples = perturb(minus(torch.ones(SHAPE)), spec, 0, 1, backend=backend)
+    assert torch.equal(samples, -torch.ones(1, *SHAPE))
     unit = NoiseSpec(SHAPE, "rademacher")
     total = accumulate_(torch.zeros(SHAPE), minus(torch.ones(1)), unit, 0, backend=backend)
     assert torch.equal(total, -noise(unit, 0, 1)[0])
@@ -324,9 +325,9 @@ def test_negative_views(backend):
 def test_fake_tensors():
     x, out = fake(*SHAPE), fake(3, *SHAPE)
     spec, adaptive = NoiseSpec(SHAPE), NoiseSpec(SHAPE, scale=AdaptiveScale(0.0, 1.0))
-    copies = perturb(x, spec, 0, 3)  # also outside of the mode
-    assert type(copies) is type(x)
-    assert copies.shape == (3, *SHAPE)
+    samples = perturb(x, spec, 0, 3)  # also outside of the mode
+    assert type(samples) is type(x)
+    assert samples.shape == (3, *SHAPE)
     assert perturb(x, adaptive, 0, 3).shape == (3, *SHAPE)
     assert type(perturb(torch.zeros(SHAPE), adaptive, 0, 3)) is torch.Tensor
     with pytest.raises(TypeError, match="must be a fake tensor where"):
@@ -355,7 +356,7 @@ def test_the_perturber_reads_negative_views():
     ("shape", "options", "settings"),
     [
         ((3, 8, 12), {}, {}),
-        ((3, 8, 12), {"block": 3, "law": "cauchy"}, {"pairs": True, "clip": (-1.0, 1.0)}),
+        ((3, 8, 12), {"block": 3, "distribution": "cauchy"}, {"pairs": True, "clip": (-1.0, 1.0)}),
         ((3, 8, 12), linear(3, 5, share_channels=True), {"baseline": 0.5, "position": 0.25}),
         ((3, 8, 12), {"scale": AdaptiveScale(-4.0, 4.0)}, {"pairs": True}),
         ((3, 8, 12), {"scale": torch.linspace(-1, 1, 288).reshape(3, 8, 12)}, {}),
@@ -477,8 +478,8 @@ def peak(run):
     return status("VmHWM") - before - result.nbytes
 
 
-def test_placements_take_no_memory_by_the_copy():
-    """1,000,000 copies of one element: their placements were 48 MB, and 48 with what is held."""
+def test_placements_take_no_memory_by_the_sample():
+    """1,000,000 samples of one element: their placements were 48 MB, and 48 with what is held."""
     spec, count = NoiseSpec((2,), block=1, seed=1), 1_000_000
     out = perturb(torch.zeros(2), spec, 0, 5000)  # loads all there is to load
     assert peak(lambda: perturb(torch.zeros(2), spec, 0, count)) < 8e6
@@ -488,13 +489,13 @@ def test_placements_take_no_memory_by_the_copy():
 
 @pytest.fixture
 def tables_of_three(any_backend, monkeypatch):
-    """A backend that holds the placements of three copies at once, where that can be set."""
+    """A backend that holds the placements of three samples at once, where that can be set."""
     if any_backend == "triton":
         from fwdgrad_kernels.triton import launch
 
-        monkeypatch.setattr(launch, "_COPIES", 3)
+        monkeypatch.setattr(launch, "_SAMPLES", 3)
         assert triton_backend.missing() == ""
-    monkeypatch.setattr(cuda, "COPIES", 3)
+    monkeypatch.setattr(cuda, "SAMPLES", 3)
     return any_backend
 
 
@@ -508,9 +509,9 @@ def test_tables_follow_one_another(tables_of_three, options):
     one = torch.cat(
         [perturb(x, spec, 7 + i, 1, backend=tables_of_three) for i in range(count - 10, count)]
     )
-    copies = perturb(x, spec, 7, count, pairs=True, backend=tables_of_three)
-    assert torch.equal(copies[count - 10 : count], one)
-    torch.testing.assert_close(copies[:count] + copies[count:], (2 * x).expand(count, 4, 5))
+    samples = perturb(x, spec, 7, count, pairs=True, backend=tables_of_three)
+    assert torch.equal(samples[count - 10 : count], one)
+    torch.testing.assert_close(samples[:count] + samples[count:], (2 * x).expand(count, 4, 5))
     out = perturb(x, spec, 7, count, backend=tables_of_three)
     later = perturb(x, spec, 7 + count, count, out=out, held=7, backend=tables_of_three)
     assert torch.equal(later, perturb(x, spec, 7 + count, count, backend=tables_of_three))

@@ -22,7 +22,7 @@ from fwdgrad_kernels import (
     noise,
     perturb,
 )
-from fwdgrad_kernels.testing import assert_copies, assert_sums, cells
+from fwdgrad_kernels.testing import assert_samples, assert_sums, cells
 
 SHAPE = (3, 5, 7)
 CPU = torch.device("cpu")
@@ -69,12 +69,15 @@ def test_opcheck_blocks():
     torch.library.opcheck(torch.ops.fwdgrad_kernels.blocks_.default, arguments)
 
 
-@pytest.mark.parametrize("mapped", [False, True], ids=["number", "map"])
+@pytest.mark.parametrize(
+    "mapped",
+    [pytest.param(False, id="number"), pytest.param(True, id="map", marks=pytest.mark.slow)],
+)
 def test_compiled_without_a_graph_break(mapped):
     def step(x, total, square, spec, first, count):
-        copies = perturb(x, spec, first, count, clip=(-1, 1))
-        accumulate_(total, copies.sum((1, 2, 3)), spec, first, square)
-        return copies, spec.gradient(total, first + count), blocks(spec, first, count)
+        samples = perturb(x, spec, first, count, clip=(-1, 1))
+        accumulate_(total, samples.sum((1, 2, 3)), spec, first, square)
+        return samples, spec.gradient(total, first + count), blocks(spec, first, count)
 
     torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
@@ -88,17 +91,18 @@ def test_compiled_without_a_graph_break(mapped):
     assert bool((sums != 0).any())
 
 
+@pytest.mark.slow
 def test_features_are_compiled_without_a_graph_break():
-    groups = {"law": "rademacher", "design": "hadamard"}
+    groups = {"distribution": "rademacher", "design": "hadamard"}
     grid, labels = spec_of(features=Grid(3), **groups), spec_of(features=Labels(torch.arange(7)))
 
     def step(x, weights, first):
         results = []
         for spec in (grid, labels):
-            copies = perturb(x, spec, first, 4, baseline=0.25, position=0.5)
+            samples = perturb(x, spec, first, 4, baseline=0.25, position=0.5)
             total = accumulate_(torch.zeros(SHAPE), weights, spec, first)
             sums = accumulate_features_(torch.zeros(spec.draws), weights, spec, first)
-            results += [copies, total, sums, expand(sums, spec)]
+            results += [samples, total, sums, expand(sums, spec)]
         return results
 
     torch._dynamo.reset()
@@ -115,9 +119,9 @@ def test_meta_tensors_have_shapes_and_no_values(compiled, monkeypatch):
         monkeypatch.setattr(native, "module", None)
     x, total, square = torch.zeros(3, *SHAPE, device="meta")
     spec = spec_of(block=3)
-    copies = perturb(x, spec, 0, 4)
-    assert (copies.shape, copies.device.type) == ((4, *SHAPE), "meta")
-    assert accumulate_(total, copies.sum((1, 2, 3)), spec, 0, square) is total
+    samples = perturb(x, spec, 0, 4)
+    assert (samples.shape, samples.device.type) == ((4, *SHAPE), "meta")
+    assert accumulate_(total, samples.sum((1, 2, 3)), spec, 0, square) is total
     for inspected, shape in ((noise, SHAPE), (blocks, (2, 2))):
         result = inspected(spec, 0, 4, device="meta")
         assert (result.shape, result.device.type) == ((4, *shape), "meta")
@@ -148,9 +152,9 @@ def test_non_contiguous_inputs(backend):
     assert not x.is_contiguous()
     assert not spec.scale.is_contiguous()
     assert not weights.is_contiguous()
-    copies = perturb(x, spec, 2, 4, backend=backend)
-    assert copies.is_contiguous()
-    assert_copies(copies, x, spec, 2)
+    samples = perturb(x, spec, 2, 4, backend=backend)
+    assert samples.is_contiguous()
+    assert_samples(samples, x, spec, 2)
     total = accumulate_(torch.zeros(SHAPE), weights, spec, 2, backend=backend)
     assert_sums(total, None, weights, spec, 2)
 
@@ -167,7 +171,7 @@ def test_empty_inputs(shape, backend):
 
 
 @BACKEND
-def test_no_copies(backend):
+def test_no_samples(backend):
     spec, total = spec_of(block=2), torch.ones(SHAPE)
     assert perturb(torch.zeros(SHAPE), spec, 5, 0, backend=backend).shape == (0, *SHAPE)
     assert accumulate_(total, torch.ones(0), spec, 5, total.clone(), backend=backend) is total
@@ -188,24 +192,28 @@ def test_nothing_is_differentiated(backend):
 def test_numbers_that_are_not_finite_stay_where_they_are(backend):
     x = torch.tensor([torch.nan, torch.inf, -torch.inf, 1.0])
     spec = NoiseSpec((4,), "rademacher", 0.5, seed=1)
-    copies = perturb(x, spec, 0, 9, clip=(-3.0, 3.0), backend=backend)
-    assert bool(copies[:, 0].isnan().all())
-    assert copies[:, 1:3].unique().tolist() == [-3.0, 3.0]
-    assert copies[:, 3].unique().tolist() == [0.5, 1.5]
+    samples = perturb(x, spec, 0, 9, clip=(-3.0, 3.0), backend=backend)
+    assert bool(samples[:, 0].isnan().all())
+    assert samples[:, 1:3].unique().tolist() == [-3.0, 3.0]
+    assert samples[:, 3].unique().tolist() == [0.5, 1.5]
     total = accumulate_(torch.zeros(4), torch.tensor([1.0, torch.nan]), spec, 0, backend=backend)
     assert bool(total.isnan().all())
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"law": "cauchy"}, {"block": 2}, {"law": "rademacher", "design": "hadamard"}],
+    [
+        {"distribution": "cauchy"},
+        {"block": 2},
+        {"distribution": "rademacher", "design": "hadamard"},
+    ],
     ids=str,
 )
 def test_noise_is_what_perturb_adds(options):
     spec, x = spec_of(mapped=True, **options), random(*SHAPE).double()
     added = noise(spec, 3, 6, dtype=torch.float64)
     torch.testing.assert_close(perturb(x, spec, 3, 6) - x, added, rtol=1e-12, atol=1e-12)
-    # The antithetic copies mirror it.
+    # The antithetic samples mirror it.
     torch.testing.assert_close(perturb(x, spec, 3, 6, sign=-1) - x, -added, rtol=1e-12, atol=1e-12)
 
 

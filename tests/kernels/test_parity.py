@@ -6,6 +6,7 @@ import math
 import gpu
 import pytest
 import torch
+from covering import covering
 
 from fwdgrad_kernels import Grid, NoiseSpec, accumulate_, blocks, noise, perturb
 from fwdgrad_kernels.testing import (
@@ -13,7 +14,7 @@ from fwdgrad_kernels.testing import (
     EXACT,
     KINDS,
     SCORED,
-    assert_copies,
+    assert_samples,
     assert_sums,
     case_id,
     cells,
@@ -24,7 +25,7 @@ from fwdgrad_kernels.testing import (
 SEED = 2**63 + 11
 FAR = 2**32 + 3
 CASE = pytest.mark.parametrize("case", CASES, ids=case_id)
-SOME_KINDS = pytest.mark.parametrize("kind", ["normal", "cauchy", "hadamard"])
+SOME_KINDS = ("normal", "cauchy", "hadamard")
 
 
 def random(*shape, dtype=torch.float32, seed=0):
@@ -43,7 +44,7 @@ def guarded(*shape, dtype=torch.float32, fill=math.nan):
 
 
 def first_of(spec):
-    """A copy beyond 2^32 from which five copies straddle two Hadamard groups."""
+    """A sample beyond 2^32 from which five samples straddle two Hadamard groups."""
     return (FAR // spec.group + 1) * spec.group - 2
 
 
@@ -66,13 +67,13 @@ def test_perturb(case, kind):
     first, x = first_of(spec), random(*shape)
     out, untouched = guarded(5, *shape)
     assert perturb(x, spec, first, 5, out=out, backend="cpu") is out
-    assert_copies(out, x, spec, first)
+    assert_samples(out, x, spec, first)
     assert untouched()
 
 
 @CASE
 @pytest.mark.parametrize("kind", EXACT)
-def test_exact_laws_agree_in_every_bit(case, kind):
+def test_exact_distributions_agree_in_every_bit(case, kind):
     shape, options = case
     if isinstance(options.get("features"), Grid):
         features = dataclasses.replace(options["features"], interpolation="nearest")
@@ -105,11 +106,13 @@ def test_blocks(case):
             assert torch.equal(got, expected)
 
 
-@SOME_KINDS
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("clip", [None, (-0.5, 0.8), (0, math.inf)])
-@pytest.mark.parametrize("mapped", [False, True], ids=["number", "map"])
-@pytest.mark.parametrize("options", [{}, {"block": 7, **linear(3, 3)}], ids=["", "linear"])
+@covering(
+    kind=SOME_KINDS,
+    sign=(1, -1),
+    clip=(None, (-0.5, 0.8), (0, math.inf)),
+    mapped=(False, True),
+    options=({}, {"block": 7, **linear(3, 3)}),
+)
 def test_scale_sign_and_clip(kind, sign, clip, mapped, options):
     shape = (3, 21, 40)
     scale = 0.3 * random(*shape, seed=2) if mapped else 0.3
@@ -117,17 +120,15 @@ def test_scale_sign_and_clip(kind, sign, clip, mapped, options):
         scale[0, 3:9] = 0.0
     spec = make_spec(shape, kind, scale, seed=SEED, **options)
     x = random(*shape)
-    copies = perturb(x, spec, FAR, 4, sign, clip, backend="cpu")
-    assert_copies(copies, x, spec, FAR, sign, clip or (-math.inf, math.inf))
+    samples = perturb(x, spec, FAR, 4, sign, clip, backend="cpu")
+    assert_samples(samples, x, spec, FAR, sign, clip or (-math.inf, math.inf))
     if mapped:  # an element of scale 0 is frozen, so exactly itself
         frozen = x[0, 3:9] if clip is None else x[0, 3:9].clamp(*clip)
-        assert torch.equal(copies[:, 0, 3:9], frozen.expand(4, -1, -1))
+        assert torch.equal(samples[:, 0, 3:9], frozen.expand(4, -1, -1))
 
 
-@SOME_KINDS
-@pytest.mark.parametrize("mapped", [False, True], ids=["number", "map"])
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float16, torch.bfloat16], ids=lambda d: str(d)[6:]
+@covering(
+    kind=SOME_KINDS, dtype=(torch.float64, torch.float16, torch.bfloat16), mapped=(False, True)
 )
 def test_dtypes(kind, dtype, mapped):
     shape = (3, 21, 40)
@@ -135,7 +136,7 @@ def test_dtypes(kind, dtype, mapped):
     spec = make_spec(shape, kind, scale, block=17, seed=SEED)
     x = random(*shape, dtype=dtype)
     out, untouched = guarded(4, *shape, dtype=dtype)
-    assert_copies(perturb(x, spec, 9, 4, out=out, backend="cpu"), x, spec, 9)
+    assert_samples(perturb(x, spec, 9, 4, out=out, backend="cpu"), x, spec, 9)
     assert untouched()
 
 
@@ -153,7 +154,7 @@ def test_sums_in_float64(weight_dtype):
 
 @pytest.mark.parametrize("first", [0, 1, 2**32 - 2, 2**63 - 4])
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**63, 2**64 - 1])
-def test_ends_of_seeds_and_copies(first, seed):
+def test_ends_of_seeds_and_samples(first, seed):
     for kind in ("uniform", "hadamard"):
         spec = make_spec((2, 5, 9), kind, block=4, seed=seed, **cells(2, 2))
         got, expected = (noise(spec, first, 3, backend=b) for b in ("cpu", "reference"))

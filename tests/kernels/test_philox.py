@@ -55,12 +55,12 @@ def test_three_implementations_agree():
 def test_draws_known_answers(kind, backend):
     lines = [line[1:] for line in read("draws.txt") if line[0] == kind]
     assert len(lines) > 5
-    for seed, copy, draws, draw, *answers in lines:
+    for seed, sample, draws, draw, *answers in lines:
         spec = make_spec((int(draws),), kind, seed=int(seed))
-        got = [noise(spec, int(copy), 1, dtype=torch.float64, backend=backend)]
+        got = [noise(spec, int(sample), 1, dtype=torch.float64, backend=backend)]
         if kind != "uniform":
-            got.append(unit_scores(spec, int(copy), 1, backend=backend))
+            got.append(unit_scores(spec, int(sample), 1, backend=backend))
         for values, answer in zip(got, answers, strict=False):
             exact = kind in EXACT
             bound = 0 if exact else TOLERANCE * (1 + abs(float(answer)))
-            assert abs(values[0, int(draw)].item() - float(answer)) <= bound, (seed, copy, draw)
+            assert abs(values[0, int(draw)].item() - float(answer)) <= bound, (seed, sample, draw)

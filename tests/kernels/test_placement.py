@@ -43,21 +43,21 @@ def count_places(places, sizes):
 def test_blocks_follow_the_contract(shape, block, backend):
     seed = 2**64 - 3
     spec = NoiseSpec(shape, block=block, seed=seed)
-    for copy in (0, 1, 2, 3, 2**32 + 1, 2**63 - 2):
+    for sample in (0, 1, 2, 3, 2**32 + 1, 2**63 - 2):
         expected = []
-        words = contract.words(0, 1, copy, seed)
+        words = contract.words(0, 1, sample, seed)
         for word, extent, length in zip(words, spec.extents, spec.planes[1:], strict=False):
             start = 0
             if extent < length:
                 start = contract.place(word, length + extent - 1) - (extent - 1)
             expected.append([max(start, 0), min(start + extent, length)])
-        got = blocks(spec, copy, 1, backend=backend)[0].tolist()
+        got = blocks(spec, sample, 1, backend=backend)[0].tolist()
         assert got == expected[-len(shape[-2:]) :]
 
 
 def test_starts_are_uniform_and_axes_independent():
-    copies, length, block = 50_000, torch.tensor([6, 9]), torch.tensor([4, 3])
-    start, stop = blocks(NoiseSpec((2, 6, 9), block=(4, 3), seed=1), 0, copies).unbind(-1)
+    samples, length, block = 50_000, torch.tensor([6, 9]), torch.tensor([4, 3])
+    start, stop = blocks(NoiseSpec((2, 6, 9), block=(4, 3), seed=1), 0, samples).unbind(-1)
     # A block that is cut at the low border is known by where it stops.
     place = torch.where(start > 0, start, stop - block) + block - 1
     assert bool((stop == (place + 1).clamp(max=length)).all())
@@ -77,12 +77,12 @@ def test_starts_are_uniform_and_axes_independent():
     ids=str,
 )
 def test_every_element_is_covered_with_probability_q(shape, block, coverage):
-    copies = 20_000
+    samples = 20_000
     spec = NoiseSpec(shape, "rademacher", block=block, seed=2)
     assert spec.coverage == pytest.approx(coverage, rel=1e-15)
-    hits = (noise(spec, 0, copies) != 0).sum(0)
-    error = math.sqrt(copies * coverage * (1 - coverage))
-    assert bool(((hits - copies * coverage).abs() <= ERRORS * error).all())  # the corners too
+    hits = (noise(spec, 0, samples) != 0).sum(0)
+    error = math.sqrt(samples * coverage * (1 - coverage))
+    assert bool(((hits - samples * coverage).abs() <= ERRORS * error).all())  # the corners too
     if len(shape) == 3:  # the block covers all leading axes
         assert torch.equal(hits[0], hits[1])
 
@@ -93,11 +93,11 @@ def test_outside_the_block_x_keeps_its_bits(backend):
     x = torch.randn(2, 30, 41, generator=torch.Generator().manual_seed(0))
     x[:, ::7, ::5] = torch.tensor([math.nan, math.inf])[:, None, None]
     changed = 0
-    for copy, bounds in enumerate(blocks(spec, 0, 20, backend=backend).tolist()):
+    for sample, bounds in enumerate(blocks(spec, 0, 20, backend=backend).tolist()):
         (y0, y1), (x0, x1) = bounds
         outside = torch.ones(2, 30, 41, dtype=torch.bool)
         outside[:, y0:y1, x0:x1] = False
-        got = perturb(x, spec, copy, 1, backend=backend)[0]
+        got = perturb(x, spec, sample, 1, backend=backend)[0]
         assert torch.equal(got[outside].view(torch.int32), x[outside].view(torch.int32))
         changed += int((got[~outside] != x[~outside]).sum())
     assert changed > 1000
@@ -107,15 +107,15 @@ def test_outside_the_block_x_keeps_its_bits(backend):
 
 
 def shift_of(line, cell):
-    """The grid's shift along an axis, from where the field first changes: (copies, length)."""
+    """The grid's shift along an axis, from where the field first changes: (samples, length)."""
     first_change = (line[:, 1:] != line[:, :-1]).double().argmax(1) + 1
     return -first_change % cell
 
 
-def nearest(shape, cell, copies, first=0, seed=4):
-    # Uniform draws: two cells of one copy share a value once in 2^23.
+def nearest(shape, cell, samples, first=0, seed=4):
+    # Uniform draws: two cells of one sample share a value once in 2^23.
     spec = NoiseSpec(shape, "uniform", seed=seed, **cells(cell, cell))
-    return noise(spec, first, copies, dtype=torch.float64)
+    return noise(spec, first, samples, dtype=torch.float64)
 
 
 @INTERPOLATION
@@ -143,8 +143,8 @@ def test_grid_shifts_are_uniform():
 @pytest.mark.parametrize("cell", [2, 3, 7, 12])
 def test_a_nearest_grid_is_constant_in_each_cell(cell):
     height, width, first, seed = 12, 23, 2**32 + 5, 2**63 + 1
-    for copy, field in enumerate(nearest((2, height, width), cell, 20, first, seed), first):
-        _, _, word_y, word_x = contract.words(0, 1, copy, seed)
+    for sample, field in enumerate(nearest((2, height, width), cell, 20, first, seed), first):
+        _, _, word_y, word_x = contract.words(0, 1, sample, seed)
         rows = (torch.arange(height) + contract.place(word_y, cell)) // cell
         columns = (torch.arange(width) + contract.place(word_x, cell)) // cell
         cells = torch.stack(torch.meshgrid(torch.arange(2), rows, columns, indexing="ij"))
@@ -176,9 +176,9 @@ def test_grids_follow_the_contract(shape, cell, interpolation, jitter, backend):
     spec = NoiseSpec(shape, "uniform", features=grid, seed=seed)
     # Draw k of a grid is draw k of a vector: the grid of cells is stored row by row.
     vector = NoiseSpec((spec.draws,), "uniform", seed=seed)
-    for copy in (0, 7, 2**32 + 5):
-        words = (*contract.words(0, 1, copy, seed)[2:], contract.words(1, 1, copy, seed)[0])
-        draws = noise(vector, copy, 1, dtype=torch.float64, backend=backend)
+    for sample in (0, 7, 2**32 + 5):
+        words = (*contract.words(0, 1, sample, seed)[2:], contract.words(1, 1, sample, seed)[0])
+        draws = noise(vector, sample, 1, dtype=torch.float64, backend=backend)
         lines = spec.grid[4 - axes :]
         draws = draws.reshape(-1, *lines)
         for axis in range(axes):
@@ -192,12 +192,12 @@ def test_grids_follow_the_contract(shape, cell, interpolation, jitter, backend):
                 weights = (1 - (at[:, None] + 0.5 - centres).abs() / size).clamp(min=0)
             draws = (draws.movedim(1 + axis, -1) @ weights.T).movedim(-1, 1 + axis)
         expected = draws.expand(math.prod(shape[:-axes]), *shape[-axes:]).reshape(shape)
-        got = noise(spec, copy, 1, dtype=torch.float64, backend=backend)[0]
+        got = noise(spec, sample, 1, dtype=torch.float64, backend=backend)[0]
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
 def phi_of(shape, cell, first, seed=5):
-    """Phi, the reference's linear map from a copy's draws to its elements: (elements, draws)."""
+    """Phi, the reference's linear map from a sample's draws to its elements: (elements, draws)."""
     spec = NoiseSpec(shape, seed=seed, **linear(*cell))
     units = torch.eye(spec.draws, dtype=torch.float64)
     columns = [reference.spread(spec, unit[None], first).flatten() for unit in units]
@@ -239,7 +239,7 @@ def test_a_linear_grid_is_straight_between_centres(shape, cell, backend):
         if shape[axis] < 3:
             continue
         lines = field.movedim(axis, -1).reshape(40, -1, shape[axis])
-        bends = (lines.diff(n=2).abs() > 1e-5).any(1)  # of each copy, where along this axis
+        bends = (lines.diff(n=2).abs() > 1e-5).any(1)  # of each sample, where along this axis
         # Centres lie `cell` apart; one between two elements bends the line at both of them.
         for bend in bends:
             assert len((bend.nonzero() % size).unique()) <= 2

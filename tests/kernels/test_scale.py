@@ -7,13 +7,13 @@ import gpu
 import pytest
 import torch
 from bounds import ERRORS
+from covering import covering
 
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, confidence_scale, noise, perturb
-from fwdgrad_kernels.scale import FORMS, law_within
-from fwdgrad_kernels.testing import KINDS, assert_copies, case_id, linear, make_spec
+from fwdgrad_kernels.scale import FORMS, probability_within
+from fwdgrad_kernels.testing import KINDS, assert_samples, linear, make_spec
 
 DENSITIES = ("normal", "cauchy", "hyperbolic", "logistic", "uniform")
-SIGNS = ("rademacher", "hadamard")
 
 
 def random(*shape, dtype=torch.float32):
@@ -23,7 +23,8 @@ def random(*shape, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(
-    ("law", "expected"),  # axiomatization paper, equation 30 and its like, by hand for a = 0.5
+    # Axiomatization paper, equation 30 and its like, by hand for a = 0.5.
+    ("distribution", "expected"),
     [
         ("normal", 1 / 0.6744897501960817),
         ("cauchy", 1.0),
@@ -33,16 +34,16 @@ def random(*shape, dtype=torch.float32):
         ("rademacher", 1.0),
     ],
 )
-def test_confidence_rule_literally(law, expected):
-    assert confidence_scale(law, 1.0, 0.5) == pytest.approx(expected, rel=1e-12)
-    assert confidence_scale(law, 3.0, 0.5) == pytest.approx(3 * expected, rel=1e-12)
+def test_confidence_rule_literally(distribution, expected):
+    assert confidence_scale(distribution, 1.0, 0.5) == pytest.approx(expected, rel=1e-12)
+    assert confidence_scale(distribution, 3.0, 0.5) == pytest.approx(3 * expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("law", DENSITIES)
+@pytest.mark.parametrize("distribution", DENSITIES)
 @pytest.mark.parametrize("probability", [0.3, 0.95])
-def test_draws_keep_the_confidence(law, probability):
-    scale = confidence_scale(law, 0.25, probability)
-    drawn = noise(NoiseSpec((1000,), law, scale, seed=5), 0, 200)
+def test_draws_keep_the_confidence(distribution, probability):
+    scale = confidence_scale(distribution, 0.25, probability)
+    drawn = noise(NoiseSpec((1000,), distribution, scale, seed=5), 0, 200)
     share = (drawn.abs() <= 0.25).double().mean().item()
     error = math.sqrt(probability * (1 - probability) / drawn.numel())
     assert abs(share - probability) <= ERRORS * error
@@ -58,16 +59,19 @@ def test_equation_13_and_the_released_code_literally():
     torch.testing.assert_close(released, distances / 1.959963984540054)
 
 
-@pytest.mark.parametrize("law", DENSITIES)
+@pytest.mark.parametrize("distribution", DENSITIES)
 @pytest.mark.parametrize("confidence", [0.4, 0.95, 0.999])
-def test_exact_leaves_the_bounds_with_the_same_probability_everywhere(law, confidence):
+def test_exact_leaves_the_bounds_with_the_same_probability_everywhere(distribution, confidence):
     x = torch.linspace(-2.12, 2.64, 4001, dtype=torch.float64)[1:-1]
     rule = AdaptiveScale(-2.12, 2.64, confidence, "exact")
-    scale = rule.of(x, law)
-    inside = (law_within(law, (x + 2.12) / scale) + law_within(law, (2.64 - x) / scale)) / 2
+    scale = rule.of(x, distribution)
+    inside = (
+        probability_within(distribution, (x + 2.12) / scale)
+        + probability_within(distribution, (2.64 - x) / scale)
+    ) / 2
     torch.testing.assert_close(inside, torch.full_like(x, confidence), rtol=0, atol=1e-12)
     if confidence > 0.5:
-        nearest = AdaptiveScale(-2.12, 2.64, confidence).of(x, law)
+        nearest = AdaptiveScale(-2.12, 2.64, confidence).of(x, distribution)
         assert bool((scale >= nearest).all())
         assert scale.mean() > nearest.mean()  # what the equation leaves to smoothing
 
@@ -78,45 +82,42 @@ CASES = (
     ((3, 9, 8), linear(3, 3, share_channels=True)),
     ((37,), {}),
 )
-# Every two of a kind, a form and a case meet.
-TRIPLES = [
-    (kind, form, CASES[(k + f + 2 * half) % 4])
-    for (k, kind), (f, form), half in itertools.product(
-        enumerate(KINDS), enumerate(FORMS), range(2)
-    )
+RULES = tuple(
+    f"{kind}-{form}"
+    for kind, form in itertools.product(KINDS, FORMS)
     if form != "exact" or kind in DENSITIES
-]
-
-
-@pytest.mark.parametrize(
-    ("kind", "form", "case"), TRIPLES, ids=lambda v: v if isinstance(v, str) else case_id(v)
 )
-def test_copies(any_backend, kind, form, case):
+
+
+@covering(any_backend=gpu.EVERY, rule=RULES, case=CASES)
+def test_samples(any_backend, rule, case):
     shape, options = case
-    if any_backend == "triton" and not gpu.REAL and "features" in options and kind in SIGNS:
-        pytest.skip("slow in the interpreter")
+    kind, form = rule.split("-")
     bounds = ((0.0, -0.1, -1.0), (1.0, 1.2, 1.0)) if len(shape) == 3 else (0.0, 1.0)
     floor = 0.01 if kind == "cauchy" else 0.0
     scale = AdaptiveScale(*bounds, form=form, floor=floor)
     spec = make_spec(shape, kind, scale, seed=3, **options)
     x = random(*shape).to(gpu.DEVICE)
     out = perturb(x, spec, 5, 3, pairs=True, backend=any_backend)
-    assert_copies(out[:3], x, spec, 5)
-    assert_copies(out[3:], x, spec, 5, sign=-1)
+    assert_samples(out[:3], x, spec, 5)
+    assert_samples(out[3:], x, spec, 5, sign=-1)
     if floor == 0:
         assert torch.equal(out.flatten(1)[:, 0], x.flatten()[0].expand(6))  # on the bound: frozen
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
+@covering(
+    any_backend=gpu.EVERY,
+    form=FORMS,
+    dtype=(torch.float64, torch.float16, torch.bfloat16),
+    last=(False, True),
+)
 def test_types_and_memory_formats(any_backend, form, dtype, last):
     x = random(3, 8, 12, dtype=dtype).to(gpu.DEVICE)
     if last:
         x = x.unsqueeze(0).contiguous(memory_format=torch.channels_last)[0]
     spec = NoiseSpec((3, 8, 12), "normal", AdaptiveScale(-0.1, 1.1, form=form), block=5, seed=3)
     out = perturb(x, spec, 5, 40, backend=any_backend)  # more than share a scale on the CPU
-    assert_copies(out, x, spec, 5)
+    assert_samples(out, x, spec, 5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -162,7 +163,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_a_rule_that_does_not_fit_its_spec():
-    with pytest.raises(ValueError, match="form 'exact' needs a law with a density"):
+    with pytest.raises(ValueError, match="form 'exact' needs a distribution with a density"):
         NoiseSpec((3, 4), "rademacher", AdaptiveScale(0.0, 1.0, form="exact"))
     with pytest.raises(ValueError, match="low must be a number or 3, one for each channel, got 2"):
         NoiseSpec((3, 4, 4), scale=AdaptiveScale((0.0, 0.0), (1.0, 1.0)))

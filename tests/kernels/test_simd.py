@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from covering import covering
 
 from fwdgrad_kernels import Labels, NoiseSpec, accumulate_, native, perturb
 from fwdgrad_kernels.spec import DTYPES
-from fwdgrad_kernels.testing import EXACT, KINDS, assert_copies, linear, make_spec
+from fwdgrad_kernels.testing import EXACT, KINDS, assert_samples, linear, make_spec
 
 CSRC = Path(__file__).parents[2] / "csrc"
 LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
@@ -48,10 +49,13 @@ extern "C" void accumulate(void* total, void* square, const void* weights, const
 }
 """
 
-pytestmark = pytest.mark.skipif(
-    platform.machine() != "x86_64" or shutil.which("g++") is None or native.module is None,
-    reason="needs g++ for x86-64 and the built module",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        platform.machine() != "x86_64" or shutil.which("g++") is None or native.module is None,
+        reason="needs g++ for x86-64 and the built module",
+    ),
+]
 
 
 def build(level, folder):
@@ -106,11 +110,15 @@ def encode(spec):
     return encoded
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"block": (5, 30)}, linear(6, 6), {"features": Labels(torch.arange(67) // 5)}],
-    ids=["", "block", "linear", "labels"],
+@covering(
+    library=LEVELS,
+    kind=KINDS,
+    options=(
+        {},
+        {"block": (5, 30)},
+        linear(6, 6),
+        {"features": Labels(torch.arange(67) // 5)},
+    ),
 )
 def test_levels_agree(library, kind, options):
     spec = make_spec((2, 11, 67), kind, scale=1.0, seed=2**63 + 5, **options)
@@ -133,10 +141,10 @@ def test_levels_agree(library, kind, options):
     torch.testing.assert_close(*sums, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("law", ["normal", "cauchy", "rademacher"])
-def test_squares_leave_the_total_alone_on_every_level(library, law):
+@pytest.mark.parametrize("distribution", ["normal", "cauchy", "rademacher"])
+def test_squares_leave_the_total_alone_on_every_level(library, distribution):
     """With the instructions that round a product and a sum once, and with those that do not."""
-    spec = NoiseSpec((1100,), law, seed=1)
+    spec = NoiseSpec((1100,), distribution, seed=1)
     encoded = encode(spec)
     weights = torch.randn(9, generator=torch.Generator().manual_seed(0))
     totals, square = torch.zeros(2, 1100), torch.zeros(1100)
@@ -159,12 +167,10 @@ def test_half_precision_rounds_the_same_on_every_level(library, dtype):
     assert torch.equal(out[0], x)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("shape", "cell"), [((2, 41, 67), (6, 6)), ((2, 5, 9, 67), (2, 4, 6))], ids=str
-)
-def test_every_level_blends_alike(library, dtype, shape, cell):
+@covering(library=LEVELS, dtype=DTYPES, grid=(((2, 41, 67), (6, 6)), ((2, 5, 9, 67), (2, 4, 6))))
+def test_every_level_blends_alike(library, dtype, grid):
     """Grids that the planes share, by their own loops, against the reference."""
+    shape, cell = grid
     options = linear(*cell, share_channels=True)
     spec = make_spec(shape, "hadamard", scale=0.5, seed=4, **options)
     encoded = encode(spec)
@@ -175,16 +181,16 @@ def test_every_level_blends_alike(library, dtype, shape, cell):
     library.blend(
         address(out), address(x), address(baseline), kind, encoded, ctypes.c_int64(len(out))
     )
-    assert_copies(out, x, spec, 3, 1, (-torch.inf, torch.inf), baseline, 0.5)
+    assert_samples(out, x, spec, 3, 1, (-torch.inf, torch.inf), baseline, 0.5)
 
 
 PORTABLE = """
 #include "cpu/fill.cpp"
 static_assert(!FWDGRAD_HAS_LANES, "the loop for other processors and compilers");
-extern "C" void draws(int law, int64_t first, int count, float* out) {
+extern "C" void draws(int distribution, int64_t first, int count, float* out) {
   using namespace fwdgrad;
   Spec spec{};
-  spec.law = Law(law);
+  spec.distribution = Distribution(distribution);
   spec.seed = 9;
   float run[cpu::kRunCapacity];
   const float* from = cpu::fill(cpu::Source(spec, 2047, 3, false), first, count, run);
@@ -199,10 +205,10 @@ def test_what_other_processors_compile_draws_the_same(tmp_path):
     command = [os.environ.get("CXX", "g++"), *flags, f"-I{CSRC}", "portable.cpp", "-o", "draws.so"]
     subprocess.run(command, check=True, cwd=tmp_path)
     portable = ctypes.CDLL(str(tmp_path / "draws.so"))
-    for law, name in enumerate(("normal", "cauchy", "hyperbolic", "logistic", "uniform")):
+    for distribution, name in enumerate(("normal", "cauchy", "hyperbolic", "logistic", "uniform")):
         expected = perturb(torch.zeros(2048), NoiseSpec((2048,), name, 1.0, seed=9), 3, 1)[0]
         out = torch.full((1000,), torch.nan)
-        portable.draws(law, ctypes.c_int64(517), 1000, address(out))
+        portable.draws(distribution, ctypes.c_int64(517), 1000, address(out))
         expected = expected[517:1517]
         assert ((out - expected).abs() <= 2e-6 * (1 + expected.abs())).all(), name
     expected = perturb(torch.zeros(2048), NoiseSpec((2048,), "rademacher", 1.0, seed=9), 3, 1)[0]

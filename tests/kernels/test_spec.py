@@ -8,12 +8,12 @@ import weakref
 import pytest
 import torch
 
-from fwdgrad_kernels import LAWS, Elements, Grid, Labels, NoiseSpec, noise
+from fwdgrad_kernels import DISTRIBUTIONS, Elements, Grid, Labels, NoiseSpec, noise
 from fwdgrad_kernels.testing import cells, linear
 
 FIELDS = {
     "shape": (3, 8, 9),
-    "law": "rademacher",
+    "distribution": "rademacher",
     "scale": 0.25,
     "block": (4, 5),
     "features": Grid((2, 2)),
@@ -22,7 +22,7 @@ FIELDS = {
 }
 OTHER = {
     "shape": (3, 9, 8),
-    "law": "normal",
+    "distribution": "normal",
     "scale": 0.5,
     "block": (5, 4),
     "features": Grid((2, 3)),
@@ -34,7 +34,8 @@ MASK = torch.arange(72).reshape(8, 9) // 10
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_field_makes_a_difference(name):
-    given = {**FIELDS, "design": "independent"} if name == "law" else FIELDS  # of signs alone
+    of_signs = name == "distribution"  # a Hadamard design has no other
+    given = {**FIELDS, "design": "independent"} if of_signs else FIELDS
     spec = NoiseSpec(**given)
     other = dataclasses.replace(spec, **{name: OTHER[name]})
     assert spec != other
@@ -111,7 +112,8 @@ def test_the_vector_of_a_spec_s_draws():
         vector = spec.vector
         assert vector.shape == (spec.draws,)
         assert (vector.scale, vector.block, vector.features) == (1.0, None, Elements())
-        assert (vector.law, vector.design, vector.seed) == (spec.law, spec.design, spec.seed)
+        for name in ("distribution", "design", "seed"):
+            assert getattr(vector, name) == getattr(spec, name)
         assert vector.group == spec.group
         assert vector.vector is vector
     gone = weakref.ref(NoiseSpec((9,), scale=torch.ones(9)))
@@ -209,9 +211,9 @@ def test_coverage(shape, block, coverage):
     assert NoiseSpec(shape, block=block).coverage == pytest.approx(coverage, rel=1e-15)
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_only_uniform_has_no_score(law):
-    assert NoiseSpec((2,), law).has_score == (law != "uniform")
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_only_uniform_has_no_score(distribution):
+    assert NoiseSpec((2,), distribution).has_score == (distribution != "uniform")
 
 
 # ---- gradient(): total / (count q scale) -------------------------------------------------

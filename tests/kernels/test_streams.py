@@ -4,9 +4,10 @@ import contract
 import gpu
 import pytest
 import torch
+from covering import covering
 
 from fwdgrad_kernels import (
-    LAWS,
+    DISTRIBUTIONS,
     Grid,
     Labels,
     NoiseSpec,
@@ -27,23 +28,26 @@ def uniform(word):
     return ((word >> 9) + 0.5) * 2.0**-23
 
 
-@pytest.mark.parametrize("stream", [0, 16, 17, 2**31 - 1])
-@pytest.mark.parametrize("law", ["uniform", "rademacher"])
-def test_draws_come_from_their_stream(any_backend, law, stream):
-    spec = NoiseSpec((2, 3), law, seed=SEED, stream=stream)
+@covering(
+    any_backend=gpu.EVERY,
+    distribution=("uniform", "rademacher"),
+    stream=(0, 16, 17, 2**31 - 1),
+)
+def test_draws_come_from_their_stream(any_backend, distribution, stream):
+    spec = NoiseSpec((2, 3), distribution, seed=SEED, stream=stream)
     got = noise(spec, FIRST, 2, device=gpu.DEVICE, backend=any_backend).flatten(1).tolist()
-    for row, copy in zip(got, (FIRST, FIRST + 1), strict=True):
-        words = [contract.words(k // 4, stream, copy, SEED)[k % 4] for k in range(6)]
-        if law == "rademacher":
-            words = [contract.words(0, stream, copy, SEED)[0] >> k & 1 for k in range(6)]
+    for row, sample in zip(got, (FIRST, FIRST + 1), strict=True):
+        words = [contract.words(k // 4, stream, sample, SEED)[k % 4] for k in range(6)]
+        if distribution == "rademacher":
+            words = [contract.words(0, stream, sample, SEED)[0] >> k & 1 for k in range(6)]
             assert row == [2 * bit - 1 for bit in words]
         else:
             assert row == [2 * uniform(word) - 1 for word in words]
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_a_parameter_stream_agrees_with_the_reference(any_backend, law):
-    spec = NoiseSpec((37,), law, 0.5, seed=SEED, stream=19)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_parameter_stream_agrees_with_the_reference(any_backend, distribution):
+    spec = NoiseSpec((37,), distribution, 0.5, seed=SEED, stream=19)
     got, want = (
         noise(spec, FIRST, 3, dtype=torch.float64, device=gpu.DEVICE, backend=b)
         for b in (any_backend, "reference")
@@ -81,7 +85,7 @@ def test_positions_are_of_the_contract():
     [
         ({"stream": 3}, "stream must be 0 .inputs. or 16 and above"),
         ({"stream": -1}, "stream must lie in 0"),
-        ({"stream": 16, "law": "rademacher", "design": "hadamard"}, PLAIN),
+        ({"stream": 16, "distribution": "rademacher", "design": "hadamard"}, PLAIN),
         ({"stream": 16, "block": 2}, PLAIN),
         ({"stream": 16, "features": Grid(2)}, PLAIN),
         ({"stream": 16, "features": Labels(torch.tensor([0, 0, 1, 1]))}, PLAIN),

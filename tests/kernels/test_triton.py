@@ -9,6 +9,7 @@ from pathlib import Path
 import gpu
 import pytest
 import torch
+from covering import covering
 
 from fwdgrad_kernels import (
     Grid,
@@ -21,7 +22,7 @@ from fwdgrad_kernels import (
     reference,
     triton,
 )
-from fwdgrad_kernels.testing import assert_copies, assert_sums, cells, make_spec
+from fwdgrad_kernels.testing import assert_samples, assert_sums, cells, make_spec
 
 pytest.importorskip("triton")
 
@@ -58,6 +59,7 @@ def compiled():
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_compiles_without_spills(target, compiled):
     kernels = compiled[target]
@@ -71,6 +73,7 @@ def test_compiles_without_spills(target, compiled):
             assert kernel["wide"] >= 1, kernel  # four elements at once, or 16 bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("cuda")])
 def test_draws_of_features_are_made_once(target, compiled):
     """Into a table: what goes over the elements has no generator in it."""
@@ -84,6 +87,7 @@ def test_draws_of_features_are_made_once(target, compiled):
     assert min(makes.values()) > 20
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_anew_for_other_numbers():
     """Another seed, first or count, scale, bound or position."""
     kernels, *anew = lines_of(started("recompile_triton.py"))
@@ -100,6 +104,7 @@ def launch(request):
     return launch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "features"),
     [
@@ -124,7 +129,7 @@ def test_features(launch, monkeypatch, shape, features, kind):
     x, b = (torch.rand(shape, generator=torch.Generator().manual_seed(i)) for i in range(2))
     x, b = x.to(gpu.DEVICE), b.to(gpu.DEVICE)
     made = perturb(x, spec, 6, 5, baseline=b, position=0.5, backend="triton")
-    assert_copies(made, x, spec, 6, baseline=b, position=0.5)
+    assert_samples(made, x, spec, 6, baseline=b, position=0.5)
     weights, sums = torch.arange(5.0, device=gpu.DEVICE), torch.zeros(2, *shape, device=gpu.DEVICE)
     accumulate_(sums[0], weights, spec, 6, sums[1], backend="triton")
     assert_sums(*sums, weights, spec, 6)
@@ -137,9 +142,8 @@ def test_features(launch, monkeypatch, shape, features, kind):
         assert torch.allclose(spread, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, cells(2), {"block": 3}], ids=str)
-@pytest.mark.parametrize("held", [1 << 22, 8], ids=["draws of chunks", "draws of a few"])
-@pytest.mark.parametrize("programs", [1, 2, 1024])
+@pytest.mark.slow
+@covering(options=({}, cells(2), {"block": 3}), held=(1 << 22, 8), programs=(1, 2, 1024))
 def test_chunks_are_summed_alike_however_shared_out(launch, monkeypatch, options, held, programs):
     """By one program, two or all; draws held of whole chunks, or of parts: the same bits."""
     for module in (launch, reference):

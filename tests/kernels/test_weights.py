@@ -1,32 +1,25 @@
-"""What sums and copies do not turn on: whether squares are asked, and what lies beside a block."""
+"""What sums and samples do not depend on: whether squares are asked, what is beside a block."""
 
 import math
 
 import gpu
-import pytest
 import torch
+from covering import covering
 
 from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks, perturb
-from fwdgrad_kernels.testing import case_id, cells, linear, make_spec
+from fwdgrad_kernels.testing import cells, linear, make_spec
 
 SHAPE = (2, 9, 35)
 FIRST = 2**32 - 3
-OPTIONS = [
+OPTIONS = (
     {"kind": "normal"},
     {"kind": "cauchy", "block": (4, 11)},
     {"kind": "rademacher"},
     {"kind": "hadamard", "block": (9, 20)},
     {"kind": "logistic", **cells(3, 3)},
     {"kind": "normal", "block": 5, **linear(4, 4, share_channels=True)},
-]
-
-
-def some_id(options):
-    return case_id((SHAPE, options))
-
-
-CASE = pytest.mark.parametrize("options", OPTIONS, ids=some_id)
-BLOCKED = pytest.mark.parametrize("options", [o for o in OPTIONS if "block" in o], ids=some_id)
+)
+BLOCKED = tuple(options for options in OPTIONS if "block" in options)
 
 
 def same(a, b):
@@ -38,17 +31,16 @@ def random(*shape, dtype=torch.float32):
     return drawn.to(gpu.DEVICE, dtype)
 
 
-def covered(spec, copies):
-    """J_i, from the blocks: bool (copies, *shape)."""
+def covered(spec, samples):
+    """J_i, from the blocks: bool (samples, *shape)."""
     (rows, columns) = (torch.arange(length, device=gpu.DEVICE) for length in spec.shape[1:])
-    y, x = blocks(spec, FIRST, copies, device=gpu.DEVICE, backend="reference").unbind(1)
+    y, x = blocks(spec, FIRST, samples, device=gpu.DEVICE, backend="reference").unbind(1)
     down = (rows >= y[:, :1]) & (rows < y[:, 1:])
     across = (columns >= x[:, :1]) & (columns < x[:, 1:])
-    return (down[:, None, :, None] & across[:, None, None, :]).expand(copies, *spec.shape)
+    return (down[:, None, :, None] & across[:, None, None, :]).expand(samples, *spec.shape)
 
 
-@CASE
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@covering(any_backend=gpu.EVERY, options=OPTIONS, dtype=(torch.float32, torch.float64))
 def test_squares_leave_the_total_alone(any_backend, options, dtype):
     spec, weights = make_spec(SHAPE, seed=1, **options), random(12, dtype=dtype)
     totals = [random(*SHAPE, dtype=dtype) for _ in range(2)]
@@ -59,8 +51,7 @@ def test_squares_leave_the_total_alone(any_backend, options, dtype):
     assert same(*totals)
 
 
-@BLOCKED
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
+@covering(any_backend=gpu.EVERY, options=BLOCKED, bad=(math.nan, math.inf, -math.inf))
 def test_weights_that_are_not_finite_stay_in_their_blocks(any_backend, options, bad):
     spec, weights = make_spec(SHAPE, seed=1, **options), random(6)
     weights[[1, 4]] = bad
@@ -90,8 +81,7 @@ def test_weights_that_are_not_finite_agree_with_the_reference(any_backend):
         assert bool(kind(sums[1][0]).any())
 
 
-@BLOCKED
-@pytest.mark.parametrize("scale", ["relative", "adaptive"])
+@covering(any_backend=gpu.EVERY, options=BLOCKED, scale=("relative", "adaptive"))
 def test_x_that_is_not_finite_stays_beside_blocks(any_backend, options, scale):
     """Where the noise's scale follows from x, it is infinite where x is."""
     given = 0.5 if scale == "relative" else AdaptiveScale(0.0, 1.0)
@@ -99,10 +89,10 @@ def test_x_that_is_not_finite_stays_beside_blocks(any_backend, options, scale):
     x = random(*SHAPE)
     x[:, ::2, ::3] = math.inf
     x[:, ::2, 1::3] = -math.inf
-    copies = perturb(
+    samples = perturb(
         x, spec, FIRST, 3, pairs=True, relative=scale == "relative", backend=any_backend
     )
     beside = ~covered(spec, 3)
-    for half in (copies[:3], copies[3:]):
+    for half in (samples[:3], samples[3:]):
         assert torch.equal(half[beside], x.expand(3, *SHAPE)[beside])
         assert not torch.equal(half[~beside], x.expand(3, *SHAPE)[~beside])

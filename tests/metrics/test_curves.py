@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import metrics
+from fwdgrad import ForwardGradient, metrics
 
 # Three pixels of two channels; the score is a weighted sum, so that each pixel's share is known.
 X = torch.tensor([[[3.0, 2.0, 1.0]], [[30.0, 20.0, 10.0]]])
@@ -141,7 +141,7 @@ def test_blur_is_that_of_rise():
 def test_an_explanation_is_a_map():
     weights = torch.tensor([[[1.0, -2.0, 3.0]], [[0.0, 5.0, 0.0]]])
     model = lambda batch: (batch * weights).sum((1, 2, 3))  # noqa: E731
-    e = fwdgrad.explain(model, X, method="gradient", target=None)
+    e = fwdgrad.explain(model, X, method="gradient")
     found = metrics.deletion(model, X, e, None, steps=3, objective="logit").scores
     given = metrics.deletion(model, X, weights.sum(0), None, steps=3, objective="logit").scores
     assert found.tolist() == given.tolist()
@@ -155,8 +155,13 @@ def spots(batch):
 ONES = torch.ones(1, 1, 3)
 
 
+def explanation_of(model, **options):
+    method = ForwardGradient(0.2, design="hadamard")
+    return fwdgrad.explain(model, ONES, method=method, n_samples=64, **options)
+
+
 def test_an_explanation_of_another_input_is_refused():
-    e = fwdgrad.explain(spots, ONES, target=0, queries=64, sigma=0.2, law="hadamard")
+    e = explanation_of(spots, target=0)
     with pytest.raises(ValueError, match="x must be the input that heatmap explains"):
         metrics.deletion(spots, ONES * 2, e)
     with pytest.raises(ValueError, match="x must be the input that heatmap explains"):
@@ -164,7 +169,7 @@ def test_an_explanation_of_another_input_is_refused():
 
 
 def test_an_explanation_brings_its_target_and_objective():
-    e = fwdgrad.explain(spots, ONES, target=0, queries=64, sigma=0.2, law="hadamard")
+    e = explanation_of(spots, target=0)
     assert (e.objective, e.target) == ("output", 0)
     p = math.exp(1) / sum(math.exp(k) for k in (1, 2, 3))
     for metric, place in ((metrics.deletion, 0), (metrics.insertion, -1)):
@@ -176,16 +181,14 @@ def test_an_explanation_brings_its_target_and_objective():
         assert float(other[place]) == pytest.approx(p * math.exp(2), abs=1e-6)
         plain = metric(spots, ONES, e.heatmap(), **start).scores
         assert float(plain[place]) == pytest.approx(p * math.exp(2), abs=1e-6)
-    logits = fwdgrad.explain(
-        lambda b: spots(b).log(), ONES, target=0, objective="log-probability", queries=64, sigma=0.2
-    )
+    logits = explanation_of(lambda b: spots(b).log(), target=0, objective="log-probability")
     scores = metrics.deletion(lambda b: spots(b).log(), ONES, logits).scores
     assert float(scores[0]) == pytest.approx(math.log(p), abs=1e-6)
 
 
 def test_a_callable_must_be_given_again():
     objective = fwdgrad.Difference(2, 0, "output")
-    e = fwdgrad.explain(spots, ONES, objective=objective, queries=64, sigma=0.2)
+    e = explanation_of(spots, objective=objective)
     with pytest.raises(
         ValueError, match=r"objective must be given: .* Difference\(2, 0, 'output'\)"
     ):
@@ -203,7 +206,7 @@ def test_probabilities_are_followed_as_they_are():
         metrics.deletion(spots, ONES, ONES[0], objective="probability")
 
 
-def test_a_model_that_answers_from_one_buffer():
+def test_a_model_that_returns_one_buffer():
     buffer = torch.zeros(32, 3, dtype=torch.float64)
 
     def model(batch):

@@ -141,7 +141,7 @@ def test_an_explanation_brings_its_target_and_objective():
     # Probabilities, of which class 0 is less likely: the curve is that of class 0 as it is.
     model = lambda batch: (grain(batch) - torch.tensor([9.0, 0.0])).softmax(1)  # noqa: E731
     x = photo()
-    e = fwdgrad.explain(model, x, target=0, queries=64)
+    e = fwdgrad.explain(model, x, target=0, n_samples=64)
     assert e.objective == "output"
     options = {"bins": 50, "thresholds": (0.1, 0.3)}
     found = information_curve(model, x, e, **options)

@@ -1,4 +1,4 @@
-"""Quantus through one function, and our metrics against its answers."""
+"""Quantus through one function, and our metrics against its results."""
 
 import functools
 import subprocess
@@ -8,18 +8,18 @@ import pytest
 import torch
 
 import fwdgrad
+from fwdgrad.integrations.quantus import quantus_metric
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.curves import deletion
 from fwdgrad.metrics.localization import pointing_game, share_inside
-from fwdgrad.metrics.quantus import quantus_metric
 from fwdgrad.metrics.sanity import invariance, randomised
 from fwdgrad.metrics.sparseness import gini
 
 quantus = pytest.importorskip("quantus", reason="the optional library Quantus")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
-GRADIENT = functools.partial(fwdgrad.explain, method="gradient")
-PRODUCT = functools.partial(fwdgrad.explain, method="gradient-x-input")
+GRADIENT = functools.partial(fwdgrad.explain, method="gradient", objective="output")
+PRODUCT = functools.partial(fwdgrad.explain, method="gradient-x-input", objective="output")
 
 
 def model(channels: int = 1, padding: int = 0) -> torch.nn.Sequential:

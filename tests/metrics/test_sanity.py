@@ -44,7 +44,7 @@ def test_every_parameter_is_drawn_and_nothing_else_changes():
 
 
 def test_the_draw_is_the_modules_own():
-    # The law of torch's linear layers: uniform within 1 / sqrt(inputs).
+    # The distribution of torch's linear layers: uniform within 1 / sqrt(inputs).
     drawn = randomised(torch.nn.Linear(400, 300), 0)
     bound = 1 / math.sqrt(400)
     assert 0.999 * bound < drawn.weight.abs().max() <= bound
@@ -120,7 +120,7 @@ def test_consistency_by_chance():
 
 def test_consistency_tells_a_map_of_the_model_from_one_of_the_picture():
     model, x = mlp(), torch.rand(12, generator=torch.Generator().manual_seed(1))
-    gradient = functools.partial(fwdgrad.explain, method="gradient", target=1)
+    gradient = functools.partial(fwdgrad.explain, method="gradient", target=1, objective="output")
     assert consistency(lambda model, x: x, model, x) == pytest.approx(1)
     assert sum(consistency(gradient, model, x, seed=s) for s in range(10)) / 10 < 0.5
     # Nothing is drawn: the map keeps all of itself.
@@ -131,7 +131,7 @@ def test_maps_of_two_classes_are_not_compared():
     model, x = mlp().eval(), torch.rand(12, generator=torch.Generator().manual_seed(1))
     own = int(model(x[None]).argmax())
     seed = next(s for s in range(99) if int(randomised(model, s)(x[None]).argmax()) != own)
-    gradient = functools.partial(fwdgrad.explain, method="gradient")
+    gradient = functools.partial(fwdgrad.explain, method="gradient", objective="output")
     other = int(randomised(model, seed)(x[None]).argmax())
     message = f"explain must name the target: it explained {own} of the model and {other} of the"
     with pytest.raises(ValueError, match=message):
@@ -165,9 +165,9 @@ def test_a_bias_undoes_the_shift_of_a_linear_layer_alike():
 
 def test_invariance_of_gradients_and_not_of_products():
     model, x = mlp(), torch.rand(12, generator=torch.Generator().manual_seed(2))
-    of = functools.partial(functools.partial, fwdgrad.explain, target=0)
+    of = functools.partial(functools.partial, fwdgrad.explain, target=0, objective="output")
     assert invariance(of(method="gradient"), model, x) == pytest.approx(1)
-    assert invariance(of(method="smoothgrad", queries=8, seed=3), model, x) == pytest.approx(1)
+    assert invariance(of(method="smoothgrad", n_samples=8, seed=3), model, x) == pytest.approx(1)
     assert invariance(of(method="gradient-x-input"), model, x) < 0.9
     # Of a linear model the products are known: weight * x and weight * (x - 1).
     linear = torch.nn.Linear(12, 1).eval()

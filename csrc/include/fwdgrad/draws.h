@@ -1,5 +1,5 @@
-// Where the draws of a copy live: which element takes which draw, which block is noisy, how
-// the grid of cells is shifted, and the signs of the two laws that have only signs.
+// Where the draws of a sample live: which element takes which draw, which block is noisy, how
+// the grid of cells is shifted, and the signs of the two distributions that have only signs.
 #pragma once
 
 #include "spec.h"
@@ -48,7 +48,7 @@ struct Grid {
   FWDGRAD_HD int64_t draws() const { return planes * layers * rows * columns; }
 };
 
-// One copy's block [y0, y1) x [x0, x1), cut at the border, and the shift of its grid.
+// One sample's block [y0, y1) x [x0, x1), cut at the border, and the shift of its grid.
 struct Placement {
   int64_t y0, y1, x0, x1;
   int64_t shift_z, shift_y, shift_x;
@@ -73,47 +73,47 @@ FWDGRAD_HD void place_axis(uint32_t word, int64_t length, int64_t block, int64_t
   *stop = from + block > length ? length : from + block;
 }
 
-FWDGRAD_HD Placement placement_of(const Spec& spec, uint64_t copy) {
+FWDGRAD_HD Placement placement_of(const Spec& spec, uint64_t sample) {
   const Key key = Key::of(spec.seed);
-  const Words words = words_of(0, kPlacement, copy, key);
+  const Words words = words_of(0, kPlacement, sample, key);
   Placement placement{};
   place_axis(words.w0, spec.height, spec.block_height, &placement.y0, &placement.y1);
   place_axis(words.w1, spec.width, spec.block_width, &placement.x0, &placement.x1);
   if (!spec.jitters) return placement;
-  if (spec.law == Law::kHadamard)  // a group of copies shares its grid
-    copy /= hadamard_mask(Grid::of(spec).draws()) + 1;
-  const Words shifts = words_of(0, kPlacement, copy, key);
+  if (spec.distribution == Distribution::kHadamard)  // a group of samples shares its grid
+    sample /= hadamard_mask(Grid::of(spec).draws()) + 1;
+  const Words shifts = words_of(0, kPlacement, sample, key);
   placement.shift_y = place(shifts.w2, spec.cell_height);
   placement.shift_x = place(shifts.w3, spec.cell_width);
   if (spec.cell_depth > 1)
-    placement.shift_z = place(words_of(1, kPlacement, copy, key).w0, spec.cell_depth);
+    placement.shift_z = place(words_of(1, kPlacement, sample, key).w0, spec.cell_depth);
   return placement;
 }
 
-// A copy's place in the Hadamard order: row r' of the matrix, and the group of copies that
+// A sample's place in the Hadamard order: row r' of the matrix, and the group of samples that
 // shares random signs.
 struct HadamardRow {
   uint32_t row;
   uint64_t group;
 };
 
-// The order of rows in a group of copies.
+// The order of rows in a group of samples.
 struct HadamardOrder {
   uint64_t group, mask, step, start;
 
-  FWDGRAD_HD static HadamardOrder of(uint64_t copy, uint64_t mask, Key key) {
-    const uint64_t group = copy / (mask + 1);
+  FWDGRAD_HD static HadamardOrder of(uint64_t sample, uint64_t mask, Key key) {
+    const uint64_t group = sample / (mask + 1);
     const Words order = words_of(0, kHadamardOrder, group, key);
     return {group, mask, order.w0 | 1u, order.w1};
   }
-  FWDGRAD_HD uint32_t row(uint64_t copy) const {
-    return static_cast<uint32_t>((step * (copy & mask) + start) & mask);
+  FWDGRAD_HD uint32_t row(uint64_t sample) const {
+    return static_cast<uint32_t>((step * (sample & mask) + start) & mask);
   }
 };
 
-FWDGRAD_HD HadamardRow hadamard_row(uint64_t copy, uint64_t mask, Key key) {
-  const HadamardOrder order = HadamardOrder::of(copy, mask, key);
-  return {order.row(copy), order.group};
+FWDGRAD_HD HadamardRow hadamard_row(uint64_t sample, uint64_t mask, Key key) {
+  const HadamardOrder order = HadamardOrder::of(sample, mask, key);
+  return {order.row(sample), order.group};
 }
 
 FWDGRAD_HD uint32_t parity(uint32_t bits) {
@@ -136,16 +136,16 @@ FWDGRAD_HD uint32_t hadamard_word(uint32_t row, uint32_t index) {
   return low ^ (0u - parity(row & index << 5));
 }
 
-// Everything that a copy's number decides: 72 bytes, a row of the table that the GPU kernels read.
+// All that a sample's number decides: 72 bytes, a row of the table that the GPU kernels read.
 struct Placed {
   Placement at;
   uint64_t row;     // of the Hadamard matrix
-  uint64_t number;  // the copy, or its group where groups share their random signs
+  uint64_t number;  // the sample, or its group where groups share their random signs
 
-  FWDGRAD_HD static Placed of(const Spec& spec, uint64_t copy, uint64_t mask) {
-    Placed placed{placement_of(spec, copy), 0, copy};
-    if (spec.law == Law::kHadamard) {
-      const HadamardRow order = hadamard_row(copy, mask, Key::of(spec.seed));
+  FWDGRAD_HD static Placed of(const Spec& spec, uint64_t sample, uint64_t mask) {
+    Placed placed{placement_of(spec, sample), 0, sample};
+    if (spec.distribution == Distribution::kHadamard) {
+      const HadamardRow order = hadamard_row(sample, mask, Key::of(spec.seed));
       placed.row = order.row;
       placed.number = order.group;
     }

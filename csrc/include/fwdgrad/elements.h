@@ -33,7 +33,7 @@ FWDGRAD_HD C clamp(C x, C low, C high) {
   return x > high ? high : x;
 }
 
-// What a copy is blended with, where it is. at: null; a value for each plane, of the type that x
+// What a sample is blended with, where it is. at: null; a value for each plane, of the type that x
 // is computed in; or whole, of x's type and layout.
 struct Baseline {
   const void* at;

@@ -59,10 +59,10 @@ enum Stream : uint32_t {
   kParameterNoise = 16,  // plus the number of the parameter tensor; Spec::stream names it
 };
 
-// The four words of a group of draws: counter = (group, stream, copy low, copy high).
-FWDGRAD_HD Words words_of(uint32_t group, uint32_t stream, uint64_t copy, Key key) {
+// The four words of a group of draws: counter = (group, stream, sample low, sample high).
+FWDGRAD_HD Words words_of(uint32_t group, uint32_t stream, uint64_t sample, Key key) {
   return philox4x32_10(
-      {group, stream, static_cast<uint32_t>(copy), static_cast<uint32_t>(copy >> 32)}, key);
+      {group, stream, static_cast<uint32_t>(sample), static_cast<uint32_t>(sample >> 32)}, key);
 }
 
 }  // namespace fwdgrad

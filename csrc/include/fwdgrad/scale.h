@@ -3,7 +3,7 @@
 // noise keeps to them with a stated probability.
 #pragma once
 
-#include "laws.h"
+#include "distributions.h"
 
 namespace fwdgrad {
 
@@ -51,9 +51,10 @@ struct Within {
 };
 
 // The probability of |xi| <= t, t >= 0, and its derivative.
-template <Law law>
+template <Distribution distribution>
 FWDGRAD_HD Within within(float t) {
-  if constexpr (law == Law::kNormal) {  // erf(t / sqrt 2) by Abramowitz and Stegun 7.1.26
+  if constexpr (distribution == Distribution::kNormal) {
+    // erf(t / sqrt 2) by Abramowitz and Stegun 7.1.26
     const float tail = exp_negative(0.5f * t * t);
     const float k = 1.0f / (1.0f + 0.3275911f * 0.70710678f * t);
     float p = 1.061405429f;
@@ -62,10 +63,11 @@ FWDGRAD_HD Within within(float t) {
     p = p * k - 0.284496736f;
     p = p * k + 0.254829592f;
     return {1.0f - p * k * tail, 0.79788456f * tail};
-  } else if constexpr (law == Law::kCauchy) {
+  } else if constexpr (distribution == Distribution::kCauchy) {
     return {0.63661977f * atan_positive(t), 0.63661977f / (1.0f + t * t)};
-  } else if constexpr (law == Law::kHyperbolic || law == Law::kLogistic) {  // tanh t, tanh(t / 2)
-    constexpr float rate = law == Law::kHyperbolic ? 1.0f : 0.5f;
+  } else if constexpr (distribution == Distribution::kHyperbolic ||
+                       distribution == Distribution::kLogistic) {  // tanh t, tanh(t / 2)
+    constexpr float rate = distribution == Distribution::kHyperbolic ? 1.0f : 0.5f;
     const float e = exp_negative(2.0f * rate * t), d = 1.0f / (1.0f + e);
     return {(1.0f - e) * d, 4.0f * rate * e * d * d};
   } else {
@@ -78,16 +80,16 @@ FWDGRAD_HD Within within(float t) {
 // start_far / far and start_near / near lies at or below the solution (with G(t) = P(|xi| <= t),
 // start_far is where G = confidence and start_near where G = 2 confidence - 1), so that Newton's
 // steps rise to the solution and never pass it.
-constexpr int kNewtonSteps = 6;  // one more than float32 needs for any law and confidence
+constexpr int kNewtonSteps = 6;  // one more than float32 needs for any distribution and confidence
 
 FWDGRAD_HD float exact_start(float near, float far, const ScaleRule& rule) {
   const float a = rule.start_far / far, b = rule.start_near / (near > 1e-30f ? near : 1e-30f);
   return a > b ? a : b;
 }
 
-template <Law law>
+template <Distribution distribution>
 FWDGRAD_HD float exact_step(float v, float near, float far, const ScaleRule& rule) {
-  const Within n = within<law>(near * v), f = within<law>(far * v);
+  const Within n = within<distribution>(near * v), f = within<distribution>(far * v);
   const float slope = near * n.density + far * f.density;
   const float missing = 2.0f * rule.confidence - n.probability - f.probability;
   // Where the slope is 0 both probabilities are 1, and nothing is missing.
@@ -96,13 +98,13 @@ FWDGRAD_HD float exact_step(float v, float near, float far, const ScaleRule& rul
 
 FWDGRAD_HD float exact_end(float v, float near) { return near > 0.0f ? 1.0f / v : 0.0f; }
 
-template <Law law>
+template <Distribution distribution>
 FWDGRAD_HD float exact_scale(float near, float far, const ScaleRule& rule) {
   float v = exact_start(near, far, rule);
 #ifdef __CUDACC__
 #pragma unroll 1
 #endif
-  for (int step = 0; step < kNewtonSteps; ++step) v = exact_step<law>(v, near, far, rule);
+  for (int step = 0; step < kNewtonSteps; ++step) v = exact_step<distribution>(v, near, far, rule);
   return exact_end(v, near);
 }
 
@@ -118,12 +120,12 @@ struct Distances {
   }
 };
 
-template <Law law, typename C>
+template <Distribution distribution, typename C>
 FWDGRAD_HD C adaptive_scale(C x, C low, C high, const ScaleRule& rule) {
   const Distances<C> d(x, low, high);
   const C scale = rule.kind == ScaleRule::kExact
-                      ? static_cast<C>(exact_scale<law>(static_cast<float>(d.near),
-                                                        static_cast<float>(d.far), rule))
+                      ? static_cast<C>(exact_scale<distribution>(static_cast<float>(d.near),
+                                                                 static_cast<float>(d.far), rule))
                       : static_cast<C>(rule.factor) * d.near;
   return scale < static_cast<C>(rule.floor) ? static_cast<C>(rule.floor) : scale;
 }

@@ -1,7 +1,7 @@
 // Everything that defines the draws, as it crosses from Python.
 #pragma once
 
-#include "laws.h"
+#include "distributions.h"
 
 namespace fwdgrad {
 
@@ -13,7 +13,7 @@ constexpr int64_t kChunk = 256;
 // and a vector has leading = height = 1.
 struct Spec {
   int64_t leading, depth, height, width;
-  Law law;
+  Distribution distribution;
   int64_t block_height, block_width;            // the axis length where an axis is covered whole
   int64_t cell_depth, cell_height, cell_width;  // 1 where an axis has no cells
   bool linear;                                  // else nearest; linear only where there are cells

@@ -1,1 +1,1 @@
-"""Kinds of black box, a file each."""
+"""Model adapters, a file for each kind of black box."""

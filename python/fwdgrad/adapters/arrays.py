@@ -1,4 +1,4 @@
-"""Models that take and return NumPy arrays: scikit-learn's, and ONNX Runtime sessions."""
+"""Adapters for models of NumPy arrays: scikit-learn estimators and ONNX models."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ALL_TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
-_ASKED = ("predict_proba", "decision_function", "predict")
+_METHODS = ("predict_proba", "decision_function", "predict")
 
 
 class NumpyModel:
     """A function of NumPy arrays as a model for ``fwdgrad.explain``.
 
-    Where the copies are on the CPU the function sees their very memory; it may overwrite it.
+    Samples on the CPU are given to the function without a copy; it may overwrite them.
 
     Args:
         function: from an array (batch, ...) to scores (batch, classes) or (batch,), or to labels
@@ -45,10 +45,9 @@ class NumpyModel:
 
     Example:
         >>> import fwdgrad
-        >>> table = NumpyModel(lambda rows: rows @ np.array([1.0, -2.0, 0.0, 0.0]), flat=True)
-        >>> x = torch.zeros(2, 2)
-        >>> result = fwdgrad.explain(table, x, target=None, sigma=1.0, law="hadamard", queries=64)
-        >>> result.attribution
+        >>> model = NumpyModel(lambda rows: rows @ np.array([1.0, -2.0, 0.0, 0.0]), flat=True)
+        >>> method = fwdgrad.ForwardGradient(scale=1.0, design="hadamard")
+        >>> fwdgrad.explain(model, torch.zeros(2, 2), method=method, n_samples=64).attribution
         tensor([[ 1., -2.],
                 [ 0.,  0.]])
     """
@@ -58,7 +57,7 @@ class NumpyModel:
     ) -> None:
         """Checks the function."""
         if not callable(function):
-            methods = [name for name in _ASKED if callable(getattr(function, name, None))]
+            methods = [name for name in _METHODS if callable(getattr(function, name, None))]
             hint = f"; give its {' or '.join(methods)}" if methods else ""
             raise TypeError(f"function must be callable, got {type(function).__name__}{hint}")
         if isinstance(function, type):
@@ -67,7 +66,7 @@ class NumpyModel:
         self.dtype = None if dtype is None else np.dtype(dtype)
 
     def __call__(self, batch: Tensor) -> Any:
-        """Copies (batch, ...) to scores, or to labels as they are."""
+        """Samples (batch, ...) to scores, or to labels as they are."""
         rows = _array(batch, self.dtype)
         found = self.function(rows.reshape(len(rows), -1) if self.flat else rows)
         if hasattr(found, "toarray"):  # sparse
@@ -84,10 +83,10 @@ class OnnxModel:
         model: a file, its bytes, or an ``onnxruntime.InferenceSession``.
         input: the name of the input that is explained; None where there is one.
         output: the name of the output; None where there is one.
-        fixed: the values of all other inputs, by name. Where the model leaves an input's first axis
-            open, as it does that of the batch, the value is of one copy and is repeated for each,
-            with an axis of length 1 for the batch or without; else it is given as it is.
-        providers: what runs it, in ONNX Runtime's names; None: the CPU.
+        fixed: the values of all other inputs, by name. Where an input's first axis is open, as that
+            of the batch is, the value is of one sample and is repeated for each; its own axis of
+            length 1 for the batch may be left out. Other values are given as they are.
+        providers: ONNX Runtime's execution providers; None: the CPU.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do: an unknown
@@ -107,8 +106,8 @@ class OnnxModel:
     ) -> None:
         """Loads the model and checks names and types."""
         self.session = _session(model, providers)
-        # What checkpoints know the model by: its bytes, where they are known, and the rest below.
-        told = hashlib.sha256(_bytes_of(model))
+        # By which a checkpoint recognises the model: its bytes, where they are known, and the rest.
+        digest = hashlib.sha256(_bytes_of(model))
         inputs = {node.name: node for node in self.session.get_inputs()}
         outputs = {node.name: node for node in self.session.get_outputs()}
         for name in fixed or {}:
@@ -124,20 +123,20 @@ class OnnxModel:
         if self.input.type not in _TYPES:
             raise TypeError(
                 f"input {chosen!r} must take floating numbers, and takes {self.input.type}: noise "
-                "cannot go on token numbers or bytes; give the input of what they are turned into"
+                "cannot go on token numbers or bytes; give a model of embeddings or pixels"
             )
         self.dtype = _TYPES[self.input.type]
-        told.update(repr((self.input.name, self.output.name)).encode())
+        digest.update(repr((self.input.name, self.output.name)).encode())
         for name, values in sorted(self.fixed.items()):
-            told.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
-        self.model_digest = told.hexdigest()
+            digest.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+        self.model_digest = digest.hexdigest()
         batch = (self.input.shape or [None])[0]
         self._repeated = [
-            name for name, value in self.fixed.items() if _is_of_a_copy(inputs[name], value, batch)
+            name for name, value in self.fixed.items() if _is_per_sample(inputs[name], value, batch)
         ]
 
     def __call__(self, batch: Tensor) -> Any:
-        """Copies (batch, ...) to scores (batch, classes) or (batch,), or to labels as they are."""
+        """Samples (batch, ...) to scores (batch, classes) or (batch,), or to labels as they are."""
         rows, shape = _array(batch, self.dtype), self.input.shape
         if shape is not None and (
             len(shape) != rows.ndim
@@ -157,7 +156,7 @@ class OnnxModel:
         return torch.cat(found)
 
     def _run(self, rows: Any, size: int) -> Any:
-        """Of rows that are as many as the model takes, or fewer: the last one is repeated."""
+        """Scores of up to ``size`` rows, which is what the model takes: the last is repeated."""
         missing = size - len(rows)
         if missing:
             rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
@@ -185,13 +184,13 @@ def _fixed(node: Any, value: Any) -> Any:
     return values
 
 
-def _is_of_a_copy(node: Any, value: Any, batch: Any) -> bool:
-    """Whether the value of another input is to be repeated for each copy.
+def _is_per_sample(node: Any, value: Any, batch: Any) -> bool:
+    """Whether the value of another input is to be repeated for each sample.
 
     Args:
         node: of the model; an open axis has a name, or None.
         value: as an array.
-        batch: the first axis of the input that is explained.
+        batch: the first axis of the explained input.
     """
     if not node.shape or value.ndim != len(node.shape) or value.shape[0] != 1:
         return False
@@ -202,7 +201,7 @@ def _is_of_a_copy(node: Any, value: Any, batch: Any) -> bool:
 
 
 def _array(batch: Tensor, dtype: Any) -> Any:
-    """The copies as an array, of their own memory where that will do."""
+    """The samples as an array, of their own memory where that is possible."""
     batch = batch.detach().cpu()
     if batch.dtype == torch.bfloat16:  # which NumPy lacks
         batch = batch.float()
@@ -248,8 +247,8 @@ def _session(model: Any, providers: list[str] | None) -> Any:
 
 
 def _bytes_of(model: Any) -> bytes:
-    """A model's bytes; none where a session does not tell them."""
-    if not isinstance(model, (str, os.PathLike, bytes)):  # what a session was made of
+    """A model's bytes; none where a session does not keep them."""
+    if not isinstance(model, (str, os.PathLike, bytes)):  # a session keeps what it was made of
         own = (getattr(model, name, None) for name in ("_model_bytes", "_model_path"))
         model = next((one for one in own if one), b"")
     if isinstance(model, bytes):
@@ -257,7 +256,7 @@ def _bytes_of(model: Any) -> bytes:
     try:
         with open(model, "rb") as file:
             return file.read()
-    except OSError:  # it was removed since
+    except OSError:  # it has been removed since
         return b""
 
 

@@ -1,4 +1,4 @@
-"""Files of pictures, opened by decoders of this process alone, within a limit of memory."""
+"""Opens pictures of known formats within a limit of memory, without other programs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
+from fwdgrad.errors import Message, Option
+
 if TYPE_CHECKING:
     from PIL import ImageFile
 
-# What Pillow decodes itself or by a library. Of the others EPS goes to Ghostscript, which runs what
-# is in the file, and some hold a picture of another format or size than they say (ICO, ICNS).
+# What Pillow decodes itself or by a library. It hands EPS to Ghostscript, which runs code in the
+# file, and an ICO or ICNS may hold a picture of another format or size than it says.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _OTHERS = {b"%PDF": "PDF", b"<svg": "SVG", b"<?xml": "XML (SVG, perhaps)"}
 
@@ -18,29 +20,28 @@ MAX_PIXELS = 125_000_000  # 500 MB: Pillow has 4 bytes for a pixel of most kinds
 # How many times 4 bytes a pixel their decoders take (measured; a TIFF's strips come on top).
 _TIMES = {"TIFF": 2, "WEBP": 5, "AVIF": 4, "JPEG2000": 8}
 _SCANS = 100  # of a JPEG; one or ten are usual, and each takes the time of a whole picture
-_SIDE = 128  # a side of more than a 128th of max_pixels: rows, too, take memory, each for itself
+_SIDE = 128  # a side may have a 128th of max_pixels at most: each row takes memory of its own, too
 
 
 def open_picture(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
-    """A picture whose header was read, and whose pixels will fit.
+    """Opens a picture whose pixels will fit into memory, by its header.
 
     ``Image.open`` would take any format, and its limit of pixels is one for the whole process.
 
     Args:
-        file: in one of ``FORMATS``, which is known by its first bytes.
-        max_pixels: what decoding it may take at the most, in pixels of 4 bytes.
+        file: in one of ``FORMATS``, which its first bytes tell.
+        max_pixels: the memory that decoding may take, in pixels of 4 bytes.
 
     Raises:
-        ValueError: it is of another format, or takes more. What Pillow raises on a damaged header
-            is of any kind.
+        ValueError: it has another format, or needs more memory.
+        Exception: the header is damaged; Pillow raises errors of any kind.
     """
     from PIL import Image
 
     least = (os.fstat(file.fileno()).st_size - 2**20) / 8  # some formats are read as a whole
     if least > max_pixels:
-        raise ValueError(
-            f"its file has more than 8 bytes for each of max_pixels={max_pixels}; make it smaller, "
-            f"or give max_pixels={math.ceil(least)}"
+        raise _too_large(
+            "its file has more than 8 bytes for each of ", max_pixels, "", math.ceil(least)
         )
     Image.init()
     prefix = file.read(16)
@@ -63,12 +64,14 @@ def open_picture(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
     for start, kind in _OTHERS.items():
         if prefix.startswith(start):
             known = kind
-    what = f"it looks like {known}, which is not read" if known else "it is no picture we know of"
-    raise ValueError(f"{what}; convert it to PNG or JPEG (read are {', '.join(FORMATS)})")
+    what = (
+        f"it looks like {known}, which is not read" if known else "it is no picture of a known kind"
+    )
+    raise ValueError(f"{what}; convert it to PNG or JPEG (formats: {', '.join(FORMATS)})")
 
 
 def _check_memory(opened: ImageFile.ImageFile, max_pixels: int) -> None:
-    """Raises where decoding takes more than so many pixels of 4 bytes, by what the header says."""
+    """Raises where, by its header, a picture takes more memory than that to decode."""
     width, height = opened.size
     pixels = _TIMES.get(opened.format or "", 1) * width * height
     if opened.format == "TIFF" and opened.info.get("compression") != "raw":
@@ -79,14 +82,17 @@ def _check_memory(opened: ImageFile.ImageFile, max_pixels: int) -> None:
         pixels *= 2
     needed = max(pixels, _SIDE * max(width, height))
     if needed > max_pixels:
-        raise ValueError(
-            f"its {width} x {height} pixels take more memory than max_pixels={max_pixels} allows; "
-            f"make it smaller, or give max_pixels={needed}"
-        )
+        many = f"its {width} x {height} pixels take more memory than "
+        raise _too_large(many, max_pixels, " allows", needed)
+
+
+def _too_large(before: str, max_pixels: int, after: str, needed: int) -> ValueError:
+    given, wanted = (Option("max_pixels", number) for number in (max_pixels, needed))
+    return ValueError(Message(before, given, f"{after}; make it smaller, or give ", wanted))
 
 
 def _check_scans(file: BinaryIO) -> None:
-    """Raises where a JPEG goes over its pixels so often that it would seem to hang."""
+    """Raises where a JPEG has so many scans that decoding would seem to hang."""
     place, scans, last = file.tell(), 0, b""
     file.seek(0)
     while part := file.read(2**20):

@@ -1,4 +1,4 @@
-"""A text as a model of embeddings takes it, and what such a model has to have."""
+"""A text as embeddings, and the interface of model adapters for texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """A text as a model takes it: an embedding for each token, and which word it is of.
+    """A text as a model takes it: an embedding for each token, and the word it belongs to.
 
     Attributes:
         text: what was read.
@@ -65,15 +65,15 @@ class EncodedText:
 
 
 class TextAdapter(Protocol):
-    """A classifier of texts that can be asked from their embeddings on."""
+    """A classifier of texts that can be called on embeddings."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The model's name."""
 
     @property
     def labels(self) -> tuple[str, ...] | None:
         """The classes' names, where they are known."""
 
     def encode(self, text: str) -> EncodedText:
-        """A text's words, tokens and embeddings, and the model that takes these."""
+        """A text's words, tokens and embeddings, and the model that takes the embeddings."""

@@ -1,4 +1,4 @@
-"""Pictures beside captions: a caption's score is the cosine of its vector and the picture's."""
+"""Adapters for image-text models: a caption's score is its cosine with the picture."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from fwdgrad.adapters.images import ImageClassifier, efficientnet_lite0
 from fwdgrad.adapters.minilm import minilm, sentence_vectors
 from fwdgrad.names import split_names
-from fwdgrad.state import TorchState
+from fwdgrad.torch_state import TorchState
 
 # What OpenAI's CLIP models, and most after them, were trained on.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-_CLASSES = 10  # of a picture, whose names make its vector in ConSE
+_CLASSES = 10  # the likeliest ones of a picture, whose names make its vector in ConSE
 
 
 class ImageText(torch.nn.Module):
-    """A model of pictures and texts that is asked how well captions fit a picture.
+    """A model of pictures that scores how well each of some captions fits.
 
-    It takes pictures (batch, 3, size, size) in [0, 1] and returns cosines (batch, captions); so
-    ``fwdgrad.explain(box, photo, target=0)`` explains the cosine of the first caption.
+    It takes pictures (batch, 3, size, size) in [0, 1] and returns cosines (batch, captions): so
+    ``fwdgrad.explain(model, photo, target=0)`` explains the cosine of the first caption.
 
     Args:
         encode_image: from pictures, as the model was trained on them, to vectors (batch, E).
@@ -36,7 +36,7 @@ class ImageText(torch.nn.Module):
         name: of the model.
 
     Attributes:
-        explained_as: what ``objective="auto"`` is for it: "output", a cosine as it is.
+        explained_as: what ``objective="auto"`` means for it: "output", the cosine itself.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do.
@@ -44,8 +44,8 @@ class ImageText(torch.nn.Module):
     Example:
         >>> def mean_colour(pictures):
         ...     return pictures.mean((2, 3))
-        >>> box = ImageText(mean_colour, torch.eye(3), ["red", "green", "blue"], 8)
-        >>> box(torch.tensor([1.0, 0.0, 0.0])[None, :, None, None].expand(1, 3, 8, 8))
+        >>> model = ImageText(mean_colour, torch.eye(3), ["red", "green", "blue"], 8)
+        >>> model(torch.tensor([1.0, 0.0, 0.0])[None, :, None, None].expand(1, 3, 8, 8))
         tensor([[1., 0., 0.]])
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, section 4.4.
@@ -64,7 +64,7 @@ class ImageText(torch.nn.Module):
         std: Sequence[float] | None = None,
         name: str = "image-text model",
     ) -> None:
-        """In evaluation mode."""
+        """Checks each argument; the model is in evaluation mode."""
         super().__init__()
         if not callable(encode_image):
             raise TypeError(f"encode_image must be callable, got {type(encode_image).__name__}")
@@ -102,11 +102,11 @@ class ImageText(torch.nn.Module):
 
     @classmethod
     def from_open_clip(cls, model: Any, tokenizer: Any, captions: Sequence[str]) -> ImageText:
-        """A model of open_clip, such as ``open_clip.create_model_and_transforms`` gives.
+        """From a model of open_clip, as ``open_clip.create_model_and_transforms`` returns it.
 
         Args:
-            model: it has ``encode_image`` and ``encode_text``.
-            tokenizer: its own, as ``open_clip.get_tokenizer`` gives.
+            model: with ``encode_image`` and ``encode_text``.
+            tokenizer: of the model, from ``open_clip.get_tokenizer``.
             captions: the texts.
 
         Raises:
@@ -120,7 +120,7 @@ class ImageText(torch.nn.Module):
         texts = list(check_captions(captions))
         most: Any = getattr(tokenizer, "context_length", None)
         for text in texts if hasattr(tokenizer, "encode") and most else ():
-            count = len(tokenizer.encode(text)) + 2  # with the signs at both ends
+            count = len(tokenizer.encode(text)) + 2  # with the tokens at both ends
             _check_length(text, count, most)
         about = getattr(model.visual, "preprocess_cfg", None) or {}
         size = about.get("size") or model.visual.image_size
@@ -131,16 +131,18 @@ class ImageText(torch.nn.Module):
             vectors = model.encode_text(tokenizer(texts).to(device))
         mean = about.get("mean") or getattr(model.visual, "image_mean", None) or MEAN
         std = about.get("std") or getattr(model.visual, "image_std", None) or STD
-        box = cls(model.encode_image, vectors, texts, side, mean=mean, std=std, name="open_clip")
-        box.model = model  # its parameters are the box's
-        return box
+        adapter = cls(
+            model.encode_image, vectors, texts, side, mean=mean, std=std, name="open_clip"
+        )
+        adapter.model = model  # registered, so that its parameters are the adapter's
+        return adapter
 
     @classmethod
     def from_transformers(cls, model: Any, processor: Any, captions: Sequence[str]) -> ImageText:
-        """A CLIP model of transformers.
+        """From a CLIP model of transformers.
 
         Args:
-            model: it has ``get_image_features`` and ``get_text_features``.
+            model: with ``get_image_features`` and ``get_text_features``.
             processor: its processor, or its tokenizer alone: pictures are then scaled as for
                 OpenAI's models.
             captions: the texts.
@@ -169,7 +171,7 @@ class ImageText(torch.nn.Module):
                     attention_mask=read["attention_mask"].to(model.device),
                 )
             )
-        box = cls(
+        adapter = cls(
             lambda batch: _features(model.get_image_features(pixel_values=batch)),
             vectors,
             texts,
@@ -178,8 +180,8 @@ class ImageText(torch.nn.Module):
             std=getattr(pictures, "image_std", STD),
             name="CLIP of transformers",
         )
-        box.model = model  # its parameters are the box's
-        return box
+        adapter.model = model  # registered, so that its parameters are the adapter's
+        return adapter
 
     @classmethod
     def conse(
@@ -190,16 +192,16 @@ class ImageText(torch.nn.Module):
         encoder: Any = None,
         tokenizer: Any = None,
     ) -> ImageText:
-        """ConSE: a classifier of pictures and an encoder of sentences, made into one model.
+        """ConSE: an image-text model from an image classifier and a sentence encoder.
 
-        A picture's vector is the mean of those of the names of its ten likeliest classes, weighted
-        by their probabilities.
+        A picture's vector is the mean of the vectors of the names of its ten likeliest classes,
+        weighted by their probabilities.
 
         Args:
             captions: the texts.
             classifier: with its classes' names; default: EfficientNet-Lite0.
-            encoder: a transformer that takes ``inputs_embeds``; default: MiniLM.
-            tokenizer: its own.
+            encoder: a transformer of sentences; default: MiniLM.
+            tokenizer: of the encoder.
 
         Raises:
             ImportError: the default classifier or encoder is not installed.
@@ -212,7 +214,7 @@ class ImageText(torch.nn.Module):
             encoder, tokenizer = minilm()
         classifier = efficientnet_lite0() if classifier is None else classifier
         if classifier.labels is None:
-            raise ValueError(f"classifier must know its classes' names, and {classifier.name} none")
+            raise ValueError(f"classifier must have labels, and {classifier.name} has none")
         names = [(split_names(label) or [label])[0] for label in classifier.labels]
         vectors = sentence_vectors(encoder, tokenizer, texts)
         encode = _ConSE(classifier.forward, sentence_vectors(encoder, tokenizer, names))
@@ -220,7 +222,7 @@ class ImageText(torch.nn.Module):
 
 
 class _ConSE(torch.nn.Module):
-    """From pictures to the weighted means of their likeliest classes' vectors."""
+    """Pictures to the weighted means of the vectors of their likeliest classes."""
 
     def __init__(self, classifier: Callable[[Tensor], Any], names: Tensor) -> None:
         super().__init__()
@@ -236,7 +238,7 @@ class _ConSE(torch.nn.Module):
 
 
 def check_captions(captions: Any) -> tuple[str, ...]:
-    """Different strings, one or more.
+    """Captions as a tuple: one or more different strings.
 
     >>> check_captions(["a cat", "a cat"])
     Traceback (most recent call last):
@@ -262,6 +264,6 @@ def _check_length(text: str, count: int, most: int) -> None:
 
 
 def _features(output: Any) -> Tensor:
-    """The vectors themselves: transformers 5 returns them among others."""
+    """The vectors in an output: transformers 5 returns them as a field of it."""
     found: Tensor = getattr(output, "pooler_output", output)
     return found

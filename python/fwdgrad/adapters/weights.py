@@ -1,4 +1,4 @@
-"""A model in one safetensors file: its weights, and what it takes to make it again."""
+"""A model in one safetensors file: its weights, and the arguments that make it again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FORMAT = 2
 def save_model(
     path: str | os.PathLike[str], kind: str, weights: nn.Module, about: dict[str, Any]
 ) -> None:
-    """Writes a file whole or not at all; ``about`` goes to ``load_model``'s ``make``."""
+    """Writes a model whole or not at all; ``about`` goes to ``make`` of ``load_model``."""
     write_tensors(path, kind, {**about, "format": _FORMAT}, weights.state_dict())
 
 
@@ -28,11 +28,11 @@ def load_model(
     name: str,
     make: Callable[[dict[str, Any], dict[str, Tensor]], Model],
 ) -> Model:
-    """What ``make`` makes of what ``save_model`` was given, and of the weights.
+    """Reads what ``save_model`` wrote: ``make`` gets ``about`` and the weights.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
-        ValueError: it is damaged, or something else than a ``name``.
+        ValueError: it is damaged, or no file of a ``name``.
     """
     try:
         about, tensors = read_tensors(path, kind)
@@ -41,6 +41,6 @@ def load_model(
         return make(about, tensors)
     except (FileNotFoundError, PermissionError, ImportError):
         raise
-    except Exception as error:  # whatever is wrong with what it says
+    except Exception as error:  # damaged files raise errors of any kind
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no {name}, or damaged: {reason}") from None

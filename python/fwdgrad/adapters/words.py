@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import regex
 from torch import Tensor
 
+from fwdgrad.errors import ArgumentError
+
 Spans = tuple[tuple[int, int], ...]
 
 # Whole characters up to the next boundary of a word (by the flag w, \b is Unicode's), and more of
@@ -20,21 +22,21 @@ UNSEEN = regex.compile(r"[\s\p{Cc}\p{Default_Ignorable_Code_Point}]+")
 
 
 def split_words(text: str) -> Spans:
-    """Where the words of a text are, by Unicode's rules; other signs are words of their own.
+    """Splits a text into words by Unicode's rules; other signs are words of their own.
 
     The rules are those of Unicode Standard Annex #29, for words and for characters: an accent, a
     vowel sign or a skin tone belongs to the letter or picture before it, "3.5" is one word, every
-    Chinese character is one, and a run of Katakana is. An apostrophe or hyphen between letters or
-    digits belongs to the word, which the annex leaves open. Thai, Lao, Khmer and Burmese have no
-    spaces between words, and to find these takes a dictionary: here, as in the annex without
-    one, they come out by letters with their marks.
+    Chinese character is one, and so is a run of Katakana. An apostrophe or hyphen between letters
+    or digits belongs to the word, which the annex leaves open. Thai, Lao, Khmer and Burmese have no
+    spaces between words, and finding words takes a dictionary: here, as in the annex without one,
+    they are split into letters with their marks.
 
     Args:
         text: any text.
 
     Returns:
-        Start and stop of each. Between them is what nobody sees: spaces, controls, a byte order
-        mark.
+        Start and stop of each. Between them are invisible characters alone: spaces, controls, a
+        byte order mark.
 
     Raises:
         TypeError: it is no string, but a list of token numbers, say.
@@ -54,34 +56,35 @@ def split_words(text: str) -> Spans:
         piece.span() for piece in _PIECE.finditer(text) if not UNSEEN.fullmatch(piece.group())
     )
     if not spans:
-        raise ValueError(f"text must have at least one word, got {_shortened(text)}")
+        raise ArgumentError("text", f"must have at least one word, got {_shortened(text)}")
     return spans
 
 
 def check_length(text: str, count: int, longest: int, unit: str) -> None:
-    """Refuses a text that is too long for a model.
+    """Raises where a text is too long for a model.
 
     >>> check_length("a b c", 3, longest=2, unit="words")
     Traceback (most recent call last):
-    ValueError: text must have at most 2 words, got 3 in 'a b c'; give a part of it
+    fwdgrad.errors.ArgumentError: text must have at most 2 words, got 3 in 'a b c'; give ...
     """
     if count > longest:
-        raise ValueError(
-            f"text must have at most {longest} {unit}, got {count} in {_shortened(text)}; give a "
-            "part of it"
+        raise ArgumentError(
+            "text",
+            f"must have at most {longest} {unit}, got {count} in {_shortened(text)}; give a part "
+            "of it",
         )
 
 
 def words_of_tokens(
     text: str, spans: Spans, tokens: Sequence[tuple[int, int] | None]
 ) -> tuple[Spans, tuple[int, ...]]:
-    """The words of a text as a tokenizer reads it.
+    """The words of a text as a tokenizer reads it, and the word of each token.
 
-    Words of which a token has parts become one, for they have one score; a word without tokens,
-    such as a sign that the tokenizer leaves out, is none.
+    Words that share a token become one, for they have one score; a word without tokens, such as a
+    sign that the tokenizer leaves out, is dropped.
 
     Args:
-        text: what was read.
+        text: that was read.
         spans: its words, from ``split_words``.
         tokens: start and stop of each, in order; None for special tokens. A token may start with
             the space before its word.

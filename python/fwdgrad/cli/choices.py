@@ -1,24 +1,36 @@
 """What options may be, known without torch, so that the help is there at once."""
 
-BASELINES = ("grey", "black", "white", "blurred", "none")
-CONTROLS = ("clean", "leave-one-out", "mean")
-FIELDS = ("nearest", "bilinear")
+BASELINES = ("blur", "grey", "black", "white")
+CONTROL_VARIATES = ("clean", "leave-one-out", "mean")
+DESIGNS = ("independent", "hadamard")
+DISTRIBUTIONS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher")
 FITS = ("crop", "pad", "stretch")
-LAWS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher", "hadamard")
 METHODS = (
     "regions",
-    "likelihood-ratio",
-    "autograd",
+    "forward-gradient",
     "gradient",
     "smoothgrad",
-    "adaptgrad",
     "smoothgrad-squared",
     "vargrad",
+    "adaptgrad",
     "noisegrad",
     "fusiongrad",
     "gradient-x-input",
     "integrated-gradients",
 )
+METHOD_OPTIONS = (
+    "scale",
+    "distribution",
+    "design",
+    "block",
+    "cell",
+    "antithetic",
+    "control_variate",
+    "baseline",
+    "steps",
+    "clip",
+)
+"""The fields of the methods that are options of explain, under their own names."""
 MODELS = ("efficientnet-lite0",)
 OBJECTIVES = (
     "auto",

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-import fwdgrad
 from fwdgrad.adapters.images import ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import load_mask
 from fwdgrad.advice import advice
-from fwdgrad.cli.output import check_labels, check_no_input, decision, option, set_threads
+from fwdgrad.cli.output import check_labels, check_no_input, decision, method_told, set_threads
 from fwdgrad.devices import placed
-from fwdgrad.explanation import Explanation, is_of_pixels
+from fwdgrad.errors import ArgumentError, Message, ModelError
+from fwdgrad.explanation import Explanation
 from fwdgrad.files import check_writable, write_atomically
+from fwdgrad.inputs import is_of_pixels
 from fwdgrad.metrics import (
     Curve,
     deletion,
@@ -27,15 +28,15 @@ from fwdgrad.metrics import (
     share_inside,
 )
 from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad.objectives import resolve_target, scores_of
+from fwdgrad.objectives import OBJECTIVES, resolve_target, scores_of
 from fwdgrad.report import MARK, Number, report
+from fwdgrad.runner.memory import DEFAULT_BYTES
 from fwdgrad.scorer import outputs_at
-from fwdgrad.stream import DEFAULT_BYTES
 from fwdgrad.terminal import say
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Asks the model how good a map is, and writes a report where one is wanted."""
+    """Measures how good a map is, and writes a report where one is wanted."""
     set_threads(arguments)
     if arguments.map.is_dir():
         raise ValueError(
@@ -48,7 +49,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             f"{arguments.map} is of an input of shape {tuple(x.shape)}, and evaluate takes those "
             "of pictures, (3, H, W); fwdgrad.metrics in Python takes others, insertion with start="
         )
-    if result.objective not in fwdgrad.OBJECTIVES:
+    if result.objective not in OBJECTIVES:
         raise ValueError(
             f"{arguments.map} explains {result.objective}, a callable that its file does not have; "
             "fwdgrad.metrics.deletion(..., objective=...) in Python takes it"
@@ -56,8 +57,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     try:
         heatmap_of(result, x.shape)
     except ValueError as error:
-        raise ValueError(f"{arguments.map} cannot be measured: {error}") from None
-    box = load_classifier(arguments.model, x.shape[-1], arguments.labels)
+        raise ValueError(Message(arguments.map, " cannot be measured: ", error)) from None
+    adapter = load_classifier(arguments.model, x.shape[-1], arguments.labels)
     mask = None
     if arguments.mask is not None:
         photo = result.provenance.get("photo")
@@ -69,23 +70,24 @@ def evaluate(arguments: argparse.Namespace) -> None:
         mask = load_mask(arguments.mask, shape, max_pixels=arguments.max_pixels, **cut)
     if arguments.report is not None:
         _check_report(arguments)
-    x = placed(box, x, vars(arguments).get("device"))
-    _check_same_model(arguments, result, x, box)
+    x = placed(adapter, x, arguments.device)
+    _check_same_model(arguments, result, x, adapter)
     objective = arguments.objective or result.objective
-    fill, why = _fill(arguments, x, box)
+    fill, why = _fill(arguments, x, adapter)
     options: dict[str, Any] = {"steps": arguments.steps, "fill": fill, "objective": objective}
     options["batch_size"] = arguments.batch_size
     if arguments.batch_size is None:
         options["batch_size"] = max(1, DEFAULT_BYTES["cpu"] // (x.numel() * x.element_size()))
     deleted, inserted = (
-        follow(box.forward, x, result, result.target, **options) for follow in (deletion, insertion)
+        follow(adapter.forward, x, result, result.target, **options)
+        for follow in (deletion, insertion)
     )
-    numbers = [Number("model", box.name), *_known(result, box)]
+    numbers = [Number("model", adapter.name), *_known(arguments, result, adapter)]
     numbers += [
         Number("curves of", objective, f"in {len(deleted.scores) - 1} steps"),
         Number("fill", ", ".join(f"{v:.4g}" for v in torch.as_tensor(fill).reshape(-1)), why),
         *_measured(result, deleted, inserted, mask),
-        _information(result, x, box, objective, options["batch_size"]),
+        _information(result, x, adapter, objective, options["batch_size"]),
     ]
     width = max(len(number.name) for number in numbers)
     for name, value, note in numbers:
@@ -93,7 +95,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.report is not None:
         page = report(
             result,
-            box.label(result.target),
+            adapter.label(result.target),
             numbers,
             deleted,
             inserted,
@@ -107,14 +109,17 @@ def evaluate(arguments: argparse.Namespace) -> None:
         say(f"{'report':{width}}  {arguments.report}")
 
 
-def _known(result: Explanation, box: ImageClassifier) -> list[Number]:
+def _known(
+    arguments: argparse.Namespace, result: Explanation, adapter: ImageClassifier
+) -> list[Number]:
     """What a map's file says of it, a line each."""
     return [
-        Number("class", box.label(result.target)),
-        Number("objective", result.objective, decision(result) or ""),
+        Number("class", adapter.label(result.target)),
+        Number("method", *method_told(result)),
+        Number("objective", result.objective, decision(result)),
         Number("score", f"{result.score:.4g}"),
-        Number("queries", str(result.queries)),
-        Number("reliability", f"{result.reliability:.3f}", advice(result, option)),
+        Number("samples", str(result.n_samples)),
+        Number("reliability", f"{result.reliability:.3f}", arguments.spoken(advice(result))),
         Number("seconds", f"{result.seconds:.1f}"),
     ]
 
@@ -142,31 +147,29 @@ def _measured(
 
 
 def _information(
-    result: Explanation, x: torch.Tensor, box: ImageClassifier, objective: str, batch_size: int
+    result: Explanation, x: torch.Tensor, adapter: ImageClassifier, objective: str, batch_size: int
 ) -> Number:
     name, target = "information", result.target
     options: dict[str, Any] = {"objective": objective, "batch_size": batch_size}
     try:
-        curve = information_curve(box.forward, x, result, target, **options)
+        curve = information_curve(adapter.forward, x, result, target, **options)
     except (ImportError, ValueError) as error:
         return Number(name, "none", str(error))
     return Number(name, f"{curve.auc:.4f}", "the score over the picture's bytes; high is good")
 
 
 def _fill(
-    arguments: argparse.Namespace, x: torch.Tensor, box: ImageClassifier
+    arguments: argparse.Namespace, x: torch.Tensor, adapter: ImageClassifier
 ) -> tuple[float | torch.Tensor, str]:
-    """What blotted-out pixels become, and why."""
+    """What deleted pixels become, and why."""
     if arguments.fill is not None:
         given = torch.as_tensor(arguments.fill)
         if is_of_pixels(x) and not is_of_pixels(given):
-            raise ValueError(
-                "--fill must be from 0 to 1, as the pixels are, got "
-                f"{', '.join(f'{value:g}' for value in given.reshape(-1).tolist())}"
-            )
+            values = ", ".join(f"{value:g}" for value in given.reshape(-1).tolist())
+            raise ArgumentError("fill", f"must be from 0 to 1, as the pixels are, got {values}")
         return given if given.dim() else arguments.fill, "as given"
-    if box.zero is not None:
-        zero = torch.tensor(box.zero) if isinstance(box.zero, tuple) else box.zero
+    if adapter.zero is not None:
+        zero = torch.tensor(adapter.zero) if isinstance(adapter.zero, tuple) else adapter.zero
         return zero, "what the model's normalisation maps to zero"
     if bool(x.min() < 0) or bool(x.max() > 1):
         return 0.0, "the input lies outside [0, 1]: taken for normalised; see --fill"
@@ -174,26 +177,29 @@ def _fill(
 
 
 def _check_same_model(
-    arguments: argparse.Namespace, result: Explanation, x: torch.Tensor, box: ImageClassifier
+    arguments: argparse.Namespace, result: Explanation, x: torch.Tensor, adapter: ImageClassifier
 ) -> None:
     """Raises where the model's score at the input is not the one that was explained."""
     with torch.no_grad():
-        outputs = outputs_at(box.forward, x)
+        outputs = outputs_at(adapter.forward, x)
     if arguments.labels is not None:
-        check_labels(arguments, box, outputs)
+        check_labels(arguments, adapter, outputs)
     try:
         target = resolve_target(result.target, outputs, result.objective, batch=1)
         score = float(scores_of(outputs, result.objective, target, 1))
-    except (TypeError, ValueError, fwdgrad.ModelError) as error:
+    except (TypeError, ValueError, ModelError) as error:
         raise ValueError(
-            f"--model {box.name} is not the one that {arguments.map} explains: {error}; give "
-            "the --model that explain had"
+            Message(
+                f"--model {adapter.name} is not the one that {arguments.map} explains: ",
+                *(error, "; give the --model that explain had"),
+            )
         ) from None
     if not math.isclose(score, result.score, rel_tol=1e-3, abs_tol=1e-6):
+        label = adapter.label(result.target)
         raise ValueError(
-            f"--model {box.name} is not the one that {arguments.map} explains: its "
-            f"{result.objective} of {box.label(result.target)} is {score:.6g}, and the explained "
-            f"one {result.score:.6g}; give the --model that explain had"
+            f"--model {adapter.name} is not the one that {arguments.map} explains: its "
+            f"{result.objective} of {label} is {score:.6g}, and the explained one "
+            f"{result.score:.6g}; give the --model that explain had"
         )
 
 

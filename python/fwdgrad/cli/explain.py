@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import fwdgrad
 from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
 from fwdgrad.advice import advice
@@ -20,42 +19,39 @@ from fwdgrad.cli.output import (
     check_no_input,
     check_not_of_another,
     check_of_one_photo,
-    decision,
     made_folder,
-    option,
     peak_memory,
     request_of,
+    say_how,
     set_threads,
 )
 from fwdgrad.cli.text import explain_a_text
-from fwdgrad.devices import placed
-from fwdgrad.errors import warn
+from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, warn
+from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
-from fwdgrad.fingerprint import models_of
-from fwdgrad.methods import source_of
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
+from fwdgrad.runner.fingerprint import models_of
 from fwdgrad.scorer import is_of_shapes, module_of
 from fwdgrad.terminal import plain, say
 
 
-def _targets(arguments: argparse.Namespace, box: ImageClassifier) -> list[int | str | None]:
+def _targets(arguments: argparse.Namespace, adapter: ImageClassifier) -> list[int | str | None]:
     """The classes by their numbers, "auto" as it is, none of them twice."""
     found: list[int | str | None] = []
-    for text in vars(arguments).get("target", ["auto"]):
+    for text in arguments.target or ["auto"]:
         if not text.strip():
-            raise ValueError("--target must be a class's number, its name or auto, got nothing")
+            raise ArgumentError("target", "must be a class's number, its name or auto, got nothing")
         try:
             found.append(text if text == "auto" else int(text))
         except ValueError:
-            found.append(box.find(text))
+            found.append(adapter.find(text))
     return list(dict.fromkeys(found))
 
 
 def _photo(arguments: argparse.Namespace, size: int) -> Photo:
-    own = arguments.model not in MODELS
-    fit = vars(arguments).get("fit", None if own else "crop")
+    fit: Any = arguments.fit or ("crop" if arguments.model in MODELS else None)
     return read_photo(arguments.photo, size, fit, arguments.max_pixels)
 
 
@@ -70,7 +66,7 @@ def _how_cut(photo: Photo) -> str:
     return f"all of its {size}, {how}"
 
 
-def _most_probable(outputs: Any, box: ImageClassifier) -> str | None:
+def _most_probable(outputs: Any, adapter: ImageClassifier) -> str | None:
     """The five most probable classes, where there are classes."""
     kind = kind_of(outputs)
     if kind == "number":
@@ -79,7 +75,7 @@ def _most_probable(outputs: Any, box: ImageClassifier) -> str | None:
     row = row.softmax(0) if kind == "scores" else row
     values, classes = row.topk(min(5, len(row)))
     return ", ".join(
-        f"{box.label(c)} {value:.3g}"
+        f"{adapter.label(c)} {value:.3g}"
         for c, value in zip(classes.tolist(), values.tolist(), strict=True)
     )
 
@@ -91,26 +87,25 @@ def explain(arguments: argparse.Namespace) -> None:
         raise ValueError("give a photo or --text, and one of them")
     if arguments.text is not None:
         return explain_a_text(arguments)
-    if "answers" in arguments:
+    if arguments.answers is not None:
         raise ValueError("--answers is of --text")
     arguments.model = arguments.model or next(iter(MODELS))
-    size: int = vars(arguments).get("size", 224)
-    if size < 8:
-        raise ValueError(f"--size must be at least 8 pixels, got {size}")
-    if "size" in arguments and arguments.model in MODELS:
-        raise ValueError(
-            f"--size is for a callable of your own; {arguments.model} has its own size"
-        )
     request = request_of(arguments)
-    box = load_classifier(arguments.model, size, arguments.labels)
-    photo = _photo(arguments, box.size)
-    targets = _targets(arguments, box)
-    options = photo_options(arguments, photo.pixels)
-    output: Path = vars(arguments).get("output", Path(f"{arguments.photo.stem}-explanation"))
+    size = 224 if arguments.size is None else arguments.size
+    if size < 8:
+        raise ArgumentError("size", f"must be at least 8 pixels, got {size}")
+    if arguments.size is not None and arguments.model in MODELS:
+        raise ArgumentError(
+            "size", f"is for a callable of your own; {arguments.model} has its own size"
+        )
+    adapter = load_classifier(arguments.model, size, arguments.labels)
+    photo = _photo(arguments, adapter.size)
+    targets = _targets(arguments, adapter)
+    options = photo_options(arguments)
+    output = arguments.output or Path(f"{arguments.photo.stem}-explanation")
     ends = [""] if len(targets) == 1 else [f"-{target}" for target in targets]
     maps = {output / f"explanation{end}.safetensors": output / f"heatmap{end}.png" for end in ends}
-    own_checkpoint = options.pop("checkpoint", None)
-    checkpoint = Path(own_checkpoint or output / "checkpoint.safetensors")
+    checkpoint = arguments.checkpoint or output / "checkpoint.safetensors"
     read = {"the photo": arguments.photo, "--labels": arguments.labels}
     check_no_input(
         f"--output {output}", (*maps, *maps.values()), {**read, "--checkpoint": checkpoint}
@@ -123,27 +118,31 @@ def explain(arguments: argparse.Namespace) -> None:
     def at_photo(outputs: Any) -> None:
         nonlocal probable
         if arguments.labels is not None:
-            check_labels(arguments, box, outputs)
-        probable = _most_probable(outputs, box)
+            check_labels(arguments, adapter, outputs)
+        probable = _most_probable(outputs, adapter)
 
-    pixels = placed(box, photo.pixels, options.pop("device", None))
-    _warn_of_training(box)
+    def run() -> list[Explanation]:
+        return explanations(
+            adapter.forward,
+            photo.pixels,
+            targets,
+            checkpoint=checkpoint,
+            progress=not arguments.no_progress,
+            name=adapter.name,
+            at_input=at_photo,
+            **options,
+        )
+
+    _warn_of_training(adapter)
     with made_folder(output), _size_told(arguments, size):
-        source = source_of(box.forward, pixels, options.pop("method"), options)
-
-        def run() -> list[Explanation]:
-            return source.explanations(
-                pixels, targets, checkpoint, not arguments.no_progress, box.name, at_photo
-            )
-
         try:
             results = run()
-        except fwdgrad.CheckpointError as error:
-            if own_checkpoint is not None or "of another run" not in str(error):
+        except CheckpointError as error:
+            if arguments.checkpoint is not None or "of another run" not in str(error):
                 raise
             if not arguments.overwrite:
-                raise fwdgrad.CheckpointError(
-                    f"{error}, by --output or --checkpoint; --overwrite starts afresh"
+                raise CheckpointError(
+                    Message(error, ", by --output or --checkpoint; --overwrite starts afresh")
                 ) from None
             checkpoint.unlink()
             results = run()
@@ -160,39 +159,38 @@ def explain(arguments: argparse.Namespace) -> None:
         _draw(
             result,
             drawn,
-            f"{box.label(result.target)}: {result.objective} {result.score:.3g}",
-            f"red speaks for it, blue against; reliability {result.reliability:.2f}",
+            f"{adapter.label(result.target)}: {result.objective} {result.score:.3g}",
+            f"red increases the score, blue decreases it; reliability {result.reliability:.2f}",
         )
-    if own_checkpoint is None:
+    if arguments.checkpoint is None:
         checkpoint.unlink(missing_ok=True)
     say(f"photo        {_how_cut(photo)}")
     if probable:
         say(f"probable     {probable}")
-    if decided := decision(results[0]):
-        say(f"objective    {results[0].objective} ({decided})")
-    say(f"queries      {results[0].queries} on copies and 1 on the photo itself")
+    say_how(results[0], "photo")
     for result, (saved, drawn) in zip(results, maps.items(), strict=True):
-        say(f"class        {box.label(result.target)}, {result.objective} {result.score:.4g}")
-        if result.delta is not None:
-            say(f"delta        {result.delta:.3g}: the map's sum less the change from the baseline")
-        say(f"reliability  {result.reliability:.3f} ({advice(result, option)})")
+        say(f"class        {adapter.label(result.target)}, {result.objective} {result.score:.4g}")
+        if result.convergence_delta is not None:
+            say(f"convergence  delta {result.convergence_delta:.3g}: the map's sum less the change "
+                "of the score from the baseline")  # fmt: skip
+        say(f"reliability  {result.reliability:.3f} ({arguments.spoken(advice(result))})")
         say(f"heatmap      {drawn}")
         say(f"attribution  {saved} (with its standard error)")
     say(f"seconds      {results[0].seconds:.1f}")
     say(f"peak memory  {peak_memory()}, the model's and Python's own included")
 
 
-def _warn_of_training(box: ImageClassifier) -> None:
+def _warn_of_training(adapter: ImageClassifier) -> None:
     """Warns where a module in training mode is found in a function, which is not put into another.
 
     Of a module itself, and of a method of one, the run tells.
     """
-    if module_of(box) is None and any(
-        isinstance(part, torch.nn.Module) and part.training for part in models_of(box.forward)
+    if module_of(adapter) is None and any(
+        isinstance(part, torch.nn.Module) and part.training for part in models_of(adapter.forward)
     ):
         warn(
-            f"a module in {box.name} is in training mode: its scores may be random, and then the "
-            "map has that noise in it, too; call its eval() first"
+            f"a module in {adapter.name} is in training mode: its scores may be random, and then "
+            "the map has that noise in it, too; call its eval() first"
         )
 
 
@@ -201,12 +199,12 @@ def _size_told(arguments: argparse.Namespace, size: int) -> Iterator[None]:
     """Adds --size to an error of a model that seems to take pictures of another one."""
     try:
         yield
-    except fwdgrad.ModelError as error:
+    except ModelError as error:
         at_photo = "of shape (1, " in str(error) and is_of_shapes(error.__cause__)
         if arguments.model in MODELS or not at_photo:
             raise
-        raise fwdgrad.ModelError(
-            f"{error}; the pictures are {size} x {size}, and --size gives others"
+        raise ModelError(
+            Message(error, f"; the pictures are {size} x {size}, and --size gives others")
         ) from error
 
 

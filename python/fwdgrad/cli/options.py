@@ -1,101 +1,69 @@
-"""What was given on the command line, as the options of a method."""
+"""What was given on the command line, as arguments of ``fwdgrad.explain``."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from typing import Any
 
-import torch
+from fwdgrad import Grid
+from fwdgrad.cli.choices import METHOD_OPTIONS
+from fwdgrad.errors import ArgumentError, Option
+from fwdgrad.methods import METHODS
 
-import fwdgrad
-from fwdgrad.methods import light_blur
-
-_FILLS = {"grey": 0.5, "black": 0.0, "white": 1.0}
-
-
-def photo_options(arguments: argparse.Namespace, x: torch.Tensor) -> dict[str, Any]:
-    """What was given on the command line, as the method's options."""
-    given = vars(arguments)
-    if arguments.method == "auto":
-        arguments.method = "likelihood-ratio" if arguments.plain else "regions"
-    check_noise(arguments)
-    of_regions = arguments.method == "regions"
-    if not of_regions and arguments.method != "likelihood-ratio":
-        return _method_options(arguments)
-    if arguments.plain and of_regions:
-        raise ValueError("--plain is of --method likelihood-ratio, got --method regions")
-    if arguments.plain:
-        for name in ("antithetic", "cell", "field", "shared"):
-            if given.get(name):
-                raise ValueError(f"--plain has no pairs and no cells, got --{name}; leave one out")
-    options = ({"antithetic": False} if arguments.plain else {}) | _noise_options(given)
-    baseline = given.get("baseline")
-    if baseline == "none" and of_regions:
-        options |= {"baseline": None, "position": 1.0, "sigma": given.get("sigma")}
-    elif baseline == "blurred" and not of_regions:
-        options["baseline"] = light_blur(x)
-    elif baseline in _FILLS:
-        options["baseline"] = _FILLS[baseline]
-    if arguments.control is not None:
-        options["control"] = arguments.control
-    return {**options, **common_options(arguments)}
+_RUN = ("objective", "n_samples", "seed", "batch_size", "memory", "device")
 
 
-def _noise_options(given: dict[str, Any]) -> dict[str, Any]:
-    """What was given of the noise on a photo."""
-    names = ("law", "sigma", "cell", "field", "shared", "antithetic")
-    options = {name: given[name] for name in names if name in given}
-    if "block" in given:
-        block = given["block"]
-        options["block"] = block[0] if len(block) == 1 else tuple(block)
+def run_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that are of no method."""
+    return {name: value for name, value in vars(arguments).items() if name in _RUN}
+
+
+def method_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a method that were given."""
+    given = {name: getattr(arguments, name) for name in METHOD_OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in ("block", "clip"):
+        if name in options:
+            options[name] = options[name][0] if len(options[name]) == 1 else tuple(options[name])
     return options
 
 
-def check_noise(arguments: argparse.Namespace) -> None:
-    """Refuses options of noise on the input, or of cells, where there are none."""
-    given, method = vars(arguments), fwdgrad.METHODS[arguments.method]
-    noisy = callable(method.options) or "sigma" in method.options or given.get("sigma")
-    if not (noisy or method.source is fwdgrad.LikelihoodRatio):
-        for name in ("law", "block", "cell", "field", "shared"):
-            if name in given:
-                raise ValueError(
-                    f"--{name} is of noise on the input, and --method {arguments.method} has none: "
-                    "give --sigma"
-                )
-    if "field" in given and arguments.method != "regions" and given.get("cell", 1) == 1:
-        raise ValueError("--field is between cells, and there are none: give --cell")
+def method_of(name: str, options: dict[str, Any]) -> Any:
+    """The method of a name with the options that were given.
+
+    Raises:
+        ArgumentError: the method does not have one of them.
+
+    Example:
+        >>> method_of("smoothgrad", {"scale": 0.1}).scale
+        0.1
+        >>> method_of("gradient", {"scale": 0.1})
+        Traceback (most recent call last):
+        fwdgrad.errors.ArgumentError: scale is no option of method='gradient', which has none
+    """
+    has = [f.name for f in fields(METHODS[name]) if f.name in METHOD_OPTIONS]
+    for option in options:
+        if option not in has:
+            listed = [part for own in has for part in (", ", Option(own))]
+            which = ["; it has ", *listed[1:]] if has else [", which has none"]
+            raise ArgumentError(option, "is no option of ", Option("method", name), *which)
+    return METHODS[name](**options)
 
 
-def path_steps(arguments: argparse.Namespace) -> int:
-    """How many points integrated gradients take on the path."""
-    given = vars(arguments)
-    return given["queries"] if "queries" in given and not given.get("sigma") else 50
-
-
-def common_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that every method has."""
-    names = (
-        *("method", "objective", "queries", "seed", "batch_size", "memory", "checkpoint"),
-        "device",
-    )
-    return {name: vars(arguments)[name] for name in names if name in arguments}
-
-
-def _method_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of a method that asks the model for its gradient: its own, and what was given."""
-    given = vars(arguments)
-    if arguments.plain or arguments.control is not None:
-        what = "--plain" if arguments.plain else "--control"
-        raise ValueError(f"{what} is of --method likelihood-ratio, got --method {arguments.method}")
-    options = _noise_options(given)
-    if arguments.method == "integrated-gradients":
-        baseline = given.get("baseline", "black")
-        if baseline == "none":
-            raise ValueError("--baseline must not be none on a path: it starts there")
-        options["saliency"] = fwdgrad.IntegratedGradients(baseline, steps=path_steps(arguments))
-    elif "baseline" in given:
-        raise ValueError(
-            "--baseline is of --method likelihood-ratio and integrated-gradients, got --method "
-            f"{arguments.method}"
-        )
-    return {**options, **common_options(arguments)}
+def photo_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of ``fwdgrad.explain`` for a photo, method and features among them."""
+    name, options, run = arguments.method, method_options(arguments), run_options(arguments)
+    if arguments.plain:
+        if name not in ("auto", "forward-gradient"):
+            raise ValueError(f"--plain is of --method forward-gradient, got --method {name}")
+        for other in ("antithetic", "cell"):
+            if options.get(other):
+                raise ValueError(f"--plain has no pairs and no cells, got --{other}; leave one out")
+        name, options["antithetic"] = "forward-gradient", False
+    if name == "auto" and not options:
+        return {**run, "method": "auto"}
+    if name == "forward-gradient" and "cell" in options:
+        cell = options.pop("cell")
+        run["features"] = Grid((cell, cell), "nearest", jitter=True, share_channels=False)
+    return {**run, "method": method_of("regions" if name == "auto" else name, options)}

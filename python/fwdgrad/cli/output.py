@@ -8,14 +8,18 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fwdgrad.adapters.images import ImageClassifier
+from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
-from fwdgrad.stream import process_memory
+from fwdgrad.report.text import shown
+from fwdgrad.runner.memory import process_memory
+from fwdgrad.terminal import say
 
 
 def peak_memory() -> str:
@@ -31,20 +35,39 @@ def peak_memory() -> str:
     return f"{peak / 2**20:.0f} MiB"
 
 
-def check_labels(arguments: argparse.Namespace, box: ImageClassifier, outputs: Any) -> None:
+def check_labels(arguments: argparse.Namespace, adapter: ImageClassifier, outputs: Any) -> None:
     """Raises where --labels names another number of classes than the model's output has."""
     shape = tuple(getattr(outputs, "shape", ()))
-    if len(shape) == 2 and box.labels is not None and shape[1] != len(box.labels):
+    if len(shape) == 2 and adapter.labels is not None and shape[1] != len(adapter.labels):
         raise ValueError(
             f"--labels {arguments.labels} must name {shape[1]} classes, as many as the model has, "
-            f"got {len(box.labels)}"
+            f"got {len(adapter.labels)}"
         )
 
 
-def decision(result: Explanation) -> str | None:
+def method_told(result: Explanation) -> tuple[str, str]:
+    """A map's method by name, and its options with why it was chosen, where it was not named."""
+    options = {f.name: getattr(result.method, f.name) for f in fields(result.method)}
+    options["features"] = result.features
+    short = {n: f"{v:.4g}" if isinstance(v, float) else v for n, v in options.items()}
+    told = [f"{name} {shown(value)}" for name, value in short.items() if value is not None]
+    why = result.provenance.get("method", "")
+    return result.method.name, "; ".join(filter(None, [", ".join(told), why]))
+
+
+def decision(result: Explanation) -> str:
     """How the objective came about, where that was left to the model's output."""
-    found: str | None = result.provenance.get("objective")
+    found: str = result.provenance.get("objective", "")
     return found
+
+
+def say_how(result: Explanation, what: str) -> None:
+    """Says by which method a photo or a text was explained, which score, and in how many calls."""
+    name, note = method_told(result)
+    say(f"method       {name}" + (f" ({note})" if note else ""))
+    if decided := decision(result):
+        say(f"objective    {result.objective} ({decided})")
+    say(f"samples      {result.n_samples}, and 1 forward call on the {what} itself")
 
 
 def set_threads(arguments: argparse.Namespace) -> None:
@@ -53,7 +76,7 @@ def set_threads(arguments: argparse.Namespace) -> None:
         # Where there are no more threads to be had, OpenMP crashes.
         most = 8 * (os.cpu_count() or 1)
         if not 1 <= arguments.threads <= most:
-            raise ValueError(f"--threads must be from 1 to {most} here, got {arguments.threads}")
+            raise ArgumentError("threads", f"must be from 1 to {most}, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
 
 
@@ -79,7 +102,7 @@ def made_folder(output: Path) -> Iterator[None]:
 
 _HOW = (  # what a run comes out the same with, whatever it is
     "batch_size", "checkpoint", "command", "debug", "device", "line", "max_pixels", "memory",
-    "no_progress", "output", "overwrite", "threads",
+    "no_progress", "output", "overwrite", "spoken", "threads",
 )  # fmt: skip
 
 
@@ -131,11 +154,6 @@ def check_of_one_photo(output: Path, files: Iterable[Path], request: dict[str, A
                 f"--output {output} has {path.name} of another photo, {photo}; give another "
                 "--output, or --overwrite"
             )
-
-
-def option(name: str) -> str:
-    """An option as the command line has it, in a piece of advice."""
-    return f"--{name}"
 
 
 def check_no_input(given: str, outputs: Iterable[Path], inputs: Mapping[str, Path | None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,23 +13,17 @@ import fwdgrad
 from fwdgrad.adapters.decoding import FORMATS, MAX_PIXELS
 from fwdgrad.cli.choices import (
     BASELINES,
-    CONTROLS,
-    FIELDS,
+    CONTROL_VARIATES,
+    DESIGNS,
+    DISTRIBUTIONS,
     FITS,
-    LAWS,
     METHODS,
     MODELS,
     OBJECTIVES,
     TEXT_MODELS,
 )
+from fwdgrad.errors import Option
 from fwdgrad.terminal import say
-
-_DEVICE: dict[str, Any] = {
-    "default": argparse.SUPPRESS,
-    "metavar": "cpu|cuda",
-    "help": "where the model is called: a module is moved there, and a function is given its batch "
-    "there (default: cpu; a function may do as it likes)",
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,245 +34,192 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def make_parser() -> argparse.ArgumentParser:
+class _Commands(_Parser):
+    commands: dict[str, _Parser]
+
+    def written(self, command: str, option: Option) -> str:
+        """An option of a message as a command has it, or explain, or else Python.
+
+        Example:
+            >>> parser = make_parser()
+            >>> parser.written("evaluate", Option("batch_size", 1))
+            '--batch-size 1'
+            >>> parser.written("evaluate", Option("antithetic", False))
+            '--no-antithetic'
+            >>> parser.written("explain", Option("saliency"))
+            'saliency'
+        """
+        name = {"features": "cell"}.get(option.name, option.name)
+        for parser in (self.commands[command], self.commands["explain"]):
+            for action in parser._actions:
+                if action.dest == name and action.option_strings:
+                    return _as_given(action.option_strings, option.value)
+        return str(option)
+
+
+def _as_given(names: Sequence[str], value: tuple[Any, ...]) -> str:
+    """An option of the command line and its value; a switch has two names."""
+    values = value[0] if value and isinstance(value[0], tuple) else value
+    if values in ((True,), (False,)) and len(names) > 1:
+        return names[0] if values[0] else names[1]
+    return " ".join([names[0], *map(str, values)])
+
+
+def make_parser() -> _Commands:
     """The parser of all commands."""
-    parser = _Parser(
+    parser = _Commands(
         prog="fwdgrad",
         description="Explain a model's decision from forward calls alone.",
     )
     parser.add_argument("--version", action="version", version=f"fwdgrad {fwdgrad.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    _add_explain(commands)
+    _add_evaluate(commands)
+    commands.add_parser("methods", help="the methods, their options and papers")
+    commands.add_parser("info", help="versions, backends, SIMD level, threads")
+    parser.commands = commands.choices
+    for name, command in parser.commands.items():
+        if name in ("explain", "evaluate"):
+            _add_common(command.add_argument)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
+
+def _add_explain(commands: Any) -> None:
     explain = commands.add_parser(
         "explain",
         help="which parts of a photo, or words of a text, a model's decision depends on",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Blurs random regions of the photo, smoothly, and sums what that does to the "
-        "score. --plain instead adds pixel noise: the forward gradient paper's own estimator. "
-        "--method takes another, from the model's own gradient. With --text, noise goes on the "
-        "words' embeddings.",
+        description="By default, blurs random regions of the photo and estimates what each adds "
+        "to the score; with --text, adds noise to the words' embeddings.",
     )
     add = explain.add_argument
     add("photo", type=Path, nargs="?", help=f"a picture: {', '.join(FORMATS)}")
     add("--text", help="a sentence, instead of a photo")
     add(
         "--model",
-        default=None,
-        metavar="MODEL",
         help=f"of photos: {', '.join(MODELS)} (default), or package.module:callable from (batch, "
         "3, size, size), RGB in [0, 1], to logits (batch, classes); of texts: a file that "
         f"examples/train_sentiment.py wrote, or {', '.join(TEXT_MODELS)}",
     )
-    add(
-        "--answers",
-        default=argparse.SUPPRESS,
-        metavar="A,B",
-        help="of a language model: what it may say of the text (default: negative,positive)",
-    )
-    add(
-        "--method",
-        default="auto",
-        choices=["auto", *METHODS],
-        metavar="METHOD",
-        help="see fwdgrad methods; auto: regions of photos, likelihood-ratio of texts",
-    )
-    add(
-        "--size",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="of the pictures that an own callable takes (default: 224)",
-    )
+    add("--answers", metavar="A,B", help="a language model's (default: negative,positive)")
+    add("--size", type=int, help="of the pictures that an own callable takes (default: 224)")
     add(
         "--fit",
         choices=FITS,
-        default=argparse.SUPPRESS,
-        help="how the photo becomes a square: its centre is cut out, as for ImageNet; all of it, "
-        "with grey beside it; or all of it, stretched (default: crop, and of an own callable a "
-        "photo of its size as it is)",
+        help="how the photo becomes a square: its centre, as for ImageNet; all of it, with grey "
+        "beside it; or all of it, stretched (default: crop; an own callable's size stays as it is)",
     )
-    add(
-        "--max-pixels",
-        type=int,
-        default=MAX_PIXELS,
-        help="of a photo: what takes more memory than so many, by its header, is refused",
-    )
-    add("--labels", type=Path, help="text file of class names, one a line")
-    add(
-        "--target",
-        action="append",
-        default=argparse.SUPPRESS,
-        help="class number, class name, or auto: the predicted class; given again, several maps "
-        "from the same calls (default: auto)",
-    )
+    add("--target", action="append", help="class number, class name, or auto, the predicted class "
+        "(default); given again: several maps from the same forward calls")  # fmt: skip
     add(
         "--objective",
         default="auto",
         choices=OBJECTIVES,
         help="what is explained: output or logit, as it is; sigmoid, of the class's own; the "
-        "others by the softmax; auto: what lies in [0, 1] and single numbers as they are, else the "
-        "probability",
+        "others by the softmax; auto (default): values in [0, 1] and single numbers as they are, "
+        "else the probability",
     )
+    add("--samples", dest="n_samples", type=int, help="perturbed inputs that the model is called "
+        "on; a pair counts two (default: 1024, or what the method needs)")  # fmt: skip
+    _add_method(explain)
+    add("--seed", type=int, default=0, help="of the random draws (default: 0)")
+    add("--memory", help="budget such as 1GiB, instead of --batch-size")
+    add("--output", type=Path, help="folder for the files (default: PHOTO-explanation)")
+    add("--overwrite", action="store_true", help="replace another run's files in --output, too")
     add(
-        "--queries",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="calls of the model on copies; of integrated-gradients without noise the points on "
-        "the path (default: 1024; what the method needs with others)",
+        "--checkpoint",
+        type=Path,
+        help="file to continue from (default: checkpoint.safetensors in the output folder)",
     )
+    add("--no-progress", action="store_true", help="no bar")
+
+
+def _add_method(explain: argparse.ArgumentParser) -> None:
+    add = explain.add_argument_group(
+        "the method", "fwdgrad methods lists each with its options; others are refused."
+    ).add_argument
     add(
-        "--plain",
-        action="store_true",
-        help="pixel noise, no pairs, no cells: the paper's plain estimator, blockwise with --block",
+        "--method",
+        default="auto",
+        choices=["auto", *METHODS],
+        metavar="NAME",
+        help="default: auto, which is regions of photos and forward-gradient of texts",
     )
+    add("--plain", action="store_true", help="the paper's: forward-gradient without pairs")
     add(
         "--baseline",
         choices=BASELINES,
-        default=argparse.SUPPRESS,
-        help="what the photo is blended with: grey, black, white, blurred, or none, where noise is "
-        "added (default: of regions blurred, of integrated-gradients black)",
-    )
-    add(
-        "--law",
-        default=argparse.SUPPRESS,
-        choices=LAWS,
-        help="of the noise (default: of regions hadamard, of other methods normal)",
-    )
-    add(
-        "--sigma",
-        type=float,
-        default=argparse.SUPPRESS,
-        help="strength of the blend (default: 0.5), or scale of added noise, pixels being in "
-        "[0, 1] (default: a fifth of the photo's range)",
-    )
-    add(
-        "--block",
-        type=int,
-        nargs="+",
-        default=argparse.SUPPRESS,
-        metavar="PIXELS",
-        help="side of a random block that alone is noisy, or height and width (default: none)",
+        help="what hidden regions become, where a path starts, or what noise moves towards "
+        "(default: of regions blur, of integrated-gradients black)",
     )
     add(
         "--cell",
         type=int,
-        default=argparse.SUPPRESS,
-        metavar="PIXELS",
-        help="side of the cells that move together (default: as small as one group of "
-        "orthogonal directions within the queries allows)",
+        help="side of the cells in pixels: of regions (default: the smallest that the samples can "
+        "tell apart), or of forward-gradient, whose noise is then one draw in each cell and "
+        "colour, on a grid that every sample shifts",
     )
+    add("--scale", type=float, help="of the noise (default: a fifth of the input's range)")
+    add("--distribution", choices=DISTRIBUTIONS, help="of the noise (default: normal)")
     add(
-        "--field",
-        choices=FIELDS,
-        default=argparse.SUPPRESS,
-        help="between cells (default: of regions bilinear)",
+        "--design", choices=DESIGNS, help="of the samples (default: independent; of texts hadamard)"
     )
-    add(
-        "--shared",
-        action=argparse.BooleanOptionalAction,
-        default=argparse.SUPPRESS,
-        help="the same noise on all colours (default: of regions yes)",
-    )
+    add("--block", type=int, nargs="+", help="side, or height and width, of a random block that "
+        "alone is noisy")  # fmt: skip
     add(
         "--antithetic",
         action=argparse.BooleanOptionalAction,
-        default=argparse.SUPPRESS,
-        help="ask each copy with both signs of its noise (default: of likelihood-ratio yes)",
+        help="evaluate each sample with both signs of its noise (default: of forward-gradient yes)",
     )
-    add(
-        "--control",
-        choices=CONTROLS,
-        default=None,
-        help="control variate for copies without pairs",
-    )
-    add("--seed", type=int, default=0)
-    add("--batch-size", type=int, default=None, help="copies per forward call")
-    add("--memory", default=None, help="budget such as 1GiB, instead of --batch-size")
-    add("--threads", type=int, default=None, help="of torch and of the kernels")
-    add("--device", **_DEVICE)
-    add(
-        "--output",
-        type=Path,
-        default=argparse.SUPPRESS,
-        help="folder for the files (default: the photo's name and -explanation)",
-    )
-    add(
-        "--overwrite",
-        action="store_true",
-        help="replace another run's files in the output folder, too",
-    )
-    add(
-        "--checkpoint",
-        type=Path,
-        default=argparse.SUPPRESS,
-        help="file to go on from (default: checkpoint.safetensors in the output folder)",
-    )
-    add("--no-progress", action="store_true", help="no bar")
-    add("--debug", action="store_true", help="show the traceback of an error")
-
-    _add_evaluate(commands)
-
-    methods = commands.add_parser(
-        "methods", help="what can be combined, with the papers' equations"
-    )
-    methods.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-    info = commands.add_parser("info", help="versions, backends, SIMD level, threads")
-    info.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    add("--control-variate", choices=CONTROL_VARIATES, help="of samples without pairs")
+    add("--steps", type=int, help="points on the path (default: 50)")
+    add("--clip", type=float, nargs=2, metavar=("LOW", "HIGH"), help="clamp samples to a range")
 
 
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="how good a map of fwdgrad explain is: deletion, insertion, sparseness, localization",
-        description="Asks the model how its score changes as pixels are blotted out, and as they "
-        "are put into a blur, in the map's order.",
+        description="Measures how the score changes as pixels are deleted, and as they are "
+        "inserted into a blurred picture, in the map's order.",
     )
     add = evaluate.add_argument
     add("map", type=Path, metavar="MAP", help="explanation.safetensors of fwdgrad explain")
-    add(
-        "--model",
-        default=MODELS[0],
-        metavar="MODEL",
-        help=f"the one that was explained: {', '.join(MODELS)} (default) or "
-        "package.module:callable",
-    )
-    add("--labels", type=Path, help="text file of class names, one a line")
+    add("--model", default=MODELS[0], help=f"the one that was explained (default: {MODELS[0]})")
     add(
         "--objective",
         choices=OBJECTIVES[1:],
-        help="the score that is followed (default: the one that was explained)",
+        help="the score that is measured (default: the one that was explained)",
     )
-    add(
-        "--steps",
-        type=int,
-        help="of the curves (default: 224, or the map's pixels where those are fewer)",
-    )
+    add("--steps", type=int, help="of the curves (default: 224, at most the map's pixels)")
     add(
         "--fill",
         type=_levels,
         metavar="V[,V,V]",
-        help="what blotted-out pixels become, one number or one for each colour (default: what "
-        "the model's normalisation maps to zero; 0.5 for an own callable)",
+        help="what deleted pixels become, one number or one for each colour (default: what the "
+        "model's normalisation maps to zero; 0.5 for an own callable)",
     )
-    add(
-        "--mask",
-        type=Path,
-        metavar="FILE",
-        help="a picture of the photo's size, opaque on transparent or white on black where the "
-        "object is",
-    )
+    add("--mask", type=Path, help="a picture of the photo's size, opaque on transparent or white "
+        "on black where the object is")  # fmt: skip
+    add("--report", type=Path, help="write a page of pictures, curves and numbers")
+
+
+def _add_common(add: Any) -> None:
+    add("--labels", type=Path, help="text file of class names, one a line")
+    add("--batch-size", type=int, help="inputs per forward call")
     add(
         "--max-pixels",
         type=int,
         default=MAX_PIXELS,
-        help=f"of the mask, as of explain's photo (default: {MAX_PIXELS})",
+        help=f"refuse pictures that take the memory of more (default: {MAX_PIXELS})",
     )
-    add("--report", type=Path, metavar="FILE", help="write a page of pictures, curves and numbers")
-    add("--batch-size", type=int, help="pictures per forward call")
     add("--threads", type=int, help="of torch and of the kernels")
-    add("--device", **_DEVICE)
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add(
+        "--device",
+        metavar="cpu|cuda",
+        help="where the model is called: a module is moved there, a function is given its batch "
+        "there (default: cpu)",
+    )
 
 
 def _levels(text: str) -> float | tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""How good is a map: curves of the score, localization, sparseness, agreement, sanity.
+"""Metrics of maps: curves of the score, localization, sparseness, agreement, sanity.
 
 >>> import torch
 >>> from fwdgrad import metrics
@@ -10,7 +10,6 @@ from fwdgrad.metrics.agreement import cosine, pearson, spearman, top_k_overlap
 from fwdgrad.metrics.curves import Curve, deletion, insertion, rise_blur
 from fwdgrad.metrics.information import InformationCurve, information_curve, median_curve
 from fwdgrad.metrics.localization import pointing_game, share_inside
-from fwdgrad.metrics.quantus import quantus_metric
 from fwdgrad.metrics.sanity import consistency, invariance, layers_of, randomised, shifted
 from fwdgrad.metrics.sparseness import gini
 
@@ -28,7 +27,6 @@ __all__ = [
     "median_curve",
     "pearson",
     "pointing_game",
-    "quantus_metric",
     "randomised",
     "rise_blur",
     "share_inside",

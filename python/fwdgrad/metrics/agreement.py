@@ -1,4 +1,4 @@
-"""How far two maps say the same: an estimate and the gradient itself, two seeds, two models."""
+"""Agreement of two maps: of an estimate and the gradient itself, of two seeds, of two models."""
 
 from __future__ import annotations
 

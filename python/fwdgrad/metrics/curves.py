@@ -1,4 +1,4 @@
-"""Deletion and insertion: does the score follow the pixels that a map ranks first?"""
+"""Deletion and insertion: whether the score follows the pixels that a map ranks first."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fwdgrad.errors import ModelError
+from fwdgrad.checks import check_integer, first_outside
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
 from fwdgrad.inputs import input_of
 from fwdgrad.metrics.maps import followed, heatmap_of
 from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
 from fwdgrad.scorer import Scorer, check_mode, check_model
-from fwdgrad.state import TorchState
-from fwdgrad_kernels.checks import check_integer
-from fwdgrad_kernels.spec import first_outside
+from fwdgrad.torch_state import TorchState
 
 _KERNEL, _DEVIATION = 11, 5.0  # of RISE's blur, in pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-    """Scores of a picture as its pixels change hands, a step at a time.
+    """The scores of a picture as its pixels are deleted or inserted, step by step.
 
     Attributes:
         scores: float64 (steps + 1,); the first before any pixel has changed, the last when all
@@ -63,7 +62,7 @@ def deletion(
     objective: Objective = "auto",
     batch_size: int = 32,
 ) -> Curve:
-    """The score as pixels are blotted out, those that the map ranks highest first; low is good.
+    """The score as pixels are deleted, those that the map ranks highest first; low is good.
 
     Args:
         model: takes a batch (batch, *x.shape) and returns (batch, classes) or (batch,). One with
@@ -73,14 +72,13 @@ def deletion(
             channels of a pixel change together.
         target: the class whose score is followed; "auto": the explanation's, or of a map the
             predicted one.
-        steps: in which as many pixels change, to one where they do not divide them; one score
-            more is taken.
+        steps: of as many pixels each, or one pixel fewer; there is one score more than steps.
             Default: 224, as in RISE's evaluation of pictures of 224 x 224, or the map's pixels
             where those are fewer.
         fill: what takes the pixels' place: a number, or one for each channel (C,). RISE takes what
             the model's normalisation maps to zero: of EfficientNet-Lite0 127/255.
-        objective: see ``LikelihoodRatio``; "auto": the explanation's, or of a map what the output
-            at x says: of logits the probability, which RISE takes.
+        objective: see ``fwdgrad.explain``; "auto": the explanation's, or of a map what the output
+            at x decides: of logits the probability, which RISE takes.
         batch_size: pictures per call. Nothing else of the curve's size exists.
 
     Returns:
@@ -117,14 +115,14 @@ def insertion(
     objective: Objective = "auto",
     batch_size: int = 32,
 ) -> Curve:
-    """The score as pixels are put into a blur, those that the map ranks highest first.
+    """The score as pixels are inserted into a blur, those that the map ranks highest first.
 
     High is good. The class is that of the picture itself, not of the blur.
 
     Args:
         model, x, heatmap, target, steps, objective, batch_size: see ``deletion``.
         fill: what lies outside the picture where it is blurred.
-        start: what the pixels are put into, of x's shape. Default: ``rise_blur(x, fill)``.
+        start: what the pixels are inserted into, of x's shape. Default: ``rise_blur(x, fill)``.
 
     Returns:
         The curve: ``scores`` and ``auc``.
@@ -204,15 +202,18 @@ def _filled(x: Tensor, fill: float | Tensor) -> Tensor:
         values = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
         finite = bool(torch.isfinite(values).all())
     except Exception:
-        raise TypeError(f"fill must be a number or a tensor, got {told(repr(fill), 80)}") from None
+        raise ArgumentTypeError(
+            "fill", f"must be a number or a tensor, got {told(repr(fill), 80)}"
+        ) from None
     if not finite:
-        raise ValueError(f"fill must be finite, got {told(repr(fill), 80)}")
+        raise ArgumentError("fill", f"must be finite, got {told(repr(fill), 80)}")
     if values.dim() == 1 and x.dim() == 3 and len(values) == len(x):
         values = values[:, None, None]
     elif values.dim():
-        raise ValueError(
-            f"fill must be a number or one for each of x's channels, got {tuple(values.shape)} for "
-            f"x of shape {tuple(x.shape)}"
+        raise ArgumentError(
+            "fill",
+            f"must be a number or one for each of x's channels, got {tuple(values.shape)} for x of "
+            f"shape {tuple(x.shape)}",
         )
     return values.expand(x.shape)
 
@@ -233,7 +234,9 @@ def _curve(
     values = heatmap_of(heatmap, x.shape)
     steps = check_integer("steps", min(224, values.numel()) if steps is None else steps, 1)
     if steps > values.numel():
-        raise ValueError(f"steps must be at most {values.numel()}, the map's pixels, got {steps}")
+        raise ArgumentError(
+            "steps", f"must be at most {values.numel()}, the map's pixels, got {steps}"
+        )
     # The place of each pixel in descending order; equal ones keep the picture's order.
     order = values.flatten().argsort(descending=True, stable=True)
     rank = torch.empty_like(order)

@@ -1,4 +1,4 @@
-"""How much of a picture must a map reveal before the model is sure again?"""
+"""Performance information curves: how much of a picture a map reveals before the score is back."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.checks import check_integer, check_number
 from fwdgrad.hard_labels import KeptLabel
 from fwdgrad.inputs import input_of
 from fwdgrad.metrics.maps import followed, heatmap_of
 from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
 from fwdgrad.scorer import Scorer, check_mode, check_model
-from fwdgrad.source import check_number
-from fwdgrad.state import TorchState
-from fwdgrad_kernels.checks import check_integer
+from fwdgrad.torch_state import TorchState
 
 Array = np.ndarray[Any, Any]
 
@@ -78,7 +77,7 @@ def information_curve(
         heatmap: a map (H, W), or an ``Explanation``, whose channels are summed.
         target: the class whose score is followed; "auto": the explanation's, or of a map the
             predicted one.
-        objective: see ``LikelihoodRatio``; "probability" gives the softmax information curve,
+        objective: see ``fwdgrad.explain``; "probability" gives the softmax information curve,
             "accuracy", which is 1 where the class is the predicted one and 0 elsewhere, the
             accuracy one. "auto": the explanation's, or of a map what the output at x says: of
             logits the probability.
@@ -99,7 +98,7 @@ def information_curve(
         ImportError: Pillow or SciPy is not installed.
 
     Example:
-        >>> x = torch.full((1, 64, 64), 0.5)  # a plain ground with a grainy square on it
+        >>> x = torch.full((1, 64, 64), 0.5)  # a uniform background with a grainy square on it
         >>> x[:, 20:40, 20:40] = torch.rand(20, 20, generator=torch.Generator().manual_seed(0))
         >>> grain = lambda batch: batch.diff(dim=3).abs().mean((1, 2, 3))
         >>> good = torch.zeros(64, 64)
@@ -273,7 +272,7 @@ def _scores(
             (chosen,) = scorer.targets
             if chosen is None:
                 raise ValueError(
-                    "objective must not be 'accuracy' where the model returns one number per copy"
+                    "objective must not be 'accuracy' where the model returns one number per sample"
                 )
             scorer = Scorer(model, batch[-1], [None], KeptLabel(chosen))
         # Copied: a model may return a buffer of its own.

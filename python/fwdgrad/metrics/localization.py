@@ -1,4 +1,4 @@
-"""Does a map lie on the object?"""
+"""Localization: whether a map lies on the object."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.checks import check_integer
 from fwdgrad.metrics.maps import heatmap_of
-from fwdgrad_kernels.checks import check_integer
 
 
 def pointing_game(heatmap: Any, mask: Tensor, tolerance: int = 15) -> bool:

@@ -1,4 +1,4 @@
-"""What the metrics take as a map."""
+"""Maps as the metrics take them: a tensor or an explanation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.checks import first_outside
+from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
 from fwdgrad.objectives import OBJECTIVES, Objective, check_objective
 from fwdgrad.outputs import told
-from fwdgrad_kernels.spec import first_outside
 
 
 def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heatmap") -> Tensor:
@@ -57,7 +58,7 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
 
 
 def followed(heatmap: Any, target: Any, objective: Objective, x: Tensor) -> tuple[Any, Objective]:
-    """What a metric follows: what an explanation explains, where nothing else is asked for.
+    """The target and the objective that a metric follows: by default the explanation's.
 
     Args:
         heatmap: a map, or an ``Explanation``.
@@ -87,15 +88,16 @@ def followed(heatmap: Any, target: Any, objective: Objective, x: Tensor) -> tupl
     if objective == "auto":
         objective = heatmap.objective
         if objective not in OBJECTIVES:
-            raise ValueError(
-                f"objective must be given: heatmap explains {objective}, a callable, of which an "
-                "explanation has the name alone; give it as objective="
+            raise ArgumentError(
+                "objective",
+                f"must be given: heatmap explains {objective}, a callable, of which an explanation "
+                "has the name alone",
             )
     return heatmap.target if isinstance(target, str) and target == "auto" else target, objective
 
 
 def elements_of(value: Any, name: str) -> Tensor:
-    """All elements of a map: an explanation's are not summed.
+    """All elements of a map; those of an explanation are not summed over channels.
 
     >>> elements_of(torch.tensor([[1.0], [2.0]]), "one").tolist()
     [[1.0], [2.0]]
@@ -104,7 +106,7 @@ def elements_of(value: Any, name: str) -> Tensor:
 
 
 def pair_of(one: Any, other: Any) -> tuple[Tensor, Tensor]:
-    """Two maps that are compared, as vectors.
+    """Two maps of one shape, as vectors.
 
     Example:
         >>> [len(v) for v in pair_of(torch.ones(2, 3), torch.zeros(2, 3))]

@@ -1,4 +1,4 @@
-"""Does a map depend on what the model has learnt, and on nothing that the model does not see?"""
+"""Sanity checks: a map depends on what the model has learnt, and on nothing else."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.checks import check_integer
 from fwdgrad.explanation import Explanation
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.maps import elements_of
 from fwdgrad.scorer import check_statistics
-from fwdgrad.state import Mode, TorchState
-from fwdgrad_kernels.checks import check_integer
+from fwdgrad.torch_state import Mode, TorchState
 
 Model = Callable[[Tensor], Any]
 Explainer = Callable[[Any, Tensor], Any]
@@ -46,8 +46,8 @@ def randomised(
 
     Args:
         model: is left as it is. Each module draws by its own ``reset_parameters``; parameters of
-            one that has none come from a normal law of their own mean and deviation. What batch
-            normalisation has counted is forgotten too, as its ``reset_parameters`` does it.
+            one that has none come from a normal distribution of their own mean and deviation. What
+            batch normalisation has counted is forgotten too, as its ``reset_parameters`` does it.
         seed: of the draws, which are made on the CPU by a generator of their own; torch's go on as
             if nothing had been drawn.
         layers: names of those that are drawn, see ``layers_of``; all by default. A layer draws the
@@ -87,9 +87,8 @@ def randomised(
     with TorchState(), torch.no_grad():
         for name in names if layers is None else layers:
             fresh, layer = drawn.get_submodule(name), result.get_submodule(name)
-            for entry in (*layer._parameters, *layer._buffers):
-                if getattr(layer, entry) is not None:
-                    getattr(layer, entry).copy_(getattr(fresh, entry))
+            for own, new in zip(_tensors_of(layer), _tensors_of(fresh), strict=True):
+                own.copy_(new)
     return result
 
 
@@ -101,7 +100,7 @@ def consistency(
     seed: int = 0,
     layers: Sequence[str] | None = None,
 ) -> float:
-    """How much a map keeps of itself when the model forgets what it has learnt; low is good.
+    """How much of a map stays when the model forgets what it has learnt; low is good.
 
     The size of Spearman's correlation between the maps of the model and of the randomised one, the
     mean of two: of the maps with their signs, and of their absolute values. It is not signed,
@@ -111,7 +110,8 @@ def consistency(
 
     Args:
         explain: takes a model and x and returns a map, or an ``Explanation``. It must name the
-            class: the randomised model predicts another.
+            class and the objective: by default they follow from the output, and the randomised
+            model has another.
         model: whose parameters are drawn anew, see ``randomised``. One with batch normalisation in
             training mode is refused.
         x: one input, without a batch axis.
@@ -243,6 +243,11 @@ class _Drawn(Mode):
         if name in _RANDOM and keywords.get("generator") is None:
             keywords["generator"] = self.generator
         return function(*arguments, **keywords)
+
+
+def _tensors_of(layer: torch.nn.Module) -> list[Tensor]:
+    """A layer's own parameters and buffers."""
+    return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
 
 
 def _draw(module: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""How few pixels a map comes down to."""
+"""Sparseness: on how few pixels a map is concentrated."""
 
 from __future__ import annotations
 

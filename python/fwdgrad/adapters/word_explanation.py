@@ -1,0 +1,170 @@
+"""The explanation of a text, and how it is shown in a terminal and as a page."""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fwdgrad.explanation import Explanation
+from fwdgrad.terminal import plain
+
+
+@dataclass(eq=False)
+class TextExplanation:
+    """Which words of a text a score depends on.
+
+    Attributes:
+        text: what was explained.
+        spans: where each word starts and stops in it.
+        scores: (W,), float64: a word's share, see ``explain_text``.
+        standard_errors: (W,): of each; NaN where ``explanation`` has none.
+        reduce: "input" (scores have a sign) or "norm".
+        label: the class that was explained, in words.
+        explanation: of the embeddings.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    scores: Tensor
+    standard_errors: Tensor
+    reduce: str
+    label: str
+    explanation: Explanation
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words as they stand in the text."""
+        return tuple(self.text[start:stop] for start, stop in self.spans)
+
+    @property
+    def reliability(self) -> float:
+        """Whether other noise would give the same scores: 1 - mean squared error / variance.
+
+        Both are over the words; ``explanation.reliability``, of single numbers of embeddings, is
+        far lower. Negative values come out as 0; NaN for a single word.
+        """
+        if len(self.scores) < 2:
+            return math.nan
+        share = self.standard_errors.square().mean() / self.scores.var()
+        return (1 - share).clamp(min=0).item()
+
+    @property
+    def strengths(self) -> Tensor:
+        """The scores as shares of the largest, in -1 .. 1."""
+        top = self.scores.abs().max()
+        return self.scores / top if top > 0 else torch.zeros_like(self.scores)
+
+    def __repr__(self) -> str:
+        """One line that says what it is."""
+        return (
+            f"TextExplanation({self._headline()}, {len(self.spans)} words, "
+            f"{self.explanation.n_samples} samples, reliability {self.reliability:.2f})"
+        )
+
+    def __str__(self) -> str:
+        """A headline and the marked text, coloured where a terminal reads it."""
+        reliability = f"reliability {self.reliability:.2f}"
+        return f"{self._headline()}; {reliability}\n{self.to_terminal()}"
+
+    def _headline(self) -> str:
+        return f"{plain(self.label)}: {self.explanation.objective} {self.explanation.score:.4g}"
+
+    def to_terminal(self, colour: bool | None = None) -> str:
+        """The text with marked words: red ones increase the score, blue ones decrease it.
+
+        Args:
+            colour: True for colours of the 256-colour palette; False for one to three signs after
+                a word, such as ``great(+++)``; None for colours where standard output is a terminal
+                that has them and NO_COLOR is not set.
+
+        Returns:
+            The text, with control characters written out as escapes.
+        """
+        if colour is None:
+            colour = (
+                not os.environ.get("NO_COLOR")
+                and os.environ.get("TERM") != "dumb"
+                and sys.stdout is not None
+                and sys.stdout.isatty()
+            )
+        return self._marked(_shown, _in_colour if colour else _with_signs)
+
+    def to_html(self) -> str:
+        """A page with coloured words: red ones increase the score, blue ones decrease it.
+
+        Each word's score and standard error show under the pointer. Whatever the text and the
+        labels contain is escaped.
+
+        Returns:
+            A complete HTML document that refers to nothing outside itself.
+        """
+
+        def safe(text: str) -> str:
+            return html.escape(_shown(text))
+
+        numbers = iter(zip(self.scores.tolist(), self.standard_errors.tolist(), strict=True))
+
+        def mark(word: str, strength: float) -> str:
+            score, error = next(numbers)
+            colour = "255,60,60" if strength > 0 else "60,120,255"
+            return (
+                f'<span title="{score:+.3g} ± {error:.2g}" '
+                f'style="background:rgba({colour},{0.7 * abs(strength):.2f})">{word}</span>'
+            )
+
+        return (
+            '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>Explanation</title>\n'
+            "<style>body{background:#fff;color:#111;font:18px/1.7 sans-serif;max-width:45em;"
+            "margin:2em auto}span{border-radius:3px}.text{white-space:pre-wrap}"
+            ".note{color:#555;font-size:14px}</style></head>\n"
+            f'<body><h1 dir="auto">{html.escape(self._headline())}</h1>\n'
+            f'<p class="text" dir="auto">{self._marked(safe, mark)}</p>\n'
+            f'<p class="note">{_legend(self.reduce)} '
+            f"{self.explanation.n_samples} samples, reliability {self.reliability:.2f}.</p>"
+            "</body></html>\n"
+        )
+
+    def _marked(self, safe: Callable[[str], str], mark: Callable[[str, float], str]) -> str:
+        """The text with ``mark`` applied to its words and ``safe`` to everything."""
+        parts, last = [], 0
+        for (start, stop), strength in zip(self.spans, self.strengths.tolist(), strict=True):
+            parts += [safe(self.text[last:start]), mark(safe(self.text[start:stop]), strength)]
+            last = stop
+        return "".join([*parts, safe(self.text[last:])])
+
+
+def _legend(reduce: str) -> str:
+    if reduce == "norm":
+        return "The redder a word, the more the score depends on it."
+    return "Red words increase the score, blue words decrease it."
+
+
+# Backgrounds of the 6 x 6 x 6 colour cube, from faint to full.
+_RED = (224, 217, 210, 203, 196)
+_BLUE = (189, 147, 105, 63, 21)
+
+
+def _in_colour(word: str, strength: float) -> str:
+    level = round(5 * abs(strength))
+    if not level:
+        return word
+    background = (_RED if strength > 0 else _BLUE)[level - 1]
+    letters = 231 if strength < 0 and level > 2 else 16
+    return f"\x1b[38;5;{letters};48;5;{background}m{word}\x1b[0m"
+
+
+def _with_signs(word: str, strength: float) -> str:
+    signs = ("+" if strength > 0 else "-") * round(3 * abs(strength))
+    return f"{word}({signs})" if signs else word
+
+
+def _shown(text: str) -> str:
+    """The text, without what would drive a terminal or reverse a page's direction of writing."""
+    return plain(text, lines=True)

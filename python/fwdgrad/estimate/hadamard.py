@@ -1,0 +1,104 @@
+"""Maps of less than two Hadamard groups, and their error from the directions that no draw uses.
+
+A group has M directions for fewer draws. A linear score has nothing along the others, so what is
+found there is what higher orders (and noise) put into any direction. Two draws i and j that act
+together put it into direction i xor j, and not all are met as often. Of a group that is not whole,
+a draw also leaks into others: by how much, is known. Samples of a second group that was begun err
+as much again, and by the leaks of any score there.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from fwdgrad.estimate.reliability import some
+from fwdgrad.plan import Plan
+from fwdgrad_kernels import NoiseSpec, expand, hadamard_sums, walsh_hadamard
+
+
+def is_alone(plan: Plan) -> bool:
+    """Whether a run is less than two Hadamard groups, with directions that no draw uses."""
+    spec = plan.spec
+    if spec is None or spec.design != "hadamard" or spec.block is not None:
+        return False
+    one = plan.unit == spec.group and plan.samples < 2 * plan.unit
+    return one and 1 < spec.draws < spec.group
+
+
+def sum_features(weights: Tensor, spec: NoiseSpec, backend: str) -> tuple[Tensor, Tensor]:
+    """The map of less than two groups, and its error: summed for features, and expanded once.
+
+    Each draw's estimate errs alike, and its directions are orthogonal: the errors of draws that an
+    element lies between add up as those of independent ones.
+
+    Args:
+        weights: (samples,), of each sample.
+        spec: of the noise.
+        backend: of the kernels.
+
+    Returns:
+        The sums over n, and their standard error, of the input's shape.
+    """
+    n, dtype = len(weights), weights.dtype
+    groups = weights.split(spec.group)  # the second was begun at most
+    sums = [
+        hadamard_sums(part, spec, g * spec.group, backend=backend) for g, part in enumerate(groups)
+    ]
+    variance = _variance(sums[0], weights, spec)
+
+    def on_input(values: list[Tensor], squared: bool) -> Tensor:
+        maps = (
+            expand(one.to(dtype), spec, g * spec.group, squared=squared, backend=backend)
+            for g, one in enumerate(values)
+        )
+        return functools.reduce(torch.add, maps)
+
+    mean = on_input([found[: spec.draws] / n for found in sums], False)
+    shares = [variance * len(part) / n for part in groups]
+    spread = on_input([torch.full_like(sums[0][: spec.draws], s) for s in shares], True)
+    return mean.contiguous(), spread.contiguous().sqrt_()
+
+
+def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
+    """Of a draw's estimate, from what no draw uses."""
+    n, draws, group = len(weights), spec.draws, spec.group
+    more, asked = max(0, n - group), min(n, group)
+    found = (found / asked).square_().cpu()
+    leaks = torch.zeros_like(found)
+    if asked < group:
+        ones = torch.ones(asked)
+        even = (hadamard_sums(ones, spec, 0) / asked).square_()
+        even[0] = 0  # what draw i leaks into j is even[i xor j] of it
+        used = (torch.arange(group) < draws).double()
+        leaks = walsh_hadamard(walsh_hadamard(found * used) * walsh_hadamard(even)) / group
+    variance = float((found - leaks)[draws:].mean().clamp(min=0)) * _met_more(draws, group)
+    variance += float(leaks[1:draws].mean())
+    if more:
+        begun = variance + (1 / more - 1 / group) * float(weights[group:].var(correction=0))
+        variance = ((n - more) / n) ** 2 * variance + (more / n) ** 2 * begun
+    return variance
+
+
+@functools.lru_cache(maxsize=16)
+def _met_more(draws: int, group: int) -> float:
+    """How much more often two draws' directions meet in a used direction than in an unused one."""
+    used = (torch.arange(group) < draws).double()
+    met = walsh_hadamard(walsh_hadamard(used).square())
+    return float(met[1:draws].mean() / met[draws:].mean())
+
+
+def spare_reliability(plan: Plan, attribution: Tensor, error: Tensor) -> float:
+    """The share of a map's variance that is not its error's: of two runs, the correlation."""
+    one, wrong = some(attribution).double(), some(error).double()
+    scale = plan.method.noise_scale
+    for each in (scale if isinstance(scale, Tensor) else None, plan.factor):  # per deviation
+        if each is not None:
+            part = some(each).to(one)
+            one, wrong = one * part, wrong * part
+    total = float((one - one.mean()).square_().mean()) if len(one) > 1 else 0.0
+    share = 1 - float(wrong.square().mean()) / total if total else math.nan
+    return 0.0 if share < 0 else share  # NaN stays

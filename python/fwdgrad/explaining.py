@@ -1,0 +1,306 @@
+"""explain: from a model and an input to an explanation."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from typing import Any, TypedDict, overload
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from fwdgrad.advice import is_noise, warn_of_noise
+from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.devices import placed
+from fwdgrad.errors import ArgumentError
+from fwdgrad.estimate.moments import Result
+from fwdgrad.estimate.scores import attributions
+from fwdgrad.explanation import Explanation
+from fwdgrad.files import digest_of
+from fwdgrad.inputs import input_of
+from fwdgrad.methods import METHODS, choose, method_of
+from fwdgrad.methods.base import Method, Request, hint_of
+from fwdgrad.methods.noise import features_of
+from fwdgrad.objectives import Objective, check_objective, objective_name
+from fwdgrad.plan import Plan
+from fwdgrad.powers import warn_unless_finite
+from fwdgrad.runner.loop import Progress
+from fwdgrad.runner.run import Outcome, run
+from fwdgrad.runner.settings import Settings
+from fwdgrad.scorer import check_model
+from fwdgrad_kernels import CONTRACT, Features, is_channels_last
+
+Target = int | str | None
+
+
+class Options(TypedDict, total=False):
+    """What ``explain`` takes beside the model, the input and the target."""
+
+    method: str | Method
+    objective: Objective
+    n_samples: int | None
+    features: Features | Tensor | None
+    seed: int
+    batch_size: int | None
+    memory: int | str | None
+    checkpoint: str | os.PathLike[str] | None
+    progress: Progress
+    name: str | None
+    backend: str
+    device: str | torch.device | None
+
+
+@overload
+def explain(
+    model: Callable[[Tensor], Any],
+    x: Any,
+    target: Target = "auto",
+    **options: Unpack[Options],
+) -> Explanation: ...
+
+
+@overload
+def explain(
+    model: Callable[[Tensor], Any],
+    x: Any,
+    target: list[Target] | list[int] | tuple[Target, ...],
+    **options: Unpack[Options],
+) -> list[Explanation]: ...
+
+
+def explain(
+    model: Callable[[Tensor], Any],
+    x: Any,
+    target: Any = "auto",
+    *,
+    method: str | Method = "auto",
+    objective: Objective = "auto",
+    n_samples: int | None = None,
+    features: Features | Tensor | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory: int | str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress = False,
+    name: str | None = None,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
+    **unknown: Any,
+) -> Explanation | list[Explanation]:
+    """Which elements of an input a model's score depends on; by default from forward calls alone.
+
+    Args:
+        model: takes a batch (batch, *x.shape) of x's type and returns (batch, classes) or
+            (batch,). Methods that take its own gradient need operations of torch. A module in
+            training mode is warned of or refused; of one within a function nothing is seen: call
+            ``eval()`` first. The batch is overwritten after the call: a model that keeps it must
+            clone it.
+        x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
+            (N,); float32, float64, float16 or bfloat16. A NumPy array of floating numbers is taken
+            as the tensor that it is; a picture of Pillow, or a path to one, as all of it,
+            (3, H, W) in [0, 1], or as the middle of it that an ``ImageClassifier`` takes.
+        target: the class to explain, its name where the model knows names (an
+            ``ImageClassifier``), "auto" for the predicted one, None where the model returns one
+            number. A list of classes gives a list of explanations from the same calls.
+        method: what is estimated: a value such as ``Regions(cell=16)``, or a name in
+            ``fwdgrad.methods.METHODS`` for the one with its defaults. "auto" is ``Regions()`` for
+            pictures, (1 or 3, H, W) of values in [0, 1], 16 pixels a side at least, and
+            ``ForwardGradient()`` for all else; what looks like a picture and is not taken for one
+            gets a warning.
+        objective: what is explained of a class: "output" (also called "logit"), as it is;
+            of logits "probability" (their softmax), "log-probability", "cross-entropy" or
+            "sigmoid" (of the class's own); or a callable from the model's output to one score a
+            sample: ``Difference``, ``KeptLabel``, ``LabelDistance``, ``TextAnswer``. "auto" looks
+            at the output at x: one number a sample, rows that are probabilities, and rows in
+            [0, 1] that do not sum to 1, of several labels, are taken as they are; else softmax.
+        n_samples: perturbed inputs that the model is called on; one more call is made at x itself.
+            None: as many as the method takes by default.
+        features: what moves together, for ``Regions`` and ``ForwardGradient``: ``Elements()``,
+            ``Grid(cell)`` over one to three axes (series (C, T), pictures, volumes (C, D, H, W)),
+            ``Labels(mask)``, or a mask of integers. An element's attribution is that of the
+            feature that it is in.
+        seed: of all that is drawn, 0 .. 2^64 - 1.
+        batch_size: samples per forward call. The result does not depend on it, as far as the
+            model's own output for a sample does not.
+        memory: instead, a budget such as "1GiB" for the input, samples, sums and what the model is
+            seen to need; picks the micro-batch.
+        checkpoint: a file that is written every second (less often where that takes more than a
+            tenth of the time) and at Ctrl-C. Where it exists, the run goes on from it and ends with
+            the same bits as an uninterrupted one. It is refused where the input, an option, the
+            model's parameters or its output at the input are others; then a few samples are
+            evaluated again (4; 32 of a model that only tells labels), and their scores compared.
+            That alone tells two functions apart that are both called ``<lambda>``;
+            ``fwdgrad.runner.fingerprint`` says how closely.
+        progress: True for a bar on standard error, or a callable of (calls done, all).
+        name: what you call the model, "v3" say: kept in the explanation; a checkpoint of another
+            name is refused.
+        backend: of the kernels, see ``fwdgrad_kernels.backend_for``.
+        device: "cpu", "cuda", "cuda:1", ...: where to put x, and so its samples and its maps. A
+            module, or one whose method the model is, is moved there as by ``model.to(device)``,
+            and stays there; a function is called with a batch on that device, and what it does
+            with it is its own matter. None: x and the model stay where they are.
+
+    Returns:
+        The explanation: attribution, standard error, reliability and what repeats the run.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what would do.
+        ModelError: the model failed or returned something of no use.
+        CheckpointError: the checkpoint is of another run, damaged, or in use by one.
+
+    Example:
+        >>> import torch
+        >>> from fwdgrad import ForwardGradient
+        >>> model = torch.nn.Linear(4, 2).eval()
+        >>> method = ForwardGradient(scale=0.5, design="hadamard")
+        >>> explain(model, torch.ones(4), 0, method=method, objective="output", n_samples=64)
+        Explanation(output of class 0 = ..., shape (4,), 64 samples, reliability 1.00)
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*, and for each
+    method what its class says.
+    """
+    for given in unknown:
+        raise TypeError(_wrong(given))
+    several = isinstance(target, (list, tuple))
+    found = explanations(
+        model, x, list(target) if several else [target],
+        method=method, objective=objective, n_samples=n_samples, features=features, seed=seed,
+        batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
+        backend=backend, device=device,
+    )  # fmt: skip
+    warn_of_noise(list(filter(is_noise, found)), len(found))
+    return found if several else found[0]
+
+
+def explanations(
+    model: Callable[[Tensor], Any],
+    x: Any,
+    targets: list[Any],
+    *,
+    method: str | Method = "auto",
+    objective: Objective = "auto",
+    n_samples: int | None = None,
+    features: Features | Tensor | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    at_input: Callable[[Any], None] | None = None,
+    **settings: Any,
+) -> list[Explanation]:
+    """What ``explain`` gives for each target, without a warning where it is mostly noise.
+
+    Args:
+        model, x, targets, method, objective, n_samples, features, seed, device: see ``explain``.
+        at_input: is given the model's output at x, before the samples are made.
+        **settings: batch_size, memory, checkpoint, progress, name and backend of ``explain``.
+    """
+    started = time.perf_counter()
+    check_model(model)
+    check_objective(objective)
+    for name, value in (("n_samples", n_samples), ("seed", seed), ("method", method)):
+        check_no_array(name, value)
+    seed = check_integer("seed", seed, 0, 2**64 - 1)
+    how = Settings(**settings)
+    wanted = method_of(method)
+    if not targets:
+        raise ArgumentError("target", "must name at least one class, got an empty list")
+    # A classifier of photos of one size gets them cut as on the command line.
+    size = getattr(model, "size", None)
+    x = placed(model, input_of(x, size if isinstance(size, int) else None), device)
+    # Samples come in x's memory format.
+    x = x if x.dim() == 3 and is_channels_last(x) else x.contiguous()
+    chosen, why = choose(x) if wanted is None else (wanted, None)
+    plan = chosen.plan(x, Request(n_samples, features_of(features), seed))
+    outcome = run(plan, model, objective, targets, how, at_input)
+    maps = _maps(plan, outcome)
+    seconds = time.perf_counter() - started
+    return _explanations(plan, outcome, maps, seconds, how.name, why)
+
+
+_NAMES = ["target", *Options.__annotations__]
+
+
+def _wrong(name: str) -> str:
+    """Why ``explain`` has no such argument."""
+    kinds = METHODS.values()
+    fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
+    hint = hint_of(name, sorted(fields))
+    option = hint.removeprefix("did you mean ").removesuffix("?")
+    own = hint_of(name, _NAMES)
+    if own.startswith("did you mean"):
+        hint = own
+    elif option in fields:
+        owners = [k.__name__ for k in kinds if option in k.__dataclass_fields__]
+        others = f", or of {', '.join(owners[1:])}" if owners[1:] else ""
+        hint = f"{option} is an option of methods: give method={owners[0]}({option}=...){others}"
+    else:
+        hint = f"it has {', '.join(_NAMES)}"
+    return f"explain() got an unexpected keyword argument {name!r}; {hint}"
+
+
+def _maps(plan: Plan, outcome: Outcome) -> list[Result]:
+    """The map of each target, its standard error and its reliability."""
+    if outcome.scores is not None:
+        results = attributions(plan, outcome.scores, outcome.scorer.clean, outcome.backend)
+    else:
+        assert outcome.moments is not None
+        results = outcome.moments.results()
+    factor = plan.factor
+    for attribution, error, _ in results:
+        if factor is not None:
+            attribution.mul_(factor)
+            error.mul_(factor.abs())
+        warn_unless_finite(attribution, error)
+    return results
+
+
+def _explanations(
+    plan: Plan,
+    outcome: Outcome,
+    maps: list[Result],
+    seconds: float,
+    name: str | None,
+    why: str | None,
+) -> list[Explanation]:
+    from fwdgrad import __version__
+
+    x, scorer = plan.x, outcome.scorer
+    provenance = {
+        "fwdgrad": __version__,
+        "contract": CONTRACT,
+        "torch": torch.__version__,
+        "backend": outcome.backend,
+        "device": str(x.device),
+        "threads": torch.get_num_threads(),
+        "input_sha256": digest_of(x),
+        **({} if name is None else {"model": name}),
+        **({} if why is None else {"method": f"auto: {why}"}),
+        **({"objective": f"auto: {scorer.decision}"} if scorer.decision else {}),
+    }
+    found = []
+    for t, (attribution, error, reliability) in enumerate(maps):
+        delta = None
+        if outcome.starts is not None:
+            change = scorer.clean[t] - outcome.starts[t]
+            delta = float(attribution.double().sum()) - change
+        found.append(
+            Explanation(
+                attribution=attribution,
+                standard_error=error,
+                reliability=reliability,
+                n_samples=plan.n_samples,
+                target=scorer.targets[t],
+                score=scorer.clean[t],
+                objective=objective_name(scorer.objective),
+                method=plan.method.copied(),
+                features=plan.features,
+                seed=plan.seed,
+                input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
+                seconds=seconds,
+                convergence_delta=delta,
+                provenance=dict(provenance),
+            )
+        )
+    return found

@@ -1,0 +1,195 @@
+"""Regions: what each part of an input adds to the score, from few forward calls."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.errors import ArgumentError, Message, Option, warn
+from fwdgrad.methods.base import Method, Request, method
+from fwdgrad.methods.baseline import baseline_on, checked_baseline
+from fwdgrad.methods.blur import light_blur, smallest_cell
+from fwdgrad.methods.forward_gradient import check_moves, warn_of_design
+from fwdgrad.methods.noise import check_noise, hadamard_spec, on_device
+from fwdgrad.plan import Plan
+from fwdgrad_kernels import Elements, Features, Grid, NoiseSpec
+
+SIDE = 16  # pixels of a picture at least
+_SAMPLES = 1024  # where nothing is asked for
+
+
+@method
+class Regions(Method):
+    """What each region adds to the score: the Banzhaf value of each cell, from few forward calls.
+
+    Each sample is the input in some regions and its baseline in the others, with smooth borders
+    between cells; which, is drawn by orthogonal directions: one group of them, and nearly a cell
+    for each sample. What is attributed to a cell is how much the score rises as the cell becomes
+    the input's, averaged over what the others may be.
+
+    Args:
+        baseline: what is where the input is not: "blur" (of pictures and volumes: a Gaussian of a
+            32nd of the shortest side), "grey", "black", "white", a number, or a tensor. What the
+            baseline leaves as it is adds nothing.
+        cell: the side of a cell in pixels; "auto" is the smallest with fewer cells than samples,
+            and than the blur mixes. ``features`` of ``explain`` replace the cells: superpixels,
+            windows of a series, groups of columns.
+        antithetic: each draw is taken with both signs, a pair of samples.
+
+    Raises:
+        TypeError, ValueError: naming the option, what was given and what would do.
+
+    Example:
+        What each cube of 4 x 4 x 4 of a volume adds, to a model that looks at the first one:
+
+        >>> import torch, fwdgrad
+        >>> model = lambda batch: batch[:, 0, :4, :4, :4].sum((1, 2, 3))
+        >>> cubes = fwdgrad.Grid((4, 4, 4), "nearest")
+        >>> x = torch.ones(1, 8, 8, 8)
+        >>> e = fwdgrad.explain(model, x, method=Regions(0.0), features=cubes, n_samples=16)
+        >>> e.attribution[0, ::4, 0, ::4].round() + 0.0
+        tensor([[64.,  0.],
+                [ 0.,  0.]])
+
+    Source: *Is forward gradient an effective tool for explaining black-box models?*, equation 2, in
+    the space of a mask; the table of other tools' maps in ``benchmarks/results`` is why.
+    """
+
+    name = "regions"
+    line = "what each region adds to the score, from few forward calls"
+    source = "FG equation 2 on a mask"
+
+    baseline: str | float | Tensor = "blur"
+    cell: int | str = "auto"
+    antithetic: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks each option."""
+        check_noise(self)
+        check_no_array("cell", self.cell)
+        object.__setattr__(self, "baseline", checked_baseline(self.baseline))
+        if isinstance(self.cell, str) and self.cell != "auto":
+            raise ArgumentError("cell", f"must be a number of pixels or 'auto', got {self.cell!r}")
+        if not isinstance(self.cell, str):
+            object.__setattr__(self, "cell", check_integer("cell", self.cell, 1))
+
+    def plan(self, x: Tensor, request: Request) -> Plan:
+        """The samples, of whose scores the map is summed."""
+        samples = request.count(_SAMPLES, self.antithetic)
+        cell = self.cell
+        if request.features is not None and cell != "auto":
+            raise ArgumentError(
+                "cell", f"must be 'auto' where features are given in place of cells, got {cell}"
+            )
+        features: Features
+        if request.features is not None:
+            features = on_device(request.features, x.device)
+        elif x.dim() == 1:
+            features = Elements()
+        elif x.dim() in (3, 4):
+            _warn_of_axes(x)
+            if isinstance(cell, str):
+                cell = _smallest(tuple(x.shape), samples)
+            check_integer("cell", cell, 1, max(x.shape[1:]))
+            features = _cells(tuple(x.shape), cell)
+        else:
+            raise ArgumentError(
+                "features",
+                f"must be given for x of shape {tuple(x.shape)}: cells are of pictures "
+                "(C, H, W) and volumes (C, D, H, W). Windows of a series (C, T) are "
+                "features=Grid((50,), 'nearest', share_channels=False), say; a picture (H, W) is "
+                "given as x[None], with lambda batch: model(batch[:, 0])",
+            )
+        if isinstance(self.baseline, str) and self.baseline == "blur" and x.dim() not in (3, 4):
+            raise ArgumentError(
+                "baseline",
+                "must be a number or a tensor for x of shape "
+                f"{tuple(x.shape)}, got 'blur', which is of pictures (C, H, W) and volumes "
+                "(C, D, H, W); give 0.0, say",
+            )
+        baseline = baseline_on(x, self.baseline, light_blur)
+        of_blur = isinstance(self.baseline, str) and self.baseline == "blur"
+        if of_blur and isinstance(baseline, Tensor) and torch.equal(baseline, x):
+            raise ArgumentError(
+                "baseline",
+                "must be given: the picture is uniform, so it is its own blur; give ",
+                Option("baseline", "grey"),
+                ", say",
+            )
+        plan = Plan(
+            method=dataclasses.replace(self, cell=cell),
+            x=x,
+            gradient="forward",
+            samples=samples,
+            seed=request.seed,
+            spec=hadamard_spec(x, features, 0.5, request.seed, self.antithetic),
+            features=request.features,
+            antithetic=self.antithetic,
+            baseline=baseline,
+            position=0.5,
+            control_variate=None if self.antithetic else "mean",
+        )
+        check_moves(plan)
+        warn_of_design(plan)
+        _warn_of_error(plan)
+        return plan
+
+
+def _warn_of_error(plan: Plan) -> None:
+    """Warns where no direction is left to tell the map's error by."""
+    spec = plan.spec
+    assert spec is not None
+    if spec.draws < spec.group or plan.samples >= 2 * spec.group:
+        return
+    warn(
+        Message(
+            f"{spec.draws} features take every direction of their group of {spec.group} samples, "
+            "so that the map's error and reliability cannot be told; give ",
+            Option("n_samples", 2 * spec.group * plan.signs),
+            ", or one feature less" if plan.features is not None else ", or a larger cell",
+        )
+    )
+
+
+def _cells(shape: tuple[int, ...], cell: int) -> Grid:
+    """Cells of so many pixels along each axis but the channels', which share them."""
+    sizes = tuple(min(cell, max(length, 1)) for length in shape[1:])
+    return Grid(sizes, "linear", False, True)
+
+
+def _smallest(shape: tuple[int, ...], samples: int) -> int:
+    """The smallest cells with fewer draws than samples, and than directions in their group.
+
+    What has no draw tells the error. For 16 samples nothing can be left.
+    """
+    best = max(shape[1:])
+    for cell in range(smallest_cell(shape), best):
+        draws = NoiseSpec(
+            shape, "rademacher", features=_cells(shape, cell), design="hadamard"
+        ).draws
+        if draws > samples:
+            continue
+        if draws < min(1 << (draws - 1).bit_length(), samples):
+            return cell
+        best = min(best, cell)
+    return best
+
+
+def _warn_of_axes(x: Tensor) -> None:
+    """Warns where a picture's axes seem to be in another order."""
+    if x.dim() != 3 or len(x) < SIDE:
+        return
+    if x.shape[2] <= 4:
+        warn(
+            f"a picture of shape {tuple(x.shape)} seems to have its channels last: give "
+            "x.permute(2, 0, 1) with lambda batch: model(batch.permute(0, 2, 3, 1))"
+        )
+    else:
+        warn(
+            f"a picture of shape {tuple(x.shape)}: its {len(x)} channels share their draws, so "
+            "the map does not tell them apart; if it is a volume, give x[None] with "
+            "lambda batch: model(batch[:, 0])"
+        )

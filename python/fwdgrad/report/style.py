@@ -1,0 +1,58 @@
+"""The style sheet of a report's page, for a light and a dark screen."""
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d1d20; --quiet: #62626b;
+  --line: #e2e2e6; --well: #f6f6f8; --deletion: #9a5b00; --insertion: #0b7a6f; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #17171a; --ink: #ececef; --quiet: #a2a2ac; --line: #34343b; --well: #212126;
+    --deletion: #e5a53d; --insertion: #4fc3b4; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 66rem; padding: 2rem 1.25rem 4rem; background: var(--paper);
+  color: var(--ink); font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; font-weight: 650; letter-spacing: -.01em; }
+h2 { margin: 3rem 0 .5rem; font-size: 1.25rem; line-height: 1.3; font-weight: 650; }
+h3 { margin: 0; font-size: 1rem; font-weight: 650; }
+header p, p, figcaption, small { color: var(--quiet); }
+header p { margin: .35rem 0 2rem; }
+p { max-width: 44rem; }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: .9rem; line-height: 1.45; }
+figcaption h2, figcaption h3 { color: var(--ink); }
+figcaption h2 { margin: .6rem 0 .1rem; font-size: 1rem; }
+.pictures, .curves { display: grid; gap: 1.75rem 1.5rem; }
+.pictures { grid-template-columns: repeat(auto-fit, minmax(min(100%, 14rem), 1fr)); }
+.curves { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+img, svg { display: block; width: 100%; height: auto; }
+img { border-radius: 4px; }
+img.coarse { image-rendering: pixelated; }
+.scale { display: flex; align-items: center; gap: .5rem; margin-top: .35rem; }
+.scale i { flex: 1; height: .5rem; border-radius: 4px; border: 1px solid var(--line);
+  background: linear-gradient(90deg, #00004c, #00f, #fff, #f00, #800000); }
+.deletion { --colour: var(--deletion); }
+.insertion { --colour: var(--insertion); }
+.curves b { color: var(--colour); font-variant-numeric: tabular-nums; }
+.curves svg { margin-top: .5rem; max-width: 34rem; }
+.grid { stroke: var(--line); }
+.tick { fill: var(--quiet); font: 13px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+.line { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: round; }
+.area { fill: var(--colour); fill-opacity: .16; }
+table { border-collapse: collapse; width: 100%; max-width: 44rem;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .4rem 0; border-top: 1px solid var(--line); text-align: left;
+  vertical-align: baseline; }
+tr:first-child > * { border-top: 0; }
+th { width: 11.5rem; padding-right: 1rem; font-weight: 400; color: var(--quiet); }
+small { font-size: .85rem; margin-left: .4rem; }
+pre { margin: .5rem 0 1.25rem; padding: .8rem 1rem; max-width: 100%; overflow-x: auto;
+  border-radius: 6px; background: var(--well); font-size: .85rem; overflow-wrap: normal; }
+details { margin-top: .75rem; }
+summary { cursor: pointer; color: var(--ink); }
+@media (max-width: 40rem) {
+  body { padding-top: 1.25rem; }
+  h1 { font-size: 1.5rem; }
+  th { width: 8.5rem; }
+  small { display: block; margin-left: 0; }
+}
+@media (max-width: 30rem) { .tick { font-size: 15px; } }
+"""

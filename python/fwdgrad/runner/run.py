@@ -1,0 +1,329 @@
+"""A plan and a model give scores, or moments of gradients."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwdgrad.errors import Message, ModelError, Option, warn
+from fwdgrad.estimate.moments import Moments
+from fwdgrad.estimate.scores import bytes_of_sums, why_still
+from fwdgrad.files import digest_of
+from fwdgrad.objectives import Objective, objective_name
+from fwdgrad.parameters import NoisyParameters
+from fwdgrad.plan import Plan
+from fwdgrad.runner.checkpoint import Checkpoint, State
+from fwdgrad.runner.fingerprint import Answer, parameters_digest, telling_samples
+from fwdgrad.runner.gradients import Gradients, weights_of_samples
+from fwdgrad.runner.loop import Results, check_finite, is_waited_for, kept, loop
+from fwdgrad.runner.memory import BatchSize
+from fwdgrad.runner.samples import Samples
+from fwdgrad.runner.settings import Settings
+from fwdgrad.scorer import Scorer, check_mode, device_of_numbers
+from fwdgrad.torch_state import TorchState
+from fwdgrad_kernels import CONTRACT, backend_for
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a run found.
+
+    Attributes:
+        scorer: with the targets, the objective, and the scores at the input.
+        backend: of the kernels.
+        scores: float64 (samples, signs, targets), from forward calls.
+        moments: of gradients, where the model gave some.
+        starts: the targets' scores where a path starts.
+    """
+
+    scorer: Scorer
+    backend: str
+    scores: Tensor | None = None
+    moments: Moments | None = None
+    starts: list[float] | None = None
+
+
+def run(
+    plan: Plan,
+    model: Callable[[Tensor], Any],
+    objective: Objective,
+    targets: list[Any],
+    settings: Settings,
+    at_input: Callable[[Any], None] | None = None,
+) -> Outcome:
+    """Calls a model on every sample of a plan.
+
+    Args:
+        plan: of the run.
+        model: takes a batch (batch, *x.shape).
+        objective: what is explained, see ``fwdgrad.explain``.
+        targets: of which classes.
+        settings: how the run is made.
+        at_input: is given the model's output at x, before any sample is made.
+
+    Raises:
+        ModelError: the model failed or returned something of no use.
+        CheckpointError: the checkpoint is of another run, damaged, or in use by one.
+    """
+    if plan.parameters is not None:
+        plan.parameters.module_of(model)
+    check_mode(model)
+    backend = backend_for(plan.x.device, settings.backend)
+    forward = plan.gradient == "forward"
+    # No tensor made in inference mode may have a gradient.
+    mode: Any = contextlib.nullcontext() if forward else torch._C._InferenceMode(False)
+    with TorchState(), mode:
+        scorer = Scorer(model, plan.x, targets, objective)
+        for look in (at_input, getattr(scorer.objective, "check_at_input", None)):
+            if look is not None:
+                look(scorer.outputs)
+        noisy = None
+        if plan.parameters is not None:
+            noisy = NoisyParameters(
+                plan.parameters.module_of(model), plan.parameters, plan.seed, backend,
+                lambda: model(plan.x[None].clone()),
+            )  # fmt: skip
+        samples = Samples(plan, backend, noisy)
+        file = None
+        if settings.checkpoint is not None:
+            identity = _identity(plan, model, scorer, settings.name)
+            answer = Answer.of(scorer.outputs)
+            file = Checkpoint(settings.checkpoint, identity, answer, scorer.clean)
+        outcome = Outcome(scorer, backend)
+        with file.locked() if file is not None else contextlib.nullcontext():
+            if forward:
+                outcome.scores = _scores(samples, scorer, settings, file)
+            else:
+                outcome.moments = _moments(samples, scorer, settings, file, model)
+        if plan.path is not None:
+            with torch.no_grad():
+                try:
+                    found = scorer(plan.path.start[None].clone())
+                except ModelError as error:
+                    raise ModelError(
+                        Message(error, " (at the path's baseline)")
+                    ) from error.__cause__
+            outcome.starts = [float(score[0]) for score in found]
+    return outcome
+
+
+def _identity(
+    plan: Plan, model: Callable[[Tensor], Any], scorer: Scorer, name: str | None
+) -> dict[str, Any]:
+    """What makes two runs the same, for checkpoints."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            pairs = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return {"kind": type(value).__name__, **pairs}
+        if isinstance(value, torch.nn.Module):
+            return None
+        return digest_of(value) if isinstance(value, Tensor) else value
+
+    options = plain(plan.method)
+    options.pop("kind")
+    options.pop("control_variate", None)  # of the map alone
+    targets = scorer.targets
+    return {
+        "name": name,
+        "contract": CONTRACT,
+        "model": parameters_digest(model),
+        "input": digest_of(plan.x),
+        "shape": list(plan.x.shape),
+        "dtype": str(plan.x.dtype),
+        "target": targets if len(targets) > 1 else targets[0],
+        "objective": objective_name(scorer.objective),
+        "n_samples": plan.n_samples,
+        "features": plain(plan.features),
+        "seed": plan.seed,
+        "method": plan.method.name,
+        **options,
+    }
+
+
+# ---- from forward calls, and from gradients --------------------------------------------------
+
+
+def _scores(
+    samples: Samples, scorer: Scorer, settings: Settings, file: Checkpoint | None
+) -> Tensor:
+    """The score of every sample and target: float64 (samples, signs, targets)."""
+    plan = samples.plan
+    # Where the model's output is: a copy to the host would wait for each micro-batch.
+    shape, device = (plan.samples, plan.signs, len(scorer.targets)), scorer.device
+    scores = torch.full(shape, torch.nan, dtype=torch.float64, device=device)
+
+    def evaluate(batch: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            found = scorer(batch)
+        # Copied: a model may return a view of its argument, or of a buffer of its own.
+        return [one.to(device, torch.float64, copy=True) for one in found]
+
+    def judged(found: list[Tensor]) -> Tensor:
+        return torch.stack(found, dim=1)
+
+    _stream(
+        samples, scorer, settings, file, evaluate, judged, scores, None, "score",
+        {"scores": scores}, bytes_of_sums(plan),
+    )  # fmt: skip
+    scores = scores.cpu()
+    for target, found, at_x in zip(scorer.targets, scores.unbind(2), scorer.clean, strict=True):
+        if len(found) > 1 and bool((found == found[0, 0]).all()):
+            which = "" if target is None else f" of class {target}"
+            zero = plan.antithetic or plan.control_variate or not found[0, 0]
+            value = float(found[0, 0])
+            own = getattr(scorer.objective, "why_still", None)
+            text = own(scorer.outputs, value) if own is not None else ""
+            warn(
+                f"the score{which} is {value:.6g} for every sample, so the map is "
+                f"{'zero' if zero else 'noise alone'}: {text}{why_still(plan, value, at_x)} may "
+                "change it"
+            )
+    return scores
+
+
+def _moments(
+    samples: Samples,
+    scorer: Scorer,
+    settings: Settings,
+    file: Checkpoint | None,
+    model: Callable[[Tensor], Any],
+) -> Moments:
+    """The moments of the gradients of all samples."""
+    plan, count = samples.plan, len(scorer.targets)
+    weights = weights_of_samples(plan, samples.noisy, samples.backend)
+    moments = Moments(plan, count, weights)
+    ends = torch.empty(
+        (plan.samples, plan.signs, 2 * count),
+        dtype=torch.float64,
+        device=device_of_numbers(plan.x),
+    )
+
+    def judged(found: list[Tensor]) -> Tensor:
+        parts = []
+        for one in found[:count]:
+            axes = tuple(range(1, one.dim()))
+            parts += [one.amin(axes), one.amax(axes)]  # NaN where there is one
+        return torch.stack(parts, dim=1)
+
+    _stream(
+        samples, scorer, settings, file, Gradients(model, scorer, samples.noisy), judged, ends,
+        moments.enter, "gradient", moments.state, plan.x.nbytes,
+    )  # fmt: skip
+    return moments
+
+
+def _stream(
+    samples: Samples,
+    scorer: Scorer,
+    settings: Settings,
+    file: Checkpoint | None,
+    evaluate: Callable[[Tensor], list[Tensor]],
+    judged: Callable[[list[Tensor]], Tensor],
+    numbers: Tensor,
+    enter: Callable[[Results, int, int], None] | None,
+    what: str,
+    state: State,
+    sums: int,
+) -> None:
+    """Calls the model for every sample.
+
+    Args:
+        samples: which.
+        scorer: the model's scores.
+        settings: how the run is made.
+        file: where to go on from and to write to.
+        evaluate: from a batch of samples to what is asked of each: (batch, ...) per target.
+        judged: from that to the numbers of each sample that must be finite: (batch, m).
+        numbers: where they are kept: (samples, signs, m).
+        enter: see ``fwdgrad.runner.loop.loop``.
+        what: a word for what is asked.
+        state: see there; "scores" in it, (samples, signs, targets), are of some first samples at
+            least.
+        sums: bytes that follow the samples.
+    """
+    plan, signs = samples.plan, samples.plan.signs
+
+    def step(first: int, count: int, batch: int) -> Results:
+        pairs = signs == 2 and 2 * count <= batch
+        rows = samples.rows(2 * count if pairs else count)
+        results = []
+        for sign in (1,) if pairs or signs == 1 else (1, -1):
+            samples.fill(rows, first, count, sign, pairs)
+            try:
+                with samples.begin(first):
+                    found = evaluate(rows)
+            except ModelError as error:
+                which = f" (samples {first} .. {first + count - 1})"
+                raise ModelError(Message(error, which, kept(first, file))) from error.__cause__
+            for start in range(0, len(rows), count):
+                results.append([one[start : start + count] for one in found])
+        return results
+
+    def record(results: Results, first: int, count: int) -> None:
+        for sign, found in enumerate(results):
+            numbers[first : first + count, sign] = judged(found)
+
+    def look(first: int, stop: int, whole: int) -> None:
+        scorer.look()
+        check_finite(numbers[first:stop], first, what, kept(whole, file), lambda: _hint(plan))
+
+    def again(done: int, batch: int) -> None:
+        assert file is not None
+        scores = state["scores"][:done, 0].cpu()
+        numbers = telling_samples(scores[:, 0])
+        found = samples.scores_again(scorer, numbers, batch)
+        hint = " (a run of a model whose answers are random cannot go on)"
+        for one, other in zip(scores[numbers].unbind(1), found.unbind(1), strict=True):
+            file.compare("score of some samples", one, other, hint)
+
+    waits = is_waited_for(numbers.device)
+    scorer.looks = not waits
+    loop(
+        step,
+        record,
+        enter,
+        look,
+        samples.release,
+        state,
+        samples=plan.samples,
+        signs=signs,
+        together=plan.per_draw if samples.noisy is not None else plan.samples,
+        batch=_batch_size(plan, settings, state, sums),
+        checkpoint=file,
+        again=again,
+        progress=settings.progress,
+        device=plan.x.device,
+        waits=waits,
+    )
+
+
+def _batch_size(plan: Plan, settings: Settings, state: State, sums: int) -> BatchSize:
+    x, spec = plan.x, plan.spec
+    fixed = x.nbytes + sum(tensor.nbytes for tensor in state.values())
+    if spec is not None and isinstance(spec.scale, Tensor):
+        fixed += spec.scale.nbytes
+    if plan.path is not None:
+        fixed += 2 * x.nbytes  # the baseline, and a point between
+    if isinstance(plan.baseline, Tensor):
+        fixed += plan.baseline.nbytes
+    memory = settings.memory
+    assert not isinstance(memory, str)
+    return BatchSize(settings.batch_size, memory, x.nbytes, fixed, sums, x.device)
+
+
+def _hint(plan: Plan) -> str:
+    """That samples may leave the values that a model takes."""
+    if plan.clip is not None or plan.position != 1:
+        return ""
+    low, high = (float(f"{float(value):g}") for value in plan.x.aminmax())
+    return Message(
+        f"; samples leave the range of x, {low:g} to {high:g}: where the model takes no "
+        "other values, give the method ",
+        Option("clip", (low, high)),
+    )

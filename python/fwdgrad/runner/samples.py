@@ -1,0 +1,88 @@
+"""Making a plan's samples, a micro-batch at a time."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from fwdgrad.parameters import NoisyParameters
+from fwdgrad.plan import Plan
+from fwdgrad.scorer import Scorer
+from fwdgrad_kernels import Perturber, empty_samples
+
+
+class Samples:
+    """The samples of a plan, made from their numbers whenever they are asked for.
+
+    Args:
+        plan: of the run.
+        backend: of the kernels.
+        noisy: the model's parameters, where they get noise.
+    """
+
+    def __init__(self, plan: Plan, backend: str, noisy: NoisyParameters | None = None) -> None:
+        """Nothing is made yet."""
+        self.plan, self.backend, self.noisy = plan, backend, noisy
+        self._buffer: Tensor | None = None
+        self._perturber: Perturber | None = None
+
+    def rows(self, count: int) -> Tensor:
+        """Memory for so many samples, used again and again."""
+        if self._buffer is None or len(self._buffer) < count:
+            self._buffer = None  # free the old one first
+            self._buffer = empty_samples(self.plan.x, count, self.plan.spec)
+        return self._buffer[:count]
+
+    def release(self) -> None:
+        """Gives that memory back."""
+        self._buffer = None
+
+    def begin(self, sample: int) -> contextlib.AbstractContextManager[object]:
+        """What the model is called within for this sample and those that share its parameters."""
+        if self.noisy is None:
+            return contextlib.nullcontext()
+        self.noisy.begin(sample // self.plan.per_draw)
+        return self.noisy
+
+    def fill(self, out: Tensor, first: int, count: int, sign: int = 1, pairs: bool = False) -> None:
+        """Writes samples first onwards: with pairs, all of one sign and then all of the other."""
+        plan, x, spec = self.plan, self.plan.x, self.plan.spec
+        if plan.path is None and spec is not None:
+            self._filler(pairs)(out, first, sign=sign)
+            return
+        for i in range(count):
+            point = x if plan.path is None else plan.path.point(x, first + i)
+            run = None
+            if spec is not None:
+                run = Perturber(point, spec, clip=plan.clip, backend=self.backend)
+            for row, s in ((i, sign), (count + i, -sign)) if pairs else ((i, sign),):
+                if run is None:
+                    out[row] = point
+                else:
+                    run(out[row : row + 1], first + i, sign=s)
+
+    def _filler(self, pairs: bool) -> Perturber:
+        """What fills micro-batches, checked once."""
+        if self._perturber is None or self._perturber.pairs != pairs:
+            plan = self.plan
+            assert plan.spec is not None
+            self._perturber = Perturber(
+                plan.x, plan.spec, clip=plan.clip, pairs=pairs, baseline=plan.baseline,
+                position=plan.position, backend=self.backend,
+            )  # fmt: skip
+        return self._perturber
+
+    def scores_again(self, scorer: Scorer, numbers: list[int], batch: int) -> Tensor:
+        """The scores of single samples, asked for anew: float64 (numbers, targets)."""
+        size = min(1 if self.noisy is not None else batch, len(numbers))
+        buffer, found = empty_samples(self.plan.x, size, self.plan.spec), []
+        for start in range(0, len(numbers), size):
+            some = numbers[start : start + size]
+            for place, number in enumerate(some):
+                self.fill(buffer[place : place + 1], number, 1)
+            with torch.no_grad(), self.begin(some[0]):
+                scores = scorer(buffer[: len(some)])
+            found.append(torch.stack([one.to("cpu", torch.float64) for one in scores], dim=1))
+        return torch.cat(found).nan_to_num()  # as a run of gradients keeps them

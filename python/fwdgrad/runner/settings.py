@@ -1,0 +1,65 @@
+"""How a run is made: what its result does not depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
+from fwdgrad.outputs import told
+from fwdgrad.runner.loop import Progress
+from fwdgrad.runner.memory import parse_memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a run is made: see ``fwdgrad.explain`` for each.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> Settings(memory="1KiB").memory
+        1024
+    """
+
+    batch_size: int | None = None
+    memory: int | str | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    progress: Progress = False
+    name: str | None = None
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Checks each argument."""
+        for name in ("batch_size", "memory", "backend"):
+            check_no_array(name, getattr(self, name))
+        if self.batch_size is not None:
+            self._set("batch_size", check_integer("batch_size", self.batch_size, 1))
+        if self.batch_size is not None and self.memory is not None:
+            raise ArgumentError(
+                "batch_size",
+                "and ",
+                Option("memory"),
+                " both set the micro-batch; give one of them",
+            )
+        if self.memory is not None:
+            self._set("memory", parse_memory(self.memory))
+        if not (isinstance(self.progress, bool) or callable(self.progress)):
+            raise ArgumentTypeError(
+                "progress",
+                f"must be True, False or a callable, got {told(repr(self.progress), 80)}",
+            )
+        if not (self.checkpoint is None or isinstance(self.checkpoint, (str, os.PathLike))):
+            raise ArgumentTypeError(
+                "checkpoint", f"must be a path, got {told(repr(self.checkpoint), 80)}"
+            )
+        if not (self.name is None or isinstance(self.name, str)):
+            raise ArgumentTypeError(
+                "name", f"must be a text or None, got {told(repr(self.name), 80)}"
+            )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
