@@ -55,9 +55,9 @@ def advice(result: Explanation) -> Message:
 
 
 def advice_for_words(result: Any) -> Message:
-    """The same of a ``TextExplanation``; nothing where its scores are no noise."""
+    """The same of the scores of words or columns; nothing where they are no noise."""
     if math.isnan(result.reliability):
-        return why_nan(result.explanation, len(result.words))
+        return why_nan(result.explanation, len(result.scores))
     if not is_noise(result):
         return Message()
     more = "much of it is noise: ask for more ", _SAMPLES
@@ -121,12 +121,16 @@ def is_noise(result: Any) -> bool:
     return not (total and sum_of_squares(errors) / total < 0.5)
 
 
-def warn_of_noise(low: Sequence[Explanation], count: int) -> None:
+def warn_of_noise(low: Sequence[Any], count: int) -> None:
     """Warns once where maps of a run, of as many as are counted, are mostly noise."""
     if not low:
         return
     worst = min(low, key=lambda e: e.reliability)
-    which = "" if worst.target is None else f" of class {worst.target}"
+    of_map = isinstance(worst, Explanation)
+    target = worst.target if of_map else worst.explanation.target
+    which = "" if target is None else f" of class {target}"
     many = "" if count == 1 else f", the worst of {len(low)} such among {count},"
-    what = f"the map{which}{many} has a reliability of {worst.reliability:.2f}: "
-    warn(Message(what, advice(worst)), ReliabilityWarning)
+    said = f"has a reliability of {worst.reliability:.2f}: "
+    found = advice(worst) if of_map else advice_for_words(worst)
+    what = f"the map{which}{many} {said}" if of_map else f"the explanation{which}{many} {said}"
+    warn(Message(what, found), ReliabilityWarning)

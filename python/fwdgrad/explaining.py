@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, overload
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from fwdgrad.adapters.prepared import Adapter, Prepared
 from fwdgrad.advice import is_noise, warn_of_noise
 from fwdgrad.checks import check_integer, check_no_array
 from fwdgrad.devices import placed
@@ -101,7 +102,8 @@ def explain(
         x: one input, without a batch axis: an image (C, H, W), text embeddings (T, E), a vector
             (N,); float32, float64, float16 or bfloat16. A NumPy array of floating numbers is taken
             as the tensor that it is; a picture of Pillow, or a path to one, as all of it,
-            (3, H, W) in [0, 1], or as the middle of it that an ``ImageClassifier`` takes.
+            (3, H, W) in [0, 1], or as the middle of it that an ``ImageClassifier`` takes. Of a
+            model adapter what it says: a text, a row of a table.
         target: the class to explain, its name where the model knows names (an
             ``ImageClassifier``), "auto" for the predicted one, None where the model returns one
             number. A list of classes gives a list of explanations from the same calls.
@@ -165,14 +167,18 @@ def explain(
     for given in unknown:
         raise TypeError(_wrong(given))
     several = isinstance(target, (list, tuple))
+    prepared = model.prepare(x) if isinstance(model, Adapter) else None
+    if prepared is not None:
+        model, x = prepared.forward, prepared.x
     found = explanations(
-        model, x, list(target) if several else [target],
+        model, x, list(target) if several else [target], prepared=prepared,
         method=method, objective=objective, n_samples=n_samples, features=features, seed=seed,
         batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
         backend=backend, device=device,
     )  # fmt: skip
-    warn_of_noise(list(filter(is_noise, found)), len(found))
-    return found if several else found[0]
+    shown = found if prepared is None else [prepared.show(one) for one in found]
+    warn_of_noise(list(filter(is_noise, shown)), len(shown))
+    return shown if several else shown[0]
 
 
 def explanations(
@@ -187,6 +193,7 @@ def explanations(
     seed: int = 0,
     device: str | torch.device | None = None,
     at_input: Callable[[Any], None] | None = None,
+    prepared: Prepared | None = None,
     **settings: Any,
 ) -> list[Explanation]:
     """What ``explain`` gives for each target, without a warning where it is mostly noise.
@@ -194,6 +201,7 @@ def explanations(
     Args:
         model, x, targets, method, objective, n_samples, features, seed, device: see ``explain``.
         at_input: is given the model's output at x, before the samples are made.
+        prepared: what an adapter made the input of.
         **settings: batch_size, memory, checkpoint, progress, name and backend of ``explain``.
     """
     started = time.perf_counter()
@@ -211,12 +219,20 @@ def explanations(
     x = placed(model, input_of(x, size if isinstance(size, int) else None), device)
     # Samples come in x's memory format.
     x = x if x.dim() == 3 and is_channels_last(x) else x.contiguous()
-    chosen, why = choose(x) if wanted is None else (wanted, None)
+    about: Mapping[str, Any] = {}
+    chosen, why = wanted, None
+    if prepared is not None:
+        about, features = prepared.about, prepared.features if features is None else features
+        if chosen is None:
+            chosen, why = prepared.method, prepared.why
+    if chosen is None:
+        chosen, why = choose(x)
     plan = chosen.plan(x, Request(n_samples, features_of(features), seed))
-    outcome = run(plan, model, objective, targets, how, at_input)
+    outcome = run(plan, model, objective, targets, how, at_input, about)
     maps = _maps(plan, outcome)
-    seconds = time.perf_counter() - started
-    return _explanations(plan, outcome, maps, seconds, how.name, why)
+    known = {} if how.name is None else {"model": how.name}
+    known |= {"method": f"auto: {why}"} if why is not None else {}
+    return _explanations(plan, outcome, maps, time.perf_counter() - started, {**about, **known})
 
 
 _NAMES = ["target", *Options.__annotations__]
@@ -261,8 +277,7 @@ def _explanations(
     outcome: Outcome,
     maps: list[Result],
     seconds: float,
-    name: str | None,
-    why: str | None,
+    known: dict[str, Any],
 ) -> list[Explanation]:
     from fwdgrad import __version__
 
@@ -275,8 +290,7 @@ def _explanations(
         "device": str(x.device),
         "threads": torch.get_num_threads(),
         "input_sha256": digest_of(x),
-        **({} if name is None else {"model": name}),
-        **({} if why is None else {"method": f"auto: {why}"}),
+        **known,
         **({"objective": f"auto: {scorer.decision}"} if scorer.decision else {}),
     }
     found = []

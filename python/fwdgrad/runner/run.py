@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ def run(
     targets: list[Any],
     settings: Settings,
     at_input: Callable[[Any], None] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Calls a model on every sample of a plan.
 
@@ -65,6 +66,7 @@ def run(
         targets: of which classes.
         settings: how the run is made.
         at_input: is given the model's output at x, before any sample is made.
+        about: what else makes two runs the same, as JSON has it.
 
     Raises:
         ModelError: the model failed or returned something of no use.
@@ -91,7 +93,7 @@ def run(
         samples = Samples(plan, backend, noisy)
         file = None
         if settings.checkpoint is not None:
-            identity = _identity(plan, model, scorer, settings.name)
+            identity = {**(about or {}), **_identity(plan, model, scorer, settings.name)}
             answer = Answer.of(scorer.outputs)
             file = Checkpoint(settings.checkpoint, identity, answer, scorer.clean)
         outcome = Outcome(scorer, backend)
