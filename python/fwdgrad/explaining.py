@@ -292,6 +292,7 @@ def _explanations(
         "input_sha256": digest_of(x),
         **known,
         **({"objective": f"auto: {scorer.decision}"} if scorer.decision else {}),
+        **({"missing_samples": outcome.missing} if outcome.missing else {}),
     }
     found = []
     for t, (attribution, error, reliability) in enumerate(maps):

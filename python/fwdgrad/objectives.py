@@ -89,13 +89,13 @@ def within(outputs: Tensor) -> bool:
 
 
 def are_within(outputs: Tensor) -> Tensor:
-    """Whether all values lie in [0, 1], as a bool tensor () on their device.
+    """Whether all values lie in [0, 1], as a bool tensor () on their device; NaN may be anything.
 
     >>> are_within(torch.tensor([0.0, 1.1]))
     tensor(False)
     """
     values = floating(outputs)
-    return ((values >= -1e-6) & (values <= 1 + 1e-6)).all()
+    return ~((values < -1e-6) | (values > 1 + 1e-6)).any()
 
 
 def decide(objective: Objective, outputs: Any, model: Any = None) -> tuple[Objective, str | None]:

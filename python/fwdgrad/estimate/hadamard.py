@@ -29,7 +29,9 @@ def is_alone(plan: Plan) -> bool:
     return one and 1 < spec.draws < spec.group
 
 
-def sum_features(weights: Tensor, spec: NoiseSpec, backend: str) -> tuple[Tensor, Tensor]:
+def sum_features(
+    weights: Tensor, spec: NoiseSpec, backend: str, added: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The map of less than two groups, and its error: summed for features, and expanded once.
 
     Each draw's estimate errs alike, and its directions are orthogonal: the errors of draws that an
@@ -39,6 +41,7 @@ def sum_features(weights: Tensor, spec: NoiseSpec, backend: str) -> tuple[Tensor
         weights: (samples,), of each sample.
         spec: of the noise.
         backend: of the kernels.
+        added: to the variance of a draw's mean, by samples that are missing.
 
     Returns:
         The sums over n, and their standard error, of the input's shape.
@@ -48,7 +51,7 @@ def sum_features(weights: Tensor, spec: NoiseSpec, backend: str) -> tuple[Tensor
     sums = [
         hadamard_sums(part, spec, g * spec.group, backend=backend) for g, part in enumerate(groups)
     ]
-    variance = _variance(sums[0], weights, spec)
+    variance = _variance(sums[0], weights, spec) + added
 
     def on_input(values: list[Tensor], squared: bool) -> Tensor:
         maps = (

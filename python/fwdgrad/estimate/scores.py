@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.estimate.hadamard import is_alone, spare_reliability, sum_features
+from fwdgrad.estimate.missing import with_missing
 from fwdgrad.estimate.moments import Result, enter_unit_, standard_error_
 from fwdgrad.estimate.reliability import reliability, some, stride_of
 from fwdgrad.plan import Plan, sum_dtype
@@ -22,7 +23,7 @@ def attributions(plan: Plan, scores: Tensor, clean: list[float], backend: str) -
 
     Args:
         plan: of the run.
-        scores: float64 (samples, signs, targets), on the CPU.
+        scores: float64 (samples, signs, targets), on the CPU; NaN where one is missing.
         clean: the targets' scores at the input.
         backend: of the kernels.
 
@@ -57,7 +58,7 @@ def why_still(plan: Plan, score: float, clean: float) -> str:
     return "more noise (scale), larger blocks or cells, or another objective"
 
 
-def _weights(scores: Tensor, plan: Plan, clean: float) -> Tensor:
+def _weights(scores: Tensor, plan: Plan, clean: float, missing: Tensor) -> Tensor:
     """The weight of each sample: its score less the control variate, or half a difference."""
     if plan.antithetic:
         return (scores[:, 0] - scores[:, 1]) / 2  # scaled: no difference is out of range
@@ -65,15 +66,15 @@ def _weights(scores: Tensor, plan: Plan, clean: float) -> Tensor:
     if plan.control_variate == "clean":
         return weights - clean
     if plan.control_variate == "mean":
-        return weights - weights.mean()
+        return weights - weights[~missing].mean()
     if plan.control_variate == "leave-one-out":
         # The others are the samples of other units: within a Hadamard group, say, they depend on
         # one another, and leaving out a single one would bias the estimate.
         group = torch.arange(len(weights)) // plan.unit
         sums = torch.zeros(int(group[-1]) + 1, dtype=weights.dtype)
-        sums.index_add_(0, group, weights)
-        sizes = torch.bincount(group)
-        others = (sums.sum() - sums) / (len(weights) - sizes)
+        sums.index_add_(0, group, weights.masked_fill(missing, 0))
+        sizes = torch.bincount(group[~missing], minlength=len(sums))
+        others = (sums.sum() - sums) / (sizes.sum() - sizes)
         return weights - others[group]
     return weights
 
@@ -87,18 +88,24 @@ def _attribution(
     dtype, alone = sum_dtype(x), is_alone(plan)
     # Scaled, for whatever the score's unit is, differences and sums of squares must hold it: first
     # so that all scores are below 1, then for the weights, which may be far smaller.
+    missing = scores.isnan().any(1)
+    scores = scores.masked_fill(scores.isnan(), 0)
     unit = max(exponent_of(scores), math.frexp(clean)[1])
-    weights = _weights(times_power(scores, -unit), plan, math.ldexp(clean, -unit))
+    weights = _weights(times_power(scores, -unit), plan, math.ldexp(clean, -unit), missing)
+    added = 0.0  # to the variance of a draw's mean, by samples that are missing
+    if bool(missing.any()):
+        weights, added = with_missing(plan, weights, missing, backend)
     if plan.path is not None:
         weights = weights * plan.path.weights
     nothing = not bool(weights.any())
     small = exponent_of(weights)
+    added = math.ldexp(added, -2 * small)
     weights = times_power(weights, -small).to(x.device, dtype)
     agreement = math.nan
     if alone:
         if plan.baseline is not None:
             spec = plan.of_one_channel
-        mean, spread = sum_features(weights, spec, backend)
+        mean, spread = sum_features(weights, spec, backend, added)
     else:
         mean = torch.zeros(spec.shape, dtype=dtype, device=x.device)
         spread = torch.zeros_like(mean)

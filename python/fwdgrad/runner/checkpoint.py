@@ -85,8 +85,13 @@ class Checkpoint:
                 ) from None
             yield
 
-    def load(self, state: State, samples: int) -> tuple[int, int | None]:
+    def load(self, state: State, samples: int, *, gaps: bool = False) -> tuple[int, int | None]:
         """Fills in the state that is in the file: of how many samples, and the micro-batch's size.
+
+        Args:
+            state: what a run keeps, by name.
+            samples: how many a run has.
+            gaps: whether some scores may be missing, which are NaN.
 
         Raises:
             CheckpointError: it is damaged, of another run, or no checkpoint.
@@ -106,7 +111,8 @@ class Checkpoint:
             kinds = [{k: (t.shape, t.dtype) for k, t in some.items()} for some in (stored, own)]
             if kinds[0] != kinds[1] or done > samples:
                 raise ValueError("its tensors have the wrong shape or type")
-            if "scores" in stored and not bool(torch.isfinite(stored["scores"]).all()):
+            scores = stored.get("scores", torch.empty(0))
+            if not bool((torch.isfinite(scores) | (scores.isnan() & gaps)).all()):
                 raise ValueError("its scores are not finite")
             self._check_fixed(fixed)
         except CheckpointError:

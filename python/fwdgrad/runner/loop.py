@@ -125,14 +125,8 @@ def loop(
 
         while done and attempt(lambda: again(done, batch.size)) is _NO_ROOM:
             pass
-        bar = None
-        if progress is True:  # else none at all: it has a lock for all threads
-            bar = tqdm(
-                total=samples * signs,
-                initial=done * signs,
-                unit="call",
-                mininterval=0.1 if sys.stderr.isatty() else 5.0,
-            )
+        # Else none at all: it has a lock for all threads.
+        bar = progress_bar(samples * signs, done * signs) if progress is True else None
         entering = False
         try:
             while done < samples:
@@ -183,6 +177,12 @@ def loop(
             release()
         if checkpoint:
             checkpoint.save(state, done, batch.size)
+
+
+def progress_bar(total: int, done: int) -> Any:
+    """A bar on standard error of so many calls."""
+    interval = 0.1 if sys.stderr.isatty() else 5.0
+    return tqdm(total=total, initial=done, unit="call", mininterval=interval)
 
 
 def check_finite(

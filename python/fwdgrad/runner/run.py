@@ -20,6 +20,7 @@ from fwdgrad.plan import Plan
 from fwdgrad.runner.checkpoint import Checkpoint, State
 from fwdgrad.runner.fingerprint import Answer, parameters_digest, telling_samples
 from fwdgrad.runner.gradients import Gradients, weights_of_samples
+from fwdgrad.runner.in_flight import loop_in_flight
 from fwdgrad.runner.loop import Results, check_finite, is_waited_for, kept, loop
 from fwdgrad.runner.memory import BatchSize
 from fwdgrad.runner.samples import Samples
@@ -27,6 +28,8 @@ from fwdgrad.runner.settings import Settings
 from fwdgrad.scorer import Scorer, check_mode, device_of_numbers
 from fwdgrad.torch_state import TorchState
 from fwdgrad_kernels import CONTRACT, backend_for
+
+_FEW = 16  # samples of a request, where nothing is asked for
 
 
 @dataclasses.dataclass
@@ -39,6 +42,7 @@ class Outcome:
         scores: float64 (samples, signs, targets), from forward calls.
         moments: of gradients, where the model gave some.
         starts: the targets' scores where a path starts.
+        missing: samples without a score.
     """
 
     scorer: Scorer
@@ -46,6 +50,7 @@ class Outcome:
     scores: Tensor | None = None
     moments: Moments | None = None
     starts: list[float] | None = None
+    missing: int = 0
 
 
 def run(
@@ -100,6 +105,7 @@ def run(
         with file.locked() if file is not None else contextlib.nullcontext():
             if forward:
                 outcome.scores = _scores(samples, scorer, settings, file)
+                outcome.missing = int(outcome.scores.isnan().flatten(1).any(1).sum())
             else:
                 outcome.moments = _moments(samples, scorer, settings, file, model)
         if plan.path is not None:
@@ -174,6 +180,12 @@ def _scores(
         {"scores": scores}, bytes_of_sums(plan),
     )  # fmt: skip
     scores = scores.cpu()
+    lost = int(scores.isnan().flatten(1).any(1).sum())
+    if lost:
+        warn(
+            f"{lost} of {plan.samples} samples have no score, since the model gave none; the map "
+            "is estimated without them"
+        )
     for target, found, at_x in zip(scorer.targets, scores.unbind(2), scorer.clean, strict=True):
         if len(found) > 1 and bool((found == found[0, 0]).all()):
             which = "" if target is None else f" of class {target}"
@@ -271,19 +283,44 @@ def _stream(
         for sign, found in enumerate(results):
             numbers[first : first + count, sign] = judged(found)
 
+    may_miss = float(getattr(scorer.model, "max_missing", 0))
+    missing = 0
+
     def look(first: int, stop: int, whole: int) -> None:
+        nonlocal missing
         scorer.look()
-        check_finite(numbers[first:stop], first, what, kept(whole, file), lambda: _hint(plan))
+        rows = numbers[first:stop]
+        if may_miss and enter is None:
+            gone = rows.isnan().flatten(1).any(1)
+            rows, missing = rows[~gone], missing + int(gone.sum())
+            if missing > may_miss * plan.samples:
+                raise ModelError(
+                    f"{missing} of {plan.samples} samples have no score, more than "
+                    f"max_missing={may_miss:g} of the model{kept(whole or first, file)}"
+                )
+        check_finite(rows, first, what, kept(whole, file), lambda: _hint(plan))
 
     def again(done: int, batch: int) -> None:
         assert file is not None
         scores = state["scores"][:done, 0].cpu()
-        numbers = telling_samples(scores[:, 0])
-        found = samples.scores_again(scorer, numbers, batch)
+        there = (~scores.isnan().any(1)).nonzero()[:, 0]
+        which = there[telling_samples(scores[there, 0])].tolist()
+        found = samples.scores_again(scorer, which, batch)
         hint = " (a run of a model whose answers are random cannot go on)"
-        for one, other in zip(scores[numbers].unbind(1), found.unbind(1), strict=True):
+        for one, other in zip(scores[which].unbind(1), found.unbind(1), strict=True):
             file.compare("score of some samples", one, other, hint)
 
+    announce = getattr(scorer.model, "announce", None)
+    if announce is not None:
+        announce(plan.n_samples)
+    workers = int(getattr(scorer.model, "concurrency", 1))
+    if (workers > 1 or may_miss) and enter is None and samples.noisy is None:
+        size = settings.batch_size or int(getattr(scorer.model, "batch_size", 0)) or _FEW
+        loop_in_flight(
+            step, record, look, numbers, signs=signs, batch=size, workers=workers, checkpoint=file,
+            again=again, progress=settings.progress,
+        )  # fmt: skip
+        return
     waits = is_waited_for(numbers.device)
     scorer.looks = not waits
     loop(

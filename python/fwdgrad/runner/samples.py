@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 
 import torch
 from torch import Tensor
@@ -25,19 +26,20 @@ class Samples:
     def __init__(self, plan: Plan, backend: str, noisy: NoisyParameters | None = None) -> None:
         """Nothing is made yet."""
         self.plan, self.backend, self.noisy = plan, backend, noisy
-        self._buffer: Tensor | None = None
-        self._perturber: Perturber | None = None
+        self._own = threading.local()  # a buffer and a perturber for each thread
 
     def rows(self, count: int) -> Tensor:
         """Memory for so many samples, used again and again."""
-        if self._buffer is None or len(self._buffer) < count:
-            self._buffer = None  # free the old one first
-            self._buffer = empty_samples(self.plan.x, count, self.plan.spec)
-        return self._buffer[:count]
+        own = self._own
+        if getattr(own, "buffer", None) is None or len(own.buffer) < count:
+            own.buffer = None  # free the old one first
+            own.buffer = empty_samples(self.plan.x, count, self.plan.spec)
+        rows: Tensor = own.buffer[:count]
+        return rows
 
     def release(self) -> None:
         """Gives that memory back."""
-        self._buffer = None
+        self._own.buffer = None
 
     def begin(self, sample: int) -> contextlib.AbstractContextManager[object]:
         """What the model is called within for this sample and those that share its parameters."""
@@ -65,14 +67,15 @@ class Samples:
 
     def _filler(self, pairs: bool) -> Perturber:
         """What fills micro-batches, checked once."""
-        if self._perturber is None or self._perturber.pairs != pairs:
+        filler: Perturber | None = getattr(self._own, "filler", None)
+        if filler is None or filler.pairs != pairs:
             plan = self.plan
             assert plan.spec is not None
-            self._perturber = Perturber(
+            filler = self._own.filler = Perturber(
                 plan.x, plan.spec, clip=plan.clip, pairs=pairs, baseline=plan.baseline,
                 position=plan.position, backend=self.backend,
             )  # fmt: skip
-        return self._perturber
+        return filler
 
     def scores_again(self, scorer: Scorer, numbers: list[int], batch: int) -> Tensor:
         """The scores of single samples, asked for anew: float64 (numbers, targets)."""
