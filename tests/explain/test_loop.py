@@ -106,8 +106,16 @@ def larger_than(limit, kind="python"):
     return before
 
 
-@pytest.mark.parametrize("antithetic", [True, False])
-@pytest.mark.parametrize("kind", ["python", "torch", "allocator"])
+@pytest.mark.parametrize(
+    ("kind", "antithetic"),
+    [
+        ("torch", True),
+        *(
+            pytest.param(kind, pairs, marks=pytest.mark.slow)
+            for kind, pairs in [("python", False), ("allocator", True), ("allocator", False)]
+        ),
+    ],
+)
 def test_out_of_memory_halves_the_batch(kind, antithetic):
     model = Recorder(before=larger_than(5, kind))
     result = explain(model, batch_size=16, antithetic=antithetic)

@@ -343,6 +343,7 @@ def png(path, width, height, whole=True, bits=8, colour=2):
     return path
 
 
+@pytest.mark.slow
 def test_the_memory_that_a_large_photo_takes(tmp_path):
     # What is converted is a part of it at a time: it is never there twice.
     million = 10**6

@@ -43,6 +43,7 @@ def maps_of(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.stack(found)
 
 
+@pytest.mark.slow
 def test_it_imports_where_torchvision_does_not():
     program = "import sys; sys.modules['torchvision'] = None; import quantus"
     subprocess.run([sys.executable, "-c", program], check=True)
