@@ -41,10 +41,11 @@ def advice(result: Explanation) -> Message:
         return Message(*more, ", or give fewer features")
     cell = getattr(result.method, "cell", None)
     if isinstance(cell, int):  # of regions: more samples make finer ones, at first
-        if 2 * cell > max(result.input.shape[-2:]):
+        axes = getattr(result.method, "axes", None) or result.input.dim() - 1
+        if 2 * cell > max(result.input.shape[-axes:]):
             return Message(*more)
         coarser = "much of the detail is noise: a ", Option("cell"), f" above {cell}"
-        is_finest = cell <= smallest_cell(tuple(result.input.shape))
+        is_finest = cell <= smallest_cell(result.input.shape[-axes:])
         many = (" or more ", _SAMPLES) if is_finest else ()
         return Message(*coarser, *many, " would leave less of it")
     # A table's columns or a volume's planes are not to be joined.

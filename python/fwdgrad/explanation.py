@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fwdgrad.files import digest_of, read_tensors, write_tensors
 from fwdgrad.importance import Sampling
-from fwdgrad.inputs import is_of_pixels
 from fwdgrad.methods import METHODS, Regions
 from fwdgrad.methods.base import Method
 from fwdgrad.parameters import ParameterNoise
@@ -260,8 +259,10 @@ class Explanation:
     def plot(self, ax: Axes | None = None, *, picture: bool = True) -> Axes:
         """Draws the heatmap over the input: red increases the score, blue decreases it.
 
-        Where each element's noise had its own scale, what is drawn is per deviation: columns of
-        unlike units can be compared by that alone.
+        Of a series (regions along one axis) the channels are lines over a strip of the heatmap; of
+        a volume three slices through its largest value are drawn side by side. Where each element's
+        noise had its own scale, what is drawn is per deviation: columns of unlike units can be
+        compared by that alone.
 
         Args:
             ax: matplotlib axes; new ones where None.
@@ -274,34 +275,6 @@ class Explanation:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError:
-            raise ImportError(
-                "plot needs matplotlib: pip install 'fwdgrad-kernels[image]'"
-            ) from None
-        if ax is None:
-            _, ax = plt.subplots()
-        # Not in float32, which would lose the smallest.
-        heat = self.over_planes(self.per_deviation(self.attribution)).cpu()
-        # The largest hundredth of what is not zero is drawn at full strength, so that one pixel
-        # does not fade the rest.
-        sizes = heat.abs()[heat.isfinite() & (heat != 0)]
-        rank = max(1, round(0.99 * sizes.numel()))
-        top = float(sizes.kthvalue(rank).values) if len(sizes) else 1.0
-        strength = (heat / top).clamp(-1, 1).float()
-        image = self.input.detach().float().cpu()
-        shown = picture and image.dim() == 3 and image.shape[0] in (1, 3) and is_of_pixels(image)
-        if shown:
-            grey = image.mean(0).clamp(0, 1)
-            ax.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
-        ax.imshow(
-            strength.numpy(),
-            cmap="seismic",
-            vmin=-1,
-            vmax=1,
-            alpha=(0.75 * strength.abs().sqrt()).numpy() if shown else None,
-            aspect="equal" if image.dim() == 3 else "auto",
-        )
-        ax.set_axis_off()
-        return ax
+        from fwdgrad.drawing import draw
+
+        return draw(self, ax, picture=picture)

@@ -159,7 +159,7 @@ def test_nearly_a_cell_for_each_sample(n_samples):
 
 def test_cells_are_larger_than_what_the_blur_mixes():
     for side, cell in ((224, 8), (384, 13), (32, 3)):
-        assert smallest_cell((3, side, side + 9)) == cell
+        assert smallest_cell((side, side + 9)) == cell
     assert cell_of((1, 32, 41), 4096) == 3
 
 

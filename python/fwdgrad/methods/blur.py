@@ -1,4 +1,4 @@
-"""Blurs of pictures and volumes, as baselines."""
+"""Blurs of series, pictures and volumes, as baselines."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from torch.nn import functional
 _LINES = 64  # of a picture that are blurred at once
 
 
-def blur_deviation(shape: Sequence[int]) -> float:
-    """The deviation in pixels of a light blur: a 32nd of the shortest side, 2 at least."""
-    return max(2.0, min(shape[1:]) / 32)
+def blur_deviation(sides: Sequence[int]) -> float:
+    """The deviation in elements of a light blur: a 32nd of the shortest side, 2 at least."""
+    return max(2.0, min(sides) / 32)
 
 
-def smallest_cell(shape: Sequence[int]) -> int:
+def smallest_cell(sides: Sequence[int]) -> int:
     """Larger than that deviation: what the blur mixes are the neighbours of a smaller one.
 
-    >>> smallest_cell((3, 224, 224))
+    >>> smallest_cell((224, 224))
     8
     """
-    return int(blur_deviation(shape)) + 1
+    return int(blur_deviation(sides)) + 1
 
 
 def blurred(x: Tensor, deviation: float, axes: int = 2) -> Tensor:
-    """An image (..., H, W) under a Gaussian of that standard deviation, in pixels.
+    """An input under a Gaussian of that standard deviation, in elements.
 
-    Or a volume (..., D, H, W), where it is along three axes.
+    Args:
+        x: a series (..., T), an image (..., H, W), or a volume (..., D, H, W).
+        deviation: along each axis.
+        axes: which of these it is: 1, 2 or 3.
 
     Raises:
         ValueError: it is no image.
     """
-    if x.dim() < 3:
+    if x.dim() < 3 and axes > 1:
         raise ValueError(
             f"baseline 'blur' is for images (..., H, W), got shape {tuple(x.shape)}; give a "
             "number or a tensor"
@@ -54,6 +57,10 @@ def blurred(x: Tensor, deviation: float, axes: int = 2) -> Tensor:
 
     # A few lines at a time: in memory there are beside the result one plane, and little more.
     result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if axes == 1:
+        for line, out in zip(x.reshape(-1, x.shape[-1]), result.view(-1, x.shape[-1]), strict=True):
+            out.copy_(along_rows(line[None])[0])
+        return result
     height, width = x.shape[-2:]
     rows = torch.empty((height, width), dtype=torch.float64, device=x.device)
     for plane, out in zip(
@@ -71,27 +78,33 @@ def blurred(x: Tensor, deviation: float, axes: int = 2) -> Tensor:
     return result
 
 
-def light_blur(x: Tensor) -> Tensor:
-    """A picture (C, H, W) under a Gaussian of a 32nd of its shortest side, 2 pixels at least.
-
-    Or a volume (C, D, H, W).
+def light_blur(x: Tensor, axes: int | None = None) -> Tensor:
+    """An input under a Gaussian of a 32nd of its shortest side, 2 elements at least.
 
     What it changes by less than half a step of eight bits, as far around as the deviation, stays
     as it is: a uniform background, and no single pixels that a slope happens to leave alone.
 
-    >>> import torch
-    >>> light_blur(torch.ones(3, 32, 32)).unique()
-    tensor([1.])
+    Args:
+        x: a series (C, T) or (T,), a picture (C, H, W) or a volume (C, D, H, W).
+        axes: which of these it is: 1, 2 or 3; None: all its axes but the first.
+
+    Example:
+        >>> import torch
+        >>> light_blur(torch.ones(3, 32, 32)).unique()
+        tensor([1.])
     """
-    deviation = blur_deviation(x.shape)
-    blur = blurred(x, deviation, x.dim() - 1)
-    change = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device)
-    for plane, other in zip(x, blur, strict=True):  # a plane at a time: pictures may be large
+    axes = x.dim() - 1 if axes is None else axes
+    sides = x.shape[-axes:]
+    deviation = blur_deviation(sides)
+    blur = blurred(x, deviation, axes)
+    planes, others = (one.reshape(-1, *sides) for one in (x, blur))
+    change = torch.zeros(sides, dtype=torch.float32, device=x.device)
+    for plane, other in zip(planes, others, strict=True):  # one at a time: they may be large
         torch.maximum(change, (plane - other).abs_().float(), out=change)
-    for axis in range(x.dim() - 1):
+    for axis in range(axes):
         change = _most_around(change, int(deviation), axis)
     still = change < 1 / 510
-    for plane, other in zip(x, blur, strict=True):
+    for plane, other in zip(planes, others, strict=True):
         torch.where(still, plane, other, out=other)
     return blur
 

@@ -36,8 +36,11 @@ class Regions(Method):
             baseline leaves as it is adds nothing.
         cell: the side of a cell in pixels; "auto" is the smallest with fewer cells than samples,
             and than the blur mixes. ``features`` of ``explain`` replace the cells: superpixels,
-            windows of a series, groups of columns.
+            groups of columns.
         antithetic: each draw is taken with both signs, a pair of samples.
+        axes: along how many trailing axes cells lie and the blur goes: 1 of a series (C, T) or
+            (T,), whose cells are windows of time for all channels; 2 of a picture, 3 of a volume.
+            None: all but the first of a picture (C, H, W) and a volume (C, D, H, W).
 
     Raises:
         TypeError, ValueError: naming the option, what was given and what would do.
@@ -65,6 +68,7 @@ class Regions(Method):
     baseline: str | float | Tensor = "blur"
     cell: int | str = "auto"
     antithetic: bool = False
+    axes: int | None = None
 
     def __post_init__(self) -> None:
         """Checks each option."""
@@ -75,6 +79,9 @@ class Regions(Method):
             raise ArgumentError("cell", f"must be a number of pixels or 'auto', got {self.cell!r}")
         if not isinstance(self.cell, str):
             object.__setattr__(self, "cell", check_integer("cell", self.cell, 1))
+        check_no_array("axes", self.axes)
+        if self.axes is not None:
+            object.__setattr__(self, "axes", check_integer("axes", self.axes, 1, 3))
 
     def plan(self, x: Tensor, request: Request) -> Plan:
         """The samples, of whose scores the map is summed."""
@@ -84,33 +91,35 @@ class Regions(Method):
             raise ArgumentError(
                 "cell", f"must be 'auto' where features are given in place of cells, got {cell}"
             )
+        axes = self._axes_of(x)
         features: Features
         if request.features is not None:
             features = on_device(request.features, x.device)
-        elif x.dim() == 1:
+        elif not axes and x.dim() == 1:
             features = Elements()
-        elif x.dim() in (3, 4):
-            _warn_of_axes(x)
+        elif axes:
+            _warn_of_axes(x, axes)
+            sides = tuple(x.shape[-axes:])
             if isinstance(cell, str):
-                cell = _smallest(tuple(x.shape), samples)
-            check_integer("cell", cell, 1, max(x.shape[1:]))
-            features = _cells(tuple(x.shape), cell)
+                cell = _smallest(tuple(x.shape), axes, samples)
+            check_integer("cell", cell, 1, max(sides))
+            features = _cells(sides, cell)
         else:
             raise ArgumentError(
                 "features",
-                f"must be given for x of shape {tuple(x.shape)}: cells are of pictures "
-                "(C, H, W) and volumes (C, D, H, W). Windows of a series (C, T) are "
+                f"must be given for x of shape {tuple(x.shape)}: cells are of pictures (C, H, W) "
+                "and volumes (C, D, H, W). Of a series (C, T) give Regions(axes=1), or "
                 "features=Grid((50,), 'nearest', share_channels=False), say; a picture (H, W) is "
                 "given as x[None], with lambda batch: model(batch[:, 0])",
             )
-        if isinstance(self.baseline, str) and self.baseline == "blur" and x.dim() not in (3, 4):
+        if isinstance(self.baseline, str) and self.baseline == "blur" and not axes:
             raise ArgumentError(
                 "baseline",
                 "must be a number or a tensor for x of shape "
-                f"{tuple(x.shape)}, got 'blur', which is of pictures (C, H, W) and volumes "
-                "(C, D, H, W); give 0.0, say",
+                f"{tuple(x.shape)}, got 'blur', which is of pictures (C, H, W), volumes "
+                "(C, D, H, W) and, with axes=1, series (C, T); give 0.0, say",
             )
-        baseline = baseline_on(x, self.baseline, light_blur)
+        baseline = baseline_on(x, self.baseline, lambda x: light_blur(x, axes))
         of_blur = isinstance(self.baseline, str) and self.baseline == "blur"
         if of_blur and isinstance(baseline, Tensor) and torch.equal(baseline, x):
             raise ArgumentError(
@@ -137,6 +146,17 @@ class Regions(Method):
         _warn_of_error(plan)
         return plan
 
+    def _axes_of(self, x: Tensor) -> int | None:
+        """Along how many trailing axes cells lie; None where they cannot."""
+        if self.axes is None:
+            return x.dim() - 1 if x.dim() in (3, 4) else None
+        if x.dim() not in (self.axes, self.axes + 1):
+            kinds = {1: "a series (C, T) or (T,)", 2: "a picture (C, H, W)", 3: "(C, D, H, W)"}
+            raise ArgumentError(
+                "axes", f"is {self.axes}, so x must be {kinds[self.axes]}, got {tuple(x.shape)}"
+            )
+        return self.axes
+
 
 def _warn_of_error(plan: Plan) -> None:
     """Warns where no direction is left to tell the map's error by."""
@@ -154,22 +174,27 @@ def _warn_of_error(plan: Plan) -> None:
     )
 
 
-def _cells(shape: tuple[int, ...], cell: int) -> Grid:
-    """Cells of so many pixels along each axis but the channels', which share them."""
-    sizes = tuple(min(cell, max(length, 1)) for length in shape[1:])
-    return Grid(sizes, "linear", False, True)
+def _cells(sides: tuple[int, ...], cell: int) -> Grid:
+    """Cells of so many elements along each axis, which channels share.
+
+    Their borders are smooth, but for windows of a series: the first line of a linear grid over one
+    axis would have one sign in all samples.
+    """
+    sizes = tuple(min(cell, max(length, 1)) for length in sides)
+    return Grid(sizes, "nearest" if len(sides) == 1 else "linear", False, True)
 
 
-def _smallest(shape: tuple[int, ...], samples: int) -> int:
+def _smallest(shape: tuple[int, ...], axes: int, samples: int) -> int:
     """The smallest cells with fewer draws than samples, and than directions in their group.
 
     What has no draw tells the error. For 16 samples nothing can be left.
     """
-    best = max(shape[1:])
-    for cell in range(smallest_cell(shape), best):
-        draws = NoiseSpec(
-            shape, "rademacher", features=_cells(shape, cell), design="hadamard"
-        ).draws
+    sides = shape[-axes:]
+    best = max(sides)
+    for cell in range(smallest_cell(sides), best):
+        grid = _cells(sides, cell)
+        draws = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").draws
+        draws += axes == 1  # see hadamard_spec
         if draws > samples:
             continue
         if draws < min(1 << (draws - 1).bit_length(), samples):
@@ -178,9 +203,9 @@ def _smallest(shape: tuple[int, ...], samples: int) -> int:
     return best
 
 
-def _warn_of_axes(x: Tensor) -> None:
+def _warn_of_axes(x: Tensor, axes: int) -> None:
     """Warns where a picture's axes seem to be in another order."""
-    if x.dim() != 3 or len(x) < SIDE:
+    if axes != 2 or x.dim() != 3 or len(x) < SIDE:
         return
     if x.shape[2] <= 4:
         warn(
