@@ -57,5 +57,6 @@ def covering(**factors):
 
 
 def _name(value):
-    text = case_id(((), value) if isinstance(value, dict) else value) or str(value)
-    return text.strip("-").removeprefix("torch.").replace(" ", "") or "plain"
+    if isinstance(value, dict):
+        return case_id(((), value)).strip("-") or "plain"
+    return (case_id(value) or str(value)).removeprefix("torch.").replace(" ", "")
