@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fwdgrad.importance import Sampling
     from fwdgrad.methods import (
         AdaptGrad,
+        Coalitions,
         ForwardGradient,
         FusionGrad,
         Gradient,
@@ -59,6 +60,7 @@ _PLACES = {
     "fwdgrad.hard_labels": ("KeptLabel", "LabelDistance", "TextAnswer"),
     "fwdgrad.methods": (
         "AdaptGrad",
+        "Coalitions",
         "ForwardGradient",
         "FusionGrad",
         "Gradient",
@@ -96,6 +98,7 @@ __all__ = [
     "AdaptGrad",
     "AdaptiveScale",
     "CheckpointError",
+    "Coalitions",
     "Difference",
     "Elements",
     "Explanation",

@@ -62,6 +62,7 @@ class Plan:
     parameters: ParameterNoise | None = None
     sampling: Sampling | None = None  # draws from another distribution than ...
     smoothed_with: str = "normal"  # ... this one, which the map is of
+    labels: Tensor | None = None  # each element's feature, of x's shape: all coalitions are asked
 
     @property
     def signs(self) -> int:

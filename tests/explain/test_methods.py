@@ -10,6 +10,7 @@ import fwdgrad
 from fwdgrad import (
     AdaptGrad,
     AdaptiveScale,
+    Coalitions,
     Difference,
     Elements,
     Explanation,
@@ -46,6 +47,10 @@ OTHERS = {  # each method with no default left, and more than one of some; featu
         (Regions("grey"), Grid((2, 4), "nearest", share_channels=False)),
         (Regions(X.flip(0)), LABELS),
         (Regions("white"), Elements()),
+    ],
+    "coalitions": [
+        (Coalitions("shapley", "grey"), LABELS),
+        (Coalitions("banzhaf", X.flip(0)), Grid((4, 4), "nearest")),
     ],
     "forward-gradient": [
         (ForwardGradient(SCALES, "logistic", block=(3, 3), clip=(-1, 2)), None),
@@ -85,11 +90,12 @@ def count_of(method):
     """As many samples as a run of it is given: without noise there is no choice."""
     steps = getattr(method, "steps", None)
     drawn = method if not isinstance(method, IntegratedGradients) or not steps else method.gradient
-    return None if isinstance(drawn, Gradient) else 12
+    return None if isinstance(drawn, (Gradient, Coalitions)) else 12
 
 
+FEW = {"coalitions": LABELS}  # features of X that a method by name needs
 CASES = [
-    *((name, name, None, None) for name in METHODS),
+    *((name, name, FEW.get(name), None) for name in METHODS),
     *(
         (name, method, features, count_of(method))
         for name, some in OTHERS.items()
@@ -148,7 +154,7 @@ def test_settings_repeat_the_run_to_the_bit(tmp_path, name, method, features, n_
 @pytest.mark.parametrize("name", METHODS)
 def test_a_name_is_the_value_of_its_defaults(name):
     x = of_picture(name)
-    options = {"objective": "output", "seed": 4}
+    options = {"objective": "output", "seed": 4, "features": FEW.get(name)}
     one, other, kind = (
         fwdgrad.explain(model_of(x), x, 1, method=method, **options)
         for method in (name, METHODS[name](), METHODS[name])
@@ -161,14 +167,16 @@ def test_a_name_is_the_value_of_its_defaults(name):
 @pytest.mark.parametrize(
     ("name", "n_samples"),
     [
-        ("regions", 1024), ("forward-gradient", 1024), ("gradient", 1), ("smoothgrad", 50),
+        ("regions", 1024), ("coalitions", 128), ("forward-gradient", 1024), ("gradient", 1),
+        ("smoothgrad", 50),
         ("smoothgrad-squared", 50), ("vargrad", 50), ("adaptgrad", 50), ("noisegrad", 50),
         ("fusiongrad", 50), ("gradient-x-input", 1), ("integrated-gradients", 50),
     ],
 )  # fmt: skip
 def test_how_many_samples_where_none_are_given(name, n_samples):
     x = of_picture(name)
-    assert fwdgrad.explain(model_of(x), x, 1, method=name).n_samples == n_samples
+    e = fwdgrad.explain(model_of(x), x, 1, method=name, features=FEW.get(name))
+    assert e.n_samples == n_samples
 
 
 def test_numbers_are_resolved_in_what_the_explanation_holds():

@@ -172,6 +172,8 @@ def test_the_choices_are_those_that_there_are():
     [
         (choices.BASELINES, lambda name: fwdgrad.Regions(baseline=name)),
         (choices.BASELINES, lambda name: fwdgrad.IntegratedGradients(baseline=name)),
+        (choices.BASELINES, lambda name: fwdgrad.Coalitions(baseline=name)),
+        (choices.VALUES, lambda name: fwdgrad.Coalitions(name)),
         (
             choices.CONTROL_VARIATES,
             lambda name: fwdgrad.ForwardGradient(antithetic=False, control_variate=name),

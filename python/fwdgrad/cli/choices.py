@@ -7,6 +7,7 @@ DISTRIBUTIONS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "radem
 FITS = ("crop", "pad", "stretch")
 METHODS = (
     "regions",
+    "coalitions",
     "forward-gradient",
     "gradient",
     "smoothgrad",
@@ -19,6 +20,7 @@ METHODS = (
     "integrated-gradients",
 )
 METHOD_OPTIONS = (
+    "value",
     "scale",
     "distribution",
     "design",
@@ -41,4 +43,5 @@ OBJECTIVES = (
     "log-probability",
     "cross-entropy",
 )
+VALUES = ("banzhaf", "shapley")
 TEXT_MODELS = ("smollm2", "smollm2-llama.cpp")

@@ -25,6 +25,7 @@ from fwdgrad.cli.output import (
     say_how,
     set_threads,
 )
+from fwdgrad.cli.table import explain_a_table
 from fwdgrad.cli.text import explain_a_text
 from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, warn
 from fwdgrad.explaining import explanations
@@ -83,6 +84,8 @@ def _most_probable(outputs: Any, adapter: ImageClassifier) -> str | None:
 def explain(arguments: argparse.Namespace) -> None:
     """Explains the photo or the text, and writes files."""
     set_threads(arguments)
+    if arguments.table is not None:
+        return explain_a_table(arguments)
     if (arguments.photo is None) == (arguments.text is None):
         raise ValueError("give a photo or --text, and one of them")
     if arguments.text is not None:

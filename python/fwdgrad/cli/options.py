@@ -66,4 +66,7 @@ def photo_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if name == "forward-gradient" and "cell" in options:
         cell = options.pop("cell")
         run["features"] = Grid((cell, cell), "nearest", jitter=True, share_channels=False)
+    if name == "coalitions" and "cell" in options:
+        cell = options.pop("cell")
+        run["features"] = Grid((cell, cell), "nearest")
     return {**run, "method": method_of("regions" if name == "auto" else name, options)}

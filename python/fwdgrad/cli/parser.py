@@ -21,6 +21,7 @@ from fwdgrad.cli.choices import (
     MODELS,
     OBJECTIVES,
     TEXT_MODELS,
+    VALUES,
 )
 from fwdgrad.errors import Option
 from fwdgrad.terminal import say
@@ -122,6 +123,7 @@ def _add_explain(commands: Any) -> None:
     add("--samples", dest="n_samples", type=int, help="perturbed inputs that the model is called "
         "on; a pair counts two (default: 1024, or what the method needs)")  # fmt: skip
     _add_method(explain)
+    _add_table(explain)
     add("--seed", type=int, default=0, help="of the random draws (default: 0)")
     add("--memory", help="budget such as 1GiB, instead of --batch-size")
     add("--output", type=Path, help="folder for the files (default: PHOTO-explanation)")
@@ -174,6 +176,17 @@ def _add_method(explain: argparse.ArgumentParser) -> None:
     add("--control-variate", choices=CONTROL_VARIATES, help="of samples without pairs")
     add("--steps", type=int, help="points on the path (default: 50)")
     add("--clip", type=float, nargs=2, metavar=("LOW", "HIGH"), help="clamp samples to a range")
+
+
+def _add_table(explain: argparse.ArgumentParser) -> None:
+    add = explain.add_argument_group(
+        "rows of tables", "--model is package.module:callable, from a DataFrame to scores."
+    ).add_argument
+    add("--table", type=Path, metavar="ROW.CSV", help="a row with a header, instead of a photo")
+    add("--background", type=Path, metavar="ROWS.CSV", help="rows of the data, from which columns "
+        "that are out take their values")  # fmt: skip
+    add("--max-background", type=int, default=100, help="rows of it that are used (default: 100)")
+    add("--value", choices=VALUES, help="of coalitions (default: banzhaf)")
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from fwdgrad.estimate.coalitions import of_coalitions
 from fwdgrad.estimate.hadamard import is_alone, spare_reliability, sum_features
 from fwdgrad.estimate.missing import with_missing
 from fwdgrad.estimate.moments import Result, enter_unit_, standard_error_
@@ -30,6 +31,8 @@ def attributions(plan: Plan, scores: Tensor, clean: list[float], backend: str) -
     Returns:
         Attribution, standard error and reliability of each.
     """
+    if plan.labels is not None:
+        return of_coalitions(plan, scores)
     frozen = _frozen(plan)
     return [
         _attribution(plan, found, at_x, frozen, backend)

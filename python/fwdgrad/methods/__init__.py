@@ -12,6 +12,7 @@ from fwdgrad.errors import ArgumentError, ArgumentTypeError
 from fwdgrad.methods.adaptgrad import AdaptGrad
 from fwdgrad.methods.auto import choose
 from fwdgrad.methods.base import Method, Request
+from fwdgrad.methods.coalitions import Coalitions
 from fwdgrad.methods.forward_gradient import ForwardGradient
 from fwdgrad.methods.fusiongrad import FusionGrad
 from fwdgrad.methods.gradient import Gradient
@@ -29,6 +30,7 @@ from fwdgrad.plan import Plan
 __all__ = [
     "METHODS",
     "AdaptGrad",
+    "Coalitions",
     "ForwardGradient",
     "FusionGrad",
     "Gradient",
@@ -51,6 +53,7 @@ METHODS: dict[str, type[Method]] = {
     kind.name: kind
     for kind in (
         Regions,
+        Coalitions,
         ForwardGradient,
         Gradient,
         SmoothGrad,

@@ -186,14 +186,25 @@ def _without_draw_0(
     features: Features, shape: tuple[int, ...], device: torch.device | None
 ) -> Features:
     """The same features without the first draw, where their elements can be named."""
+    labels = labels_of(features, shape, device)
+    return features if labels is None else labels.without_draw_0()
+
+
+def labels_of(
+    features: Features, shape: tuple[int, ...], device: torch.device | None
+) -> Labels | None:
+    """The same features as labels; None where they have smooth or moving borders.
+
+    >>> labels_of(Grid((2,), "nearest"), (4,), None).mask.tolist()
+    [0, 0, 1, 1]
+    """
     if isinstance(features, Labels):
-        return features.without_draw_0()
+        return features
     if isinstance(features, Elements):
-        index = torch.arange(math.prod(shape), device=device)
-        return Labels(index.reshape(shape)).without_draw_0()
+        return Labels(torch.arange(math.prod(shape), device=device).reshape(shape))
     view = features.view(shape)
     if view.jitters or view.linear:
-        return features
+        return None
     sizes = features.sizes(shape)
     sizes = (1,) * (len(shape) - len(sizes)) + sizes
     own = len(features.sizes(shape)) if view.shared else len(shape)
@@ -201,4 +212,4 @@ def _without_draw_0(
     for length, size in zip(shape[-own:], sizes[-own:], strict=True):
         line = torch.arange(length, device=device) // size
         mask = mask[..., None] * (int(line[-1]) + 1) + line
-    return Labels(mask).without_draw_0()
+    return Labels(mask)

@@ -51,6 +51,9 @@ class Samples:
     def fill(self, out: Tensor, first: int, count: int, sign: int = 1, pairs: bool = False) -> None:
         """Writes samples first onwards: with pairs, all of one sign and then all of the other."""
         plan, x, spec = self.plan, self.plan.x, self.plan.spec
+        if plan.labels is not None:
+            self._fill_coalitions(out[:count], first, plan.labels)
+            return
         if plan.path is None and spec is not None:
             self._filler(pairs)(out, first, sign=sign)
             return
@@ -64,6 +67,15 @@ class Samples:
                     out[row] = point
                 else:
                     run(out[row : row + 1], first + i, sign=s)
+
+    def _fill_coalitions(self, out: Tensor, first: int, labels: Tensor) -> None:
+        """Sample i has the input where the bit of i that an element's label names is set."""
+        x, device = self.plan.x, labels.device
+        numbers = torch.arange(first, first + len(out), device=device)[:, None]
+        features = torch.arange(self.plan.samples.bit_length() - 1, device=device)
+        is_in = (numbers >> features & 1).bool()[:, labels]
+        baseline = torch.as_tensor(self.plan.baseline, dtype=x.dtype, device=x.device)
+        torch.where(is_in, x, baseline, out=out)
 
     def _filler(self, pairs: bool) -> Perturber:
         """What fills micro-batches, checked once."""
