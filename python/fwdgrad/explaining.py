@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict, overload
+from typing import Any, TypedDict, cast, overload
 
 import torch
 from torch import Tensor
@@ -55,6 +55,10 @@ class Options(TypedDict, total=False):
 
 
 @overload
+def explain(model: Adapter, x: Any, target: Any = "auto", **options: Unpack[Options]) -> Any: ...
+
+
+@overload
 def explain(
     model: Callable[[Tensor], Any],
     x: Any,
@@ -73,7 +77,7 @@ def explain(
 
 
 def explain(
-    model: Callable[[Tensor], Any],
+    model: Callable[[Tensor], Any] | Adapter,
     x: Any,
     target: Any = "auto",
     *,
@@ -90,7 +94,7 @@ def explain(
     backend: str = "auto",
     device: str | torch.device | None = None,
     **unknown: Any,
-) -> Explanation | list[Explanation]:
+) -> Any:
     """Which elements of an input a model's score depends on; by default from forward calls alone.
 
     Args:
@@ -167,11 +171,12 @@ def explain(
     for given in unknown:
         raise TypeError(_wrong(given))
     several = isinstance(target, (list, tuple))
-    prepared = model.prepare(x) if isinstance(model, Adapter) else None
-    if prepared is not None:
-        model, x = prepared.forward, prepared.x
+    prepared, forward = None, cast(Callable[[Tensor], Any], model)
+    if isinstance(model, Adapter):
+        prepared = model.prepare(x)
+        forward, x = prepared.forward, prepared.x
     found = explanations(
-        model, x, list(target) if several else [target], prepared=prepared,
+        forward, x, list(target) if several else [target], prepared=prepared,
         method=method, objective=objective, n_samples=n_samples, features=features, seed=seed,
         batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
         backend=backend, device=device,
