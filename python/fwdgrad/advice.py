@@ -102,6 +102,12 @@ def why_nan(result: Explanation, words: int | None = None) -> Message:
     return Message(*halves, f" {least} or more")
 
 
+def _judged(result: Any) -> Any:
+    """What of a result is told to be noise: of one without scores of its own, the explanation."""
+    has_own = isinstance(result, Explanation) or hasattr(result, "scores")
+    return result if has_own else result.explanation
+
+
 def is_noise(result: Any) -> bool:
     """Whether most of a map, or of the scores of words, is noise.
 
@@ -112,6 +118,7 @@ def is_noise(result: Any) -> bool:
     >>> is_noise(fwdgrad.explain(lambda b: b.sum(1), torch.ones(3), method="gradient"))
     False
     """
+    result = _judged(result)
     if not result.reliability < LOW:  # NaN is not
         return False
     if isinstance(result, Explanation):
@@ -126,6 +133,7 @@ def warn_of_noise(low: Sequence[Any], count: int) -> None:
     """Warns once where maps of a run, of as many as are counted, are mostly noise."""
     if not low:
         return
+    low = list(map(_judged, low))
     worst = min(low, key=lambda e: e.reliability)
     of_map = isinstance(worst, Explanation)
     target = worst.target if of_map else worst.explanation.target

@@ -33,6 +33,7 @@ from fwdgrad import (
 from fwdgrad.adapters.images import ImageClassifier
 from fwdgrad.adapters.lstm import LSTMClassifier
 from fwdgrad.adapters.photos import load_photo
+from fwdgrad.adapters.picture_explanation import PictureExplanation
 from fwdgrad.adapters.text import explain_text
 from fwdgrad.methods import METHODS
 from fwdgrad.methods.blur import light_blur
@@ -211,12 +212,22 @@ def test_explain_writes_and_prints(folder, capsys):
         pixels = np.asarray(drawn.convert("RGB")).astype(int)
     heat = pixels[60:, pixels.shape[1] // 2 :]  # beside the photo, below the title
     red, blue = heat[..., 0] - heat[..., 2] > 60, heat[..., 2] - heat[..., 0] > 60
-    middle = red.shape[0] // 2, red.shape[1] // 2
-    assert (
-        red[: middle[0], : middle[1]].mean() > 0.5
-    )  # brighter than grey, which increases the score
-    assert red[middle[0] + 40 :].sum() == 0
     assert blue.sum() == 0
+    # All of the photo is there, in its shape; what was seen are columns 12 .. 47 and rows 2 .. 37.
+    rows, columns = (heat.min(2) < 250).nonzero()
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert width / height == pytest.approx(60 / 40, rel=0.02)
+    red = red[rows.min() :, columns.min() :]
+    scale = width / 60
+    quarter = [slice(round(a * scale), round(b * scale)) for a, b in ((4, 18), (14, 28))]
+    assert red[tuple(quarter)].mean() > 0.9  # brighter than grey, which increases the score
+    assert red[:, : round(12 * scale)].sum() == 0
+    assert red[round(25 * scale) :].sum() == 0
+    shown = PictureExplanation.load("out/explanation.safetensors", "photo.png")
+    assert shown.heatmap().shape == (40, 60)
+    assert (shown.heatmap()[:, :12] == 0).all()
+    assert (shown.heatmap()[4:18, 14:28] > 0).all()
+    assert shown.label == "lamp (class 1)"
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,29 @@ def test_colours(tmp_path, kind):
     assert (result - seen(tmp_path, rgb)).abs().max() <= tolerance
 
 
+@pytest.mark.parametrize("limit", [photos._WHOLE, 1], ids=["as a whole", "part by part"])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_all_of_a_photo_is_kept_to_be_shown(tmp_path, monkeypatch, suffix, limit):
+    monkeypatch.setattr(photos, "_WHOLE", limit)
+    exif = Image.Exif()
+    exif[274] = 6
+    big = picture(np.rot90(RGB, 1)).resize((480, 640))
+    path = tmp_path / f"a.{suffix}"
+    big.save(path, exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
+    plain = read_photo(path, SIZE)
+    found = read_photo(path, SIZE, side=160)
+    assert plain.whole is None
+    assert torch.equal(found.pixels, plain.pixels)
+    assert found.whole.dtype == np.uint8
+    if suffix == "png":  # a JPEG is made smaller by its decoder, perhaps more than asked for
+        assert found.whole.shape == (120, 160, 3)
+    assert max(found.whole.shape) <= 160
+    small = np.asarray(picture(RGB).resize(found.whole.shape[1::-1]), int)
+    assert np.abs(found.whole - small).mean() < 3
+    assert found.cut.box == (110, 30, 530, 450)
+    assert read_photo(path, SIZE, side=10**6).whole.shape[1] <= 640
+
+
 def test_big_endian_16_bit_tiff(tmp_path):
     # Written by hand: Pillow writes the machine's order, cameras and microscopes often the other.
     height, width = GREY.shape

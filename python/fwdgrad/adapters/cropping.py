@@ -57,6 +57,28 @@ class Cut:
             scaled = (max(1, round(size * width / longer)), max(1, round(size * height / longer)))
         return cls(box, scaled, (size, size))
 
+    @property
+    def extent(self) -> Box:
+        """Where the whole result lies on the picture, in its pixels.
+
+        What is beside a padded picture lies outside of it.
+
+        >>> Cut.of(40, 80, 8, "pad").extent
+        (-20.0, 0.0, 60.0, 80.0)
+        """
+        left, top = (self.box[i] - self.margins[i] * self.scale[i] for i in (0, 1))
+        right, bottom = (
+            first + length * scale
+            for first, length, scale in zip((left, top), self.result, self.scale, strict=True)
+        )
+        return left, top, right, bottom
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Pixels of the result to the left of the scaled box, and above it."""
+        (width, height), (wide, high) = self.result, self.scaled
+        return (width - wide) // 2, (height - high) // 2
+
     def shrunk(self, factor: float) -> Cut:
         """The same cut of the picture after it was made smaller by a factor."""
         left, top, right, bottom = (side / factor for side in self.box)
@@ -131,8 +153,7 @@ def scaled(picture: Image.Image, box: Box, cut: Cut) -> Image.Image:
     if part.size == cut.result:
         return part
     result = Image.new(part.mode, cut.result, _GREY if part.mode == "RGB" else 0)
-    width, height = (whole - side for whole, side in zip(cut.result, part.size, strict=True))
-    result.paste(part, (width // 2, height // 2))
+    result.paste(part, cut.margins)
     return result
 
 

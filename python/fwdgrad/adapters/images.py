@@ -20,28 +20,16 @@ from fwdgrad.errors import ArgumentError
 from fwdgrad.names import ClassNames
 
 
-@dataclass(frozen=True)
-class ImageClassifier:
-    """A classifier of photos: pixels in [0, 1] to class scores.
+class Named:
+    """A model whose classes may have names.
 
     Attributes:
         name: of the model.
-        forward: takes (batch, 3, size, size), RGB in [0, 1]; returns (batch, classes).
-        size: of the pictures it takes.
         labels: the classes' names, where they are known.
-        zero: the pixel that its normalisation maps to zero, where it is known: a number, or one
-            for each of red, green and blue.
     """
 
     name: str
-    forward: Callable[[Tensor], Any]
-    size: int
-    labels: tuple[str, ...] | None = None
-    zero: float | tuple[float, ...] | None = None
-
-    def __call__(self, batch: Tensor) -> Any:
-        """Calls ``forward``, so that a classifier is itself a model for ``fwdgrad.explain``."""
-        return self.forward(batch)
+    labels: tuple[str, ...] | None
 
     def label(self, target: int | None) -> str:
         """A class for a person to read: its first name and its number."""
@@ -62,6 +50,30 @@ class ImageClassifier:
                 "target", f"must be a number: the model's classes have no names, got {name!r}"
             )
         return ClassNames(self.labels).find(name, "target", self.name)
+
+
+@dataclass(frozen=True)
+class ImageClassifier(Named):
+    """A classifier of photos: pixels in [0, 1] to class scores.
+
+    Attributes:
+        name: of the model.
+        forward: takes (batch, 3, size, size), RGB in [0, 1]; returns (batch, classes).
+        size: of the pictures it takes.
+        labels: the classes' names, where they are known.
+        zero: the pixel that its normalisation maps to zero, where it is known: a number, or one
+            for each of red, green and blue.
+    """
+
+    name: str
+    forward: Callable[[Tensor], Any]
+    size: int
+    labels: tuple[str, ...] | None = None
+    zero: float | tuple[float, ...] | None = None
+
+    def __call__(self, batch: Tensor) -> Any:
+        """Calls ``forward``, so that a classifier is itself a model for ``fwdgrad.explain``."""
+        return self.forward(batch)
 
 
 def imagenet_labels() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,12 +33,23 @@ class Photo:
         width: of the whole photo in pixels, upright.
         height: of the whole photo in pixels, upright.
         fit: how it was made a square; see ``read_photo``.
+        whole: all of the photo, made smaller: uint8 (h, w, 3); None where it was not asked for.
     """
 
     pixels: Tensor
     width: int
     height: int
     fit: Fit
+    whole: np.ndarray[Any, Any] | None = None
+
+    @property
+    def cut(self) -> Cut:
+        """What of the photo is in ``pixels``, and where.
+
+        >>> Photo(torch.zeros(3, 8, 8), 200, 100, "stretch").cut.box
+        (0.0, 0.0, 200.0, 100.0)
+        """
+        return Cut.of(self.width, self.height, self.pixels.shape[-1], self.fit)
 
     @property
     def share(self) -> float:
@@ -47,7 +58,7 @@ class Photo:
         >>> Photo(torch.zeros(3, 8, 8), 200, 100, "crop").share
         0.3828125
         """
-        left, top, right, bottom = Cut.of(self.width, self.height, 8, self.fit).box
+        left, top, right, bottom = self.cut.box
         return (right - left) * (bottom - top) / (self.width * self.height)
 
 
@@ -56,6 +67,7 @@ def read_photo(
     size: int,
     fit: Fit | None = "crop",
     max_pixels: int = MAX_PIXELS,
+    side: int | None = None,
 ) -> Photo:
     """Reads a photo as a classifier sees it.
 
@@ -72,6 +84,8 @@ def read_photo(
         max_pixels: the memory that decoding may take, in pixels of 4 bytes. A photo whose header
             says that it needs more is refused; formats that decoders hold several times over count
             so much more.
+        side: of all of the photo, to be shown: its longer side is made that long, where it is
+            longer. None: that is left out.
 
     Returns:
         The photo, with its size before.
@@ -80,8 +94,9 @@ def read_photo(
         FileNotFoundError: there is no such file.
         ValueError: it is no picture, of another format, damaged, or too large.
     """
-    picture, (width, height), fit = _read(path, "photo", rgb_converter, size, fit, max_pixels)
-    return Photo(_pixels(picture), width, height, fit)
+    read = _read(path, "photo", rgb_converter, size, fit, max_pixels, side)
+    whole = None if read.small is None else np.array(read.small)
+    return Photo(_pixels(read.picture), *read.size, read.fit, whole)
 
 
 def load_photo(
@@ -107,13 +122,18 @@ def photo_of(photo: str | os.PathLike[str] | Image.Image, size: int | None = Non
     Raises:
         FileNotFoundError, ValueError: see ``read_photo``.
     """
+    return _pixels(picture_of(photo, size))
+
+
+def picture_of(photo: str | os.PathLike[str] | Image.Image, size: int | None = None) -> Image.Image:
+    """The same as an RGB picture of Pillow, upright."""
     if isinstance(photo, (str, os.PathLike)):
-        return _pixels(_read(photo, "photo", rgb_converter, size, None, MAX_PIXELS)[0])
+        return _read(photo, "photo", rgb_converter, size, None, MAX_PIXELS).picture
     orientation = photo.getexif().get(0x0112, 1)
     picture = turned(converted(photo, rgb_converter(photo)), orientation)
     fits = picture.width == picture.height == size
     cut = Cut.of(*picture.size, size, "stretch" if fits else "crop")
-    return _pixels(scaled(picture, cut.box, cut))
+    return scaled(picture, cut.box, cut)
 
 
 def load_mask(
@@ -142,14 +162,15 @@ def load_mask(
     """
     wanted, whose = (photo, "photo") if photo else ((shape[1], shape[0]), "map")
     size = shape[0] if photo else None
-    picture, found, _ = _read(path, "mask", object_converter, size, fit, max_pixels)
+    read = _read(path, "mask", object_converter, size, fit, max_pixels)
+    found = read.size
     if found != wanted:
         raise ArgumentError(
             "mask",
             f"{path} must be {wanted[0]} x {wanted[1]} pixels, as the {whose} is, got {found[0]} x "
             f"{found[1]}",
         )
-    mask = torch.from_numpy(np.array(picture)) > 127
+    mask = torch.from_numpy(np.array(read.picture)) > 127
     if not bool(mask.any()):
         raise ArgumentError(
             "mask",
@@ -170,6 +191,16 @@ def _pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A picture, upright, converted and scaled; its width and height before; how it was fitted."""
+
+    picture: Image.Image
+    size: tuple[int, int]
+    fit: Fit
+    small: Image.Image | None
+
+
 def _read(
     path: str | os.PathLike[str],
     name: str,
@@ -177,8 +208,9 @@ def _read(
     size: int | None,
     fit: Fit | None,
     max_pixels: int,
-) -> tuple[Image.Image, tuple[int, int], Fit]:
-    """A picture, upright, converted and scaled; its width and height before; how it was fitted.
+    side: int | None = None,
+) -> _Read:
+    """Reads a picture.
 
     Args:
         path: of the file.
@@ -187,6 +219,7 @@ def _read(
         size: of the square; None: as large as it is.
         fit: see ``read_photo``.
         max_pixels: see ``read_photo``.
+        side: see ``read_photo``.
     """
     if fit not in (None, *FITS):
         raise ValueError(f"fit must be {', '.join(FITS)} or None, got {fit!r}")
@@ -221,12 +254,23 @@ def _read(
             whole = (width, height) if orientation < 5 else (height, width)
             convert = converter_of(opened)
             if is_large:
-                picture = scaled(*reduced(opened, cut, convert), cut)
-                return turned(picture, orientation), whole, fit
+                picture = turned(scaled(*reduced(opened, cut, convert), cut), orientation)
+                small = side and turned(_small(opened, side, convert), orientation)
+                return _Read(picture, whole, fit, small or None)
             picture = turned(converted(opened, convert), orientation)
             cut = Cut.of(*picture.size, size, fit)
-            return scaled(picture, cut.box, cut), whole, fit
+            small = side and _small(picture, side)
+            return _Read(scaled(picture, cut.box, cut), whole, fit, small or None)
     except Exception as error:  # Pillow raises whatever it meets in damaged files: struct.error, ..
         text = " ".join(str(error).split()) or type(error).__name__
         reason = error if error.args and isinstance(error.args[0], Message) else text
         raise ArgumentError(name, f"{path} cannot be read: ", reason) from error
+
+
+def _small(picture: Image.Image, side: int, convert: Converter = lambda part: part) -> Image.Image:
+    """All of a picture, with its longer side at most so long."""
+    factor = min(1.0, side / max(picture.size))
+    width, height = (max(1, round(factor * length)) for length in picture.size)
+    box = (0.0, 0.0, float(picture.width), float(picture.height))
+    cut = Cut(box, (width, height), (width, height))
+    return scaled(*reduced(picture, cut, convert), cut)

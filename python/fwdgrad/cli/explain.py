@@ -12,6 +12,7 @@ import torch
 
 from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
+from fwdgrad.adapters.picture_explanation import draw_on_photo, told
 from fwdgrad.advice import advice
 from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
@@ -37,6 +38,8 @@ from fwdgrad.runner.fingerprint import models_of
 from fwdgrad.scorer import is_of_shapes, module_of
 from fwdgrad.terminal import plain, say
 
+_DRAWN = 1024  # pixels of a photo's longer side that are kept to draw it
+
 
 def _targets(arguments: argparse.Namespace, adapter: ImageClassifier) -> list[int | str | None]:
     """The classes by their numbers, "auto" as it is, none of them twice."""
@@ -53,7 +56,7 @@ def _targets(arguments: argparse.Namespace, adapter: ImageClassifier) -> list[in
 
 def _photo(arguments: argparse.Namespace, size: int) -> Photo:
     fit: Any = arguments.fit or ("crop" if arguments.model in MODELS else None)
-    return read_photo(arguments.photo, size, fit, arguments.max_pixels)
+    return read_photo(arguments.photo, size, fit, arguments.max_pixels, _DRAWN)
 
 
 def _how_cut(photo: Photo) -> str:
@@ -157,10 +160,13 @@ def explain(arguments: argparse.Namespace) -> None:
             "height": photo.height,
             "fit": photo.fit,
         }
+        result.provenance["picture"] = told(photo.cut, photo.width, photo.height)
+        result.provenance["label"] = adapter.label(result.target)
         result.provenance["request"] = request
         result.save(saved)
         _draw(
             result,
+            photo,
             drawn,
             f"{adapter.label(result.target)}: {result.objective} {result.score:.3g}",
             f"red increases the score, blue decreases it; reliability {result.reliability:.2f}",
@@ -211,18 +217,26 @@ def _size_told(arguments: argparse.Namespace, size: int) -> Iterator[None]:
         ) from error
 
 
-def _draw(result: Explanation, path: Path, *title: str) -> None:
+def _draw(result: Explanation, photo: Photo, path: Path, *title: str) -> None:
+    """Draws the whole photo, a frame around what the model saw, and beside it the map on it."""
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
+    assert photo.whole is not None
     figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    photo, heat = figure.subplots(1, 2)
-    photo.imshow(result.input.cpu().permute(1, 2, 0).clamp(0, 1).numpy())
-    photo.set_axis_off()
-    result.plot(heat)
+    whole, heat = figure.subplots(1, 2)
+    whole.imshow(photo.whole, extent=(0, photo.width, photo.height, 0))
+    whole.set_axis_off()
+    left, top, right, bottom = photo.cut.box
+    if photo.share < 1:
+        for colour, line in (("black", "-"), ("white", "--")):  # to be seen on any photo
+            sides = right - left, bottom - top
+            whole.add_patch(Rectangle((left, top), *sides, fill=False, ec=colour, ls=line))
+    draw_on_photo(result, photo.whole, photo.cut, (photo.width, photo.height), heat)
     figure.suptitle("\n".join(map(plain, title)), parse_math=False)  # a name is no formula
     content = io.BytesIO()
     figure.savefig(content, format="png")

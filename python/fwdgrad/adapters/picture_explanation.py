@@ -1,0 +1,195 @@
+"""The explanation of a picture, in the pixels of the photo as it was given."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwdgrad.adapters.cropping import Cut
+from fwdgrad.errors import ArgumentError
+from fwdgrad.explanation import Explanation
+from fwdgrad.terminal import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(eq=False, repr=False)
+class PictureExplanation:
+    """Which parts of a photo a score depends on, in the photo's own pixels.
+
+    It has all attributes of the ``Explanation`` of what the model saw, too: ``attribution``,
+    ``score``, ``reliability``, ``settings``, ...
+
+    Attributes:
+        explanation: of what the model saw: (C, H, W), its pixels in [0, 1].
+        photo: all of it, upright: uint8 (H0, W0, 3).
+        cut: what of the photo the model saw.
+        label: the class that was explained, in words.
+    """
+
+    explanation: Explanation
+    photo: np.ndarray[Any, Any]
+    cut: Cut
+    label: str
+
+    def __getattr__(self, name: str) -> Any:
+        """What it does not have itself, the explanation has."""
+        if name.startswith("__") or name == "explanation":  # while it is copied, say
+            raise AttributeError(name)
+        return getattr(self.explanation, name)
+
+    def __repr__(self) -> str:
+        """One line that says what it is."""
+        height, width = self.photo.shape[:2]
+        found = self.explanation
+        return (
+            f"PictureExplanation({plain(self.label)}: {found.objective} {found.score:.4g}, photo "
+            f"{width} x {height}, {found.n_samples} samples, reliability {found.reliability:.2f})"
+        )
+
+    def heatmap(self) -> Tensor:
+        """The explanation's heatmap in the photo's pixels: (H0, W0).
+
+        Between the pixels that the model saw it is interpolated, and 0 where it saw none.
+        """
+        height, width = self.photo.shape[:2]
+        return on_photo(self.explanation.heatmap(), self.cut, width, height)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the map over all of the photo: red increases the score, blue decreases it.
+
+        Args:
+            ax: matplotlib axes; new ones where None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        height, width = self.photo.shape[:2]
+        return draw_on_photo(self.explanation, self.photo, self.cut, (width, height), ax)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the explanation, with where it lies on the photo, but not the photo itself.
+
+        ``Explanation.load`` reads it, too.
+
+        Raises:
+            ValueError, OSError: see ``Explanation.save``.
+        """
+        self.explanation.save(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], photo: Any = None) -> PictureExplanation:
+        """Reads what ``save`` wrote, or ``fwdgrad explain`` for a photo.
+
+        Args:
+            path: the file.
+            photo: that was explained: a path, a picture of Pillow, an array. None: what the model
+                saw stands in its place, grey where it saw nothing.
+
+        Raises:
+            FileNotFoundError, PermissionError: there is none, or it may not be read.
+            ValueError: it is damaged or of no photo, or the photo has another size.
+        """
+        from fwdgrad.adapters.pixels import read_any, to_bytes
+
+        found = Explanation.load(path)
+        about: Any = found.provenance.get("picture")
+        try:
+            width, height = int(about["width"]), int(about["height"])
+            box, scaled = tuple(map(float, about["box"])), tuple(map(int, about["scaled"]))
+            cut = Cut(box, scaled, (found.input.shape[2], found.input.shape[1]))  # type: ignore[arg-type]
+        except (TypeError, KeyError, ValueError, IndexError):
+            raise ValueError(f"{path} does not say where it lies on a photo") from None
+        if photo is not None:
+            pixels = to_bytes(read_any(photo))
+            if pixels.shape[:2] != (height, width):
+                raise ArgumentError(
+                    "photo",
+                    f"must be the one that was explained, {width} x {height} pixels, got "
+                    f"{pixels.shape[1]} x {pixels.shape[0]}",
+                )
+        else:
+            planes = [
+                0.5 + on_photo(plane.double().cpu() - 0.5, cut, width, height)
+                for plane in found.input.expand(3, -1, -1)
+            ]
+            pixels = to_bytes(torch.stack(planes).clamp_(0, 1))
+        return cls(found, pixels, cut, str(found.provenance.get("label", f"class {found.target}")))
+
+
+def told(cut: Cut, width: int, height: int) -> dict[str, Any]:
+    """Where a map lies on its photo, as the provenance of an explanation has it.
+
+    >>> told(Cut((0.0, 1.0, 4.0, 5.0), (8, 8), (8, 8)), 4, 6)
+    {'width': 4, 'height': 6, 'box': [0.0, 1.0, 4.0, 5.0], 'scaled': [8, 8]}
+    """
+    return {"width": width, "height": height, "box": [*cut.box], "scaled": [*cut.scaled]}
+
+
+def on_photo(values: Tensor, cut: Cut, width: int, height: int) -> Tensor:
+    """Values (h, w) of the pixels that a cut made, in the photo's: (height, width).
+
+    Between them they are interpolated; pixels of the photo that are not in the cut have 0.
+
+    Example:
+        >>> cut = Cut((1.0, 0.0, 3.0, 1.0), (2, 1), (2, 1))
+        >>> on_photo(torch.tensor([[5.0, 7.0]]), cut, 4, 1)
+        tensor([[0., 5., 7., 0.]])
+    """
+    left, top, right, bottom = cut.box
+    for axis, length, low, high, i in ((0, height, top, bottom, 1), (1, width, left, right, 0)):
+        side, first = cut.scaled[i], cut.margins[i]
+        at = torch.arange(length, dtype=torch.float64) + 0.5
+        inside = ((at > low) & (at < high)).nonzero()[:, 0]
+        place = ((at[inside] - low) * (side / (high - low)) - 0.5).clamp_(0, side - 1)
+        lower = place.floor().long().clamp_(max=side - 1)
+        weight = (place - lower).to(values)
+        one, other = (
+            values.index_select(axis, first + where)
+            for where in (lower, (lower + 1).clamp_(max=side - 1))
+        )
+        found = torch.lerp(one, other, weight[:, None] if axis == 0 else weight)
+        shape = (length, values.shape[1]) if axis == 0 else (values.shape[0], length)
+        values = values.new_zeros(shape).index_copy_(axis, inside, found)
+    return values
+
+
+def draw_on_photo(
+    explanation: Explanation,
+    photo: np.ndarray[Any, Any],
+    cut: Cut,
+    size: tuple[int, int],
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws a map over all of its photo, where it lies.
+
+    Args:
+        explanation: of what the model saw, a picture of values in [0, 1] with one or three
+            channels.
+        photo: all of it, uint8 (h, w, 3), in whatever size.
+        cut: what of the photo the model saw.
+        size: width and height of the photo that the cut is of.
+        ax: matplotlib axes; new ones where None.
+
+    Returns:
+        The axes.
+    """
+    width, height = size
+    ax = explanation.plot(ax)
+    under, over = ax.images[-2:]  # what the model saw, and the map
+    under.set_data(photo.mean(2) / 255)
+    under.set_extent((0, width, height, 0))
+    left, top, right, bottom = cut.extent
+    over.set_extent((left, right, bottom, top))
+    ax.set_xlim(0, width)  # what is beside a padded photo is not drawn
+    ax.set_ylim(height, 0)
+    return ax
