@@ -192,7 +192,8 @@ class Labels:
             missing = int((found != torch.arange(len(found), device=found.device)).nonzero()[0])
             raise ValueError(
                 f"mask must have every label from 0 to {int(found[-1])}, got none that is "
-                f"{missing}; torch.unique(mask, return_inverse=True)[1] numbers them anew"
+                f"{missing}; torch.unique(torch.as_tensor(mask), return_inverse=True)[1] numbers "
+                "them anew"
             )
         object.__setattr__(self, "mask", mask.detach().to(torch.int32, copy=True).contiguous())
         object.__setattr__(self, "count", len(found))

@@ -91,7 +91,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """What can be asked for."""
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__all__", "__doc__", "__name__", "__path__", "__version__"])
 
 
 __all__ = [

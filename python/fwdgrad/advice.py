@@ -129,8 +129,14 @@ def is_noise(result: Any) -> bool:
     return not (total and sum_of_squares(errors) / total < 0.5)
 
 
-def warn_of_noise(low: Sequence[Any], count: int) -> None:
-    """Warns once where maps of a run, of as many as are counted, are mostly noise."""
+def warn_of_noise(found: Sequence[Any], count: int | None = None) -> None:
+    """Warns once where explanations, of so many, are mostly noise, or nobody knows how much."""
+    low, count = list(filter(is_noise, found)), len(found) if count is None else count
+    for one in found:
+        if isinstance(one, Explanation) and math.isnan(one.reliability) and not low:
+            why = Message("the map has no reliability: ", why_nan(one))
+            warn(why, ReliabilityWarning)
+            return
     if not low:
         return
     low = list(map(_judged, low))

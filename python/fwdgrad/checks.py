@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,26 @@ def check_number(name: str, value: Any) -> float:
             name, f"must be a number, got {type(value).__name__} {told(repr(value), 60)}"
         )
     return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises where a value is none of some names; says which one is near.
+
+    >>> check_choice("baseline", "gray", ("black", "grey", "white"))
+    Traceback (most recent call last):
+    fwdgrad.errors.ArgumentError: baseline must be one of black, grey, white, got 'gray'; did you \
+mean 'grey'?
+    """
+    if isinstance(value, str) and value in choices:
+        return
+    near = difflib.get_close_matches(_KNOWN_AS.get(str(value), str(value)), choices, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ArgumentError(
+        name, f"must be one of {', '.join(choices)}, got {told(repr(value), 80)}{hint}"
+    )
+
+
+_KNOWN_AS = {"gaussian": "normal", "softmax": "probability", "ig": "integrated-gradients"}
 
 
 def check_no_array(name: str, value: Any) -> None:

@@ -13,17 +13,17 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fwdgrad.adapters.prepared import Adapter, Prepared
-from fwdgrad.advice import is_noise, warn_of_noise
+from fwdgrad.advice import warn_of_noise
 from fwdgrad.checks import check_integer, check_no_array
 from fwdgrad.devices import placed
-from fwdgrad.errors import ArgumentError
+from fwdgrad.errors import ArgumentError, warn
 from fwdgrad.estimate.moments import Result
 from fwdgrad.estimate.scores import attributions
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import digest_of
 from fwdgrad.inputs import input_of
 from fwdgrad.methods import METHODS, choose, method_of
-from fwdgrad.methods.base import Method, Request, hint_of
+from fwdgrad.methods.base import RENAMED, Method, Request, hint_of
 from fwdgrad.methods.noise import features_of
 from fwdgrad.objectives import Objective, check_objective, objective_name
 from fwdgrad.plan import Plan
@@ -182,7 +182,7 @@ def explain(
         backend=backend, device=device,
     )  # fmt: skip
     shown = found if prepared is None else [prepared.show(one) for one in found]
-    warn_of_noise(list(filter(is_noise, shown)), len(shown))
+    warn_of_noise(shown)
     return shown if several else shown[0]
 
 
@@ -250,7 +250,7 @@ def _wrong(name: str) -> str:
     hint = hint_of(name, sorted(fields))
     option = hint.removeprefix("did you mean ").removesuffix("?")
     own = hint_of(name, _NAMES)
-    if own.startswith("did you mean"):
+    if own.startswith("did you mean") and RENAMED.get(name) not in fields:
         hint = own
     elif option in fields:
         owners = [k.__name__ for k in kinds if option in k.__dataclass_fields__]
@@ -268,6 +268,14 @@ def _maps(plan: Plan, outcome: Outcome) -> list[Result]:
     else:
         assert outcome.moments is not None
         results = outcome.moments.results()
+        for target, (attribution, _, _) in zip(outcome.scorer.targets, results, strict=True):
+            if not bool(attribution.any()):
+                which = "" if target is None else f" of class {target}"
+                warn(
+                    f"the gradient of the score{which} is zero everywhere, and so is the map: the "
+                    "score is flat or saturated there; another objective, such as 'output' or "
+                    "'log-probability', or more noise may change it"
+                )
     factor = plan.factor
     for attribution, error, _ in results:
         if factor is not None:

@@ -134,7 +134,7 @@ class Plan:
             return functools.reduce(torch.Tensor.logical_and_, map(torch.eq, *planes))
         still, labels = torch.eq(x, baseline), spec.labels_on(x.device)
         if labels is not None:
-            moves = (~still).view(-1, view.period, view.inner).any(2).any(0).to(torch.int32)
+            moves = (~still).reshape(-1, view.period, view.inner).any(2).any(0).to(torch.int32)
             moved = moves.new_zeros(spec.draws).index_add_(0, labels, moves)
             still = (moved[labels] == 0)[:, None].expand(-1, view.inner)
             still = still.expand(spec.numel // still.numel(), *still.shape).reshape(spec.shape)

@@ -28,7 +28,9 @@ from fwdgrad.objectives import (
 )
 from fwdgrad.outputs import cause, is_out_of_memory, tensor_of
 
-_OF_DTYPES = re.compile(r"dtype|data ?type|scalar type|(Double|Half|Float)Tensor", re.I)
+_OF_DTYPES = re.compile(
+    r"dtype|data ?type|scalar type|(Double|Half|Float)Tensor|Input type \(", re.I
+)
 _OF_SHAPES = re.compile(r"shape|size|dim|mat1|channels|broadcast|stride|axis|out of range", re.I)
 _OF_TENSORS = re.compile(r"'Tensor' object has no attribute '(\w+)'")
 _ENOUGH = 16  # outputs after which it is no accident that all lie in [0, 1]

@@ -74,7 +74,9 @@ def test_a_digest_is_the_same_after_calls_a_pickle_and_in_another_process():
         kind.predict(ROWS[:20])
         assert estimator_digest(kind) == here[name], name
         assert estimator_digest(pickle.loads(pickle.dumps(kind))) == here[name], name
-    line = "import json; from explain.test_sklearn_digest import digests; print(json.dumps(digests()))"
+    line = (
+        "import json; from explain.test_sklearn_digest import digests; print(json.dumps(digests()))"
+    )
     path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
     # Another seed for the hashes of texts: no order of a set may enter.
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"}

@@ -17,6 +17,7 @@ from fwdgrad.plan import Plan, sum_dtype
 from fwdgrad.powers import exponent_of, times_power, unscale_
 
 _UNSET = 2**15  # no power of two yet
+_ROOM = 30  # powers of two that gradients may be larger than what they are divided by
 _SCORES = 4  # that are kept beside the moments
 
 Result = tuple[Tensor, Tensor, float]  # attribution, standard error, reliability
@@ -112,14 +113,26 @@ class Moments:
     def _in_range(self, terms: Tensor) -> Tensor:
         """Gradients over their powers of two; nearly always these are 1."""
         powers = self.state["power"]
-        for t, power in enumerate(powers.tolist()):
-            if power == _UNSET and bool(terms[t].any()):
-                power = exponent_of(terms[t])
-                power = power if abs(power) > 30 else 0
+        scaled = []
+        for t, (term, power) in enumerate(zip(terms, powers.tolist(), strict=True)):
+            exponent = exponent_of(term)
+            if power == _UNSET and bool(term.any()):
+                power = exponent if abs(exponent) > _ROOM else 0
                 powers[t] = power
-            if power not in (0, _UNSET):
-                terms[t] = times_power(terms[t], -power)
-        return terms
+            elif power != _UNSET and exponent - power > _ROOM:  # far larger than all before
+                self._rescale(t, power - exponent)
+                powers[t] = power = exponent
+            scaled.append(term if power in (0, _UNSET) else times_power(term, -power))
+        return scaled[0][None] if len(scaled) == 1 else torch.stack(scaled)
+
+    def _rescale(self, t: int, exponent: int) -> None:
+        """Multiplies what a target's gradients have made so far by a power of two."""
+        first = 2 * exponent if self._plan.statistic == "square" else exponent
+        for name, power in (("mean", first), ("part", first), ("spread", 2 * first)):
+            if name in self.state:
+                self.state[name][t] = times_power(self.state[name][t], power)
+        for row, power in ((0, first), (1, 2 * first)):
+            self.state["half"][row, t] = times_power(self.state["half"][row, t], power)
 
     def results(self) -> list[Result]:
         """The map of each target, before it is multiplied with anything."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from typing import Any
 
 from torch import Tensor
 
-from fwdgrad.errors import ArgumentError, ArgumentTypeError
+from fwdgrad.checks import check_choice
+from fwdgrad.errors import ArgumentTypeError
 from fwdgrad.methods.adaptgrad import AdaptGrad
 from fwdgrad.methods.auto import choose
 from fwdgrad.methods.base import Method, Request
@@ -89,13 +89,7 @@ def method_of(method: Any) -> Method | None:
         )
     if method == "auto":
         return None
-    if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ArgumentError(
-            "method",
-            f"must be auto or one of {', '.join(METHODS)}, got {told(repr(method), 80)}{hint}",
-        )
+    check_choice("method", method, ("auto", *METHODS))
     return METHODS[method]()
 
 

@@ -8,7 +8,7 @@ from fwdgrad.errors import warn
 from fwdgrad.inputs import is_of_pixels
 from fwdgrad.methods.base import Method
 from fwdgrad.methods.forward_gradient import ForwardGradient
-from fwdgrad.methods.regions import SIDE, Regions
+from fwdgrad.methods.regions import SIDE, Regions, is_batch_of_one
 
 
 def choose(x: Tensor) -> tuple[Method, str]:
@@ -42,6 +42,8 @@ def choose(x: Tensor) -> tuple[Method, str]:
 
 def _like_a_picture(x: Tensor) -> tuple[str, str] | None:
     """Why something that may be a picture is not taken for one, and the line that takes it."""
+    if is_batch_of_one(x):
+        return "seems to have a batch axis", "explain(model, x[0], method='regions')"
     if x.dim() not in (2, 3):
         return None
     sides = [side >= SIDE for side in x.shape]
@@ -57,7 +59,10 @@ def _like_a_picture(x: Tensor) -> tuple[str, str] | None:
         return f"has values outside [0, 1], {low:.3g} to {high:.3g}", line
     if all(sides[:2]) and x.shape[2] <= 4:
         change = "lambda batch: model(batch.permute(0, 2, 3, 1))"
-        return "has its channels last", f"explain({change}, x.permute(2, 0, 1), {named}"
+        return (
+            "has its channels last",
+            f"explain({change}, torch.as_tensor(x).permute(2, 0, 1), {named}",
+        )
     if all(sides[1:]):
         return f"has {len(x)} channels", f"explain(model, x, {named}"
     return None

@@ -56,7 +56,7 @@ class Request:
         return n // signs
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Method:
     """How a decision is explained: its options, and the run that they make of an input."""
 
@@ -77,6 +77,11 @@ class Method:
         """The scale of the noise on the input, where it or the gradient in it has one."""
         gradient = getattr(self, "gradient", None)
         return getattr(self, "scale", None) if gradient is None else gradient.noise_scale
+
+    def __repr__(self) -> str:
+        """What makes it again; of a tensor the shape alone."""
+        shown = (f"{f.name}={_shown(getattr(self, f.name))}" for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def copied(self) -> Method:
         """The same, with tensors of its own and without a module."""
@@ -100,6 +105,12 @@ def _values(method: Any) -> list[Any]:
     return [getattr(method, field.name) for field in dataclasses.fields(method)]
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor) and value.dim():
+        return f"<{' x '.join(map(str, value.shape))} numbers>"
+    return repr(value)
+
+
 def _copied(value: Any) -> Any:
     if isinstance(value, Method):
         return value.copied()
@@ -118,7 +129,7 @@ def _same(one: Any, other: Any) -> bool:
 @dataclass_transform(frozen_default=True)
 def method(cls: _Class) -> _Class:
     """A frozen dataclass whose TypeError for a wrong option says which ones there are."""
-    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     start = made.__init__
     names = [field.name for field in dataclasses.fields(made)]
 
@@ -143,7 +154,7 @@ def check_gradient(gradient: Any, *kinds: type[Method]) -> None:
         raise ArgumentTypeError("gradient", f"must be one of {names}, got {gradient!r}")
 
 
-_RENAMED = {  # what other tools call our options
+RENAMED = {  # what other tools call our options
     "sigma": "scale", "std": "scale", "stdevs": "scale", "noise_level": "scale",
     "law": "distribution", "nt_samples": "n_samples", "queries": "n_samples",
     "n_steps": "steps", "baselines": "baseline", "feature_mask": "features",
@@ -156,8 +167,8 @@ def hint_of(name: str, names: list[str]) -> str:
     >>> hint_of("sigma", ["scale", "clip"]), hint_of("x", [])
     ('did you mean scale?', 'it has no options')
     """
-    if _RENAMED.get(name) in names:
-        return f"did you mean {_RENAMED[name]}?"
+    if RENAMED.get(name) in names:
+        return f"did you mean {RENAMED[name]}?"
     near = difflib.get_close_matches(name, names, 1)
     if near:
         return f"did you mean {near[0]}?"

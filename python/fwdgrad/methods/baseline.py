@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.checks import first_outside
+from fwdgrad.checks import check_choice, first_outside
 from fwdgrad.errors import ArgumentError, ArgumentTypeError
 from fwdgrad.inputs import numbers_of
 from fwdgrad.outputs import told
@@ -31,8 +31,7 @@ def checked_baseline(baseline: Any) -> Any:
     value = numbers_of(baseline)
     known = f"one of {', '.join(BASELINES)}, a number or a tensor"
     if isinstance(value, str):
-        if value not in BASELINES:
-            raise ArgumentError("baseline", f"must be {known}, got {value!r}")
+        check_choice("baseline", value, BASELINES)
         return value
     if not isinstance(value, Tensor):
         if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):

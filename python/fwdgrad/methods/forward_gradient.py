@@ -6,7 +6,7 @@ import dataclasses
 
 from torch import Tensor
 
-from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.checks import check_choice, check_integer, check_no_array
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Message, Option, warn
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
@@ -88,10 +88,7 @@ class ForwardGradient(Method):
         check_noise(self)
         for name in ("design", "block", "control_variate"):
             check_no_array(name, getattr(self, name))
-        if self.design not in DESIGNS:
-            raise ArgumentError(
-                "design", f"must be one of {', '.join(DESIGNS)}, got {self.design!r}"
-            )
+        check_choice("design", self.design, DESIGNS)
         own = "rademacher" if self.design == "hadamard" else "normal"
         if self.distribution is None:
             object.__setattr__(self, "distribution", own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fwdgrad.errors import ArgumentError
+from fwdgrad.errors import ArgumentError, Message, Option
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.noise import check_no_features
 from fwdgrad.plan import Plan
@@ -36,15 +36,15 @@ class Gradient(Method):
         check_no_features(self, request.features)
         samples = request.count(_SAMPLES if request.is_random else request.multiple)
         if not request.is_random and samples != request.multiple:
-            hint = ""
+            hint = Message()
             if request.multiple > 1:
-                hint = (
-                    "; for as many points on the path give "
-                    f"method=IntegratedGradients(steps={request.n_samples})"
+                hint = Message(
+                    "; for as many points on the path give ", Option("steps", request.n_samples)
                 )
             raise ArgumentError(
                 "n_samples",
                 f"must be {request.multiple} without noise, or left out: there is "
-                f"nothing to average over, got {request.n_samples}{hint}",
+                f"nothing to average over, got {request.n_samples}",
+                hint,
             )
         return Plan(method=self, x=x, gradient="autograd", samples=samples, seed=request.seed)

@@ -15,6 +15,7 @@ from fwdgrad.methods.gradient import Gradient
 from fwdgrad.methods.noisegrad import NoiseGrad
 from fwdgrad.methods.smoothgrad import SmoothGrad
 from fwdgrad.plan import Plan
+from fwdgrad_kernels import Elements
 
 GRADIENTS = (Gradient, SmoothGrad, AdaptGrad, NoiseGrad, FusionGrad, ForwardGradient)
 
@@ -54,6 +55,7 @@ class GradientXInput(Method):
 
     def plan(self, x: Tensor, request: Request) -> Plan:
         """The samples of the gradient."""
+        check_own_elements(self, request)
         plan = self.gradient.plan(x, request)
         own = dataclasses.replace(self, gradient=plan.method)
         return dataclasses.replace(plan, method=own, times_input=True)
@@ -67,4 +69,15 @@ def check_no_baseline(gradient: Method) -> None:
             "gradient",
             "must have no baseline here: along input - baseline the attribution is the "
             f"derivative already, got {gradient!r}",
+        )
+
+
+def check_own_elements(method: Method, request: Request) -> None:
+    """Raises where features share a draw, whose elements' gradients come as their sum."""
+    if request.features is not None and not isinstance(request.features, Elements):
+        raise ArgumentError(
+            "features",
+            f"must be None with {type(method).__name__}: of elements that share their noise the "
+            "sum of the gradients is estimated, which is not theirs to multiply; "
+            "ForwardGradient(baseline=0.0) moves each feature along the input",
         )

@@ -14,7 +14,11 @@ from fwdgrad.methods.base import Method, Request, check_gradient, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import blurred
 from fwdgrad.methods.gradient import Gradient
-from fwdgrad.methods.gradient_x_input import GRADIENTS, check_no_baseline
+from fwdgrad.methods.gradient_x_input import (
+    GRADIENTS,
+    check_no_baseline,
+    check_own_elements,
+)
 from fwdgrad.plan import Path, Plan
 from fwdgrad_kernels import AdaptiveScale, path_positions
 
@@ -66,6 +70,7 @@ class IntegratedGradients(Method):
 
     def plan(self, x: Tensor, request: Request) -> Plan:
         """The samples of the gradient, each at its place on the path."""
+        check_own_elements(self, request)
         steps = self.steps or 1
         multiple = steps * request.multiple
         wanted = dataclasses.replace(
@@ -79,10 +84,10 @@ class IntegratedGradients(Method):
                 "by one scale for all samples, got an AdaptiveScale",
             )
         own = dataclasses.replace(self, gradient=plan.method)
-        path = self._path(x, plan.samples, request.seed)
+        path = self._path(x, plan.samples, plan.signs, request.seed)
         return dataclasses.replace(plan, method=own, path=path)
 
-    def _path(self, x: Tensor, samples: int, seed: int) -> Path:
+    def _path(self, x: Tensor, samples: int, signs: int, seed: int) -> Path:
         """Where on the path each sample lies, and its weight in the mean."""
         found = baseline_on(x, self.baseline, _heavy_blur)
         start = found if isinstance(found, Tensor) else torch.full_like(x, found)
@@ -100,10 +105,12 @@ class IntegratedGradients(Method):
             positions = path_positions(seed, 0, samples)
             return Path(start, positions, torch.ones_like(positions), 1, True)
         if samples % self.steps:
+            many = self.steps * signs
             raise ArgumentError(
                 "n_samples",
-                f"must give each of the {self.steps} steps as many samples, got "
-                f"{samples}; ask for a multiple of {self.steps}, or ",
+                f"must give each of the {self.steps} steps as many samples"
+                f"{', with both signs of the noise' if signs > 1 else ''}, got "
+                f"{samples * signs}; ask for a multiple of {many}, or ",
                 Option("steps", None),
             )
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.checks import check_clip, check_no_array, check_number, first_outside
+from fwdgrad.checks import check_choice, check_clip, check_no_array, check_number, first_outside
 from fwdgrad.errors import ArgumentError, ArgumentTypeError
 from fwdgrad.importance import Sampling
 from fwdgrad.inputs import numbers_of
@@ -40,10 +40,8 @@ def check_noise(method: Method, **also: Any) -> None:
     for name in ("distribution", "antithetic", "clip", "sampling"):
         check_no_array(name, options.get(name))
     distribution = options.get("distribution", "normal")
-    if distribution not in DISTRIBUTIONS and distribution is not None:
-        raise ArgumentError(
-            "distribution", f"must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}"
-        )
+    if distribution is not None:
+        check_choice("distribution", distribution, DISTRIBUTIONS)
     if not isinstance(options.get("antithetic", False), bool):
         raise ArgumentTypeError(
             "antithetic", f"must be True or False, got {options['antithetic']!r}"

@@ -148,6 +148,12 @@ class Regions(Method):
 
     def _axes_of(self, x: Tensor) -> int | None:
         """Along how many trailing axes cells lie; None where they cannot."""
+        if self.axes is None and is_batch_of_one(x):
+            raise ArgumentError(
+                "x",
+                f"must be one picture, without a batch axis, got {tuple(x.shape)}: give x[0]; or, "
+                "of a volume of so few layers, Regions(axes=3)",
+            )
         if self.axes is None:
             return x.dim() - 1 if x.dim() in (3, 4) else None
         if x.dim() not in (self.axes, self.axes + 1):
@@ -156,6 +162,12 @@ class Regions(Method):
                 "axes", f"is {self.axes}, so x must be {kinds[self.axes]}, got {tuple(x.shape)}"
             )
         return self.axes
+
+
+def is_batch_of_one(x: Tensor) -> bool:
+    """Whether an input looks like a batch with a single picture in it: (1, 1 or 3, H, W)."""
+    shape = tuple(x.shape)
+    return len(shape) == 4 and shape[0] == 1 and shape[1] in (1, 3) and min(shape[2:]) >= SIDE
 
 
 def _warn_of_error(plan: Plan) -> None:
@@ -204,7 +216,7 @@ def _smallest(shape: tuple[int, ...], axes: int, samples: int) -> int:
 
 
 def _warn_of_axes(x: Tensor, axes: int) -> None:
-    """Warns where a picture's axes seem to be in another order."""
+    """Warns where a picture's axes seem to be in another order; refuses a batch of one."""
     if axes != 2 or x.dim() != 3 or len(x) < SIDE:
         return
     if x.shape[2] <= 4:

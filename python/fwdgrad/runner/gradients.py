@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import ModelError
+from fwdgrad.errors import Message, ModelError, Option
 from fwdgrad.importance import weights_of
 from fwdgrad.outputs import is_out_of_memory, told
 from fwdgrad.parameters import NoisyParameters, Swapped
 from fwdgrad.plan import Plan
 from fwdgrad.scorer import Scorer
 
-_NO_GRADIENT = (
+_NO_GRADIENT = Message(
     "the model gives no gradient: its score does not depend on the input through operations of "
-    "torch that have one; use method='forward-gradient', which needs forward calls alone"
+    "torch that have one; use ",
+    Option("method", "forward-gradient"),
+    ", which needs forward calls alone",
 )
 
 
