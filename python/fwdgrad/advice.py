@@ -133,7 +133,8 @@ def warn_of_noise(found: Sequence[Any], count: int | None = None) -> None:
     """Warns once where explanations, of so many, are mostly noise, or nobody knows how much."""
     low, count = list(filter(is_noise, found)), len(found) if count is None else count
     for one in found:
-        if isinstance(one, Explanation) and math.isnan(one.reliability) and not low:
+        is_map = isinstance(one, Explanation) and bool(one.attribution.any())
+        if is_map and math.isnan(one.reliability) and not low:
             why = Message("the map has no reliability: ", why_nan(one))
             warn(why, ReliabilityWarning)
             return

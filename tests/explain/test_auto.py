@@ -155,7 +155,8 @@ def test_what_may_be_a_picture_is_told_with_the_line_that_takes_it_as_one(kind):
     def explain(model, x, **options):
         return told(model, x, target=0, n_samples=64, **options)
 
-    found, said = eval(line_in(said[0]), {"explain": explain, "model": model, "x": x})
+    known = {"explain": explain, "model": model, "x": x, "torch": torch}
+    found, said = eval(line_in(said[0]), known)
     assert said == []
     assert isinstance(found.method, Regions)
     assert metrics.pointing_game(found, CORNER, tolerance=0)

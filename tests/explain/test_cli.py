@@ -280,7 +280,8 @@ def test_the_list_of_methods(capsys):
         line = f"{re.escape(method.line)} \\[{re.escape(method.source)}\\]"
         assert re.search(rf"^  {name} +{line}$", out, re.MULTILINE)
     assert re.search(r"^  gradient .*\n +options: none$", out, re.MULTILINE)
-    assert re.search(r"^  regions .*\n +options: baseline, cell, antithetic$", out, re.MULTILINE)
+    listed = "baseline, cell, antithetic, axes"
+    assert re.search(rf"^  regions .*\n +options: {listed}$", out, re.MULTILINE)
 
 
 @pytest.fixture

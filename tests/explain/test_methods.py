@@ -76,12 +76,12 @@ OTHERS = {  # each method with no default left, and more than one of some; featu
     "fusiongrad": [(FusionGrad(0.3, "uniform", True, clip=(0.0, 1.0), parameters=NOISE), None)],
     "gradient-x-input": [
         (GradientXInput(SmoothGrad(0.3)), None),
-        (GradientXInput(NoiseGrad(NOISE, ForwardGradient(0.3))), LABELS),
+        (GradientXInput(NoiseGrad(NOISE, ForwardGradient(0.3))), None),
     ],
     "integrated-gradients": [
         (IntegratedGradients(X.flip(0), 3), None),
         (IntegratedGradients("grey", None, FusionGrad(0.1, parameters=NOISE)), None),
-        (IntegratedGradients("blur", 3, ForwardGradient(0.1)), Grid((4, 4))),
+        (IntegratedGradients("blur", 3, ForwardGradient(0.1)), None),
     ],
 }
 
@@ -301,13 +301,13 @@ def test_an_option_that_a_method_has_not(make, message):
         (
             {"method": "smothgrad"},
             ValueError,
-            "method must be auto or one of .* did you mean 'smoothgrad'",
+            "method must be one of auto,  .* did you mean 'smoothgrad'",
         ),
-        ({"method": "autograd"}, ValueError, "method must be auto or one of .*gradient"),
+        ({"method": "autograd"}, ValueError, "method must be one of auto,  .*gradient"),
         (
             {"method": "likelihood-ratio"},
             ValueError,
-            "method must be auto or one of .*forward-gradient",
+            "method must be one of auto,  .*forward-gradient",
         ),
         ({"method": 3}, TypeError, "method must be a name or a value .*got 3"),
         ({"method": "gradient", "n_samples": 3}, ValueError, "n_samples must be 1 without noise"),
