@@ -301,13 +301,13 @@ def test_an_option_that_a_method_has_not(make, message):
         (
             {"method": "smothgrad"},
             ValueError,
-            "method must be one of auto,  .* did you mean 'smoothgrad'",
+            "method must be one of auto, .* did you mean 'smoothgrad'",
         ),
-        ({"method": "autograd"}, ValueError, "method must be one of auto,  .*gradient"),
+        ({"method": "autograd"}, ValueError, "method must be one of auto, .*gradient"),
         (
             {"method": "likelihood-ratio"},
             ValueError,
-            "method must be one of auto,  .*forward-gradient",
+            "method must be one of auto, .*forward-gradient",
         ),
         ({"method": 3}, TypeError, "method must be a name or a value .*got 3"),
         ({"method": "gradient", "n_samples": 3}, ValueError, "n_samples must be 1 without noise"),
