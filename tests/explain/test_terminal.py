@@ -17,6 +17,7 @@ import fwdgrad_kernels
 from fwdgrad import cli
 from fwdgrad.adapters.images import MODELS, load_classifier
 from fwdgrad.adapters.photos import FITS
+from fwdgrad.adapters.splits import SPLITS
 from fwdgrad.adapters.text_models import TEXT_MODELS
 from fwdgrad.cli import choices
 from fwdgrad.cli.parser import make_parser
@@ -164,6 +165,7 @@ def test_the_choices_are_those_that_there_are():
     assert fwdgrad_kernels.DESIGNS == choices.DESIGNS
     assert tuple(MODELS) == choices.MODELS
     assert FITS == choices.FITS
+    assert SPLITS == choices.SPLITS
     assert TEXT_MODELS == choices.TEXT_MODELS
 
 
@@ -194,7 +196,7 @@ def test_the_options_of_methods_are_fields_of_theirs_under_the_same_name():
         assert name in there
         assert parser.written("explain", Option(name)) == "--" + name.replace("_", "-")
     # Those that take values of Python alone.
-    assert there - {*choices.METHOD_OPTIONS} == {"gradient", "parameters", "sampling"}
+    assert there - {*choices.METHOD_OPTIONS} == {"axes", "gradient", "parameters", "sampling"}
 
 
 def test_a_message_names_options_as_the_command_has_them():

@@ -274,7 +274,7 @@ def test_noise_on_parameters_leaves_the_text_as_it_is(model):
         (NoiseGrad(gradient=AdaptGrad()), {}, "method must not have AdaptGrad for a text"),
         ("vargrad", {"reduce": "norm"}, "reduce must be 'input' with VarGrad, got 'norm'"),
         (GradientXInput(), {"reduce": "norm"}, "reduce must be 'input' with GradientXInput"),
-        ("likelihood", {}, "method must be auto or one of .*, got 'likelihood'"),
+        ("likelihood", {}, "method must be one of .*, got 'likelihood'"),
     ],
 )
 def test_methods_that_a_text_cannot_have(model, method, options, message):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -16,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.adapters.importing import import_named, read_labels
 from fwdgrad.errors import ArgumentError
 from fwdgrad.names import ClassNames
 
@@ -136,41 +134,13 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
     Raises:
         ValueError, ImportError: saying what is wrong with the name.
     """
-    names = None
-    if labels is not None:
-        try:
-            names = tuple(labels.read_text(encoding="utf-8-sig").rstrip("\n").split("\n"))
-        except OSError as error:
-            raise ArgumentError("labels", f"{labels} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise ArgumentError("labels", f"{labels} is no text file: {error}") from None
+    names = None if labels is None else read_labels(labels)
     if name in MODELS:
         model = MODELS[name]()
         return replace(model, labels=names or model.labels)
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise ArgumentError(
-            "model", f"must be {', '.join(MODELS)} or package.module:callable, got {name!r}"
-        )
-    # A downloaded folder may have a PIL.py: import the installed modules before its own.
-    for installed in ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(installed)
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        is_file = module_name.endswith(".py")
-        hint = f"; of a file give {module_name[:-3]}:{attribute}" if is_file else ""
-        raise ImportError(f"model {name!r}: {error}{hint}") from error
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            where = getattr(module, "__file__", None) or "Python itself"
-            raise ArgumentError("model", f"{name!r}: {module_name} of {where} has no {attribute!r}")
-        found = getattr(found, part)
+    found = import_named(name, f"{', '.join(MODELS)} or ")
     if isinstance(found, type) or not callable(found):
+        attribute = name.partition(":")[2]
         kind = f"the class {attribute}" if isinstance(found, type) else type(found).__name__
         raise ArgumentError(
             "model",

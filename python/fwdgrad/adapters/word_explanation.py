@@ -23,11 +23,14 @@ class TextExplanation:
     Attributes:
         text: what was explained.
         spans: where each word starts and stops in it.
-        scores: (W,), float64: a word's share, see ``explain_text``.
+        scores: (W,), float64: a word's share, see ``meaning``.
         standard_errors: (W,): of each; NaN where ``explanation`` has none.
-        reduce: "input" (scores have a sign) or "norm".
+        reduce: "input" (scores have a sign) or "norm", see ``explain_text``; "presence": how much
+            the score rises where the word is there, see ``TextModel``.
         label: the class that was explained, in words.
-        explanation: of the embeddings.
+        explanation: of the embeddings, or of which words are there.
+        unit: what a word is called: it may be a sentence, say.
+        mask: what a word that was not there was replaced by; None where it was left out.
     """
 
     text: str
@@ -37,6 +40,8 @@ class TextExplanation:
     reduce: str
     label: str
     explanation: Explanation
+    unit: str = "word"
+    mask: str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -56,6 +61,19 @@ class TextExplanation:
         return (1 - share).clamp(min=0).item()
 
     @property
+    def meaning(self) -> str:
+        """What a score and its colour mean, in words."""
+        if self.reduce == "norm":
+            return "The redder a word, the more the score depends on it."
+        if self.reduce == "input":
+            return "Red words increase the score, blue words decrease it."
+        out = "left out" if self.mask is None else f"replaced by {plain(self.mask)}"
+        return (
+            f"How much the score rises where a {self.unit} is there and not {out}, averaged over "
+            f"what the others are: red {self.unit}s increase the score, blue ones decrease it."
+        )
+
+    @property
     def strengths(self) -> Tensor:
         """The scores as shares of the largest, in -1 .. 1."""
         top = self.scores.abs().max()
@@ -64,14 +82,15 @@ class TextExplanation:
     def __repr__(self) -> str:
         """One line that says what it is."""
         return (
-            f"TextExplanation({self._headline()}, {len(self.spans)} words, "
+            f"TextExplanation({self._headline()}, {len(self.spans)} {self.unit}s, "
             f"{self.explanation.n_samples} samples, reliability {self.reliability:.2f})"
         )
 
     def __str__(self) -> str:
-        """A headline and the marked text, coloured where a terminal reads it."""
-        reliability = f"reliability {self.reliability:.2f}"
-        return f"{self._headline()}; {reliability}\n{self.to_terminal()}"
+        """A headline and the marked text, coloured where a terminal reads it; what that means."""
+        head = f"{self._headline()}; reliability {self.reliability:.2f}"
+        meaning = f"\n{self.meaning}" if self.reduce == "presence" else ""
+        return f"{head}\n{self.to_terminal()}{meaning}"
 
     def _headline(self) -> str:
         return f"{plain(self.label)}: {self.explanation.objective} {self.explanation.score:.4g}"
@@ -126,7 +145,7 @@ class TextExplanation:
             ".note{color:#555;font-size:14px}</style></head>\n"
             f'<body><h1 dir="auto">{html.escape(self._headline())}</h1>\n'
             f'<p class="text" dir="auto">{self._marked(safe, mark)}</p>\n'
-            f'<p class="note">{_legend(self.reduce)} '
+            f'<p class="note">{html.escape(self.meaning)} '
             f"{self.explanation.n_samples} samples, reliability {self.reliability:.2f}.</p>"
             "</body></html>\n"
         )
@@ -138,12 +157,6 @@ class TextExplanation:
             parts += [safe(self.text[last:start]), mark(safe(self.text[start:stop]), strength)]
             last = stop
         return "".join([*parts, safe(self.text[last:])])
-
-
-def _legend(reduce: str) -> str:
-    if reduce == "norm":
-        return "The redder a word, the more the score depends on it."
-    return "Red words increase the score, blue words decrease it."
 
 
 # Backgrounds of the 6 x 6 x 6 colour cube, from faint to full.

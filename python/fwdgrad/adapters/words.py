@@ -56,7 +56,7 @@ def split_words(text: str) -> Spans:
         piece.span() for piece in _PIECE.finditer(text) if not UNSEEN.fullmatch(piece.group())
     )
     if not spans:
-        raise ArgumentError("text", f"must have at least one word, got {_shortened(text)}")
+        raise ArgumentError("text", f"must have at least one word, got {shortened(text)}")
     return spans
 
 
@@ -70,7 +70,7 @@ def check_length(text: str, count: int, longest: int, unit: str) -> None:
     if count > longest:
         raise ArgumentError(
             "text",
-            f"must have at most {longest} {unit}, got {count} in {_shortened(text)}; give a part "
+            f"must have at most {longest} {unit}, got {count} in {shortened(text)}; give a part "
             "of it",
         )
 
@@ -127,5 +127,10 @@ def words_of_tokens(
     return tuple(merged[word] for word in kept), tuple(new[word] for word in numbers)
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """The start of a text, as a message has it.
+
+    >>> shortened("A fine film")
+    "'A fine film'"
+    """
     return repr(text) if len(text) <= 40 else f"{text[:40]!r}..."

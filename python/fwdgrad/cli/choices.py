@@ -43,5 +43,6 @@ OBJECTIVES = (
     "log-probability",
     "cross-entropy",
 )
+SPLITS = ("auto", "words", "sentences", "characters")
 VALUES = ("banzhaf", "shapley")
 TEXT_MODELS = ("smollm2", "smollm2-llama.cpp")

@@ -93,8 +93,9 @@ def explain(arguments: argparse.Namespace) -> None:
         raise ValueError("give a photo or --text, and one of them")
     if arguments.text is not None:
         return explain_a_text(arguments)
-    if arguments.answers is not None:
-        raise ValueError("--answers is of --text")
+    for name in ("answers", "mask", "split"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} is of --text")
     arguments.model = arguments.model or next(iter(MODELS))
     request = request_of(arguments)
     size = 224 if arguments.size is None else arguments.size

@@ -20,6 +20,7 @@ from fwdgrad.cli.choices import (
     METHODS,
     MODELS,
     OBJECTIVES,
+    SPLITS,
     TEXT_MODELS,
     VALUES,
 )
@@ -91,7 +92,8 @@ def _add_explain(commands: Any) -> None:
         "explain",
         help="which parts of a photo, or words of a text, a model's decision depends on",
         description="By default, blurs random regions of the photo and estimates what each adds "
-        "to the score; with --text, adds noise to the words' embeddings.",
+        "to the score; with --text, leaves random words of the text out, or adds noise to their "
+        "embeddings where the model takes these.",
     )
     add = explain.add_argument
     add("photo", type=Path, nargs="?", help=f"a picture: {', '.join(FORMATS)}")
@@ -99,9 +101,17 @@ def _add_explain(commands: Any) -> None:
     add(
         "--model",
         help=f"of photos: {', '.join(MODELS)} (default), or package.module:callable from (batch, "
-        "3, size, size), RGB in [0, 1], to logits (batch, classes); of texts: a file that "
+        "3, size, size), RGB in [0, 1], to logits (batch, classes); of texts: "
+        "package.module:callable from a list of strings to scores (batch, classes), a file that "
         f"examples/train_sentiment.py wrote, or {', '.join(TEXT_MODELS)}",
     )
+    add(
+        "--split",
+        choices=SPLITS,
+        help="what of a text is in or out, of an own callable (default: auto, words, or the "
+        "sentences of a long text)",
+    )
+    add("--mask", help="what a word that is out is replaced by, [MASK] say (default: left out)")
     add("--answers", metavar="A,B", help="a language model's (default: negative,positive)")
     add("--size", type=int, help="of the pictures that an own callable takes (default: 224)")
     add(
@@ -145,7 +155,8 @@ def _add_method(explain: argparse.ArgumentParser) -> None:
         default="auto",
         choices=["auto", *METHODS],
         metavar="NAME",
-        help="default: auto, which is regions of photos and forward-gradient of texts",
+        help="default: auto, which is regions of photos and of texts that an own callable takes, "
+        "else forward-gradient",
     )
     add("--plain", action="store_true", help="the paper's: forward-gradient without pairs")
     add(

@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from fwdgrad.adapters.importing import imported
+from fwdgrad.adapters.importing import import_named
 from fwdgrad.adapters.table_explanation import TableExplanation
 from fwdgrad.adapters.tables import TableModel
 from fwdgrad.advice import advice_for_words
@@ -40,7 +40,7 @@ def explain_a_table(arguments: argparse.Namespace) -> None:
     method = _method(arguments)
     background, row = _tables(arguments.background, arguments.table)
     model: Any = TableModel(
-        imported(arguments.model),
+        import_named(arguments.model),
         background,
         max_background=arguments.max_background,
         labels=_labels(arguments.labels),

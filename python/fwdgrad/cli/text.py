@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from fwdgrad.adapters.importing import import_named, read_labels
+from fwdgrad.adapters.strings import TextModel
 from fwdgrad.adapters.text import explain_text
 from fwdgrad.adapters.text_models import TEXT_MODELS, load_text_model
+from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.advice import advice_for_words
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
@@ -18,11 +26,13 @@ from fwdgrad.cli.output import (
     request_of,
     say_how,
 )
-from fwdgrad.errors import ArgumentError
+from fwdgrad.errors import ArgumentError, Option
+from fwdgrad.explaining import explain
 from fwdgrad.files import write_atomically
 from fwdgrad.terminal import say
 
-_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "labels", "fit")
+_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit")
+_OF_STRINGS = ("labels", "mask", "split")
 
 
 def explain_a_text(arguments: argparse.Namespace) -> None:
@@ -32,15 +42,95 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
             raise ArgumentError(name, "is of photos, and --text is given")
     if arguments.model is None:
         raise ValueError(
-            "--text needs --model: a file that examples/train_sentiment.py wrote, or one of "
-            f"{', '.join(TEXT_MODELS)}"
+            "--text needs --model: package.module:callable from a list of strings to scores, a "
+            f"file that examples/train_sentiment.py wrote, or one of {', '.join(TEXT_MODELS)}"
         )
-    answers = None if arguments.answers is None else tuple(arguments.answers.split(","))
-    adapter = load_text_model(arguments.model, answers)
     targets = arguments.target or ["auto"]
     if len(targets) > 1:
         raise ArgumentError("target", f"is given once for a --text, got {', '.join(targets)}")
-    target: int | str = int(targets[0]) if targets[0].isdecimal() else targets[0]
+    of_strings = ":" in arguments.model and not os.path.isfile(arguments.model)
+    run = _of_strings(arguments) if of_strings else _of_embeddings(arguments)
+    output, checkpoint = arguments.output, arguments.checkpoint
+    request = request_of(arguments)
+    if output is not None:
+        page, saved = output / "words.html", output / "explanation.safetensors"
+        checkpoint = checkpoint or output / "checkpoint.safetensors"
+        read = {"--model": Path(arguments.model), "--checkpoint": checkpoint}
+        read |= {"--labels": arguments.labels}
+        check_no_input(f"--output {output}", (saved, page), read)
+        if not arguments.overwrite:
+            check_not_of_another({saved: [page]}, request)
+    with made_folder(output) if output is not None else contextlib.nullcontext():
+        result = run(targets[0], checkpoint=checkpoint, progress=not arguments.no_progress)
+    explained = result.explanation
+    say(result.to_terminal(), lines=True)
+    say(f"class        {result.label}, {explained.objective} {explained.score:.4g}")
+    if of_strings:
+        say(f"meaning      {result.meaning}")
+    say_how(explained, "text")
+    advice = arguments.spoken(advice_for_words(result))
+    of_words = f"of the {result.unit}s' scores"
+    say(f"reliability  {result.reliability:.3f} {of_words}{advice and f' ({advice})'}")
+    say(f"seconds      {explained.seconds:.1f}")
+    if output is None:
+        return
+    explained.provenance["request"] = request
+    explained.save(saved)
+    write_atomically(page, result.to_html().encode())
+    if arguments.checkpoint is None:
+        checkpoint.unlink(missing_ok=True)
+    say(f"words        {page}")
+    of_what = f"of the {result.unit}s" if of_strings else "of the embeddings"
+    say(f"attribution  {saved} ({of_what}, with its standard error)")
+
+
+def _of_strings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]:
+    """The run of an own callable of strings."""
+    if arguments.answers is not None:
+        raise ArgumentError("answers", f"are for a language model, got model {arguments.model!r}")
+    if arguments.method not in ("auto", "regions"):
+        raise ArgumentError(
+            "method",
+            "must be auto or regions for a model of strings, whose words are there or not, got "
+            f"{arguments.method}",
+        )
+    fields = method_options(arguments)
+    method = method_of("regions", {"baseline": 0.0, **fields}) if fields else "auto"
+    found = import_named(arguments.model)
+    given = {name: value for name in _OF_STRINGS if (value := getattr(arguments, name)) is not None}
+    if isinstance(found, TextModel):
+        for name in given:
+            raise ArgumentError(name, f"must be left out: {arguments.model} is a TextModel already")
+        model = found
+    else:
+        if isinstance(found, torch.nn.Module):
+            found = found.eval()
+        if "labels" in given:
+            given["labels"] = read_labels(given["labels"])
+        model = TextModel(found, **given)
+    options: dict[str, Any] = {**run_options(arguments), "method": method, "name": arguments.model}
+
+    def run(target: str, **how: Any) -> TextExplanation:
+        as_given: Any = model  # an adapter, which a type checker takes for no model
+        result: Any = explain(as_given, arguments.text, target, **options, **how)
+        assert isinstance(result, TextExplanation)
+        return result
+
+    return run
+
+
+def _of_embeddings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]:
+    """The run of a model adapter, which gives the words' embeddings."""
+    for name in _OF_STRINGS:
+        if getattr(arguments, name):
+            raise ArgumentError(
+                name, "is of a model of strings: ", Option("model", "package.module:callable")
+            )
+    answers = None if arguments.answers is None else tuple(arguments.answers.split(","))
+    try:
+        adapter = load_text_model(arguments.model, answers)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, nor is it package.module:callable") from None
     method, fields, options = arguments.method, method_options(arguments), run_options(arguments)
     if method in ("auto", "forward-gradient"):
         method, options["share_channels"] = "forward-gradient", True
@@ -51,37 +141,9 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     options["method"] = method_of(method, fields)
     if "scale" in fields:  # of the words alone, which only explain_text knows
         options |= {"method": replace(options["method"], scale=None), "scale": fields["scale"]}
-    output, checkpoint = arguments.output, arguments.checkpoint
-    request = request_of(arguments)
-    if output is not None:
-        page, saved = output / "words.html", output / "explanation.safetensors"
-        checkpoint = checkpoint or output / "checkpoint.safetensors"
-        read = {"--model": Path(arguments.model), "--checkpoint": checkpoint}
-        check_no_input(f"--output {output}", (saved, page), read)
-        if not arguments.overwrite:
-            check_not_of_another({saved: [page]}, request)
-    with made_folder(output) if output is not None else contextlib.nullcontext():
-        result = explain_text(
-            adapter,
-            arguments.text,
-            target,
-            checkpoint=checkpoint,
-            progress=not arguments.no_progress,
-            **options,
-        )
-    of_embeddings = result.explanation
-    say(result.to_terminal(), lines=True)
-    say(f"class        {result.label}, {of_embeddings.objective} {of_embeddings.score:.4g}")
-    say_how(of_embeddings, "text")
-    advice = arguments.spoken(advice_for_words(result))
-    say(f"reliability  {result.reliability:.3f} of the words' scores{advice and f' ({advice})'}")
-    say(f"seconds      {of_embeddings.seconds:.1f}")
-    if output is None:
-        return
-    of_embeddings.provenance["request"] = request
-    of_embeddings.save(saved)
-    write_atomically(page, result.to_html().encode())
-    if arguments.checkpoint is None:
-        checkpoint.unlink(missing_ok=True)
-    say(f"words        {page}")
-    say(f"attribution  {saved} (of the embeddings, with its standard error)")
+
+    def run(target: str, **how: Any) -> TextExplanation:
+        wanted = int(target) if target.isdecimal() else target
+        return explain_text(adapter, arguments.text, wanted, **options, **how)
+
+    return run
