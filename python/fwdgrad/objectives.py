@@ -15,6 +15,10 @@ from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError, Option
 from fwdgrad.outputs import check_no_labels, floating, tensor_of, told
 
 Objective = str | Callable[[Any], Tensor]
+# A callable may have ``n_targets``: it makes so many scores of a sample, (batch, n_targets), each
+# a target; ``settled(outputs, x)``: what is explained, by the model's output at the input, or an
+# error; ``check_at_input(outputs)``, which may warn; ``why_still(outputs, score)``: why all samples
+# may have the same score.
 
 _NAMED: dict[str, Callable[[Tensor, int], Tensor]] = {
     "output": lambda outputs, target: outputs[:, target],
@@ -192,7 +196,7 @@ def resolve_target(
         target: a class (an int, or what ``argmax`` gives), ``"auto"`` for the one of the largest
             output, or None where the model returns one number per sample.
         outputs: the model's output at the clean input.
-        objective: where it is a callable, there is no class.
+        objective: where it is a callable, there is no class, or the classes are what it scores.
         batch: how many rows the output must have, where that is to be checked.
 
     Returns:
@@ -206,6 +210,15 @@ def resolve_target(
         1
     """
     if callable(objective):
+        count = getattr(objective, "n_targets", None)
+        if count is not None:
+            if target is None and count > 1:
+                raise ArgumentError(
+                    "target",
+                    f"must be given: the objective scores {count}, 0 .. {count - 1}; a list gives "
+                    "a map of each from the same calls",
+                )
+            return resolve_target(target, objective(outputs), "output", batch)
         if not (target is None or (isinstance(target, str) and target == "auto")):
             raise ArgumentError(
                 "target", f"must be left out where objective is a callable, got {target!r}"

