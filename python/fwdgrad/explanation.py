@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,6 +255,12 @@ class Explanation:
         """Attributions, or their errors, times each element's own scale of noise, if it has one."""
         scale = self.method.noise_scale
         return values * scale.to(values) if isinstance(scale, Tensor) else values
+
+    def to_shap(self, feature_names: Sequence[str] | None = None) -> Any:
+        """The same as a ``shap.Explanation``: see ``fwdgrad.integrations.shap``."""
+        from fwdgrad.integrations.shap import to_shap
+
+        return to_shap(self, feature_names)
 
     def plot(self, ax: Axes | None = None, *, picture: bool = True) -> Axes:
         """Draws the heatmap over the input: red increases the score, blue decreases it.

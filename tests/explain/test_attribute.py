@@ -41,7 +41,9 @@ def test_gradient_of_a_linear_model(shape, dtype):
 
 
 @pytest.mark.parametrize(
-    "target", [[2, 0, 1], (2, 0, 1), torch.tensor([2, 0, 1])], ids=["list", "tuple", "tensor"]
+    "target",
+    [[2, 0, 1], [(2,), (0,), (1,)], torch.tensor([2, 0, 1])],
+    ids=["list", "tuples", "tensor"],
 )
 def test_one_target_for_each_input(target):
     result = Attribution(exact, **OPTIONS).attribute(INPUTS, target=target)
@@ -62,14 +64,15 @@ def test_auto_is_chosen_for_each_input():
     explainer = Attribution(exact, **OPTIONS)
     predicted = exact(INPUTS).argmax(1)
     assert len(set(predicted.tolist())) > 1
-    assert torch.equal(explainer.attribute(INPUTS), explainer.attribute(INPUTS, target=predicted))
+    found = explainer.attribute(INPUTS, target="auto")
+    assert torch.equal(found, explainer.attribute(INPUTS, target=predicted))
 
 
 def test_a_model_of_one_number_needs_no_target():
     explainer = Attribution(lambda batch: exact(batch)[:, 1], **OPTIONS)
     expected = Attribution(exact, **OPTIONS).attribute(INPUTS, target=1)
-    assert torch.equal(explainer.attribute(INPUTS, target=None), expected)
     assert torch.equal(explainer.attribute(INPUTS), expected)
+    assert torch.equal(explainer.attribute(INPUTS, target="auto"), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -137,8 +137,8 @@ def test_what_the_hint_says_does():
 def test_targets_of_any_kind(form):
     inputs = torch.stack([X, X / 2, X * 0.3])
     bound = Attribution(exact, **RUN)
-    right = bound.attribute(inputs, [2, 0, 1])
-    assert torch.equal(bound.attribute(inputs, form([2, 0, 1])), right)
+    right = bound.attribute(inputs, target=[2, 0, 1])
+    assert torch.equal(bound.attribute(inputs, target=form([2, 0, 1])), right)
 
 
 @pytest.mark.parametrize("target", [np.int64(1), torch.tensor([[1]]), np.array([1], np.uint16)])
@@ -149,7 +149,8 @@ def test_one_target_of_any_kind(target, tmp_path):
     assert type(e.target) is int
     e.save(tmp_path / "map.safetensors")
     inputs = torch.stack([X, X])
-    assert torch.equal(Attribution(exact, **RUN).attribute(inputs, target)[1], right.attribution)
+    found = Attribution(exact, **RUN).attribute(inputs, target=target)
+    assert torch.equal(found[1], right.attribution)
     assert fwdgrad.Difference(target, 0).target == fwdgrad.KeptLabel(target).target == 1
 
 
@@ -158,7 +159,7 @@ def test_targets_of_another_shape():
     bound = Attribution(exact, **RUN)
     for target in (torch.zeros(2, 2).int(), np.zeros((1, 2), int), torch.zeros(3, 1).int()):
         with pytest.raises(ValueError, match="target must be one class or 2, one for each input"):
-            bound.attribute(inputs, target)
+            bound.attribute(inputs, target=target)
 
 
 @pytest.mark.parametrize("name", ["map.png", "map.PDF", "map.html", "map.npy"])

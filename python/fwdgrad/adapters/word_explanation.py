@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,6 +150,12 @@ class TextExplanation:
             f"{self.explanation.n_samples} samples, reliability {self.reliability:.2f}.</p>"
             "</body></html>\n"
         )
+
+    def to_shap(self) -> Any:
+        """The words' scores as a ``shap.Explanation``: see ``fwdgrad.integrations.shap``."""
+        from fwdgrad.integrations.shap import to_shap
+
+        return to_shap(self)
 
     def _marked(self, safe: Callable[[str], str], mark: Callable[[str, float], str]) -> str:
         """The text with ``mark`` applied to its words and ``safe`` to everything."""

@@ -1,7 +1,10 @@
 """Other tools, one file each: what runs them on this library's maps, or this library as they do.
 
 - ``fwdgrad.integrations.captum``: explanations in the manner of Captum's ``attribute``.
+- ``fwdgrad.integrations.captum_noise_tunnel``: Captum's ``NoiseTunnel`` on our noise.
 - ``fwdgrad.integrations.quantus``: metrics of Quantus on maps of this library.
+- ``fwdgrad.integrations.shap``: explanations as SHAP's, which its plots draw.
 
-Each file needs the tool itself at most when it is called, so nothing is imported here.
+``captum_noise_tunnel`` needs the tool when it is imported, the others at most when they are called,
+so nothing is imported here.
 """

@@ -1,4 +1,6 @@
-"""Quantus: its metrics on maps of this library, by one function.
+"""Quantus: its metrics on maps of this library, by one function, and its maps by this library.
+
+``quantus_metric`` calls one metric; ``explain_func`` goes into ``quantus.evaluate``.
 
 What ``fwdgrad evaluate`` prints needs no further package, so a few metrics are here as well. Where
 both have one, this is how they differ:
@@ -28,6 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.integrations.captum import Attribution
+from fwdgrad.methods.base import Method
 from fwdgrad.objectives import class_number, kind_of
 from fwdgrad.scorer import check_statistics, outputs_at
 
@@ -118,6 +122,55 @@ def quantus_metric(
         )
     finally:
         torch.default_generator.set_state(before)
+
+
+def explain_func(
+    model: Any,
+    inputs: Any,
+    targets: Any,
+    *,
+    method: str | Method = "auto",
+    explained_by: str | Method | None = None,
+    **options: Any,
+) -> Any:
+    """Maps of a batch, as ``quantus.evaluate`` and the metrics of Quantus ask for them.
+
+    Args:
+        model: a module of torch.
+        inputs: (n, ...), an array or a tensor.
+        targets: the class of each, (n,) or (n, 1).
+        method: a method's name, see ``fwdgrad.explain``. ``quantus.evaluate`` gives the key of its
+            ``xai_methods`` here.
+        explained_by: the method, where that key is no method's name.
+        **options: what else ``fwdgrad.explain`` takes: n_samples, features, seed, ...
+
+    Returns:
+        An array of the inputs' shape.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+        >>> maps = explain_func(model, np.ones((3, 2)), [0, 1, 0], method="gradient",
+        ...                     objective="output")
+        >>> np.array_equal(maps[1], model.weight[1].detach().numpy())
+        True
+
+        In a whole evaluation, with ``n_samples`` for every map:
+
+        >>> metrics = {"sparse": quantus.Sparseness()}  # doctest: +SKIP
+        >>> maps = {"regions": explain_func, "gradient": explain_func}  # doctest: +SKIP
+        >>> quantus.evaluate(metrics, maps, model, x, y,
+        ...                  explain_func_kwargs={"n_samples": 256})  # doctest: +SKIP
+
+    Source: the interface is that of Quantus, see ``quantus_metric``.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    batch = torch.as_tensor(inputs).to(like.device, like.dtype)
+    explainer = Attribution(model, method=explained_by or method, **options)
+    maps = explainer.attribute(batch, target=_classes(targets, len(batch)).tolist())
+    return _array(maps)
 
 
 def _check_softmax(model: torch.nn.Module, x: Tensor, softmax: bool | None) -> bool | None:
