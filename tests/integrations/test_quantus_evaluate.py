@@ -30,7 +30,7 @@ def test_maps_are_those_of_explain():
 
 
 def test_a_key_that_is_no_methods_name():
-    with pytest.raises(ValueError, match="method must be auto or one of regions"):
+    with pytest.raises(ValueError, match="method must be one of auto, regions"):
         explain_func(model(), INPUTS, TARGETS, method="coarse", n_samples=64)
     maps = explain_func(
         model(), INPUTS, TARGETS, method="coarse", explained_by=Regions(cell=8), n_samples=64
