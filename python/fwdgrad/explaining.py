@@ -169,7 +169,7 @@ def explain(
     method what its class says.
     """
     for given in unknown:
-        raise TypeError(_wrong(given))
+        raise TypeError(unexpected(given))
     several = isinstance(target, (list, tuple))
     prepared, forward = None, cast(Callable[[Tensor], Any], model)
     if isinstance(model, Adapter):
@@ -243,8 +243,8 @@ def explanations(
 _NAMES = ["target", *Options.__annotations__]
 
 
-def _wrong(name: str) -> str:
-    """Why ``explain`` has no such argument."""
+def unexpected(name: str, of: str = "explain") -> str:
+    """Why a function has no such argument, and what may have been meant."""
     kinds = METHODS.values()
     fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     hint = hint_of(name, sorted(fields))
@@ -258,7 +258,7 @@ def _wrong(name: str) -> str:
         hint = f"{option} is an option of methods: give method={owners[0]}({option}=...){others}"
     else:
         hint = f"it has {', '.join(_NAMES)}"
-    return f"explain() got an unexpected keyword argument {name!r}; {hint}"
+    return f"{of}() got an unexpected keyword argument {name!r}; {hint}"
 
 
 def _maps(plan: Plan, outcome: Outcome) -> list[Result]:

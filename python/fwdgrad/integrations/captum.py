@@ -13,9 +13,10 @@ from torch import Tensor
 
 from fwdgrad.advice import is_noise, warn_of_noise
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
-from fwdgrad.explaining import explanations
+from fwdgrad.explaining import Options, explanations, unexpected
 from fwdgrad.methods import choose, method_of
 from fwdgrad.methods.base import Method
+from fwdgrad.objectives import Objective, check_objective
 from fwdgrad.outputs import told
 from fwdgrad.powers import warn_unless_finite
 from fwdgrad.scorer import check_model
@@ -33,14 +34,15 @@ class Attribution:
     Args:
         forward_func: the model: takes a batch (batch, ...), or several, and what goes along.
         method: see ``fwdgrad.explain``.
-        **options: what else it takes: objective, n_samples, features, seed, batch_size, ...
+        objective: see there; by default the model's output as it is, which Captum explains.
+        **options: what else it takes: n_samples, features, seed, batch_size, ...
 
     Raises:
         TypeError, ValueError: naming the argument.
 
     Example:
         >>> model = lambda batch, bias: batch @ torch.tensor([[1.0, 0.0], [-2.0, 1.0]]) + bias
-        >>> explainer = Attribution(model, method="gradient", objective="output")
+        >>> explainer = Attribution(model, method="gradient")
         >>> explainer.attribute(torch.zeros(2, 2), target=[0, 1], additional_forward_args=3.0)
         tensor([[ 1., -2.],
                 [ 0.,  1.]])
@@ -62,13 +64,18 @@ class Attribution:
         forward_func: Callable[..., Any],
         *,
         method: str | Method = "auto",
+        objective: Objective = "output",
         **options: Any,
     ) -> None:
         """Checks what can be checked without an input."""
         check_model(forward_func)
+        check_objective(objective)
+        for name in options:
+            if name not in Options.__annotations__:
+                raise TypeError(unexpected(name, "Attribution"))
         self.forward_func = forward_func
         self.method = method_of(method) or method
-        self.options = options
+        self.options: dict[str, Any] = {**options, "objective": objective}
 
     def has_convergence_delta(self) -> bool:
         """There is none: an ``Explanation`` of integrated gradients has it."""

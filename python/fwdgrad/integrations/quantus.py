@@ -168,6 +168,7 @@ def explain_func(
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     batch = torch.as_tensor(inputs).to(like.device, like.dtype)
+    options.setdefault("objective", "auto")  # as explain has it
     explainer = Attribution(model, method=explained_by or method, **options)
     maps = explainer.attribute(batch, target=_classes(targets, len(batch)).tolist())
     return _array(maps)

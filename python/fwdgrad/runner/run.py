@@ -315,7 +315,7 @@ def _stream(
         announce(plan.n_samples)
     workers = int(getattr(scorer.model, "concurrency", 1))
     if (workers > 1 or may_miss) and enter is None and samples.noisy is None:
-        size = settings.batch_size or int(getattr(scorer.model, "batch_size", 0)) or _FEW
+        size = settings.batch_size or getattr(scorer.model, "batch_size", None) or _FEW
         loop_in_flight(
             step, record, look, numbers, signs=signs, batch=size, workers=workers, checkpoint=file,
             again=again, progress=settings.progress,
