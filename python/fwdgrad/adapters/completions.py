@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from fwdgrad.methods import Regions
 if TYPE_CHECKING:
     import httpx2
 
-_PATH = "/completions"
 _LEAST = -1e4  # what a logarithm of zero counts as
 
 
@@ -31,7 +29,7 @@ class Completions:
     ``explain(model, prompt)`` gives each word's part in the log-probability of an answer: how much
     it rises with the word, averaged over which others are there (the Banzhaf value). Servers
     differ in how they tell it: most echo the prompt with log-probabilities, and llama.cpp's own,
-    which does not, is made to write the answer by a grammar (in the tokens that it prefers).
+    which does not, is made to write the answer's tokens by a grammar.
 
     Args:
         url: of the interface, such as ``"http://localhost:8000/v1"``.
@@ -52,7 +50,7 @@ class Completions:
     Example:
         A model that likes " yes" after "sunny", made here of a function:
 
-        >>> import fwdgrad, httpx2
+        >>> import fwdgrad, httpx2, json
         >>> def answer(request):
         ...     prompt = json.loads(request.content)["prompt"]
         ...     logs = [None, -0.5 if "sunny" in prompt else -2.5, -1.0]
@@ -89,7 +87,10 @@ class Completions:
         if api_key_env is not None:
             key = {"Authorization": f"Bearer ${{{api_key_env}}}"}
             options["headers_from"] = {**key, **(options.get("headers_from") or {})}
-        self.client = Client(url, **options)
+        # What llama.cpp has beside OpenAI's interface is not below /v1.
+        root = url.rstrip("/").removesuffix("/v1") if isinstance(url, str) else url
+        self.client = Client(root, **options)
+        self.path = "/completions" if root == url.rstrip("/") else "/v1/completions"
         self.model, self.answer, self.mask, self.template = model, answer, mask, template
         self.length = check_integer("length", length, 1)
         self.max_missing = max_missing
@@ -115,12 +116,13 @@ class Completions:
             "logprobs": 1,
         }
         content, headers = in_json(body)
-        own, echoes = self.client.send(_first, path=_PATH, content=content, headers=headers)
+        own, echoes = self.client.send(_first, path=self.path, content=content, headers=headers)
         answer = own if self.answer is None else self.answer
         if not answer.strip():
             raise ArgumentError("answer", f"must be given: the model's own is {answer!r}")
+        tokens = None if echoes else self._tokens(answer)
         texts = _Texts(prompt, spans, self.mask, before, after)
-        forward = _Answer(self, texts, answer, echoes)
+        forward = _Answer(self, texts, answer, tokens)
 
         def show(explanation: Any) -> TextExplanation:
             return TextExplanation(
@@ -145,6 +147,16 @@ class Completions:
         why = "the words of a prompt are in or out"
         return Prepared(x, forward, show, Regions(0.0), why, about=about)
 
+    def _tokens(self, answer: str) -> list[int]:
+        """The numbers of an answer's tokens, of llama.cpp's server."""
+        content, headers = in_json({"content": answer, "add_special": False})
+        return self.client.send(
+            lambda response: [int(token) for token in Client.json(response)["tokens"]],
+            path="/tokenize",
+            content=content,
+            headers=headers,
+        )
+
 
 class _Texts:
     """The prompts with some words out."""
@@ -165,53 +177,61 @@ class _Texts:
                 parts += [self.prompt[last:start] if started else "", word]
                 started = True
             last = stop
-        return "".join([*parts, self.prompt[last:], self.after])
+        # Servers refuse an empty prompt.
+        return "".join([*parts, self.prompt[last:], self.after]) or " "
 
 
 class _Answer(RequestModel):
     """The log-probability of an answer after a prompt whose words are in or out."""
 
     explained_as = "output"
-    path = _PATH
 
-    def __init__(self, model: Completions, texts: _Texts, answer: str, echoes: bool) -> None:
+    def __init__(
+        self, model: Completions, texts: _Texts, answer: str, tokens: list[int] | None
+    ) -> None:
+        """Without ``tokens``, the answer's, the server is asked to echo."""
         super().__init__(model.client, batch_size=1, max_missing=model.max_missing)
-        self.model, self.texts, self.answer, self.echoes = model.model, texts, answer, echoes
+        self.path, self.model, self.texts = model.path, model.model, texts
+        self.answer, self.tokens = answer, tokens
 
     def encoded(self, samples: Tensor) -> tuple[bytes, dict[str, str]]:
         prompt = self.texts.of((samples[0] > 0.5).tolist())
         body = {"model": self.model, "temperature": 0, "logprobs": 1}
-        if self.echoes:
+        if self.tokens is None:
             body |= {"prompt": prompt + self.answer, "echo": True, "max_tokens": 1}
         else:
-            grammar = f"root ::= {json.dumps(self.answer, ensure_ascii=False)}"
-            most = len(self.answer.encode()) + 1
-            body |= {"prompt": prompt, "grammar": grammar, "max_tokens": most}
+            grammar = "root ::= " + " ".join(f"<[{token}]>" for token in self.tokens)
+            body |= {"prompt": prompt, "grammar": grammar, "max_tokens": len(self.tokens)}
         return in_json(body)
 
     def decoded(self, response: httpx2.Response, samples: int) -> Any:
         found = Client.json(response)
         logs = found["choices"][0]["logprobs"]
-        if self.echoes:
-            written = (found.get("usage") or {}).get("completion_tokens", 1)
-            count = len(logs["tokens"]) - written
-            # From the end: a token that starts a text may have signs of its own.
-            pairs = list(zip(logs["tokens"], logs["token_logprobs"], strict=True))[:count]
-            sizes = [(len(token), value) for token, value in reversed(pairs)]
-            size = len(self.answer)
+        if self.tokens is None:
+            values = self._echoed(found, logs)
         else:
-            sizes = [(len(one["bytes"]), one["logprob"]) for one in logs["content"]]
-            size = len(self.answer.encode())
-        total, covered = 0.0, 0
-        for length, value in sizes:
-            if covered >= size:
+            written = logs["content"][: len(self.tokens)]
+            if [one["id"] for one in written] != self.tokens:
+                raise Useless("wrote other tokens than the answer's; its llama.cpp may be too old")
+            values = [one["logprob"] for one in written]
+        return [sum(max(value, _LEAST) for value in values)]
+
+    def _echoed(self, found: Any, logs: Any) -> list[float]:
+        """Of the tokens that end a prompt and are its answer; the first may be of both."""
+        written = (found.get("usage") or {}).get("completion_tokens", 1)
+        values: list[float] = []
+        covered, pairs = 0, list(zip(logs["tokens"], logs["token_logprobs"], strict=True))
+        # From the end: a token that starts a text may have signs of its own.
+        for token, value in reversed(pairs[: len(pairs) - written]):
+            if covered >= len(self.answer):
                 break
             if value is None:
                 raise Useless("gave no log-probability for a token of the answer")
-            total, covered = total + max(value, _LEAST), covered + length
-        if covered < size:
+            covered += len(token)
+            values.append(value)
+        if covered < len(self.answer):
             raise Useless("gave no log-probabilities of the prompt, though it was asked to echo it")
-        return [total]
+        return values
 
 
 def _first(response: httpx2.Response) -> tuple[str, bool]:

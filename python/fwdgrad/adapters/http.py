@@ -39,6 +39,7 @@ class RequestModel:
 
     Attributes:
         concurrency: requests at a time.
+        batch_size: samples in a request at most; 0: all that a call has.
         failures: how many samples have no scores, by the reason: their requests failed for good.
     """
 
@@ -53,7 +54,7 @@ class RequestModel:
         """Checks the options."""
         self.client, self.concurrency = client, client.concurrency
         self.labels = None if labels is None else check_labels("labels", labels)
-        self.batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1)
+        self.batch_size = 0 if batch_size is None else check_integer("batch_size", batch_size, 1)
         self.max_missing = check_number("max_missing", max_missing)
         if not 0 <= self.max_missing <= 1:
             raise ArgumentError("max_missing", f"must lie in 0 .. 1, got {max_missing}")
@@ -142,10 +143,16 @@ class RequestModel:
             raise ArgumentError("target", f"must be a number without labels=, got {name!r}")
         return ClassNames(self.labels).find(name, "target", "the model")
 
-    def announce(self, n_samples: int) -> None:
-        """Says on standard error how many requests that many samples take."""
-        requests = -(-n_samples // (self.batch_size or 1))
-        most = "" if self.batch_size else "at most "
+    def announce(self, n_samples: int, batch_size: int = 0) -> None:
+        """Says on standard error how many requests that many samples take.
+
+        Args:
+            n_samples: of the run.
+            batch_size: samples in a micro-batch, where the run has it.
+        """
+        sizes = [size for size in (self.batch_size, batch_size) if size]
+        requests = -(-n_samples // min(sizes, default=1))
+        most = "" if sizes else "at most "
         text = f"{most}{requests:,} requests to {self.client.shown}, {self.concurrency} at a time"
         if self.client.rate is not None:
             text += f", at least {requests / self.client.rate:,.0f} s at that rate"

@@ -15,6 +15,7 @@ import random
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,7 +38,7 @@ T = TypeVar("T")
 
 _AGAIN = {408, 425, 429}  # and 5xx but 501: another try may do
 _OF_ALL = {401, 403, 404, 405, 407, 410, 413, 414, 415, 501}  # every request would have it
-_FIRST_WAIT, _LONGEST_WAIT = 0.05, 30.0  # seconds before another try; each is four times as long
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 30.0  # seconds before another try; each is three times as long
 _LONGEST_HOLD = 300.0  # seconds that a server may ask for
 _HINTS = {
     401: "give the key as headers_from={'Authorization': 'Bearer $NAME'}, NAME being a variable of "
@@ -45,6 +46,7 @@ _HINTS = {
     403: "the key in headers_from may not use it",
     404: "look at the path of url, and at the model's name",
     405: "look at the path of url",
+    500: "look at the server's log, and at what it was sent",
 }
 
 
@@ -143,6 +145,7 @@ class Client:
         )
         waits = httpx2.Timeout(self.timeout, pool=None)
         self._http = httpx2.Client(headers=values, timeout=waits, limits=limits, **options)
+        weakref.finalize(self, self._http.close)
         self._pace = _Pace(self.rate)
         self._lock = threading.Lock()
         self._answered = False  # whether there ever was an answer of any kind
@@ -195,7 +198,7 @@ class Client:
                 if failure.hold:
                     self._pace.hold(failure.hold)
                 else:
-                    longest = min(_FIRST_WAIT * 4**waits, _LONGEST_WAIT)
+                    longest = min(_FIRST_WAIT * 3**waits, _LONGEST_WAIT)
                     time.sleep(longest * self._random.uniform(0.5, 1.5))
                 waits += 1
                 continue
@@ -218,7 +221,7 @@ class Client:
         try:
             response = self._http.request(method, url, content=content, headers=headers)
         except self._errors.RequestError as error:
-            return self._of_transport(error)
+            return self._of_transport(error, rows)
         self._answered = True
         if not response.is_success:
             return self._of_status(response, rows, len(content))
@@ -233,7 +236,7 @@ class Client:
             self._good += 1
         return found
 
-    def _of_transport(self, error: httpx2.RequestError) -> _Failure:
+    def _of_transport(self, error: httpx2.RequestError, rows: int) -> _Failure:
         """What is said of an error without a response."""
         http, text = self._errors, self.hidden(told(error, 150))
         if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -243,6 +246,7 @@ class Client:
                 "give verify=ssl.create_default_context(cafile=...) with the authority's",
                 of_all=True,
             )
+        hint: str
         if isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError)):
             # A server that is started again comes back.
             hint = "look at the host and port of url, and whether the server runs"
@@ -250,7 +254,8 @@ class Client:
         if isinstance(error, (http.LocalProtocolError, http.UnsupportedProtocol)):
             return _Failure("cannot be sent the request", text, of_all=True)
         if isinstance(error, http.TimeoutException):
-            hint = "give a longer timeout, or fewer samples a request by batch_size"
+            fewer = Message(" or a smaller ", Option("batch_size")) if rows > 1 else ""
+            hint = Message("give a longer ", Option("timeout"), fewer)
             return _Failure(f"did not answer within {self.timeout:g} s", "", hint, again=True)
         if isinstance(error, http.DecodingError):
             return _Failure("sent an answer that cannot be decompressed", again=True)
@@ -264,11 +269,11 @@ class Client:
             where = self._url.join(response.headers.get("location", "")).copy_with(query=None)
             return _Failure(reason, "", f"give url={str(where)!r}", of_all=True)
         text = self._excerpt(response)
-        hint: str = _HINTS.get(status, "")
+        hint: str = _HINTS.get(500 if status in (400, 422) and rows == 1 else status, "")
         if status == 413:
             fewer = Message("give ", Option("batch_size", max(1, rows // 2)), ", say")
             hint = fewer if rows > 1 else "send less of a sample: a JPEG or a smaller picture, say"
-            reason += f" to a body of {size / 1e6:.3g} MB"
+            reason += f" to a body of {size:,} bytes"
         elif rows > 1 and not hint:
             hint = Message("a server of single samples needs ", Option("batch_size", 1))
         hold = _retry_after(response.headers.get("retry-after"))
