@@ -119,7 +119,9 @@ def explain(
         objective: what is explained of a class: "output" (also called "logit"), as it is;
             of logits "probability" (their softmax), "log-probability", "cross-entropy" or
             "sigmoid" (of the class's own); or a callable from the model's output to one score a
-            sample: ``Difference``, ``KeptLabel``, ``LabelDistance``, ``TextAnswer``. "auto" looks
+            sample: ``Difference``, ``KeptLabel``, ``LabelDistance``, ``TextAnswer``, ``Segment``,
+            ``Similarity``, ``NextToken`` (``fwdgrad.tasks``), ``Detections``
+            (``fwdgrad.adapters.detection``), whose targets are numbers of boxes. "auto" looks
             at the output at x: one number a sample, rows that are probabilities, and rows in
             [0, 1] that do not sum to 1, of several labels, are taken as they are; else softmax.
         n_samples: perturbed inputs that the model is called on; one more call is made at x itself.

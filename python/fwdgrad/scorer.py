@@ -129,6 +129,8 @@ def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
     check_model(model)
     try:
         return model(x[None].clone())
+    except ModelError:  # an adapter's own
+        raise
     except Exception as error:
         text, hint = cause(error), ""
         if _OF_DTYPES.search(text):
@@ -236,7 +238,7 @@ class Scorer:
         try:
             outputs = self.model(batch)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, ModelError):  # an adapter's own
                 raise
             raise ModelError(
                 Message(f"the model failed on a batch of shape {shape}: {cause(error)}", alone)

@@ -24,8 +24,8 @@ class Endpoint:
         self.calls, self.at_once, self.most, self.announced = [], 0, 0, []
         self.lock = threading.Lock()
 
-    def announce(self, n_samples):
-        self.announced.append(n_samples)
+    def announce(self, n_samples, batch_size):
+        self.announced.append((n_samples, batch_size))
 
     def score(self, batch):
         return batch @ W
@@ -62,7 +62,7 @@ def test_the_same_bits_as_one_at_a_time(method):
     found = fwdgrad.explain(model, X, None, method=method, **RUN)
     assert_same_bits(found, alone)
     assert 1 < model.most <= 4
-    assert model.announced == [256]
+    assert model.announced == [(256, 8)]
     assert "missing_samples" not in found.provenance
 
 

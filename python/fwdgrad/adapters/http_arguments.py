@@ -113,10 +113,10 @@ def secrets_of(headers: Mapping[str, str], url: httpx2.URL, options: dict[str, A
 
     >>> import httpx2
     >>> secrets_of({"X-Key": "Bearer abcdef"}, httpx2.URL("http://model.test?sig=123456"), {})
-    ['Bearer abcdef', 'abcdef', '123456']
+    ['Bearer abcdef', '123456', 'abcdef']
     """
     found = {part for value in headers.values() for part in (value, value.split(" ")[-1])}
     found |= {value for _, value in url.params.multi_items()}
     auth = options.get("auth")
     found |= {part for part in auth if isinstance(part, str)} if isinstance(auth, tuple) else set()
-    return sorted((one for one in found if len(one) >= 6), key=len, reverse=True)
+    return sorted((one for one in found if len(one) >= 6), key=lambda one: (-len(one), one))

@@ -15,6 +15,7 @@ from fwdgrad.estimate.moments import Moments
 from fwdgrad.estimate.scores import bytes_of_sums, why_still
 from fwdgrad.files import digest_of
 from fwdgrad.objectives import Objective, objective_name
+from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters
 from fwdgrad.plan import Plan
 from fwdgrad.runner.checkpoint import Checkpoint, State
@@ -182,9 +183,11 @@ def _scores(
     scores = scores.cpu()
     lost = int(scores.isnan().flatten(1).any(1).sum())
     if lost:
+        why = getattr(scorer.model, "failures", {})
+        reasons = "; ".join(f"{told(reason)} ({count} samples)" for reason, count in why.items())
         warn(
             f"{lost} of {plan.samples} samples have no score, since the model gave none; the map "
-            "is estimated without them"
+            f"is estimated without them{reasons and f': {reasons}'}"
         )
     for target, found, at_x in zip(scorer.targets, scores.unbind(2), scorer.clean, strict=True):
         if len(found) > 1 and bool((found == found[0, 0]).all()):
@@ -310,12 +313,12 @@ def _stream(
         for one, other in zip(scores[which].unbind(1), found.unbind(1), strict=True):
             file.compare("score of some samples", one, other, hint)
 
-    announce = getattr(scorer.model, "announce", None)
-    if announce is not None:
-        announce(plan.n_samples)
     workers = int(getattr(scorer.model, "concurrency", 1))
     if (workers > 1 or may_miss) and enter is None and samples.noisy is None:
         size = settings.batch_size or getattr(scorer.model, "batch_size", None) or _FEW
+        announce = getattr(scorer.model, "announce", None)
+        if announce is not None:
+            announce(plan.n_samples, size)
         loop_in_flight(
             step, record, look, numbers, signs=signs, batch=size, workers=workers, checkpoint=file,
             again=again, progress=settings.progress,
