@@ -9,6 +9,7 @@ import dataclasses
 import math
 import signal
 
+import pytest
 import torch
 
 import fwdgrad
@@ -98,3 +99,13 @@ def assert_same_bits(one, other):
     assert one.reliability == other.reliability or (
         math.isnan(one.reliability) and math.isnan(other.reliability)
     )
+
+
+def mostly_slow(cases, keep):
+    """Cases of which the first so many stand for all where slow tests are left out."""
+    return [
+        pytest.param(*case, marks=[pytest.mark.slow] * (i >= keep))
+        if isinstance(case, tuple)
+        else pytest.param(case, marks=[pytest.mark.slow] * (i >= keep))
+        for i, case in enumerate(cases)
+    ]

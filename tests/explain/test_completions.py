@@ -99,6 +99,7 @@ def test_words_have_what_they_add_to_the_log_probability(answer, options, label)
         ({"template": "<user>{prompt}</user> "}, "<user>sunny rainy</user> "),
     ],
 )
+@pytest.mark.slow
 def test_words_that_are_out_are_removed_or_masked(options, expected):
     with serving(echoing()) as server:
         prompt = "Is it sunny, or\nrainy today"

@@ -17,7 +17,7 @@ import torch
 
 from fwdgrad_kernels import Elements, Grid, NoiseSpec, noise, reference
 
-from .models import forward_gradient
+from .models import forward_gradient, mostly_slow
 
 SHAPE = (2, 4, 5)
 SAMPLES = 20_480
@@ -137,7 +137,7 @@ def test_plain_estimate_is_the_gradient_of_the_smoothed_function(kind, function)
 WITH_OPTIONS = [  # with a distribution that draws as the normal one does, an option does, too
     pytest.param(
         kind, name,
-        marks=[pytest.mark.slow] * (kind not in ("normal", "hadamard") and name != "everything"),
+        marks=[pytest.mark.slow] * (kind != "hadamard" and name != "everything"),
     )
     for kind in ("normal", "cauchy", "hyperbolic", "logistic", "rademacher", "hadamard")
     for name in OPTIONS
@@ -193,7 +193,7 @@ def test_baseline_gives_the_derivative_along_the_direction():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("kind", ["normal", "rademacher", "hadamard"])
+@pytest.mark.parametrize("kind", mostly_slow(["hadamard", "normal", "rademacher"], keep=1))
 def test_standard_error_is_the_spread_over_seeds(kind, options):
     seeds = 150
     runs = [

@@ -23,6 +23,7 @@ from fwdgrad.adapters.http import HttpModel, picture_jpeg, picture_png
 from fwdgrad.errors import ModelError
 
 from .http_server import Answer, serving
+from .models import mostly_slow
 
 pytest.importorskip("httpx2")
 pytestmark = pytest.mark.usefixtures("direct")
@@ -134,6 +135,7 @@ def test_a_share_that_fails_once_is_there_in_the_end():
         assert not model.failures
 
 
+@pytest.mark.slow
 def test_retry_after_holds_back_all_requests():
     def answer(request):
         if request.number == 1:
@@ -147,6 +149,7 @@ def test_retry_after_holds_back_all_requests():
         assert server.requests[2].time - server.requests[1].time > 0.95
 
 
+@pytest.mark.slow
 def test_a_server_that_limits_the_rate_loses_nothing():
     # Four requests in each fifth of a second, of eight threads that come at once.
     taken, lock = {}, threading.Lock()
@@ -184,13 +187,16 @@ def test_a_connection_closed_in_the_middle_is_tried_again():
 
 @pytest.mark.parametrize(
     ("bad", "reason", "tries"),
-    [
-        (Answer({}, 500), "answered 500 Internal Server Error", 3),
-        (Answer({"detail": "row 3"}, 422), "answered 422 Unprocessable", 1),
-        (Answer(b"<html>", 200), "answered what is no JSON: '<html>'", 3),
-        (Answer({"error": "filtered"}), "answered what cannot be read (KeyError: 'scores')", 3),
-        (Answer({"scores": [[1, 2]]}, closes=True), "closed the connection", 3),
-    ],
+    mostly_slow(
+        [
+            (Answer({}, 500), "answered 500 Internal Server Error", 3),
+            (Answer({"detail": "row 3"}, 422), "answered 422 Unprocessable", 1),
+            (Answer(b"<html>", 200), "answered what is no JSON: '<html>'", 3),
+            (Answer({"error": "filtered"}), "answered what cannot be read (KeyError: 'scores')", 3),
+            (Answer({"scores": [[1, 2]]}, closes=True), "closed the connection", 3),
+        ],
+        keep=2,
+    ),
 )
 def test_one_request_that_fails_for_good_leaves_its_sample_out(bad, reason, tries):
     def answer(request):
@@ -261,7 +267,7 @@ AT_ONCE = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "message", "tries"), AT_ONCE)
+@pytest.mark.parametrize(("answer", "message", "tries"), mostly_slow(AT_ONCE, 4))
 def test_what_every_request_would_meet_ends_the_run_in_one_line(answer, message, tries):
     with serving(lambda _: answer) as server:
         model = model_of(server.url + "/score?key=secret1", timeout=0.2)

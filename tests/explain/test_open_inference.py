@@ -17,6 +17,7 @@ from fwdgrad.adapters.open_inference import OpenInference
 from fwdgrad.errors import ModelError
 
 from .http_server import Answer, serving
+from .models import mostly_slow
 from .test_http import X, direct, local  # noqa: F401
 
 pytest.importorskip("httpx2")
@@ -89,12 +90,15 @@ def test_a_map_is_that_of_the_model_itself():
 
 @pytest.mark.parametrize(
     ("datatype", "sent"),
-    [
-        ("UINT8", [0, 0, 1, 2, 255]),
-        ("INT32", [-3, 0, 1, 2, 300]),
-        ("FP16", [-3.0, 0.25, 1.0, 1.5996, 300.0]),
-        ("FP64", [-3.0, 0.25, 1.0, 1.6000000238418579, 300.0]),
-    ],
+    mostly_slow(
+        [
+            ("UINT8", [0, 0, 1, 2, 255]),
+            ("FP16", [-3.0, 0.25, 1.0, 1.5996, 300.0]),
+            ("INT32", [-3, 0, 1, 2, 300]),
+            ("FP64", [-3.0, 0.25, 1.0, 1.6000000238418579, 300.0]),
+        ],
+        keep=2,
+    ),
 )
 @pytest.mark.parametrize("binary", [False, True])
 def test_values_in_the_type_that_is_asked_for(datatype, sent, binary):
@@ -148,6 +152,7 @@ def test_an_argument_that_will_not_do_is_named(inputs, outputs, options, message
         OpenInference(server.url, "my model", **options)
 
 
+@pytest.mark.slow
 def test_what_the_server_does_is_told_in_a_line():
     with serving(answer_of()) as server:
         with pytest.raises(ModelError, match=r"answered 404 .*unknown model.*model's na"):

@@ -14,6 +14,7 @@ from fwdgrad.adapters.images import ImageClassifier, _OfPixels, imagenet_labels
 from fwdgrad.adapters.photos import FITS, load_mask, load_photo, read_photo
 
 from . import worker
+from .models import mostly_slow
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -328,7 +329,9 @@ def test_a_fit_that_there_is_not(tmp_path):
 
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("turn", TURNS)
-@pytest.mark.parametrize("kind", ["a.jpg", "a.png", "rgba.png", "16.png", "palette.png"])
+@pytest.mark.parametrize(
+    "kind", mostly_slow(["a.jpg", "rgba.png", "a.png", "16.png", "palette.png"], keep=2)
+)
 def test_a_large_photo_is_reduced_on_its_way(tmp_path, monkeypatch, kind, turn, fit):
     rows, columns = np.mgrid[0:500, 0:713]
     colours = np.stack([columns * 255 / 712, rows * 255 / 499, 127 + 100 * np.sin(columns / 60)], 2)

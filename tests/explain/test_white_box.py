@@ -27,7 +27,7 @@ from fwdgrad.runner import checkpoint as checkpoints
 from fwdgrad.smoothing import MOLLIFIERS
 from fwdgrad_kernels import NoiseSpec, path_positions, perturb
 
-from .models import Recorder, assert_same_bits
+from .models import Recorder, assert_same_bits, mostly_slow
 from .networks import NETWORK, SHAPE, X, close, gradient_at, network
 
 # ---- every combination ---------------------------------------------------------------------
@@ -109,7 +109,7 @@ def gradients_of_samples(noise, parameters, path=None, count=SAMPLES):
     return torch.stack(gradients)
 
 
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", mostly_slow(USES, keep=2))
 @pytest.mark.parametrize("parameters", PARAMETERS)
 @pytest.mark.parametrize("noise", NOISES)
 def test_means_of_gradients(noise, parameters, use):

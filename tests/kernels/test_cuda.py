@@ -262,6 +262,7 @@ def test_nothing_is_touched_past_the_end_of_memory(on_cpu):
 # ---- what can go wrong -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_failed_launch_is_an_error(on_cpu):
     spec, x = NoiseSpec((4, 4), seed=1), torch.zeros(4, 4)
     on_cpu.fail_next_launch()

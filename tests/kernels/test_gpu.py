@@ -35,7 +35,6 @@ from fwdgrad_kernels.testing import (
 )
 
 DEVICE = gpu.DEVICE
-SMOKE = ("1025", "3x17x19-block5", "3x17x19-linear4x4-jitter", "3x17x19-labels23")
 SEED = 2**63 + 11
 
 
@@ -44,14 +43,8 @@ def some_id(value):
 
 
 def every_kind(kinds):
-    values = [pytest.param(*row, marks=marks_of(*row)) for row in gpu.cases_and_kinds(kinds)]
+    values = [pytest.param(*row, marks=gpu.marks_of(row)) for row in gpu.cases_and_kinds(kinds)]
     return pytest.mark.parametrize(("name", "case", "kind"), values, ids=some_id)
-
-
-def marks_of(name, case, kind="normal"):
-    """A few cases are not slow, for which the CUDA kernels are built."""
-    few = name == "cuda" and case_id(case) in SMOKE and kind in ("normal", "hadamard")
-    return () if few else gpu.marks_of([name])
 
 
 def random(*shape, dtype=torch.float32):
@@ -96,7 +89,7 @@ def test_accumulate(name, case, kind, request):
 
 @pytest.mark.parametrize(
     ("name", "case"),
-    [pytest.param(n, c, marks=marks_of(n, c)) for n in gpu.BACKENDS for c in gpu.cases(n)],
+    [pytest.param(n, c, marks=gpu.marks_of([n, c])) for n in gpu.BACKENDS for c in gpu.cases(n)],
     ids=some_id,
 )
 def test_blocks(name, case, request):
