@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fwdgrad
+from fwdgrad import cli
 from fwdgrad.adapters.completions import Completions
 from fwdgrad.adapters.language import smollm2_file
 from fwdgrad.errors import ModelError
@@ -67,6 +68,22 @@ def writing(request):
     parts = [(7, total / 2), (30, total / 2), (5, 0.0)]
     logs = [{"id": token, "token": "", "logprob": value} for token, value in parts]
     return Answer({"choices": [{"text": "", "logprobs": {"content": logs}}]})
+
+
+def test_the_command_line_takes_an_endpoint(capsys, monkeypatch):
+    """The key comes from the environment, and is neither printed nor an argument."""
+    monkeypatch.setenv("OUR_KEY", "sesame-open")
+    with serving(echoing()) as server:
+        line = ["explain", "--text", PROMPT, "--url", f"{server.url}/v1", "--model", "m"]
+        line += ["--target", " yes", "--samples", "32", "--api-key-env", "OUR_KEY"]
+        assert cli.main([*line, "--no-progress"]) == 0
+        assert server.requests[-1].headers["authorization"] == "Bearer sesame-open"
+        assert cli.main([*line, "--labels", "names.txt"]) == 1
+    out, err = capsys.readouterr()
+    assert "sunny(+++)" in out
+    assert "rainy(--)" in out
+    assert "sesame" not in out + err
+    assert "--labels is of a callable of strings, got --url" in err
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,9 @@ def explain(arguments: argparse.Namespace) -> None:
         raise ValueError("give a photo or --text, and one of them")
     if arguments.text is not None:
         return explain_a_text(arguments)
-    for name in ("answers", "mask", "split"):
+    for name in ("answers", "api_key_env", "mask", "split", "url"):
         if getattr(arguments, name) is not None:
-            raise ValueError(f"--{name} is of --text")
+            raise ArgumentError(name, "is of --text")
     arguments.model = arguments.model or next(iter(MODELS))
     request = request_of(arguments)
     size = 224 if arguments.size is None else arguments.size

@@ -111,6 +111,13 @@ def _add_explain(commands: Any) -> None:
         help="what of a text is in or out, of an own callable (default: auto, words, or the "
         "sentences of a long text)",
     )
+    add(
+        "--url",
+        help="of a text: an OpenAI-compatible server, http://localhost:8000/v1 say: which words "
+        "raise the log-probability of an answer, --target or the model's own; --model is its name "
+        "there",
+    )
+    add("--api-key-env", metavar="NAME", help="the variable of the environment with --url's key")
     add("--mask", help="what a word that is out is replaced by, [MASK] say (default: left out)")
     add("--answers", metavar="A,B", help="a language model's (default: negative,positive)")
     add("--size", type=int, help="of the pictures that an own callable takes (default: 224)")

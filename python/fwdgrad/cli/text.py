@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fwdgrad.adapters.importing import import_named, read_labels
+from fwdgrad.adapters.prepared import Adapter
 from fwdgrad.adapters.strings import TextModel
 from fwdgrad.adapters.text import explain_text
 from fwdgrad.adapters.text_models import TEXT_MODELS, load_text_model
@@ -48,7 +49,8 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     targets = arguments.target or ["auto"]
     if len(targets) > 1:
         raise ArgumentError("target", f"is given once for a --text, got {', '.join(targets)}")
-    of_strings = ":" in arguments.model and not os.path.isfile(arguments.model)
+    named = ":" in arguments.model and not os.path.isfile(arguments.model)
+    of_strings = named or arguments.url is not None
     run = _of_strings(arguments) if of_strings else _of_embeddings(arguments)
     output, checkpoint = arguments.output, arguments.checkpoint
     request = request_of(arguments)
@@ -96,6 +98,8 @@ def _of_strings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]
         )
     fields = method_options(arguments)
     method = method_of("regions", {"baseline": 0.0, **fields}) if fields else "auto"
+    if arguments.url is not None:
+        return _run(arguments, _served(arguments), method, "auto")
     found = import_named(arguments.model)
     given = {name: value for name in _OF_STRINGS if (value := getattr(arguments, name)) is not None}
     if isinstance(found, TextModel):
@@ -108,15 +112,37 @@ def _of_strings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]
         if "labels" in given:
             given["labels"] = read_labels(given["labels"])
         model = TextModel(found, **given)
+    return _run(arguments, model, method)
+
+
+def _run(
+    arguments: argparse.Namespace, model: Adapter, method: Any, target: str | None = None
+) -> Callable[..., TextExplanation]:
     options: dict[str, Any] = {**run_options(arguments), "method": method, "name": arguments.model}
 
-    def run(target: str, **how: Any) -> TextExplanation:
-        as_given: Any = model  # an adapter, which a type checker takes for no model
-        result: Any = explain(as_given, arguments.text, target, **options, **how)
+    def run(wanted: str, **how: Any) -> TextExplanation:
+        result = explain(model, arguments.text, target or wanted, **options, **how)
         assert isinstance(result, TextExplanation)
         return result
 
     return run
+
+
+def _served(arguments: argparse.Namespace) -> Adapter:
+    """The language model at --url."""
+    from fwdgrad.adapters.completions import Completions
+
+    for name in ("labels", "split"):
+        if getattr(arguments, name) is not None:
+            raise ArgumentError(name, "is of a callable of strings, got ", Option("url"))
+    (answer,) = arguments.target or ["auto"]
+    return Completions(
+        arguments.url,
+        arguments.model,
+        answer=None if answer == "auto" else answer,
+        api_key_env=arguments.api_key_env,
+        mask=arguments.mask,
+    )
 
 
 def _of_embeddings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]:
