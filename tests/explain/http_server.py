@@ -88,7 +88,8 @@ class Server:
         if context is not None:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
             self.scheme = "https"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        quickly = (0.01,)  # seconds between two looks at whether to end
+        threading.Thread(target=self._server.serve_forever, args=quickly, daemon=True).start()
 
     @property
     def url(self):
