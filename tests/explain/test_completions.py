@@ -81,6 +81,7 @@ def test_the_command_line_takes_an_endpoint(capsys, monkeypatch):
         assert cli.main([*line, "--labels", "names.txt"]) == 1
     out, err = capsys.readouterr()
     assert "sunny(+++)" in out
+    assert "How much the score rises where a word is there and not left out" in out
     assert "rainy(--)" in out
     assert "sesame" not in out + err
     assert "--labels is of a callable of strings, got --url" in err

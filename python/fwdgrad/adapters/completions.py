@@ -125,15 +125,8 @@ class Completions:
         forward = _Answer(self, texts, answer, tokens)
 
         def show(explanation: Any) -> TextExplanation:
-            return TextExplanation(
-                text=prompt,
-                spans=spans,
-                scores=explanation.attribution.double().cpu(),
-                standard_errors=explanation.standard_error.double().cpu(),
-                reduce="input",
-                label=f"log-probability of {answer!r}",
-                explanation=explanation,
-            )
+            label = f"log-probability of {answer!r}"
+            return TextExplanation.of_presence(explanation, prompt, spans, label, mask=self.mask)
 
         about = {
             "text": prompt,

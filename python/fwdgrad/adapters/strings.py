@@ -103,16 +103,9 @@ class TextModel:
         forward.rows = self._rows_at(x, spans)
 
         def show(explanation: Explanation) -> TextExplanation:
-            return TextExplanation(
-                text=x,
-                spans=spans,
-                scores=explanation.attribution.double().cpu(),
-                standard_errors=explanation.standard_error.double().cpu(),
-                reduce="presence",
-                label=self._scores.label_of(explanation.target),
-                explanation=explanation,
-                unit=unit,
-                mask=self._mask,
+            label = self._scores.label_of(explanation.target)
+            return TextExplanation.of_presence(
+                explanation, x, spans, label, unit=unit, mask=self._mask
             )
 
         about: dict[str, Any] = {"text": x, "spans": [list(span) for span in spans]}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.adapters.words import Spans
 from fwdgrad.explanation import Explanation
 from fwdgrad.terminal import plain
 
@@ -43,6 +44,29 @@ class TextExplanation:
     explanation: Explanation
     unit: str = "word"
     mask: str | None = None
+
+    @classmethod
+    def of_presence(
+        cls, explanation: Explanation, text: str, spans: Spans, label: str, **parts: Any
+    ) -> TextExplanation:
+        """What words add that are in a text or out of it: one number of the map for each.
+
+        Args:
+            explanation: of which words are there, ones (W,).
+            text, spans, label: see the class.
+            **parts: unit and mask.
+        """
+        scores, errors = explanation.attribution, explanation.standard_error
+        return cls(
+            text=text,
+            spans=spans,
+            scores=scores.double().cpu(),
+            standard_errors=errors.double().cpu(),
+            reduce="presence",
+            label=label,
+            explanation=explanation,
+            **parts,
+        )
 
     @property
     def words(self) -> tuple[str, ...]:
