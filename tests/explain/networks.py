@@ -1,9 +1,23 @@
-"""A small network with a gradient, its input, and the gradient by hand."""
+"""A small network with a gradient, its input, the gradient by hand, and what is made of one."""
 
 import torch
 
+from fwdgrad import GradientXInput, IntegratedGradients, ParameterNoise
+
 SHAPE = (3, 8, 8)
 X = torch.rand(SHAPE, generator=torch.Generator().manual_seed(3)).mul(0.8).add(0.1)
+
+PARAMETERS = {
+    "fixed": None,
+    "a draw a sample": ParameterNoise(0.1),
+    "four draws": ParameterNoise(0.1, "logistic", draws=4),
+}
+USES = {
+    "gradient": lambda gradient: gradient,
+    "x input": GradientXInput,
+    "path": lambda gradient: IntegratedGradients(steps=None, gradient=gradient),
+    "quadrature": lambda gradient: IntegratedGradients(0.5, 3, gradient),
+}
 
 
 def network(seed=0):

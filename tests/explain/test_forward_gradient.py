@@ -17,7 +17,7 @@ from fwdgrad import (
 )
 
 from .models import forward_gradient
-from .networks import NETWORK, SHAPE, X, close
+from .networks import NETWORK, PARAMETERS, SHAPE, USES, X, close
 
 SCALE = 0.3
 
@@ -33,17 +33,6 @@ NOISES = {
     "clip": {"scale": 0.2, "clip": (0.0, 1.0)},
 }
 FEATURES = {"cells": Grid((4, 4)), "hadamard": Grid((4, 4), "nearest", jitter=True)}
-PARAMETERS = {
-    "fixed": None,
-    "a draw a sample": ParameterNoise(0.1),
-    "four draws": ParameterNoise(0.1, "logistic", draws=4),
-}
-USES = {
-    "gradient": lambda gradient: gradient,
-    "x input": GradientXInput,
-    "path": lambda gradient: IntegratedGradients(steps=None, gradient=gradient),
-    "quadrature": lambda gradient: IntegratedGradients(0.5, 3, gradient),
-}
 
 
 @pytest.mark.parametrize("use", USES)

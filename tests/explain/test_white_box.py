@@ -13,7 +13,6 @@ from fwdgrad import (
     AdaptiveScale,
     FusionGrad,
     Gradient,
-    GradientXInput,
     IntegratedGradients,
     ModelError,
     NoiseGrad,
@@ -28,7 +27,7 @@ from fwdgrad.smoothing import MOLLIFIERS
 from fwdgrad_kernels import NoiseSpec, path_positions, perturb
 
 from .models import Recorder, assert_same_bits, mostly_slow
-from .networks import NETWORK, SHAPE, X, close, gradient_at, network
+from .networks import NETWORK, PARAMETERS, SHAPE, USES, X, close, gradient_at, network
 
 # ---- every combination ---------------------------------------------------------------------
 
@@ -41,17 +40,6 @@ NOISES = {
     "adaptive": {"scale": AdaptiveScale(0.0, 1.0)},
     "pairs": {"scale": 0.2, "antithetic": True},
     "clip": {"scale": 0.2, "clip": (0.0, 1.0)},
-}
-PARAMETERS = {
-    "fixed": None,
-    "a draw a sample": ParameterNoise(0.1),
-    "four draws": ParameterNoise(0.1, "logistic", draws=4),
-}
-USES = {
-    "gradient": lambda gradient: gradient,
-    "x input": GradientXInput,
-    "path": lambda gradient: IntegratedGradients(steps=None, gradient=gradient),
-    "quadrature": lambda gradient: IntegratedGradients(0.5, 3, gradient),
 }
 SAMPLES = 12
 

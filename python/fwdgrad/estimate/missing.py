@@ -23,6 +23,15 @@ _MOST = 1024  # missing samples of a group that are filled in: a matrix of as ma
 _SHARES = [10 ** (step / 2 - 12) for step in range(25)]  # of what is along no draw; rising
 
 
+def is_missing(scores: Tensor) -> Tensor:
+    """Which samples lack a score: bool (samples,), of scores (samples, ...).
+
+    >>> is_missing(torch.tensor([[1.0, 2.0], [torch.nan, 3.0]]))
+    tensor([False,  True])
+    """
+    return scores.isnan().flatten(1).any(1)
+
+
 def with_missing(
     plan: Plan, weights: Tensor, missing: Tensor, backend: str
 ) -> tuple[Tensor, float]:

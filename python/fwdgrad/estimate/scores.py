@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fwdgrad.estimate.coalitions import of_coalitions
 from fwdgrad.estimate.hadamard import is_alone, spare_reliability, sum_features
-from fwdgrad.estimate.missing import with_missing
+from fwdgrad.estimate.missing import is_missing, with_missing
 from fwdgrad.estimate.moments import Result, enter_unit_, standard_error_
 from fwdgrad.estimate.reliability import reliability, some, stride_of
 from fwdgrad.plan import Plan, sum_dtype
@@ -91,7 +91,7 @@ def _attribution(
     dtype, alone = sum_dtype(x), is_alone(plan)
     # Scaled, for whatever the score's unit is, differences and sums of squares must hold it: first
     # so that all scores are below 1, then for the weights, which may be far smaller.
-    missing = scores.isnan().any(1)
+    missing = is_missing(scores)
     scores = scores.masked_fill(scores.isnan(), 0)
     unit = max(exponent_of(scores), math.frexp(clean)[1])
     weights = _weights(times_power(scores, -unit), plan, math.ldexp(clean, -unit), missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fwdgrad.checks import check_integer
+from fwdgrad.checks import check_choice, check_integer
 from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
@@ -56,10 +56,7 @@ class Coalitions(Method):
 
     def __post_init__(self) -> None:
         """Checks each option."""
-        if not isinstance(self.value, str) or self.value not in VALUES:
-            raise ArgumentError(
-                "value", f"must be one of {', '.join(VALUES)}, got {self.value!r:.80}"
-            )
+        check_choice("value", self.value, VALUES)
         object.__setattr__(self, "baseline", checked_baseline(self.baseline))
 
     def plan(self, x: Tensor, request: Request) -> Plan:

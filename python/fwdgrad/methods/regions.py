@@ -112,7 +112,8 @@ class Regions(Method):
                 "features=Grid((50,), 'nearest', share_channels=False), say; a picture (H, W) is "
                 "given as x[None], with lambda batch: model(batch[:, 0])",
             )
-        if isinstance(self.baseline, str) and self.baseline == "blur" and not axes:
+        of_blur = isinstance(self.baseline, str) and self.baseline == "blur"
+        if of_blur and not axes:
             raise ArgumentError(
                 "baseline",
                 "must be a number or a tensor for x of shape "
@@ -120,7 +121,6 @@ class Regions(Method):
                 "(C, D, H, W) and, with axes=1, series (C, T); give 0.0, say",
             )
         baseline = baseline_on(x, self.baseline, lambda x: light_blur(x, axes))
-        of_blur = isinstance(self.baseline, str) and self.baseline == "blur"
         if of_blur and isinstance(baseline, Tensor) and torch.equal(baseline, x):
             raise ArgumentError(
                 "baseline",

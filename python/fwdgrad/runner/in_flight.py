@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from torch import Tensor
 
+from fwdgrad.estimate.missing import is_missing
 from fwdgrad.interrupts import Interrupts
 from fwdgrad.runner.checkpoint import Checkpoint
 from fwdgrad.runner.loop import Progress, Results, progress_bar
@@ -46,7 +47,7 @@ def loop_in_flight(
     """
     state, samples = {"scores": scores}, len(scores)
     reach = checkpoint.load(state, samples, gaps=True)[0] if checkpoint else 0
-    done = samples - int(_is_missing(scores).sum())
+    done = samples - int(is_missing(scores).sum())
     count = max(1, batch // signs)
     with Interrupts() as interrupts:
         if done:
@@ -124,15 +125,10 @@ def _keep_others(
             continue
 
 
-def _is_missing(scores: Tensor) -> Tensor:
-    """Which samples lack a score: bool (samples,)."""
-    return scores.isnan().flatten(1).any(1)
-
-
 def _ranges(scores: Tensor, count: int) -> Iterator[tuple[int, int]]:
     """Consecutive samples without a score, at most so many at once: first and how many."""
     first = -1
-    for sample, missing in enumerate(_is_missing(scores).tolist()):
+    for sample, missing in enumerate(is_missing(scores).tolist()):
         if first >= 0 and (not missing or sample - first == count):
             yield first, sample - first
             first = -1

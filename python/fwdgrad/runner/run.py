@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.errors import Message, ModelError, Option, warn
+from fwdgrad.estimate.missing import is_missing
 from fwdgrad.estimate.moments import Moments
 from fwdgrad.estimate.scores import bytes_of_sums, why_still
 from fwdgrad.files import digest_of
@@ -43,7 +44,6 @@ class Outcome:
         scores: float64 (samples, signs, targets), from forward calls.
         moments: of gradients, where the model gave some.
         starts: the targets' scores where a path starts.
-        missing: samples without a score.
     """
 
     scorer: Scorer
@@ -51,7 +51,11 @@ class Outcome:
     scores: Tensor | None = None
     moments: Moments | None = None
     starts: list[float] | None = None
-    missing: int = 0
+
+    @property
+    def missing(self) -> int:
+        """Samples without a score."""
+        return 0 if self.scores is None else int(is_missing(self.scores).sum())
 
 
 def run(
@@ -106,7 +110,6 @@ def run(
         with file.locked() if file is not None else contextlib.nullcontext():
             if forward:
                 outcome.scores = _scores(samples, scorer, settings, file)
-                outcome.missing = int(outcome.scores.isnan().flatten(1).any(1).sum())
             else:
                 outcome.moments = _moments(samples, scorer, settings, file, model)
         if plan.path is not None:
@@ -181,7 +184,7 @@ def _scores(
         {"scores": scores}, bytes_of_sums(plan),
     )  # fmt: skip
     scores = scores.cpu()
-    lost = int(scores.isnan().flatten(1).any(1).sum())
+    lost = int(is_missing(scores).sum())
     if lost:
         why = getattr(scorer.model, "failures", {})
         reasons = "; ".join(f"{told(reason)} ({count} samples)" for reason, count in why.items())
@@ -294,7 +297,7 @@ def _stream(
         scorer.look()
         rows = numbers[first:stop]
         if may_miss and enter is None:
-            gone = rows.isnan().flatten(1).any(1)
+            gone = is_missing(rows)
             rows, missing = rows[~gone], missing + int(gone.sum())
             if missing > may_miss * plan.samples:
                 raise ModelError(
@@ -306,7 +309,7 @@ def _stream(
     def again(done: int, batch: int) -> None:
         assert file is not None
         scores = state["scores"][:done, 0].cpu()
-        there = (~scores.isnan().any(1)).nonzero()[:, 0]
+        there = (~is_missing(scores)).nonzero()[:, 0]
         which = there[telling_samples(scores[there, 0])].tolist()
         found = samples.scores_again(scorer, which, batch)
         hint = " (a run of a model whose answers are random cannot go on)"
