@@ -18,6 +18,8 @@ from fwdgrad.runner.checkpoint import Checkpoint
 from fwdgrad.runner.loop import Progress, progress_bar
 from fwdgrad.runner.work import Found
 
+GRACE_SECONDS = 1.0  # that Ctrl-C leaves to what is in flight
+
 
 def loop_in_flight(
     submit: Callable[[int, int], Future[Found]],
@@ -92,8 +94,9 @@ def loop_in_flight(
                     interrupts.let_through()
                     progress(done * signs, samples * signs)
                     interrupts.open = False
-        except BaseException:  # nothing that was asked for is lost
-            _keep_others(pending, take, interrupts)
+        except BaseException as error:  # nothing that was asked for is lost
+            ended = isinstance(error, KeyboardInterrupt)
+            _keep_others(pending, take, interrupts, GRACE_SECONDS if ended else None)
             if checkpoint and reach:
                 checkpoint.save(state, reach, batch)
             raise
@@ -108,13 +111,14 @@ def _keep_others(
     pending: dict[Future[Found], tuple[int, int]],
     take: Callable[[Future[Found]], int],
     interrupts: Interrupts,
+    seconds: float | None,
 ) -> None:
-    """Waits for what is in flight and keeps it; Ctrl-C ends the waiting."""
+    """Waits so long for what is in flight, and keeps it; Ctrl-C ends the waiting."""
     for future in [future for future in pending if future.cancel()]:
         del pending[future]
     try:
         interrupts.let_through()
-        wait(pending)
+        wait(pending, seconds)
     except KeyboardInterrupt:
         pass
     finally:
