@@ -143,7 +143,7 @@ class Checkpoint:
             names.remove("output")
         self._refuse(
             [
-                f"{name} was {_shown(identity.get(name))}, is {_shown(self.identity.get(name))}"
+                f"{name} was {shown(identity.get(name))}, is {shown(self.identity.get(name))}"
                 for name in names
             ]
         )
@@ -209,8 +209,12 @@ def _part(name: str, tensor: Tensor, done: int) -> Tensor:
     return tensor[:done] if name == "scores" else tensor
 
 
-def _shown(value: object) -> str:
-    """A value of an identity; of a digest only the start."""
+def shown(value: object) -> str:
+    """A value of an identity; of a digest only the start.
+
+    >>> shown("0f" * 32), shown(3)
+    ('one of digest 0f0f0f0f', '3')
+    """
     is_digest = isinstance(value, str) and len(value) == 64
     text = f"one of digest {value[:8]}" if is_digest else repr(value)  # type: ignore[index]
     return text if len(text) <= 200 else f"{text[:200]}..."
