@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.errors import CheckpointError, warn
+from fwdgrad.estimate.missing import is_missing
 from fwdgrad.files import found_at, locked, read_tensors, write_tensors
 from fwdgrad.runner.fingerprint import Answer, differ
 
@@ -84,6 +85,13 @@ class Checkpoint:
                     "or give another path"
                 ) from None
             yield
+
+    def has_gaps(self) -> bool:
+        """Whether some scores in the file are missing, as several workers leave them."""
+        try:
+            return bool(is_missing(read_tensors(self.path, _KIND)[1]["scores"]).any())
+        except (OSError, KeyError, ValueError, TypeError):
+            return False  # or ``load`` says why
 
     def load(self, state: State, samples: int, *, gaps: bool = False) -> tuple[int, int | None]:
         """Fills in the state that is in the file: of how many samples, and the micro-batch's size.

@@ -251,7 +251,8 @@ def _stream(
     workers = workers_of(settings.workers)
     concurrency = int(getattr(scorer.model, "concurrency", 1))
     if enter is None and samples.noisy is None:
-        if workers is None and (concurrency > 1 or may_miss):
+        has_gaps = file is not None and file.has_gaps()
+        if workers is None and (concurrency > 1 or may_miss or has_gaps):
             workers = Threads(concurrency)
     elif workers is not None:
         raise ArgumentError(
