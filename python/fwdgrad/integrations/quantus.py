@@ -160,7 +160,7 @@ def explain_func(
         In a whole evaluation, with ``n_samples`` for every map:
 
         >>> metrics = {"sparse": quantus.Sparseness()}  # doctest: +SKIP
-        >>> maps = {"regions": explain_func, "gradient": explain_func}  # doctest: +SKIP
+        >>> maps = {"regions": explain_func, "smoothgrad": explain_func}  # doctest: +SKIP
         >>> quantus.evaluate(metrics, maps, model, x, y,
         ...                  explain_func_kwargs={"n_samples": 256})  # doctest: +SKIP
 

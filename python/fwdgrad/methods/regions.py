@@ -124,7 +124,7 @@ class Regions(Method):
         if of_blur and isinstance(baseline, Tensor) and torch.equal(baseline, x):
             raise ArgumentError(
                 "baseline",
-                "must be given: the picture is uniform, so it is its own blur; give ",
+                "must be given: the input is uniform, so it is its own blur; give ",
                 Option("baseline", "grey"),
                 ", say",
             )
