@@ -125,7 +125,7 @@ class Regions(Method):
             raise ArgumentError(
                 "baseline",
                 "must be given: the input is uniform, so it is its own blur; give ",
-                Option("baseline", "grey"),
+                Option("baseline", 0.0 if axes == 1 else "grey"),
                 ", say",
             )
         plan = Plan(
