@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from PIL import Image
 
 import fwdgrad
+from fwdgrad import Explanation
 from fwdgrad.runner.links import group_of
 
 from .models import Recorder, X, assert_same_bits
@@ -179,3 +181,49 @@ def test_what_a_group_is():
         fwdgrad.explain(slow, X, 0, group=3, **RUN)
     with pytest.raises(ValueError, match=r"^group must be one that this process is in"):
         fwdgrad.explain(slow, X, 0, group=dist.GroupMember.NON_GROUP_MEMBER, **RUN)
+
+
+OWN = """
+import os, time
+def score(batch):
+    if len(batch) > 1 and os.environ.get("ENDS") == os.environ.get("RANK", "none"):
+        os._exit(3)
+    time.sleep(0.005 * len(batch))
+    return batch[:, 0, ::16, ::16].flatten(1).double()
+"""
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path):
+    """First rank 1 ends; then the same command goes on, and has the map of a process alone."""
+    (tmp_path / "own.py").write_text(OWN)
+    Image.radial_gradient("L").convert("RGB").save(tmp_path / "photo.png")
+    line = "fwdgrad explain photo.png --model own:score --size 32 --samples 96 --batch-size 4"
+    line += " --no-progress --objective output --output"
+
+    def run(output, *start, **more):
+        return subprocess.run(
+            [sys.executable, *start, "-m", *line.split(), output], cwd=tmp_path, timeout=120,
+            env=environment(**more), capture_output=True, text=True,
+        )  # fmt: skip
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = run("ranks", *torchrun, ENDS="1")
+    assert ended.returncode == 1
+    (told,) = [one for one in ended.stderr.splitlines() if one.startswith("fwdgrad: ")]
+    assert told.startswith("fwdgrad: error: rank 1 has ended, killed or crashed")
+    assert told.endswith(KEPT.format("ranks/checkpoint.safetensors"))
+    assert not ended.stdout
+
+    done = run("ranks", *torchrun)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("attribution  ranks/explanation.safetensors") == 1
+    assert sorted(path.name for path in (tmp_path / "ranks").iterdir()) == [
+        "explanation.safetensors",
+        "heatmap.png",
+    ]
+    assert run("alone").returncode == 0
+    maps = [
+        Explanation.load(tmp_path / name / "explanation.safetensors") for name in ("ranks", "alone")
+    ]
+    assert_same_bits(*maps)

@@ -26,6 +26,7 @@ from fwdgrad.cli.output import (
     say_how,
     set_threads,
 )
+from fwdgrad.cli.ranks import ranks_of
 from fwdgrad.cli.table import explain_a_table
 from fwdgrad.cli.text import explain_a_text
 from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, warn
@@ -85,8 +86,13 @@ def _most_probable(outputs: Any, adapter: ImageClassifier) -> str | None:
 
 
 def explain(arguments: argparse.Namespace) -> None:
-    """Explains the photo or the text, and writes files."""
+    """Explains the photo or the text, and writes files; with torchrun, as one of the ranks."""
     set_threads(arguments)
+    with ranks_of(arguments):
+        _explain(arguments)
+
+
+def _explain(arguments: argparse.Namespace) -> None:
     if arguments.table is not None:
         return explain_a_table(arguments)
     if (arguments.photo is None) == (arguments.text is None):
@@ -117,7 +123,7 @@ def explain(arguments: argparse.Namespace) -> None:
     check_no_input(
         f"--output {output}", (*maps, *maps.values()), {**read, "--checkpoint": checkpoint}
     )
-    if not arguments.overwrite:
+    if arguments.leads and not arguments.overwrite:
         check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
         check_of_one_photo(output, maps, request)
     probable: str | None = None
@@ -141,7 +147,7 @@ def explain(arguments: argparse.Namespace) -> None:
         )
 
     _warn_of_training(adapter)
-    with made_folder(output), _size_told(arguments, size):
+    with made_folder(arguments, output), _size_told(arguments, size):
         try:
             results = run()
         except CheckpointError as error:
@@ -151,8 +157,11 @@ def explain(arguments: argparse.Namespace) -> None:
                 raise CheckpointError(
                     Message(error, ", by --output or --checkpoint; --overwrite starts afresh")
                 ) from None
-            checkpoint.unlink()
+            if arguments.leads:
+                checkpoint.unlink()
             results = run()
+    if not arguments.leads:
+        return
     for result, (saved, drawn) in zip(results, maps.items(), strict=True):
         # A mask of the photo is cut as it was.
         result.provenance["photo"] = {

@@ -81,8 +81,14 @@ def set_threads(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def made_folder(output: Path) -> Iterator[None]:
-    """The output folder, seen to be written to before a run; gone again where that fails."""
+def made_folder(arguments: argparse.Namespace, output: Path | None) -> Iterator[None]:
+    """The output folder, seen to be written to before a run; gone again where that fails.
+
+    Nothing is made where there is none, nor by another rank than 0.
+    """
+    if output is None or not arguments.leads:
+        yield
+        return
     is_new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -101,7 +107,8 @@ def made_folder(output: Path) -> Iterator[None]:
 
 
 _HOW = (  # what a run comes out the same with, whatever it is
-    "batch_size", "checkpoint", "command", "debug", "device", "line", "max_pixels", "memory",
+    "batch_size", "checkpoint", "command", "debug", "device", "group", "leads", "line",
+    "max_pixels", "memory",
     "no_progress", "output", "overwrite", "spoken", "threads",
 )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +59,9 @@ def explain_a_table(arguments: argparse.Namespace) -> None:
         check_no_input(
             f"--output {output}", (*files, *files.values()), {**read, "--checkpoint": checkpoint}
         )
-        if not arguments.overwrite:
+        if arguments.leads and not arguments.overwrite:
             check_not_of_another({saved: [page] for saved, page in files.items()}, request)
-    with made_folder(output) if output is not None else contextlib.nullcontext():
+    with made_folder(arguments, output):
         try:
             results: Any = explain(
                 model,
@@ -78,6 +77,8 @@ def explain_a_table(arguments: argparse.Namespace) -> None:
             if error.argument != "x":
                 raise
             raise ArgumentError("table", *error.args[0].parts[1:]) from None
+    if not arguments.leads:
+        return
     _tell(results, arguments)
     for result, (saved, page) in zip(results, files.items(), strict=False):
         result.explanation.provenance["request"] = request

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,10 +59,12 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
         read = {"--model": Path(arguments.model), "--checkpoint": checkpoint}
         read |= {"--labels": arguments.labels}
         check_no_input(f"--output {output}", (saved, page), read)
-        if not arguments.overwrite:
+        if arguments.leads and not arguments.overwrite:
             check_not_of_another({saved: [page]}, request)
-    with made_folder(output) if output is not None else contextlib.nullcontext():
+    with made_folder(arguments, output):
         result = run(targets[0], checkpoint=checkpoint, progress=not arguments.no_progress)
+    if not arguments.leads:
+        return
     explained = result.explanation
     say(result.to_terminal(), lines=True)
     say(f"class        {result.label}, {explained.objective} {explained.score:.4g}")

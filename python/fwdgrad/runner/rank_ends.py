@@ -155,11 +155,13 @@ class RankZero:
             with contextlib.suppress(RuntimeError):  # of one that has ended since
                 link.send(OVER, *scores.shape, body=scores)
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException, kept: str) -> None:
         """Tells the others; raises where another rank is why this one was interrupted."""
         is_interrupted = isinstance(error, KeyboardInterrupt)
         failure = None if isinstance(self._first, _InterruptedError) else self._first
-        why = failure if is_interrupted and failure is not None else error
+        why = error
+        if is_interrupted and failure is not None:
+            why = ModelError(Message(failure, kept))
         if not self._is_over:
             self._is_over = True
             of_rank = self._first is not None and isinstance(why, ModelError)
@@ -167,7 +169,8 @@ class RankZero:
             text = Message(why) if is_named else _said_of(0, why)
             kind = next((name for name, known in _TOLD.items() if isinstance(why, known)), "model")
             self._tell(FAILED, (kind, text, failure is not None))
-        self._join(_WORD_SECONDS if is_interrupted else _GRACE_SECONDS)
+        with contextlib.suppress(KeyboardInterrupt):  # of torchrun: what there is to say is known
+            self._join(_WORD_SECONDS if is_interrupted else _GRACE_SECONDS)
         if why is not error:
             raise why from None
 
@@ -266,12 +269,15 @@ class Others:
                 seen = -1 if inside is None else int(inside)
                 self._send(SCORES, count, scores.shape[1], seen, body=scores)
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException, kept: str) -> None:
         """Tells rank 0, and raises what rank 0 says of it, which names what is kept."""
         is_interrupted = isinstance(error, KeyboardInterrupt)
         if self._word is None:
             self._send(FAILED, body=bytes_of((_said_of(self._rank, error), is_interrupted)))
-            self._thread.join(_WORD_SECONDS if is_interrupted else None)
+            try:
+                self._thread.join(_WORD_SECONDS if is_interrupted else None)
+            except KeyboardInterrupt:  # of torchrun
+                self._thread.join(_WORD_SECONDS)
         is_why = self._is_failure if is_interrupted else isinstance(error, ModelError)
         if is_why and self._word is not None and self._word is not error:
             raise self._word from error.__cause__

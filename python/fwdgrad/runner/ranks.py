@@ -40,12 +40,14 @@ class Ranks:
     Attributes:
         rank: this one's.
         count: how many there are.
+        kept: the end of a message: what is left of the scores.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         """Nothing is said yet."""
         self._group = group
         self.rank, self.count = group.rank(), group.size()
+        self.kept = ""
         self._end: RankZero | Others | None = None
 
     @contextlib.contextmanager
@@ -61,7 +63,7 @@ class Ranks:
             try:
                 yield
             except BaseException as error:
-                end.failed(error)
+                end.failed(error, self.kept)
                 raise
             end.close()
 

@@ -119,6 +119,8 @@ def run(
             own = identity_of(plan, model, scorer.targets, scorer.objective, settings.name)
             identity = {**(about or {}), **own}
             file = Checkpoint(settings.checkpoint, identity, answer, scorer.clean)
+        if ranks is not None:
+            ranks.kept = others_kept(file)
         outcome = Outcome(scorer, backend)
         with file.locked() if file is not None else contextlib.nullcontext():
             if forward:
