@@ -14,6 +14,7 @@ from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
 from fwdgrad.adapters.picture_explanation import draw_on_photo, told
 from fwdgrad.advice import advice
+from fwdgrad.cli.engine import on_asked_engine
 from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
     check_labels,
@@ -120,6 +121,7 @@ def explain(arguments: argparse.Namespace) -> None:
     if not arguments.overwrite:
         check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
         check_of_one_photo(output, maps, request)
+    adapter, engine = on_asked_engine(arguments, adapter, photo.pixels, options["method"])
     probable: str | None = None
 
     def at_photo(outputs: Any) -> None:
@@ -164,6 +166,8 @@ def explain(arguments: argparse.Namespace) -> None:
         result.provenance["picture"] = told(photo.cut, photo.width, photo.height)
         result.provenance["label"] = adapter.label(result.target)
         result.provenance["request"] = request
+        if engine:
+            result.provenance["engine"] = engine
         result.save(saved)
         _draw(
             result,
@@ -177,6 +181,8 @@ def explain(arguments: argparse.Namespace) -> None:
     say(f"photo        {_how_cut(photo)}")
     if probable:
         say(f"probable     {probable}")
+    if engine:
+        say(f"engine       {engine}")
     say_how(results[0], "photo")
     for result, (saved, drawn) in zip(results, maps.items(), strict=True):
         say(f"class        {adapter.label(result.target)}, {result.objective} {result.score:.4g}")

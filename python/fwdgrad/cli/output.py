@@ -101,8 +101,8 @@ def made_folder(output: Path) -> Iterator[None]:
 
 
 _HOW = (  # what a run comes out the same with, whatever it is
-    "batch_size", "checkpoint", "command", "debug", "device", "line", "max_pixels", "memory",
-    "no_progress", "output", "overwrite", "spoken", "threads",
+    "batch_size", "checkpoint", "command", "debug", "device", "engine", "line", "max_pixels",
+    "memory", "no_progress", "output", "overwrite", "spoken", "threads",
 )  # fmt: skip
 
 

@@ -24,7 +24,9 @@ from fwdgrad.explaining import explain
 from fwdgrad.files import write_atomically
 from fwdgrad.terminal import say
 
-_OF_OTHERS = ("photo", "text", "answers", "plain", "baseline", "block", "cell", "size", "fit")
+_OF_OTHERS = (
+    "photo", "text", "answers", "plain", "baseline", "block", "cell", "size", "fit", "engine",
+)  # fmt: skip
 
 
 def explain_a_table(arguments: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ from fwdgrad.explaining import explain
 from fwdgrad.files import write_atomically
 from fwdgrad.terminal import say
 
-_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit")
+_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine")
 _OF_STRINGS = ("labels", "mask", "split")
 
 
