@@ -133,7 +133,8 @@ def parts_of(plan: Plan, *, joined: bool = False) -> Parts:
     Args:
         plan: of the run.
         joined: whether pixels of a picture that are features by themselves are joined to cells, as
-            ``Regions`` has them: so small that a blur hardly hides anything of a smaller one.
+            ``Regions`` has them: so small that a blur hardly hides anything of a smaller one; and
+            the channels of a picture, whatever shares draws.
 
     Example:
         >>> from fwdgrad.methods import Regions, plan_of
@@ -150,7 +151,8 @@ def parts_of(plan: Plan, *, joined: bool = False) -> Parts:
     if isinstance(features, Labels):
         features = Labels(features.mask - features.mask.min())  # without the draw that is no part's
     elif isinstance(features, Grid):
-        features = dataclasses.replace(features, jitter=False)
+        shared = features.share_channels or (joined and len(shape) in (3, 4))
+        features = dataclasses.replace(features, jitter=False, share_channels=shared)
         hard = labels_of(features, shape, plan.x.device)
         features = features if hard is None else hard
     axes = len(shape) - 1
