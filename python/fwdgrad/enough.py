@@ -66,7 +66,8 @@ def evidence(
     What is out is replaced as the explanation's method does: by its baseline, an absent or masked
     word, the background of a table. Methods without a baseline get a blur of pictures and 0 of all
     else; words of embeddings (``explain_text``) become zeros. Pixels of a picture that are features
-    by themselves are joined to cells as ``Regions`` has them.
+    by themselves are joined to cells as ``Regions`` has them. A gradient orders a picture's cells
+    by its size, and else by its product with what the input and its replacement differ by.
 
     Args:
         model: that was explained: what ``explain`` or ``explain_text`` was given.
@@ -114,7 +115,6 @@ negative
                 f"must be given: the explanation is of {objective}, a callable, of which it has "
                 "the name alone",
             )
-    check_mode(model)
     with TorchState(), torch.no_grad():
         return _Search(asked, objective, keep).found()
 
@@ -166,7 +166,8 @@ def _asked(model: Any, explanation: Any, x: Any, baseline: Any) -> _Asked:
     outside = _outside(plan, baseline)
     values = e.attribution
     if type(e.method) in _GRADIENTS and plan.baseline is None:
-        values = values * (plan.x - outside)
+        # Pixels' gradients have signs that hardly hold over a cell: there it is how large they are.
+        values = values.abs() if plan.x.dim() in (3, 4) else values * (plan.x - outside)
     own = getattr(explanation, "cut", None)
     if own is not None:
         left, top, right, bottom = own.extent
@@ -262,6 +263,7 @@ class _Search:
         e = asked.explanation
         with warnings.catch_warnings():  # of which the explanation's run has told
             warnings.simplefilter("ignore")
+            check_mode(asked.forward)
             self.scorer = Scorer(self._called, asked.x, [e.target], objective)
         self.scorer.looks = False
         self.clean = self.scorer.clean[0]
