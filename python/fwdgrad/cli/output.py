@@ -102,7 +102,7 @@ def made_folder(output: Path) -> Iterator[None]:
 
 _HOW = (  # what a run comes out the same with, whatever it is
     "batch_size", "checkpoint", "command", "debug", "device", "engine", "line", "max_pixels",
-    "memory", "no_progress", "output", "overwrite", "spoken", "threads",
+    "memory", "no_evidence", "no_progress", "output", "overwrite", "spoken", "threads",
 )  # fmt: skip
 
 

@@ -152,6 +152,8 @@ def _add_explain(commands: Any) -> None:
         help="file to continue from (default: checkpoint.safetensors in the output folder)",
     )
     add("--no-progress", action="store_true", help="no bar")
+    add("--no-evidence", action="store_true", help="do not look for the part that is enough, which "
+        "takes about twenty forward calls more")  # fmt: skip
 
 
 def _add_method(explain: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from fwdgrad.adapters.importing import import_named
 from fwdgrad.adapters.table_explanation import TableExplanation
 from fwdgrad.adapters.tables import TableModel
 from fwdgrad.advice import advice_for_words
+from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
     check_no_input,
@@ -80,7 +81,7 @@ def explain_a_table(arguments: argparse.Namespace) -> None:
             if error.argument != "x":
                 raise
             raise ArgumentError("table", *error.args[0].parts[1:]) from None
-    _tell(results, arguments)
+    _tell(results, arguments, model)
     for result, (saved, page) in zip(results, files.items(), strict=False):
         result.explanation.provenance["request"] = request
         result.explanation.save(saved)
@@ -91,11 +92,13 @@ def explain_a_table(arguments: argparse.Namespace) -> None:
         checkpoint.unlink(missing_ok=True)
 
 
-def _tell(results: list[TableExplanation], arguments: argparse.Namespace) -> None:
+def _tell(results: list[TableExplanation], arguments: argparse.Namespace, model: Any) -> None:
     for result in results:
         say(result, lines=True)
         if more := arguments.spoken(advice_for_words(result)):
             say(f"reliability  {result.reliability:.3f} ({more})")
+        if (found := evidence_of(arguments, model, result)) is not None:
+            say(line_of(found))
     say_how(results[0].explanation, "row")
     say(f"seconds      {results[0].explanation.seconds:.1f}")
 

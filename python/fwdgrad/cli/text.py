@@ -19,6 +19,7 @@ from fwdgrad.adapters.text import explain_text
 from fwdgrad.adapters.text_models import TEXT_MODELS, load_text_model
 from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.advice import advice_for_words
+from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
     check_no_input,
@@ -51,7 +52,7 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
         raise ArgumentError("target", f"is given once for a --text, got {', '.join(targets)}")
     named = ":" in arguments.model and not os.path.isfile(arguments.model)
     of_strings = named or arguments.url is not None
-    run = _of_strings(arguments) if of_strings else _of_embeddings(arguments)
+    model, run = _of_strings(arguments) if of_strings else _of_embeddings(arguments)
     output, checkpoint = arguments.output, arguments.checkpoint
     request = request_of(arguments)
     if output is not None:
@@ -74,6 +75,8 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     of_words = f"of the {result.unit}s' scores"
     say(f"reliability  {result.reliability:.3f} {of_words}{advice and f' ({advice})'}")
     say(f"seconds      {explained.seconds:.1f}")
+    if (found := evidence_of(arguments, model, result)) is not None:
+        say(line_of(found))
     if output is None:
         return
     explained.provenance["request"] = request
@@ -86,8 +89,11 @@ def explain_a_text(arguments: argparse.Namespace) -> None:
     say(f"attribution  {saved} ({of_what}, with its standard error)")
 
 
-def _of_strings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]:
-    """The run of an own callable of strings."""
+_Run = tuple[Any, Callable[..., TextExplanation]]  # a model, and how it explains the text
+
+
+def _of_strings(arguments: argparse.Namespace) -> _Run:
+    """An own callable of strings."""
     if arguments.answers is not None:
         raise ArgumentError("answers", f"are for a language model, got model {arguments.model!r}")
     if arguments.method not in ("auto", "regions"):
@@ -117,7 +123,7 @@ def _of_strings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]
 
 def _run(
     arguments: argparse.Namespace, model: Adapter, method: Any, target: str | None = None
-) -> Callable[..., TextExplanation]:
+) -> _Run:
     options: dict[str, Any] = {**run_options(arguments), "method": method, "name": arguments.model}
 
     def run(wanted: str, **how: Any) -> TextExplanation:
@@ -125,7 +131,7 @@ def _run(
         assert isinstance(result, TextExplanation)
         return result
 
-    return run
+    return model, run
 
 
 def _served(arguments: argparse.Namespace) -> Adapter:
@@ -145,8 +151,8 @@ def _served(arguments: argparse.Namespace) -> Adapter:
     )
 
 
-def _of_embeddings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]:
-    """The run of a model adapter, which gives the words' embeddings."""
+def _of_embeddings(arguments: argparse.Namespace) -> _Run:
+    """A model adapter, which gives the words' embeddings."""
     for name in _OF_STRINGS:
         if getattr(arguments, name):
             raise ArgumentError(
@@ -172,4 +178,4 @@ def _of_embeddings(arguments: argparse.Namespace) -> Callable[..., TextExplanati
         wanted = int(target) if target.isdecimal() else target
         return explain_text(adapter, arguments.text, wanted, **options, **how)
 
-    return run
+    return adapter, run
