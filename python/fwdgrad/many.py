@@ -1,0 +1,302 @@
+"""explain_many: one input after another, each as ``explain`` has it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+from typing_extensions import Unpack
+
+from fwdgrad.adapters.prepared import Adapter
+from fwdgrad.checks import check_integer
+from fwdgrad.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    Message,
+    ReliabilityWarning,
+    kept_warnings,
+    said_first,
+    warn,
+)
+from fwdgrad.explaining import RunOptions, explain, unexpected
+from fwdgrad.methods import method_of
+from fwdgrad.objectives import check_objective
+from fwdgrad.outputs import told
+from fwdgrad.runner.settings import Settings
+from fwdgrad.scorer import check_model
+
+ManyProgress = bool | Callable[[int, int | None], None]
+Kept = list[tuple[str, type[Warning]]]
+_NONE = object()
+
+
+def explain_many(
+    model: Any,
+    inputs: Iterable[Any],
+    target: Any = "auto",
+    *,
+    targets: Iterable[Any] | None = None,
+    return_exceptions: bool = False,
+    progress: ManyProgress = False,
+    **options: Unpack[RunOptions],
+) -> Iterator[Any]:
+    """Explains one input after another; each comes as soon as it is done, in their order.
+
+    Nothing is kept of an input that was handed over, so memory does not grow with their number.
+
+    Args:
+        model: see ``explain``; a model adapter (``TextModel``, ``TableModel``, ...), too.
+        inputs: what ``explain`` takes, one after another: any iterable, a generator too, which is
+            asked for an input when its turn has come. A tensor or an array is taken along its
+            first axis, a DataFrame row by row.
+        target: of all inputs, see ``explain``; a list gives a list of explanations for each.
+        targets: instead, an iterable of one for each input.
+        return_exceptions: yield the error of an input that fails in its place, and go on; else it
+            is raised, and the iterator ends.
+        progress: True for one bar on standard error, with the time that is left and the calls of
+            the model a second, or a callable of (inputs done, all); all is None where it is
+            not known, as of a generator.
+        **options: method, objective, n_samples, features, seed, batch_size, memory, name, backend
+            and device of ``explain``. Every input has the same seed.
+
+    Returns:
+        An iterator of what ``explain`` returns for each input. An error says first which input it
+        is of: its number, from 0, and its path where it is one. So do warnings; that a map is
+        mostly noise is told of the first such input, and at the end of how many.
+
+    Raises:
+        TypeError, ValueError: at once, where the arguments cannot do for any input.
+        TypeError, ValueError, ModelError: as ``explain`` does, when the input's turn has come.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 2).eval()
+        >>> found = explain_many(model, torch.eye(4), 0, method="gradient", objective="output")
+        >>> [one.attribution.shape for one in found]
+        [torch.Size([4]), torch.Size([4]), torch.Size([4]), torch.Size([4])]
+    """
+    _check(model, options)
+    for name, value in (("return_exceptions", return_exceptions), ("progress", progress)):
+        if not (isinstance(value, bool) or (name == "progress" and callable(value))):
+            kinds = "True, False or a callable" if name == "progress" else "True or False"
+            raise ArgumentTypeError(name, f"must be {kinds}, got {told(repr(value), 80)}")
+    if targets is not None and target != "auto":
+        raise ArgumentError("targets", "and target both name classes; give one of them")
+    one_by_one, count = _inputs_of(inputs)
+    if targets is not None and not isinstance(targets, Iterable) or isinstance(targets, str):
+        raise ArgumentTypeError(
+            "targets", f"must be an iterable of one for each input, got {told(repr(targets), 80)}"
+        )
+    pairs = _with_targets(one_by_one, target, None if targets is None else iter(targets))
+    return _explained(model, pairs, dict(options), return_exceptions, progress, count)
+
+
+def explain_one(model: Any, x: Any, target: Any, options: Mapping[str, Any]) -> tuple[Any, Kept]:
+    """What ``explain`` returns for an input, and what it warned of.
+
+    It is all that another thread, process or machine needs to do of several inputs.
+    """
+    with kept_warnings() as kept:
+        return explain(model, x, target, **options), kept
+
+
+def _explained(
+    model: Any,
+    pairs: Iterator[tuple[Any, Any]],
+    options: dict[str, Any],
+    return_exceptions: bool,
+    progress: ManyProgress,
+    count: int | None,
+) -> Iterator[Any]:
+    warnings = _Warnings()
+    done = 0
+    with InputsBar(progress is True, count) as bar:
+        for x, target in pairs:
+            which = which_input(done, x)
+            options["progress"] = bar.within if progress is True else False
+            try:
+                result, kept = explain_one(model, x, target, options)
+            except Exception as error:
+                failed = said_first(which, error)
+                if not return_exceptions:
+                    raise failed from (error.__cause__ if failed is error else error)
+                without_locals(failed)
+                result, kept = failed, []
+            del x, target
+            warnings.tell(which, kept)
+            done += 1
+            bar.step()
+            if callable(progress):
+                progress(done, count)
+            yield result
+            del result
+    warnings.end(done)
+
+
+def which_input(number: int, x: Any) -> str:
+    """An input as messages have it.
+
+    >>> which_input(3, "photos/cat.jpg"), which_input(4, [1.0])
+    ('input 3 (photos/cat.jpg)', 'input 4')
+    """
+    if not isinstance(x, (str, os.PathLike)):
+        return f"input {number}"
+    return f"input {number} ({told(os.fspath(x), 80)})"
+
+
+def without_locals(error: BaseException) -> None:
+    """Lets go of what the frames of an error hold: whoever keeps it would keep the input, too."""
+    known, one = set(), error
+    while one is not None and id(one) not in known:
+        known.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        one = one.__cause__ or one.__context__  # type: ignore[assignment]
+
+
+# ---- what is given -------------------------------------------------------------------------
+
+
+def _check(model: Any, options: Mapping[str, Any]) -> None:
+    """Raises where what is of all inputs is wrong, before the first is asked for."""
+    for name in options:
+        if name == "checkpoint":
+            raise TypeError(
+                "explain_many() has no checkpoint: save each explanation when it comes, or explain "
+                "the inputs by fwdgrad explain, which goes on where it was"
+            )
+        if name not in RunOptions.__annotations__:
+            raise TypeError(unexpected(name, "explain_many"))
+    if not isinstance(model, Adapter):
+        check_model(model)
+    method_of(options.get("method", "auto"))
+    check_objective(options.get("objective", "auto"))
+    check_integer("seed", options.get("seed", 0), 0, 2**64 - 1)
+    own = ("batch_size", "memory", "name", "backend")
+    Settings(**{name: options[name] for name in own if name in options})
+
+
+def _inputs_of(inputs: Any) -> tuple[Iterator[Any], int | None]:
+    """The inputs one by one, and how many there are, where that is known."""
+    if isinstance(inputs, (str, bytes, os.PathLike)):
+        shown = told(repr(inputs), 80)
+        raise ArgumentTypeError("inputs", f"must be several inputs, got {shown}; give [it]")
+    if isinstance(inputs, Mapping) or not hasattr(inputs, "__iter__"):
+        kind = type(inputs).__name__
+        raise ArgumentTypeError("inputs", f"must be an iterable of inputs, got {kind}; give [it]")
+    if getattr(inputs, "ndim", 1) == 0:
+        raise ArgumentError("inputs", "must be several inputs, got a single number")
+    count = len(inputs) if hasattr(inputs, "__len__") else None
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(inputs, pandas.DataFrame):
+        return (inputs.iloc[[i]] for i in range(len(inputs))), count
+    return iter(inputs), count
+
+
+def _with_targets(
+    inputs: Iterator[Any], target: Any, targets: Iterator[Any] | None
+) -> Iterator[tuple[Any, Any]]:
+    number = 0
+    for x in inputs:
+        wanted = target if targets is None else next(targets, _NONE)
+        if wanted is _NONE:
+            raise ArgumentError("targets", f"must be one for each input, got {number} only")
+        yield x, wanted
+        del x, wanted
+        number += 1
+    if targets is not None and next(targets, _NONE) is not _NONE:
+        raise ArgumentError("targets", f"must be one for each input, got more than {number}")
+
+
+# ---- what is told --------------------------------------------------------------------------
+
+
+class _Warnings:
+    """What is warned of while inputs are explained: with the input, and not again and again."""
+
+    def __init__(self) -> None:
+        self.told: set[int] = set()
+        self.noisy = 0
+
+    def tell(self, which: str, kept: Kept) -> None:
+        for message, category in kept:
+            if issubclass(category, ReliabilityWarning):
+                self.noisy += 1
+                if self.noisy > 1:
+                    continue
+            elif hash(message) in self.told:
+                continue
+            self.told.add(hash(message))
+            warn(Message(f"{which}: ", message), category)
+
+    def end(self, count: int) -> None:
+        if self.noisy > 1:
+            warn(
+                f"{self.noisy} explanations of {count} are mostly noise, or nobody knows how much; "
+                "their reliability tells which",
+                ReliabilityWarning,
+            )
+
+
+class InputsBar:
+    """One bar for several inputs: how many are done, the time that is left, calls a second.
+
+    Args:
+        shown: whether there is a bar.
+        total: how many inputs there are; None where nobody knows.
+        unit: what they are called.
+    """
+
+    def __init__(self, shown: bool, total: int | None, unit: str = "inputs") -> None:
+        """Draws it."""
+        self._of = "" if total is None else f"/{total}"
+        self._unit, self._inputs, self._calls = unit, 0, 0
+        self._share, self._seen, self._began = 0.0, 0, time.monotonic()
+        self._bar: Any = None
+        if shown:
+            known = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+            self._bar = tqdm(
+                total=total, smoothing=0, miniters=0, desc=f"0{self._of} {unit}",
+                mininterval=0.1 if sys.stderr.isatty() else 5.0,
+                bar_format="{desc} {elapsed}{postfix}" if total is None else known,
+            )  # fmt: skip
+
+    def __enter__(self) -> InputsBar:
+        """Nothing is to be done."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def within(self, done: int, of: int) -> None:
+        """Takes the progress of the input that is explained: calls done, and all."""
+        self._calls, self._seen = self._calls + done - self._seen, done
+        self._move(done / of)
+
+    def step(self) -> None:
+        """An input is done."""
+        self._inputs += 1
+        self._move(1.0)
+        self._share, self._seen = 0.0, 0
+
+    def _move(self, share: float) -> None:
+        if self._bar is None:
+            return
+        bar, seconds = self._bar, time.monotonic() - self._began
+        bar.set_description_str(f"{self._inputs}{self._of} {self._unit}", refresh=False)
+        if self._calls and seconds > 0:
+            bar.set_postfix_str(f"{self._calls / seconds:.3g} calls/s", refresh=False)
+        bar.update(share - self._share)
+        self._share = share
