@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -89,7 +90,7 @@ def explain_many(
     if targets is not None and target != "auto":
         raise ArgumentError("targets", "and target both name classes; give one of them")
     one_by_one, count = _inputs_of(inputs)
-    if targets is not None and not isinstance(targets, Iterable) or isinstance(targets, str):
+    if isinstance(targets, str) or not (targets is None or isinstance(targets, Iterable)):
         raise ArgumentTypeError(
             "targets", f"must be an iterable of one for each input, got {told(repr(targets), 80)}"
         )
@@ -114,7 +115,7 @@ def _explained(
     progress: ManyProgress,
     count: int | None,
 ) -> Iterator[Any]:
-    warnings = _Warnings()
+    warnings = Warnings()
     done = 0
     with InputsBar(progress is True, count) as bar:
         for x, target in pairs:
@@ -216,14 +217,16 @@ def _with_targets(
 # ---- what is told --------------------------------------------------------------------------
 
 
-class _Warnings:
+class Warnings:
     """What is warned of while inputs are explained: with the input, and not again and again."""
 
     def __init__(self) -> None:
+        """Nothing was told yet."""
         self.told: set[int] = set()
         self.noisy = 0
 
     def tell(self, which: str, kept: Kept) -> None:
+        """Warns of what an input's run warned of."""
         for message, category in kept:
             if issubclass(category, ReliabilityWarning):
                 self.noisy += 1
@@ -235,6 +238,7 @@ class _Warnings:
             warn(Message(f"{which}: ", message), category)
 
     def end(self, count: int) -> None:
+        """Warns of how many explanations are noise."""
         if self.noisy > 1:
             warn(
                 f"{self.noisy} explanations of {count} are mostly noise, or nobody knows how much; "
@@ -279,6 +283,15 @@ class InputsBar:
         """Leaves the bar as it is."""
         if self._bar is not None:
             self._bar.close()
+
+    @contextlib.contextmanager
+    def written_over(self) -> Iterator[None]:
+        """Lines are written where the bar is, which comes again below them."""
+        if self._bar is None:
+            yield
+            return
+        with tqdm.external_write_mode():
+            yield
 
     def within(self, done: int, of: int) -> None:
         """Takes the progress of the input that is explained: calls done, and all."""
