@@ -31,6 +31,7 @@ from fwdgrad.powers import warn_unless_finite
 from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.run import Outcome, run
 from fwdgrad.runner.settings import Settings
+from fwdgrad.runner.workers import Workers
 from fwdgrad.scorer import check_model
 from fwdgrad_kernels import CONTRACT, Features, is_channels_last
 
@@ -48,6 +49,7 @@ class RunOptions(TypedDict, total=False):
     batch_size: int | None
     memory: int | str | None
     name: str | None
+    workers: int | Workers | None
     backend: str
     device: str | torch.device | None
 
@@ -96,6 +98,7 @@ def explain(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
     name: str | None = None,
+    workers: int | Workers | None = None,
     backend: str = "auto",
     device: str | torch.device | None = None,
     **unknown: Any,
@@ -150,6 +153,10 @@ def explain(
         progress: True for a bar on standard error, or a callable of (calls done, all).
         name: what you call the model, "v3" say: kept in the explanation; a checkpoint of another
             name is refused.
+        workers: where the model is called, for methods from forward calls alone: a number of local
+            processes (extra ``workers``), to which the model is sent; or a value of
+            ``fwdgrad.runner.workers``. The result does not depend on it. None: in this process,
+            and in threads for a model that has a ``concurrency``.
         backend: of the kernels, see ``fwdgrad_kernels.backend_for``.
         device: "cpu", "cuda", "cuda:1", ...: where to put x, and so its samples and its maps. A
             module, or one whose method the model is, is moved there as by ``model.to(device)``,
@@ -186,7 +193,7 @@ def explain(
         forward, x, list(target) if several else [target], prepared=prepared,
         method=method, objective=objective, n_samples=n_samples, features=features, seed=seed,
         batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
-        backend=backend, device=device,
+        workers=workers, backend=backend, device=device,
     )  # fmt: skip
     shown = found if prepared is None else [prepared.show(one) for one in found]
     warn_of_noise(shown)
@@ -214,7 +221,8 @@ def explanations(
         model, x, targets, method, objective, n_samples, features, seed, device: see ``explain``.
         at_input: is given the model's output at x, before the samples are made.
         prepared: what an adapter made the input of.
-        **settings: batch_size, memory, checkpoint, progress, name and backend of ``explain``.
+        **settings: batch_size, memory, checkpoint, progress, name, workers and backend of
+            ``explain``.
     """
     started = time.perf_counter()
     check_model(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
@@ -251,12 +252,31 @@ class Scorer:
         self._went_well |= size > 1
         if self._watched:
             values = tensor_of(outputs, size, differentiable=True).detach()
-            inside = are_within(values)
-            self._inside = inside if self._inside is None else self._inside & inside
-            self._seen += size
+            self.saw(are_within(values), size)
             if self.looks:
                 self.look()
         return scores
+
+    def with_model(self, model: Callable[[Tensor], Any]) -> Scorer:
+        """The same for the model of another thread or process, whose ``look`` is left to this."""
+        other = copy.copy(self)
+        other.model, other.looks, other._inside, other._seen = model, False, None, 0
+        return other
+
+    def taken(self) -> Tensor | None:
+        """Whether all outputs since the last time lay in [0, 1], where it matters: for ``saw``."""
+        inside, self._inside = self._inside, None
+        return inside
+
+    def saw(self, inside: Tensor | None, count: int) -> None:
+        """Takes over what another's ``taken`` says of so many samples."""
+        if inside is not None:
+            self._inside = inside if self._inside is None else self._inside & inside
+            self._seen += count
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the model, and what it returned."""
+        return {**vars(self), "model": None, "outputs": None}
 
     def _read(self, outputs: Any, size: int, differentiable: bool) -> list[Tensor]:
         """The scores of an output, whose form must be that at x."""

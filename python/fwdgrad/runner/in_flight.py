@@ -1,4 +1,4 @@
-"""The loop of a model that takes several micro-batches at once: an endpoint, say.
+"""The loop of a run whose micro-batches several workers take at once: an endpoint's threads, say.
 
 Scores are kept by their samples' numbers, whenever they come, so the map has the same bits as with
 one micro-batch at a time. What is not there is NaN, in memory and in a checkpoint, and a run that
@@ -8,37 +8,42 @@ goes on asks for that alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from torch import Tensor
 
 from fwdgrad.estimate.missing import is_missing
 from fwdgrad.interrupts import Interrupts
 from fwdgrad.runner.checkpoint import Checkpoint
-from fwdgrad.runner.loop import Progress, Results, progress_bar
+from fwdgrad.runner.loop import Progress, progress_bar
+from fwdgrad.runner.work import Found
+
+GRACE_SECONDS = 1.0  # that Ctrl-C leaves to what is in flight
 
 
 def loop_in_flight(
-    step: Callable[[int, int, int], Results],
-    record: Callable[[Results, int, int], None],
+    submit: Callable[[int, int], Future[Found]],
+    record: Callable[[Future[Found], int, int], None],
     look: Callable[[int, int, int], None],
     scores: Tensor,
     *,
     signs: int,
     batch: int,
-    workers: int,
+    in_flight: int,
     checkpoint: Checkpoint | None,
     again: Callable[[int, int], None],
     progress: Progress,
 ) -> None:
-    """Calls the model for every sample, in several threads.
+    """Has the model called for every sample, several micro-batches at once.
 
     Args:
-        step, record, look, again: see ``fwdgrad.runner.loop.loop``; ``step`` is called in threads.
+        submit: ``submit(first, count)`` has a worker find the scores of samples first onwards.
+        record: ``record(future, first, count)`` keeps them.
+        look, again: see ``fwdgrad.runner.loop.loop``.
         scores: (samples, signs, targets), NaN where there is none yet.
         signs: forward calls per sample: 2 for antithetic pairs.
         batch: how many samples a forward call takes.
-        workers: how many micro-batches are in flight.
+        in_flight: how many micro-batches are.
         checkpoint: where to go on from and to write to.
         progress: True for a bar on standard error, or a callable of (calls done, all).
 
@@ -55,14 +60,13 @@ def loop_in_flight(
             again(reach, batch)
             interrupts.open = False
         bar = progress_bar(samples * signs, done * signs) if progress is True else None
-        pool = ThreadPoolExecutor(workers, "fwdgrad")
-        pending: dict[Future[Results], tuple[int, int]] = {}
+        pending: dict[Future[Found], tuple[int, int]] = {}
 
-        def take(future: Future[Results]) -> int:
+        def take(future: Future[Found]) -> int:
             """Keeps what a finished micro-batch gave; how many samples it had."""
             nonlocal reach
             first, size = pending.pop(future)
-            record(future.result(), first, size)
+            record(future, first, size)
             reach = max(reach, first + size)
             look(first, first + size, 0)
             return size
@@ -71,8 +75,8 @@ def loop_in_flight(
             todo = _ranges(scores, count)
             while True:
                 for first, size in todo:
-                    pending[pool.submit(step, first, size, batch)] = first, size
-                    if len(pending) == workers:
+                    pending[submit(first, size)] = first, size
+                    if len(pending) == in_flight:
                         break
                 if not pending:
                     break
@@ -90,13 +94,13 @@ def loop_in_flight(
                     interrupts.let_through()
                     progress(done * signs, samples * signs)
                     interrupts.open = False
-        except BaseException:  # nothing that was asked for is lost
-            _keep_others(pending, take, interrupts)
+        except BaseException as error:  # nothing that was asked for is lost
+            ended = isinstance(error, KeyboardInterrupt)
+            _keep_others(pending, take, interrupts, GRACE_SECONDS if ended else None)
             if checkpoint and reach:
                 checkpoint.save(state, reach, batch)
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
             if bar is not None:
                 bar.close()
         if checkpoint:
@@ -104,16 +108,17 @@ def loop_in_flight(
 
 
 def _keep_others(
-    pending: dict[Future[Results], tuple[int, int]],
-    take: Callable[[Future[Results]], int],
+    pending: dict[Future[Found], tuple[int, int]],
+    take: Callable[[Future[Found]], int],
     interrupts: Interrupts,
+    seconds: float | None,
 ) -> None:
-    """Waits for what is in flight and keeps it; Ctrl-C ends the waiting."""
+    """Waits so long for what is in flight, and keeps it; Ctrl-C ends the waiting."""
     for future in [future for future in pending if future.cancel()]:
         del pending[future]
     try:
         interrupts.let_through()
-        wait(pending)
+        wait(pending, seconds)
     except KeyboardInterrupt:
         pass
     finally:

@@ -24,9 +24,9 @@ from fwdgrad.interrupts import Interrupts
 from fwdgrad.outputs import is_out_of_memory
 from fwdgrad.runner.checkpoint import Checkpoint, State
 from fwdgrad.runner.memory import BatchSize, free_cached
+from fwdgrad.runner.samples import Results
 
 Progress = bool | Callable[[int, int], None]
-Results = list[list[Tensor]]  # of each sign of the noise, for each target: a row for each sample
 
 LOOK_EVERY_SECONDS = 1.0  # at results on a device that a look waits for
 
@@ -230,4 +230,18 @@ def kept(first: int, checkpoint: Checkpoint | None) -> str:
     return (
         f"; the results of samples 0 .. {first - 1} are kept in {checkpoint.path}, and the same "
         "run goes on from there"
+    )
+
+
+def others_kept(checkpoint: Checkpoint | None) -> str:
+    """The end of a message: what is left of the others, where samples come in any order.
+
+    >>> others_kept(None)
+    '; what the other samples gave is lost: give checkpoint= to keep it'
+    """
+    if checkpoint is None:
+        return "; what the other samples gave is lost: give checkpoint= to keep it"
+    return (
+        f"; what the other samples gave is kept in {checkpoint.path}, and the same run goes on "
+        "from there"
     )

@@ -5,31 +5,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import Message, ModelError, Option, warn
+from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.estimate.missing import is_missing
 from fwdgrad.estimate.moments import Moments
 from fwdgrad.estimate.scores import bytes_of_sums, why_still
-from fwdgrad.files import digest_of
-from fwdgrad.objectives import Objective, objective_name
+from fwdgrad.objectives import Objective
 from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters
 from fwdgrad.plan import Plan
 from fwdgrad.runner.checkpoint import Checkpoint, State
-from fwdgrad.runner.fingerprint import Answer, parameters_digest, telling_samples
+from fwdgrad.runner.fingerprint import Answer, telling_samples
 from fwdgrad.runner.gradients import Gradients, weights_of_samples
+from fwdgrad.runner.identity import identity_of
 from fwdgrad.runner.in_flight import loop_in_flight
-from fwdgrad.runner.loop import Results, check_finite, is_waited_for, kept, loop
+from fwdgrad.runner.loop import check_finite, is_waited_for, kept, loop, others_kept
 from fwdgrad.runner.memory import BatchSize
-from fwdgrad.runner.samples import Samples
+from fwdgrad.runner.samples import Results, Samples
 from fwdgrad.runner.settings import Settings
+from fwdgrad.runner.work import Found, Work, score
+from fwdgrad.runner.workers import Threads, workers_of
 from fwdgrad.scorer import Scorer, check_mode, device_of_numbers
 from fwdgrad.torch_state import TorchState
-from fwdgrad_kernels import CONTRACT, backend_for
+from fwdgrad_kernels import backend_for
 
 _FEW = 16  # samples of a request, where nothing is asked for
 
@@ -103,7 +106,7 @@ def run(
         samples = Samples(plan, backend, noisy)
         file = None
         if settings.checkpoint is not None:
-            identity = {**(about or {}), **_identity(plan, model, scorer, settings.name)}
+            identity = {**(about or {}), **identity_of(plan, model, scorer, settings.name)}
             answer = Answer.of(scorer.outputs)
             file = Checkpoint(settings.checkpoint, identity, answer, scorer.clean)
         outcome = Outcome(scorer, backend)
@@ -122,40 +125,6 @@ def run(
                     ) from error.__cause__
             outcome.starts = [float(score[0]) for score in found]
     return outcome
-
-
-def _identity(
-    plan: Plan, model: Callable[[Tensor], Any], scorer: Scorer, name: str | None
-) -> dict[str, Any]:
-    """What makes two runs the same, for checkpoints."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            pairs = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-            return {"kind": type(value).__name__, **pairs}
-        if isinstance(value, torch.nn.Module):
-            return None
-        return digest_of(value) if isinstance(value, Tensor) else value
-
-    options = plain(plan.method)
-    options.pop("kind")
-    options.pop("control_variate", None)  # of the map alone
-    targets = scorer.targets
-    return {
-        "name": name,
-        "contract": CONTRACT,
-        "model": parameters_digest(model),
-        "input": digest_of(plan.x),
-        "shape": list(plan.x.shape),
-        "dtype": str(plan.x.dtype),
-        "target": targets if len(targets) > 1 else targets[0],
-        "objective": objective_name(scorer.objective),
-        "n_samples": plan.n_samples,
-        "features": plain(plan.features),
-        "seed": plan.seed,
-        "method": plan.method.name,
-        **options,
-    }
 
 
 # ---- from forward calls, and from gradients --------------------------------------------------
@@ -268,43 +237,48 @@ def _stream(
         sums: bytes that follow the samples.
     """
     plan, signs = samples.plan, samples.plan.signs
+    may_miss = float(getattr(scorer.model, "max_missing", 0))
+    workers = workers_of(settings.workers)
+    concurrency = int(getattr(scorer.model, "concurrency", 1))
+    if enter is None and samples.noisy is None:
+        if workers is None and (concurrency > 1 or may_miss):
+            workers = Threads(concurrency)
+    elif workers is not None:
+        raise ArgumentError(
+            "workers",
+            f"are for methods from forward calls of one model; {plan.method.name} "
+            f"{'changes its parameters' if samples.noisy is not None else 'takes its gradient'}",
+        )
+
+    def failed(error: ModelError, first: int, count: int, left: str) -> ModelError:
+        return ModelError(Message(error, f" (samples {first} .. {first + count - 1})", left))
 
     def step(first: int, count: int, batch: int) -> Results:
-        pairs = signs == 2 and 2 * count <= batch
-        rows = samples.rows(2 * count if pairs else count)
-        results = []
-        for sign in (1,) if pairs or signs == 1 else (1, -1):
-            samples.fill(rows, first, count, sign, pairs)
-            try:
-                with samples.begin(first):
-                    found = evaluate(rows)
-            except ModelError as error:
-                which = f" (samples {first} .. {first + count - 1})"
-                raise ModelError(Message(error, which, kept(first, file))) from error.__cause__
-            for start in range(0, len(rows), count):
-                results.append([one[start : start + count] for one in found])
-        return results
+        try:
+            return samples.results(evaluate, first, count, batch)
+        except ModelError as error:
+            raise failed(error, first, count, kept(first, file)) from error.__cause__
 
     def record(results: Results, first: int, count: int) -> None:
         for sign, found in enumerate(results):
             numbers[first : first + count, sign] = judged(found)
 
-    may_miss = float(getattr(scorer.model, "max_missing", 0))
     missing = 0
 
     def look(first: int, stop: int, whole: int) -> None:
         nonlocal missing
         scorer.look()
         rows = numbers[first:stop]
+        left = others_kept(file) if workers is not None else kept(whole, file)
         if may_miss and enter is None:
             gone = is_missing(rows)
             rows, missing = rows[~gone], missing + int(gone.sum())
             if missing > may_miss * plan.samples:
                 raise ModelError(
                     f"{missing} of {plan.samples} samples have no score, more than "
-                    f"max_missing={may_miss:g} of the model{kept(whole or first, file)}"
+                    f"max_missing={may_miss:g} of the model{left}"
                 )
-        check_finite(rows, first, what, kept(whole, file), lambda: _hint(plan))
+        check_finite(rows, first, what, left, lambda: _hint(plan))
 
     def again(done: int, batch: int) -> None:
         assert file is not None
@@ -316,16 +290,32 @@ def _stream(
         for one, other in zip(scores[which].unbind(1), found.unbind(1), strict=True):
             file.compare("score of some samples", one, other, hint)
 
-    workers = int(getattr(scorer.model, "concurrency", 1))
-    if (workers > 1 or may_miss) and enter is None and samples.noisy is None:
-        size = settings.batch_size or getattr(scorer.model, "batch_size", None) or _FEW
+    if workers is not None:
+        size = settings.batch_size or getattr(scorer.model, "batch_size", None)
+        if size is None:
+            size = _FEW if concurrency > 1 or may_miss else _batch_size(plan, settings, {}, 0).size
         announce = getattr(scorer.model, "announce", None)
         if announce is not None:
             announce(plan.n_samples, size)
-        loop_in_flight(
-            step, record, look, numbers, signs=signs, batch=size, workers=workers, checkpoint=file,
-            again=again, progress=settings.progress,
-        )  # fmt: skip
+
+        def keep(future: Future[Found], first: int, count: int) -> None:
+            try:
+                found, inside = future.result()
+            except ModelError as error:
+                raise failed(error, first, count, others_kept(file)) from error.__cause__
+            except BrokenExecutor as error:
+                ended = ModelError("a worker has ended in the middle of a call, killed or crashed")
+                raise failed(ended, first, count, others_kept(file)) from error
+            numbers[first : first + count] = found
+            scorer.saw(inside, count * signs)
+
+        with workers.open(scorer.model) as pool:
+            work = pool.share(Work(samples, scorer))
+            loop_in_flight(
+                lambda first, count: pool.submit(score, work, first, count, size), keep, look,
+                numbers, signs=signs, batch=size, in_flight=pool.count, checkpoint=file,
+                again=again, progress=settings.progress,
+            )  # fmt: skip
         return
     waits = is_waited_for(numbers.device)
     scorer.looks = not waits

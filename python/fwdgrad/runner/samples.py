@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from fwdgrad.parameters import NoisyParameters
 from fwdgrad.plan import Plan
 from fwdgrad.scorer import Scorer
 from fwdgrad_kernels import Perturber, empty_samples
+
+Results = list[list[Tensor]]  # of each sign of the noise, for each target: a row for each sample
 
 
 class Samples:
@@ -27,6 +31,14 @@ class Samples:
         """Nothing is made yet."""
         self.plan, self.backend, self.noisy = plan, backend, noisy
         self._own = threading.local()  # a buffer and a perturber for each thread
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is each thread's own: another process makes that anew."""
+        return {name: value for name, value in vars(self).items() if name != "_own"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Nothing is made yet."""
+        vars(self).update(state, _own=threading.local())
 
     def rows(self, count: int) -> Tensor:
         """Memory for so many samples, used again and again."""
@@ -47,6 +59,22 @@ class Samples:
             return contextlib.nullcontext()
         self.noisy.begin(sample // self.plan.per_draw)
         return self.noisy
+
+    def results(
+        self, evaluate: Callable[[Tensor], list[Tensor]], first: int, count: int, batch: int
+    ) -> Results:
+        """Makes samples first onwards and evaluates them, at most ``batch`` at once."""
+        signs = self.plan.signs
+        pairs = signs == 2 and 2 * count <= batch
+        rows = self.rows(2 * count if pairs else count)
+        results = []
+        for sign in (1,) if pairs or signs == 1 else (1, -1):
+            self.fill(rows, first, count, sign, pairs)
+            with self.begin(first):
+                found = evaluate(rows)
+            for start in range(0, len(rows), count):
+                results.append([one[start : start + count] for one in found])
+        return results
 
     def fill(self, out: Tensor, first: int, count: int, sign: int = 1, pairs: bool = False) -> None:
         """Writes samples first onwards: with pairs, all of one sign and then all of the other."""

@@ -11,6 +11,7 @@ from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
 from fwdgrad.outputs import told
 from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.memory import parse_memory
+from fwdgrad.runner.workers import Workers, workers_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Settings:
     progress: Progress = False
     name: str | None = None
     backend: str = "auto"
+    workers: int | Workers | None = None
 
     def __post_init__(self) -> None:
         """Checks each argument."""
@@ -47,6 +49,14 @@ class Settings:
             )
         if self.memory is not None:
             self._set("memory", parse_memory(self.memory))
+        self._set("workers", workers_of(self.workers))
+        if self.workers is not None and self.memory is not None:
+            raise ArgumentError(
+                "memory",
+                "cannot be kept to by several workers; give ",
+                Option("batch_size"),
+                ", the samples that each takes at once",
+            )
         if not (isinstance(self.progress, bool) or callable(self.progress)):
             raise ArgumentTypeError(
                 "progress",

@@ -1,0 +1,51 @@
+"""What makes two runs the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwdgrad.files import digest_of
+from fwdgrad.objectives import objective_name
+from fwdgrad.plan import Plan
+from fwdgrad.runner.fingerprint import parameters_digest
+from fwdgrad.scorer import Scorer
+from fwdgrad_kernels import CONTRACT
+
+
+def identity_of(
+    plan: Plan, model: Callable[[Tensor], Any], scorer: Scorer, name: str | None
+) -> dict[str, Any]:
+    """What makes two runs the same, as JSON has it: for checkpoints."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            pairs = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return {"kind": type(value).__name__, **pairs}
+        if isinstance(value, torch.nn.Module):
+            return None
+        return digest_of(value) if isinstance(value, Tensor) else value
+
+    options = plain(plan.method)
+    options.pop("kind")
+    options.pop("control_variate", None)  # of the map alone
+    targets = scorer.targets
+    return {
+        "name": name,
+        "contract": CONTRACT,
+        "model": parameters_digest(model),
+        "input": digest_of(plan.x),
+        "shape": list(plan.x.shape),
+        "dtype": str(plan.x.dtype),
+        "target": targets if len(targets) > 1 else targets[0],
+        "objective": objective_name(scorer.objective),
+        "n_samples": plan.n_samples,
+        "features": plain(plan.features),
+        "seed": plan.seed,
+        "method": plan.method.name,
+        **options,
+    }
