@@ -65,6 +65,16 @@ class _OfArgument(Exception):
         super().__init__(Message(Option(argument), " " if parts else "", *parts))
         self.argument = argument
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.args, self.argument)
+
+
+def _again(kind: type[_OfArgument], args: tuple[object, ...], argument: str) -> _OfArgument:
+    """An error that came from another process, with the options in its message."""
+    error = kind.__new__(kind, *args)
+    error.argument = argument
+    return error
+
 
 class ArgumentError(_OfArgument, ValueError):
     """An argument has a value that will not do.
@@ -114,12 +124,12 @@ def said_first(before: str, error: Exception) -> Exception:
     return RuntimeError(f"{before}: {type(error).__name__}: {text}")
 
 
-_Kept = list[tuple[str, type[Warning]]]
-_kept: contextvars.ContextVar[_Kept | None] = contextvars.ContextVar("kept", default=None)
+Kept = list[tuple[str, type[Warning]]]
+_kept: contextvars.ContextVar[Kept | None] = contextvars.ContextVar("kept", default=None)
 
 
 @contextlib.contextmanager
-def kept_warnings() -> Iterator[_Kept]:
+def kept_warnings() -> Iterator[Kept]:
     """Keeps what this package warns of in the block, in this thread, for others to tell.
 
     >>> with kept_warnings() as kept:
@@ -127,7 +137,7 @@ def kept_warnings() -> Iterator[_Kept]:
     >>> kept
     [('the map is noise', <class 'UserWarning'>)]
     """
-    kept: _Kept = []
+    kept: Kept = []
     token = _kept.set(kept)
     try:
         yield kept

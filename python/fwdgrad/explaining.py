@@ -49,7 +49,6 @@ class RunOptions(TypedDict, total=False):
     batch_size: int | None
     memory: int | str | None
     name: str | None
-    workers: int | Workers | None
     backend: str
     device: str | torch.device | None
 
@@ -59,6 +58,7 @@ class Options(RunOptions, total=False):
 
     checkpoint: str | os.PathLike[str] | None
     progress: Progress
+    workers: int | Workers | None
 
 
 @overload

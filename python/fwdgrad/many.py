@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Future
+from functools import partial
 from typing import Any
 
-from tqdm import tqdm
 from typing_extensions import Unpack
 
 from fwdgrad.adapters.prepared import Adapter
@@ -19,21 +19,22 @@ from fwdgrad.checks import check_integer
 from fwdgrad.errors import (
     ArgumentError,
     ArgumentTypeError,
-    Message,
-    ReliabilityWarning,
+    Kept,
+    ModelError,
     kept_warnings,
     said_first,
-    warn,
 )
 from fwdgrad.explaining import RunOptions, explain, unexpected
 from fwdgrad.methods import method_of
 from fwdgrad.objectives import check_objective
 from fwdgrad.outputs import told
+from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.settings import Settings
+from fwdgrad.runner.workers import Workers, workers_of
 from fwdgrad.scorer import check_model
+from fwdgrad.telling import InputsBar, Warnings
 
 ManyProgress = bool | Callable[[int, int | None], None]
-Kept = list[tuple[str, type[Warning]]]
 _NONE = object()
 
 
@@ -44,6 +45,7 @@ def explain_many(
     *,
     targets: Iterable[Any] | None = None,
     return_exceptions: bool = False,
+    workers: int | Workers | None = None,
     progress: ManyProgress = False,
     **options: Unpack[RunOptions],
 ) -> Iterator[Any]:
@@ -60,6 +62,9 @@ def explain_many(
         targets: instead, an iterable of one for each input.
         return_exceptions: yield the error of an input that fails in its place, and go on; else it
             is raised, and the iterator ends.
+        workers: where whole inputs are explained, several at once: a number of local processes
+            (extra ``workers``), or a value of ``fwdgrad.runner.workers``. Twice as many inputs
+            are asked for ahead. None: here, one by one.
         progress: True for one bar on standard error, with the time that is left and the calls of
             the model a second, or a callable of (inputs done, all); all is None where it is
             not known, as of a generator.
@@ -95,49 +100,109 @@ def explain_many(
             "targets", f"must be an iterable of one for each input, got {told(repr(targets), 80)}"
         )
     pairs = _with_targets(one_by_one, target, None if targets is None else iter(targets))
-    return _explained(model, pairs, dict(options), return_exceptions, progress, count)
+    calls = _calls(model, pairs, dict(options), workers_of(workers))
+    return _explained(calls, return_exceptions, progress, count)
 
 
-def explain_one(model: Any, x: Any, target: Any, options: Mapping[str, Any]) -> tuple[Any, Kept]:
+def explain_one(
+    model: Any, x: Any, target: Any, options: Mapping[str, Any], progress: Progress = False
+) -> tuple[Any, Kept]:
     """What ``explain`` returns for an input, and what it warned of.
 
     It is all that another thread, process or machine needs to do of several inputs.
     """
     with kept_warnings() as kept:
-        return explain(model, x, target, **options), kept
+        return explain(model, x, target, progress=progress, **options), kept
 
 
-def _explained(
+_Call = tuple[str, Callable[[Progress], tuple[Any, Kept]]]  # an input, and what explains it
+
+
+def _calls(
     model: Any,
     pairs: Iterator[tuple[Any, Any]],
     options: dict[str, Any],
+    workers: Workers | None,
+) -> Generator[_Call, None, None]:
+    """The inputs, each with a call that explains it or waits for the worker that does."""
+    if workers is None:
+        for number, (x, target) in enumerate(pairs):
+            yield which_input(number, x), partial(explain_one, model, x, target, options)
+        return
+    with workers.open(model) as pool:
+        yield from in_flight(
+            (
+                (which_input(number, x), pool.submit(explain_one, x, target, options))
+                for number, (x, target) in enumerate(pairs)
+            ),
+            2 * pool.count,
+        )
+
+
+def in_flight(
+    submitted: Iterator[tuple[str, Future[Any]]], most: int
+) -> Iterator[tuple[str, Callable[[Progress], Any]]]:
+    """Hands out results in order while at most so many calls are in flight.
+
+    Args:
+        submitted: calls, which run from the time that they are taken from it.
+        most: how many are taken ahead.
+    """
+    waiting: deque[tuple[str, Future[Any]]] = deque()
+    broken: Exception | None = None  # what the inputs' own iterator raised: later than its results
+    while broken is None or waiting:
+        while broken is None and len(waiting) < most:
+            try:
+                waiting.append(next(submitted))
+            except Exception as error:
+                broken = error
+        if waiting:
+            which, future = waiting.popleft()
+            yield which, partial(_result_of, future)
+            del future
+    if not isinstance(broken, StopIteration):
+        raise broken
+
+
+def _result_of(future: Future[Any], progress: Progress = False) -> Any:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise ModelError("a worker has ended in the middle of a call, killed or crashed") from error
+
+
+def _explained(
+    calls: Generator[_Call, None, None],
     return_exceptions: bool,
     progress: ManyProgress,
     count: int | None,
 ) -> Iterator[Any]:
     warnings = Warnings()
     done = 0
-    with InputsBar(progress is True, count) as bar:
-        for x, target in pairs:
-            which = which_input(done, x)
-            options["progress"] = bar.within if progress is True else False
+    with contextlib.closing(calls), InputsBar(progress is True, count) as bar:
+        for which, call in calls:
             try:
-                result, kept = explain_one(model, x, target, options)
+                result, kept = call(bar.within if progress is True else False)
             except Exception as error:
                 failed = said_first(which, error)
                 if not return_exceptions:
                     raise failed from (error.__cause__ if failed is error else error)
                 without_locals(failed)
                 result, kept = failed, []
-            del x, target
+            del call
             warnings.tell(which, kept)
             done += 1
-            bar.step()
+            bar.step(_calls_of(result))
             if callable(progress):
                 progress(done, count)
             yield result
             del result
     warnings.end(done)
+
+
+def _calls_of(result: Any) -> int:
+    first = result[0] if isinstance(result, list) and result else result
+    return int(getattr(getattr(first, "explanation", first), "n_samples", 0))
 
 
 def which_input(number: int, x: Any) -> str:
@@ -212,104 +277,3 @@ def _with_targets(
         number += 1
     if targets is not None and next(targets, _NONE) is not _NONE:
         raise ArgumentError("targets", f"must be one for each input, got more than {number}")
-
-
-# ---- what is told --------------------------------------------------------------------------
-
-
-class Warnings:
-    """What is warned of while inputs are explained: with the input, and not again and again."""
-
-    def __init__(self) -> None:
-        """Nothing was told yet."""
-        self.told: set[int] = set()
-        self.noisy = 0
-
-    def tell(self, which: str, kept: Kept) -> None:
-        """Warns of what an input's run warned of."""
-        for message, category in kept:
-            if issubclass(category, ReliabilityWarning):
-                self.noisy += 1
-                if self.noisy > 1:
-                    continue
-            elif hash(message) in self.told:
-                continue
-            self.told.add(hash(message))
-            warn(Message(f"{which}: ", message), category)
-
-    def end(self, count: int) -> None:
-        """Warns of how many explanations are noise."""
-        if self.noisy > 1:
-            warn(
-                f"{self.noisy} explanations of {count} are mostly noise, or nobody knows how much; "
-                "their reliability tells which",
-                ReliabilityWarning,
-            )
-
-
-class InputsBar:
-    """One bar for several inputs: how many are done, the time that is left, calls a second.
-
-    Args:
-        shown: whether there is a bar.
-        total: how many inputs there are; None where nobody knows.
-        unit: what they are called.
-    """
-
-    def __init__(self, shown: bool, total: int | None, unit: str = "inputs") -> None:
-        """Draws it."""
-        self._of = "" if total is None else f"/{total}"
-        self._unit, self._inputs, self._calls = unit, 0, 0
-        self._share, self._seen, self._began = 0.0, 0, time.monotonic()
-        self._bar: Any = None
-        if shown:
-            known = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-            self._bar = tqdm(
-                total=total, smoothing=0, miniters=0, desc=f"0{self._of} {unit}",
-                mininterval=0.1 if sys.stderr.isatty() else 5.0,
-                bar_format="{desc} {elapsed}{postfix}" if total is None else known,
-            )  # fmt: skip
-
-    def __enter__(self) -> InputsBar:
-        """Nothing is to be done."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leaves the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
-
-    @contextlib.contextmanager
-    def written_over(self) -> Iterator[None]:
-        """Lines are written where the bar is, which comes again below them."""
-        if self._bar is None:
-            yield
-            return
-        with tqdm.external_write_mode():
-            yield
-
-    def within(self, done: int, of: int) -> None:
-        """Takes the progress of the input that is explained: calls done, and all."""
-        self._calls, self._seen = self._calls + done - self._seen, done
-        self._move(done / of)
-
-    def step(self) -> None:
-        """An input is done."""
-        self._inputs += 1
-        self._move(1.0)
-        self._share, self._seen = 0.0, 0
-
-    def _move(self, share: float) -> None:
-        if self._bar is None:
-            return
-        bar, seconds = self._bar, time.monotonic() - self._began
-        bar.set_description_str(f"{self._inputs}{self._of} {self._unit}", refresh=False)
-        if self._calls and seconds > 0:
-            bar.set_postfix_str(f"{self._calls / seconds:.3g} calls/s", refresh=False)
-        bar.update(share - self._share)
-        self._share = share

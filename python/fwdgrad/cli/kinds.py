@@ -39,6 +39,15 @@ class Kind:
         """Checks the options."""
         self.arguments = arguments
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model: another process loads it by its name."""
+        kind = type(self)
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not isinstance(getattr(kind, name, None), functools.cached_property)
+        }
+
     def files(self, one: argparse.Namespace) -> dict[Path, Path]:
         """The maps that are written of an input, each with its picture or page."""
         raise NotImplementedError

@@ -159,6 +159,8 @@ def _add_explain(commands: Any) -> None:
         type=Path,
         help="file to continue from (default: checkpoint.safetensors in the output folder)",
     )
+    add("--workers", type=int, metavar="N", help="local processes, which share out the inputs, or "
+        "the samples of a single one (default: none)")  # fmt: skip
     add("--no-progress", action="store_true", help="no bar")
 
 

@@ -85,11 +85,12 @@ def inputs_of(arguments: argparse.Namespace, kind: Kind) -> list[One]:
         raise ArgumentError("checkpoint", "is of one input; of several each has its own")
     _check_places(places)
     output = arguments.output or FOLDER
+    # Whole inputs go to workers, not samples of one.
+    of_all = {**vars(arguments), "photo": None, "workers": None}
     return [
-        One(name, argparse.Namespace(**{**vars(arguments), "photo": None, **own,
-                                        "output": output / stem}))
+        One(name, argparse.Namespace(**{**of_all, **own, "output": output / stem}))
         for own, (name, stem) in zip(given, places, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _photos(arguments: argparse.Namespace) -> Iterator[Path]:

@@ -199,6 +199,8 @@ def _of_embeddings(arguments: argparse.Namespace) -> _Run:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}, nor is it package.module:callable") from None
     method, fields, options = arguments.method, method_options(arguments), run_options(arguments)
+    if options.pop("workers") is not None and arguments.text is not None:
+        raise ArgumentError("workers", "are of several texts where a model takes embeddings")
     if method in ("auto", "forward-gradient"):
         method, options["share_channels"] = "forward-gradient", True
         if not {"design", "distribution"} & fields.keys():
