@@ -198,7 +198,8 @@ class Processes:
         executor = ProcessPoolExecutor(self.count, env={"OMP_NUM_THREADS": str(threads)})
         folder = tempfile.mkdtemp(prefix="fwdgrad-")
         try:
-            yield _ProcessPool(self.count, model, executor, folder)
+            # One call waits for each process, so that none waits for the next.
+            yield _ProcessPool(2 * self.count, model, executor, folder)
         finally:
             executor.shutdown(wait=True, kill_workers=True)
             shutil.rmtree(folder, ignore_errors=True)
