@@ -40,6 +40,8 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
     for one in inputs:  # before any is explained
         kind.check(one.arguments)
     todo = [one for one in inputs if arguments.overwrite or not kind.there(one.arguments)]
+    if todo:
+        _ = kind.model  # loads it: what is wrong with it is told once
     failed: dict[str, str] = {}
     done, warnings = 0, Warnings()
     shows = not arguments.no_progress and bool(todo)

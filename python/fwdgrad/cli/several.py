@@ -59,7 +59,7 @@ def inputs_of(arguments: argparse.Namespace, kind: Kind) -> list[One]:
     """
     given: list[dict[str, Any]]
     if kind.what == "photo":
-        paths = list(_photos(arguments))
+        paths = list(dict.fromkeys(_photos(arguments)))
         alone = len(paths) == 1 and [*arguments.photo] == paths
         given = [{"photo": path} for path in paths]
         places = [(str(path), path.stem) for path in paths]

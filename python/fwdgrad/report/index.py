@@ -25,7 +25,8 @@ body { max-width: 80rem; }
 .maps figcaption { margin-top: .3rem; }
 .text { white-space: pre-wrap; color: var(--ink); }
 .text span { border-radius: 3px; }
-.marked { max-height: 20rem; overflow: auto; }
+.marked { max-height: 20rem; overflow: auto; overflow-wrap: normal; }
+.marked td div { font-size: .6rem; }
 .marked th, .marked td { width: auto; padding: .1rem .6rem .1rem 0; border: 0; }
 """
 
