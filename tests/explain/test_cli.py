@@ -817,7 +817,7 @@ def refused(capsys, status, *fragments):
 def test_a_uniform_photo_has_no_blur_to_differ_from(folder, capsys):
     Image.new("RGB", (16, 16), "navy").save("plain.png")
     status, _ = explain(photo="plain.png")
-    refused(capsys, status, "--baseline must be given", "the picture is uniform", "--baseline grey")
+    refused(capsys, status, "--baseline must be given", "the input is uniform", "--baseline grey")
     assert explain("--baseline", "grey", photo="plain.png")[0] == 0
 
 

@@ -209,7 +209,7 @@ def test_regions_find_what_a_network_looks_at():
 def test_bad_input():
     for x, message in [
         (torch.rand(32, 32), r"\(32, 32\)"),
-        (torch.full((3, 32, 32), 0.5), "baseline must be given: the picture is"),
+        (torch.full((3, 32, 32), 0.5), "baseline must be given: the input is"),
     ]:
         with pytest.raises(ValueError, match=message):
             fwdgrad.explain(lambda b: b.flatten(1), x, method="regions")

@@ -100,6 +100,7 @@ class RequestModel:
         return found
 
     path = ""
+    _unread = "what cannot be read"
 
     def _scores(self, response: httpx2.Response, samples: int) -> Tensor:
         try:
@@ -108,7 +109,7 @@ class RequestModel:
             raise
         except Exception as error:
             start = told(self.client.hidden(response.text[:200]), 80)
-            raise Useless(f"answered what cannot be read ({cause(error)}): {start}") from None
+            raise Useless(f"answered {self._unread} ({cause(error)}): {start}") from None
         if found.dim() == 0:
             found = found.reshape(1)
         if len(found) != samples:
@@ -208,6 +209,8 @@ class HttpModel(RequestModel):
         >>> fwdgrad.explain(model, torch.zeros(3), method=method, n_samples=64).attribution
         tensor([1., 1., 1.])
     """
+
+    _unread = "what decode cannot read"
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class LSTMClassifier(torch.nn.Module):
     """
 
     name = "lstm"
+    explained_as = "probability"
 
     def __init__(
         self,

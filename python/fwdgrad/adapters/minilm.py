@@ -42,6 +42,7 @@ class MiniLMClassifier(torch.nn.Module):
     """
 
     name = "minilm"
+    explained_as = "probability"
 
     def __init__(
         self,

@@ -14,7 +14,15 @@ from fwdgrad.estimate.moments import Result, enter_unit_, standard_error_
 from fwdgrad.estimate.reliability import reliability, some, stride_of
 from fwdgrad.plan import Plan, sum_dtype
 from fwdgrad.powers import exponent_of, times_power, unscale_
-from fwdgrad_kernels import AdaptiveScale, NoiseSpec, accumulate_, blocks, expand, hadamard_sums
+from fwdgrad_kernels import (
+    AdaptiveScale,
+    Grid,
+    NoiseSpec,
+    accumulate_,
+    blocks,
+    expand,
+    hadamard_sums,
+)
 
 _SLICE = 2**20  # elements that a finishing step works on at once
 
@@ -55,7 +63,8 @@ def bytes_of_sums(plan: Plan) -> int:
 def why_still(plan: Plan, score: float, clean: float) -> str:
     """What may help where every sample has one score."""
     if plan.position != 1:  # with regions the noise has no scale of its own
-        return "a larger cell, another baseline or another objective"
+        cell = "a larger cell, " if isinstance(plan.spec and plan.spec.features, Grid) else ""
+        return f"{cell}another baseline or another objective"
     if not math.isclose(score, clean, rel_tol=1e-4):  # lost in any of the noise
         return f"at x it is {clean:.6g}: less noise (scale) or another objective"
     return "more noise (scale), larger blocks or cells, or another objective"

@@ -4,6 +4,7 @@
 - ``fwdgrad.integrations.captum_noise_tunnel``: Captum's ``NoiseTunnel`` on our noise.
 - ``fwdgrad.integrations.quantus``: metrics of Quantus on maps of this library.
 - ``fwdgrad.integrations.shap``: explanations as SHAP's, which its plots draw.
+- ``fwdgrad.integrations.xaitk``: regions as saliency generators of XAITK-Saliency, its plugins.
 
 ``captum_noise_tunnel`` needs the tool when it is imported, the others at most when they are called,
 so nothing is imported here.

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.integrations.captum import Attribution
+from fwdgrad.methods import Gradient, method_of
 from fwdgrad.methods.base import Method
 from fwdgrad.objectives import class_number, kind_of
 from fwdgrad.scorer import check_statistics, outputs_at
@@ -160,7 +161,7 @@ def explain_func(
         In a whole evaluation, with ``n_samples`` for every map:
 
         >>> metrics = {"sparse": quantus.Sparseness()}  # doctest: +SKIP
-        >>> maps = {"regions": explain_func, "gradient": explain_func}  # doctest: +SKIP
+        >>> maps = {"regions": explain_func, "smoothgrad": explain_func}  # doctest: +SKIP
         >>> quantus.evaluate(metrics, maps, model, x, y,
         ...                  explain_func_kwargs={"n_samples": 256})  # doctest: +SKIP
 
@@ -169,7 +170,10 @@ def explain_func(
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     batch = torch.as_tensor(inputs).to(like.device, like.dtype)
     options.setdefault("objective", "auto")  # as explain has it
-    explainer = Attribution(model, method=explained_by or method, **options)
+    chosen = explained_by or method
+    if method_of(chosen) == Gradient():  # it makes no samples: n_samples is of the others
+        options.pop("n_samples", None)
+    explainer = Attribution(model, method=chosen, **options)
     maps = explainer.attribute(batch, target=_classes(targets, len(batch)).tolist())
     return _array(maps)
 

@@ -124,8 +124,8 @@ class Regions(Method):
         if of_blur and isinstance(baseline, Tensor) and torch.equal(baseline, x):
             raise ArgumentError(
                 "baseline",
-                "must be given: the picture is uniform, so it is its own blur; give ",
-                Option("baseline", "grey"),
+                "must be given: the input is uniform, so it is its own blur; give ",
+                Option("baseline", 0.0 if axes == 1 else "grey"),
                 ", say",
             )
         plan = Plan(
