@@ -71,12 +71,13 @@ class Kind:
         raise NotImplementedError
 
     @functools.cached_property
-    def _parameters(self) -> str:
+    def parameters(self) -> str:
+        """The digest of the model's parameters, where some are found."""
         return parameters_digest(self.model) or ""
 
     def _digest(self, one: argparse.Namespace) -> str:
         """SHA-256 of the input and the model's parameters."""
-        return hashlib.sha256(self.content(one) + self._parameters.encode()).hexdigest()
+        return hashlib.sha256(self.content(one) + self.parameters.encode()).hexdigest()
 
     def save(self, result: Explanation, saved: Path, label: str, one: argparse.Namespace) -> None:
         """Writes a map, with what tells whether another run would give the same one."""

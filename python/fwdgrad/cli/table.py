@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,11 @@ class Rows(Kind):
         )
 
     @functools.cached_property
-    def _parameters(self) -> str:  # type: ignore[override]
-        return parameters_digest(self.model.predict) or ""
+    def parameters(self) -> str:  # type: ignore[override]
+        """The digest of the model's parameters, and the rows of its background."""
+        background: bytes = self.arguments.background.read_bytes()
+        known = parameters_digest(self.model.predict) or ""
+        return known + hashlib.sha256(background).hexdigest()
 
     def _row(self, one: argparse.Namespace) -> Any:
         number = getattr(one, "number", 0)
@@ -81,9 +85,9 @@ class Rows(Kind):
         return {output / f"explanation{end}.safetensors": output / f"row{end}.html" for end in ends}
 
     def content(self, one: argparse.Namespace) -> bytes:
-        """The row and the background."""
-        row = self._row(one).to_csv(index=False).encode(errors="surrogatepass")
-        return row + self.arguments.background.read_bytes()  # type: ignore[no-any-return]
+        """The row."""
+        row: str = self._row(one).to_csv(index=False)
+        return row.encode(errors="surrogatepass")
 
     def check(self, one: argparse.Namespace) -> Path | None:
         """Raises where what is written would take another's place; returns the checkpoint."""
