@@ -21,11 +21,13 @@ def draw(explanation: Explanation, ax: Axes | None = None, *, picture: bool = Tr
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise ImportError("plot needs matplotlib: pip install 'fwdgrad-kernels[image]'") from None
     if ax is None:
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError:
+            raise ImportError(
+                "plot needs matplotlib: pip install 'fwdgrad-kernels[image]'"
+            ) from None
         _, ax = plt.subplots()
     x, attribution = explanation.input.detach().cpu(), explanation.attribution
     if getattr(explanation.method, "axes", None) == 1:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
 from fwdgrad.adapters.picture_explanation import draw_on_photo, told
 from fwdgrad.advice import advice
+from fwdgrad.cli.engine import on_asked_engine
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.many import explain_all
 from fwdgrad.cli.options import photo_options
@@ -96,17 +98,25 @@ class Photos(Kind):
                 "size", f"is for a callable of your own; {arguments.model} has its own size"
             )
         self._size = size
+        self._taken: tuple[ImageClassifier, str | None] | None = None
 
     @functools.cached_property
     def adapter(self) -> ImageClassifier:
         """The model, loaded when it is first asked for."""
-        return load_classifier(self.arguments.model, self._size, self.arguments.labels)
+        found = load_classifier(self.arguments.model, self._size, self.arguments.labels)
+        _warn_of_training(found)
+        return found
 
-    @functools.cached_property
+    @property
     def model(self) -> Any:  # type: ignore[override]
-        """What is called, and what its parameters are read of; warns where it is in training."""
-        _warn_of_training(self.adapter)
+        """What is called, and what its parameters are read of."""
         return self.adapter.forward
+
+    def _on_engine(self, pixels: Tensor, method: Any) -> tuple[ImageClassifier, str | None]:
+        """The model on its engine, which the first photo settles, and what to say of that."""
+        if self._taken is None:
+            self._taken = on_asked_engine(self.arguments, self.adapter, pixels, method)
+        return self._taken
 
     @functools.cached_property
     def _targets(self) -> list[int | str | None]:
@@ -154,10 +164,10 @@ class Photos(Kind):
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a photo and writes its files."""
-        adapter = self.adapter
-        photo = _photo(one, adapter.size)
+        photo = _photo(one, self.adapter.size)
         targets, options = self._targets, photo_options(one)
         checkpoint = self.check(one)
+        adapter, engine = self._on_engine(photo.pixels, options["method"])
         probable: str | None = None
 
         def at_photo(outputs: Any) -> None:
@@ -168,7 +178,7 @@ class Photos(Kind):
 
         def run() -> list[Explanation]:
             return explanations(
-                model,
+                adapter.forward,
                 photo.pixels,
                 targets,
                 checkpoint=checkpoint,
@@ -178,7 +188,7 @@ class Photos(Kind):
                 **options,
             )
 
-        model, output = self.model, self._output(one)
+        output = self._output(one)
         with made_folder(output), _size_told(one, self._size):
             try:
                 results = run()
@@ -200,6 +210,8 @@ class Photos(Kind):
                 "fit": photo.fit,
             }
             result.provenance["picture"] = told(photo.cut, photo.width, photo.height)
+            if engine:
+                result.provenance["engine"] = engine
             self.save(result, saved, adapter.label(result.target), one)
             _draw(
                 result,
@@ -213,6 +225,8 @@ class Photos(Kind):
         say(f"photo        {_how_cut(photo)}")
         if probable:
             say(f"probable     {probable}")
+        if engine:
+            say(f"engine       {engine}")
         say_how(results[0], "photo", say)
         for result, (saved, drawn) in zip(results, self.files(one).items(), strict=True):
             label = adapter.label(result.target)

@@ -100,9 +100,9 @@ def made_folder(output: Path) -> Iterator[None]:
 
 
 _HOW = (  # what a run comes out the same with, whatever it is
-    "batch_size", "checkpoint", "command", "debug", "device", "line", "max_pixels", "memory",
-    "inputs", "no_progress", "number", "output", "overwrite", "spoken", "texts", "threads",
-    "workers",
+    "batch_size", "checkpoint", "command", "debug", "device", "engine", "inputs", "line",
+    "max_pixels", "memory", "no_progress", "number", "output", "overwrite", "spoken", "texts",
+    "threads", "workers",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from fwdgrad.cli.choices import (
     CONTROL_VARIATES,
     DESIGNS,
     DISTRIBUTIONS,
+    ENGINES,
     FITS,
     METHODS,
     MODELS,
@@ -256,7 +257,13 @@ def _add_common(add: Any) -> None:
         default=MAX_PIXELS,
         help=f"refuse pictures that take the memory of more (default: {MAX_PIXELS})",
     )
-    add("--threads", type=int, help="of torch and of the kernels")
+    add("--threads", type=int, help="of the model and of the kernels")
+    add(
+        "--engine",
+        choices=ENGINES,
+        help=f"what calls {MODELS[0]}: auto (default) is ONNX Runtime where it is installed and "
+        "the method needs forward calls alone, several times as fast on a CPU; else torch",
+    )
     add(
         "--device",
         metavar="cpu|cuda",

@@ -29,7 +29,7 @@ from fwdgrad.files import write_atomically
 from fwdgrad.runner.fingerprint import parameters_digest
 from fwdgrad.runner.loop import Progress
 
-_OF_OTHERS = ("answers", "plain", "baseline", "block", "cell", "size", "fit")
+_OF_OTHERS = ("answers", "plain", "baseline", "block", "cell", "size", "fit", "engine")
 
 
 class Rows(Kind):
