@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -289,10 +290,11 @@ def _draw(result: Explanation, photo: Photo, path: Path, *title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+    from PIL import Image
 
     assert photo.whole is not None
     figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     whole, heat = figure.subplots(1, 2)
     whole.imshow(photo.whole, extent=(0, photo.width, photo.height, 0))
     whole.set_axis_off()
@@ -303,6 +305,9 @@ def _draw(result: Explanation, photo: Photo, path: Path, *title: str) -> None:
             whole.add_patch(Rectangle((left, top), *sides, fill=False, ec=colour, ls=line))
     draw_on_photo(result, photo.whole, photo.cut, (photo.width, photo.height), heat)
     figure.suptitle("\n".join(map(plain, title)), parse_math=False)  # a name is no formula
+    # Not by savefig, which draws everything twice and compresses for as long again.
+    canvas.draw()
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    drawn.save(content, format="png", dpi=(120, 120), compress_level=3)
     write_atomically(path, content.getvalue())
