@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fwdgrad.explanation import Explanation
     from fwdgrad.hard_labels import KeptLabel, LabelDistance, TextAnswer
     from fwdgrad.importance import Sampling
+    from fwdgrad.many import explain_many
     from fwdgrad.methods import (
         AdaptGrad,
         Coalitions,
@@ -57,6 +58,7 @@ _PLACES = {
     "fwdgrad.errors": ("CheckpointError", "ModelError", "ReliabilityWarning"),
     "fwdgrad.explaining": ("explain",),
     "fwdgrad.explanation": ("Explanation",),
+    "fwdgrad.many": ("explain_many",),
     "fwdgrad.hard_labels": ("KeptLabel", "LabelDistance", "TextAnswer"),
     "fwdgrad.methods": (
         "AdaptGrad",
@@ -123,4 +125,5 @@ __all__ = [
     "TextAnswer",
     "VarGrad",
     "explain",
+    "explain_many",
 ]
