@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fwdgrad.explanation import Explanation
     from fwdgrad.hard_labels import KeptLabel, LabelDistance, TextAnswer
     from fwdgrad.importance import Sampling
+    from fwdgrad.many import explain_many
     from fwdgrad.methods import (
         AdaptGrad,
         Coalitions,
@@ -59,6 +60,7 @@ _PLACES = {
     "fwdgrad.errors": ("CheckpointError", "ModelError", "ReliabilityWarning"),
     "fwdgrad.explaining": ("explain",),
     "fwdgrad.explanation": ("Explanation",),
+    "fwdgrad.many": ("explain_many",),
     "fwdgrad.hard_labels": ("KeptLabel", "LabelDistance", "TextAnswer"),
     "fwdgrad.methods": (
         "AdaptGrad",
@@ -126,4 +128,5 @@ __all__ = [
     "VarGrad",
     "evidence",
     "explain",
+    "explain_many",
 ]

@@ -38,8 +38,8 @@ from fwdgrad_kernels import CONTRACT, Features, is_channels_last
 Target = int | str | None
 
 
-class Options(TypedDict, total=False):
-    """What ``explain`` takes beside the model, the input and the target."""
+class RunOptions(TypedDict, total=False):
+    """What ``explain`` and ``explain_many`` take beside the model, inputs and targets."""
 
     method: str | Method
     objective: Objective
@@ -48,12 +48,17 @@ class Options(TypedDict, total=False):
     seed: int
     batch_size: int | None
     memory: int | str | None
-    checkpoint: str | os.PathLike[str] | None
-    progress: Progress
     name: str | None
-    workers: int | Workers | None
     backend: str
     device: str | torch.device | None
+
+
+class Options(RunOptions, total=False):
+    """What ``explain`` takes beside the model, the input and the target."""
+
+    checkpoint: str | os.PathLike[str] | None
+    progress: Progress
+    workers: int | Workers | None
 
 
 @overload

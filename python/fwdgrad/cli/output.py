@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
 from fwdgrad.report.text import shown
 from fwdgrad.runner.memory import process_memory
-from fwdgrad.terminal import say
 
 
 def peak_memory() -> str:
@@ -61,7 +60,7 @@ def decision(result: Explanation) -> str:
     return found
 
 
-def say_how(result: Explanation, what: str) -> None:
+def say_how(result: Explanation, what: str, say: Callable[..., None]) -> None:
     """Says by which method a photo or a text was explained, which score, and in how many calls."""
     name, note = method_told(result)
     say(f"method       {name}" + (f" ({note})" if note else ""))
@@ -101,8 +100,9 @@ def made_folder(output: Path) -> Iterator[None]:
 
 
 _HOW = (  # what a run comes out the same with, whatever it is
-    "batch_size", "checkpoint", "command", "debug", "device", "engine", "line", "max_pixels",
-    "memory", "no_evidence", "no_progress", "output", "overwrite", "spoken", "threads",
+    "batch_size", "checkpoint", "command", "debug", "device", "engine", "inputs", "line",
+    "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite", "spoken",
+    "texts", "threads", "workers",
 )  # fmt: skip
 
 
