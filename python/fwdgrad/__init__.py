@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fwdgrad.enough import evidence
     from fwdgrad.errors import CheckpointError, ModelError, ReliabilityWarning
     from fwdgrad.explaining import explain
     from fwdgrad.explanation import Explanation
@@ -55,6 +56,7 @@ if "torch" not in sys.modules:
 # Where the public names are. They are imported when they are asked for: torch takes seconds to
 # load, and the command line's help does not need it.
 _PLACES = {
+    "fwdgrad.enough": ("evidence",),
     "fwdgrad.errors": ("CheckpointError", "ModelError", "ReliabilityWarning"),
     "fwdgrad.explaining": ("explain",),
     "fwdgrad.explanation": ("Explanation",),
@@ -124,6 +126,7 @@ __all__ = [
     "Taxonomy",
     "TextAnswer",
     "VarGrad",
+    "evidence",
     "explain",
     "explain_many",
 ]

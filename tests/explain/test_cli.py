@@ -167,7 +167,7 @@ def explain(*options, photo="photo.png", model="own:corner", samples=128, output
     """The exit status, and the explanation where one was written."""
     line = ["explain", photo, "--model", model, "--size", "16"]
     line += [] if samples is None else ["--samples", str(samples)]
-    status = cli.main([*line, "--output", output, "--no-progress", *options])
+    status = cli.main([*line, "--output", output, "--no-progress", "--no-evidence", *options])
     path = Path(output) / "explanation.safetensors"
     return status, Explanation.load(path) if status == 0 else None
 

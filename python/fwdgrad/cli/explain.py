@@ -18,6 +18,7 @@ from fwdgrad.adapters.photos import Photo, read_photo
 from fwdgrad.adapters.picture_explanation import draw_on_photo, told
 from fwdgrad.advice import advice
 from fwdgrad.cli.engine import on_asked_engine
+from fwdgrad.cli.evidence import evidence_of, legend_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.many import explain_all
 from fwdgrad.cli.options import photo_options
@@ -39,6 +40,7 @@ from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, 
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
+from fwdgrad.found import Evidence
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.runner.fingerprint import models_of
@@ -202,6 +204,7 @@ class Photos(Kind):
                     ) from None
                 checkpoint.unlink()
                 results = run()
+        parts = []
         for result, (saved, drawn) in zip(results, self.files(one).items(), strict=True):
             # A mask of the photo is cut as it was.
             result.provenance["photo"] = {
@@ -213,11 +216,13 @@ class Photos(Kind):
             result.provenance["picture"] = told(photo.cut, photo.width, photo.height)
             if engine:
                 result.provenance["engine"] = engine
+            parts.append(evidence_of(one, adapter, result))
             self.save(result, saved, adapter.label(result.target), one)
             _draw(
                 result,
                 photo,
                 drawn,
+                parts[-1],
                 f"{adapter.label(result.target)}: {result.objective} {result.score:.3g}",
                 f"red increases the score, blue decreases it; reliability {result.reliability:.2f}",
             )
@@ -229,13 +234,16 @@ class Photos(Kind):
         if engine:
             say(f"engine       {engine}")
         say_how(results[0], "photo", say)
-        for result, (saved, drawn) in zip(results, self.files(one).items(), strict=True):
+        files = self.files(one).items()
+        for result, found, (saved, drawn) in zip(results, parts, files, strict=True):
             label = adapter.label(result.target)
             say(f"class        {label}, {result.objective} {result.score:.4g}")
             if result.convergence_delta is not None:
                 say(f"convergence  delta {result.convergence_delta:.3g}: the map's sum less the "
                     "change of the score from the baseline")  # fmt: skip
             say(f"reliability  {result.reliability:.3f} ({one.spoken(advice(result))})")
+            if found is not None:
+                say(line_of(found))
             say(f"heatmap      {drawn}")
             say(f"attribution  {saved} (with its standard error)")
         say(f"seconds      {results[0].seconds:.1f}")
@@ -283,8 +291,13 @@ def _size_told(arguments: argparse.Namespace, size: int) -> Iterator[None]:
         ) from error
 
 
-def _draw(result: Explanation, photo: Photo, path: Path, *title: str) -> None:
-    """Draws the whole photo, a frame around what the model saw, and beside it the map on it."""
+def _draw(
+    result: Explanation, photo: Photo, path: Path, found: Evidence | None, *title: str
+) -> None:
+    """Draws the whole photo, a frame around what the model saw, and beside it the map on it.
+
+    On the map are the borders of what is enough and what is missed, where that was looked for.
+    """
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -304,6 +317,10 @@ def _draw(result: Explanation, photo: Photo, path: Path, *title: str) -> None:
             sides = right - left, bottom - top
             whole.add_patch(Rectangle((left, top), *sides, fill=False, ec=colour, ls=line))
     draw_on_photo(result, photo.whole, photo.cut, (photo.width, photo.height), heat)
+    if found is not None:
+        left, top, right, bottom = photo.cut.extent
+        found.outline(heat, (left, right, bottom, top))
+        figure.supxlabel(plain(legend_of(found), lines=True), fontsize=8, parse_math=False)
     figure.suptitle("\n".join(map(plain, title)), parse_math=False)  # a name is no formula
     # Not by savefig, which draws everything twice and compresses for as long again.
     canvas.draw()

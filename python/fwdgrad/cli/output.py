@@ -101,8 +101,8 @@ def made_folder(output: Path) -> Iterator[None]:
 
 _HOW = (  # what a run comes out the same with, whatever it is
     "batch_size", "checkpoint", "command", "debug", "device", "engine", "inputs", "line",
-    "max_pixels", "memory", "no_progress", "number", "output", "overwrite", "spoken", "texts",
-    "threads", "workers",
+    "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite", "spoken",
+    "texts", "threads", "workers",
 )  # fmt: skip
 
 

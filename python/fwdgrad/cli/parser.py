@@ -163,6 +163,8 @@ def _add_explain(commands: Any) -> None:
     add("--workers", type=int, metavar="N", help="local processes, which share out the inputs, or "
         "the samples of a single one (default: none)")  # fmt: skip
     add("--no-progress", action="store_true", help="no bar")
+    add("--no-evidence", action="store_true", help="do not look for the part that is enough, which "
+        "takes about twenty forward calls more")  # fmt: skip
 
 
 def _add_method(explain: argparse.ArgumentParser) -> None:

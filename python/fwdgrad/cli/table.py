@@ -13,6 +13,7 @@ from fwdgrad.adapters.importing import import_named
 from fwdgrad.adapters.table_explanation import TableExplanation
 from fwdgrad.adapters.tables import TableModel
 from fwdgrad.advice import advice_for_words
+from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
@@ -125,7 +126,7 @@ class Rows(Kind):
                 if error.argument != "x":
                     raise
                 raise ArgumentError("table", *error.args[0].parts[1:]) from None
-        _tell(results, one, say)
+        _tell(results, one, self.model, say)
         for result, (saved, page) in zip(results, self.files(one).items(), strict=False):
             self.save(result.explanation, saved, result.label or "the model's output", one)
             write_atomically(page, result.to_html().encode())
@@ -136,11 +137,15 @@ class Rows(Kind):
         return [result.explanation for result in results]
 
 
-def _tell(results: list[TableExplanation], arguments: argparse.Namespace, say: Say) -> None:
+def _tell(
+    results: list[TableExplanation], arguments: argparse.Namespace, model: Any, say: Say
+) -> None:
     for result in results:
         say(result, lines=True)
         if more := arguments.spoken(advice_for_words(result)):
             say(f"reliability  {result.reliability:.3f} ({more})")
+        if (found := evidence_of(arguments, model, result)) is not None:
+            say(line_of(found))
     say_how(results[0].explanation, "row", say)
     say(f"seconds      {results[0].explanation.seconds:.1f}")
 

@@ -20,6 +20,7 @@ from fwdgrad.adapters.text import explain_text
 from fwdgrad.adapters.text_models import TEXT_MODELS, load_text_model
 from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.advice import advice_for_words
+from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
@@ -108,6 +109,8 @@ class Texts(Kind):
         advice = one.spoken(advice_for_words(result))
         of_words = f"of the {result.unit}s' scores"
         say(f"reliability  {result.reliability:.3f} {of_words}{advice and f' ({advice})'}")
+        if (found := evidence_of(one, self.model, result)) is not None:
+            say(line_of(found))
         say(f"seconds      {explained.seconds:.1f}")
         for saved, page in self.files(one).items():
             self.save(explained, saved, result.label, one)
