@@ -1,7 +1,7 @@
 """Many photos by the command line: one process against two, and a second photo against the first.
 
-    python benchmarks/many.py workers    # 100 photos of 128 samples, by one process and by two, in turn
-    python benchmarks/many.py second     # what a photo after the first takes beside the model's calls
+    python benchmarks/many.py workers    # 100 photos of 128 samples: one process, two, in turn
+    python benchmarks/many.py second     # what a photo after the first takes beside the model
 
 On a machine with nothing else to do. Photos are cuts of scikit-image's.
 """
