@@ -28,8 +28,9 @@ PYTHON = "3.11"
 
 # Triton 3.6's interpreter turns arrays of one element into integers, which NumPy 2.4 refuses.
 PINS = ["torch==2.13.0", "numpy==2.3.5"]
-# In place of what others, such as PyTorch's builds with CUDA, ask for.
-OVERRIDES = ["triton==3.6.0 ; sys_platform == 'linux'"]
+# In place of what others ask for: PyTorch's builds with CUDA, and xaitk-saliency, which wants an
+# old setuptools and imports none.
+OVERRIDES = ["triton==3.6.0 ; sys_platform == 'linux'", "setuptools>=77"]
 # Not on PyPI: PyTorch's build for the CPU, Linux on x86-64, Python 3.11.
 CPU = {
     "torch==2.13.0+cpu": "    --hash=sha256:"

@@ -17,11 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fwdgrad.enough import evidence
     from fwdgrad.errors import CheckpointError, ModelError, ReliabilityWarning
     from fwdgrad.explaining import explain
     from fwdgrad.explanation import Explanation
     from fwdgrad.hard_labels import KeptLabel, LabelDistance, TextAnswer
     from fwdgrad.importance import Sampling
+    from fwdgrad.many import explain_many
     from fwdgrad.methods import (
         AdaptGrad,
         Coalitions,
@@ -54,9 +56,11 @@ if "torch" not in sys.modules:
 # Where the public names are. They are imported when they are asked for: torch takes seconds to
 # load, and the command line's help does not need it.
 _PLACES = {
+    "fwdgrad.enough": ("evidence",),
     "fwdgrad.errors": ("CheckpointError", "ModelError", "ReliabilityWarning"),
     "fwdgrad.explaining": ("explain",),
     "fwdgrad.explanation": ("Explanation",),
+    "fwdgrad.many": ("explain_many",),
     "fwdgrad.hard_labels": ("KeptLabel", "LabelDistance", "TextAnswer"),
     "fwdgrad.methods": (
         "AdaptGrad",
@@ -122,5 +126,7 @@ __all__ = [
     "Taxonomy",
     "TextAnswer",
     "VarGrad",
+    "evidence",
     "explain",
+    "explain_many",
 ]

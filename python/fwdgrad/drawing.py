@@ -21,11 +21,13 @@ def draw(explanation: Explanation, ax: Axes | None = None, *, picture: bool = Tr
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise ImportError("plot needs matplotlib: pip install 'fwdgrad-kernels[image]'") from None
     if ax is None:
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError:
+            raise ImportError(
+                "plot needs matplotlib: pip install 'fwdgrad-kernels[image]'"
+            ) from None
         _, ax = plt.subplots()
     x, attribution = explanation.input.detach().cpu(), explanation.attribution
     if getattr(explanation.method, "axes", None) == 1:
@@ -70,6 +72,42 @@ def _draw_heat(ax: Axes, strength: Tensor, over: bool, aspect: Any, **where: Any
         aspect=aspect,
         **where,
     )
+
+
+def draw_outline(
+    ax: Axes, part: Tensor, line: str = "-", extent: tuple[float, float, float, float] | None = None
+) -> None:
+    """Draws the border of a part of a picture, to be seen on any.
+
+    Args:
+        ax: matplotlib axes with the picture.
+        part: bool (H, W) or (C, H, W), where it is in any channel.
+        line: of matplotlib's styles.
+        extent: where the picture lies: left, right, bottom, top; None: a pixel is one.
+
+    Raises:
+        ValueError: it is of no picture.
+    """
+    import numpy as np
+
+    if part.dim() not in (2, 3):
+        raise ValueError(f"an outline is of a picture (C, H, W), got shape {tuple(part.shape)}")
+    inside = part.cpu() if part.dim() == 2 else part.cpu().any(0)
+    # Both sides of each pixel are points, so that borders lie between pixels; around all is none.
+    inside = torch.nn.functional.pad(inside.float(), (1, 1, 1, 1))
+    inside = inside.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    height, width = part.shape[-2:]
+    left, right, bottom, top = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
+    across, down = (
+        first
+        + (np.arange(-1, count + 1)[:, None] + [1e-6, 1 - 1e-6]).ravel() * (last - first) / count
+        for count, first, last in ((width, left, right), (height, top, bottom))
+    )
+    for colour, wide in (("black", 2.2), ("white", 1.0)):
+        ax.contour(
+            across, down, inside.numpy(), levels=[0.5],
+            colors=colour, linewidths=wide, linestyles=line if colour == "white" else "-",
+        )  # fmt: skip
 
 
 def _draw_series(ax: Axes, x: Tensor, attribution: Tensor) -> None:

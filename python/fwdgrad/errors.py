@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class Option(str):
@@ -63,6 +65,16 @@ class _OfArgument(Exception):
         super().__init__(Message(Option(argument), " " if parts else "", *parts))
         self.argument = argument
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.args, self.argument)
+
+
+def _again(kind: type[_OfArgument], args: tuple[object, ...], argument: str) -> _OfArgument:
+    """An error that came from another process, with the options in its message."""
+    error = kind.__new__(kind, *args)
+    error.argument = argument
+    return error
+
 
 class ArgumentError(_OfArgument, ValueError):
     """An argument has a value that will not do.
@@ -94,6 +106,45 @@ class ReliabilityWarning(UserWarning):
     """Most of a map is noise; the message says what would leave less of it."""
 
 
+def said_first(before: str, error: Exception) -> Exception:
+    """The error with some words before its message: which of several inputs it is of, say.
+
+    Returns:
+        The same error; another one where its message cannot be changed.
+
+    Example:
+        >>> said_first("input 3", ArgumentError("x", "must be finite"))
+        ArgumentError('input 3: x must be finite')
+    """
+    text = str(error)
+    error.args = (Message(f"{before}: ", error),)
+    if str(error).startswith(before):
+        return error
+    # A KeyError's text has quotes, and an OSError's is made of its parts.
+    return RuntimeError(f"{before}: {type(error).__name__}: {text}")
+
+
+Kept = list[tuple[str, type[Warning]]]
+_kept: contextvars.ContextVar[Kept | None] = contextvars.ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def kept_warnings() -> Iterator[Kept]:
+    """Keeps what this package warns of in the block, in this thread, for others to tell.
+
+    >>> with kept_warnings() as kept:
+    ...     warn("the map is noise")
+    >>> kept
+    [('the map is noise', <class 'UserWarning'>)]
+    """
+    kept: Kept = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warns at the line of the caller's own that led here: the first outside this package.
 
@@ -103,6 +154,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         >>> Message(caught[0].message).parts
         ('the map is noise: ask for more ', 'n_samples')
     """
+    if (kept := _kept.get()) is not None:
+        kept.append((message, category))
+        return
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "fwdgrad":
         frame, level = frame.f_back, level + 1

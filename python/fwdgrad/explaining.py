@@ -39,8 +39,8 @@ from fwdgrad_kernels import CONTRACT, Features, is_channels_last
 Target = int | str | None
 
 
-class Options(TypedDict, total=False):
-    """What ``explain`` takes beside the model, the input and the target."""
+class RunOptions(TypedDict, total=False):
+    """What ``explain`` and ``explain_many`` take beside the model, inputs and targets."""
 
     method: str | Method
     objective: Objective
@@ -49,13 +49,18 @@ class Options(TypedDict, total=False):
     seed: int
     batch_size: int | None
     memory: int | str | None
-    checkpoint: str | os.PathLike[str] | None
-    progress: Progress
     name: str | None
-    workers: int | Workers | None
-    group: ProcessGroup | None
     backend: str
     device: str | torch.device | None
+
+
+class Options(RunOptions, total=False):
+    """What ``explain`` takes beside the model, the input and the target."""
+
+    checkpoint: str | os.PathLike[str] | None
+    progress: Progress
+    workers: int | Workers | None
+    group: ProcessGroup | None
 
 
 @overload

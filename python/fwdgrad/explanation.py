@@ -256,6 +256,49 @@ class Explanation:
         scale = self.method.noise_scale
         return values * scale.to(values) if isinstance(scale, Tensor) else values
 
+    def significant(self, level: float = 0.05, *, correction: str = "benjamini-hochberg") -> Tensor:
+        """Which features differ from zero by more than chance, by their standard errors.
+
+        A feature is tested once, however many elements it has; between cells with smooth borders
+        an element is told where more than half of it is of told ones. The tests are Student's t,
+        with as many degrees of freedom as the errors have: independent samples, or groups of
+        Hadamard samples, less one; of less than two groups the directions that no feature uses. Of
+        few groups the features lend one another their errors (Smyth's moderated t).
+
+        The rates are checked by simulation, see ``docs/how-to/evidence.md``. They do not hold where
+        a score depends on few features, by what they do together, and there are less than 8 groups
+        of Hadamard samples: a warning says so. A model that answers the same input differently has
+        that noise in the errors, too.
+
+        Args:
+            level: with "benjamini-hochberg" the share of false ones among those that are told
+                (the false discovery rate), with "holm" the chance of any false one, with "none"
+                the chance of each feature by itself.
+            correction: for many features: "benjamini-hochberg", "holm" or "none".
+
+        Returns:
+            bool, of the input's shape. What has no standard error is False; where nothing is drawn
+            by chance all that is not zero is True.
+
+        Raises:
+            TypeError, ValueError: naming the argument; the map has no standard errors at all.
+
+        Example:
+            >>> import torch, fwdgrad
+            >>> noise = torch.Generator().manual_seed(0)
+            >>> model = lambda batch: 3 * batch[:, 1] + torch.randn(len(batch), generator=noise)
+            >>> method = fwdgrad.Regions(0.0)
+            >>> e = fwdgrad.explain(model, torch.ones(5), method=method, n_samples=64)
+            >>> e.significant()
+            tensor([False,  True, False, False, False])
+
+        Source: Benjamini and Hochberg, *Controlling the false discovery rate*, 1995; Holm, *A
+        simple sequentially rejective multiple test procedure*, 1979; Smyth 2004.
+        """
+        from fwdgrad.significance import significant
+
+        return significant(self, level, correction)
+
     def to_shap(self, feature_names: Sequence[str] | None = None) -> Any:
         """The same as a ``shap.Explanation``: see ``fwdgrad.integrations.shap``."""
         from fwdgrad.integrations.shap import to_shap

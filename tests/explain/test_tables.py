@@ -636,7 +636,6 @@ def test_options_of_rows_and_several_targets(folder, capsys):
     ("rest", "message"),
     [
         ("f --table no.csv", "--table no.csv cannot be read: No such file"),
-        ("f --table rows.csv", "--table must be one row, got a DataFrame of 30"),
         ("f --table other.csv", "--table must have the background's columns.*lacks 'town'"),
         ("f --table row.csv --cell 3", "--cell is of photos or texts"),
         ("f --table row.csv --samples 9", "--samples must be None or 8"),

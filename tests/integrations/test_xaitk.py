@@ -192,7 +192,7 @@ def test_the_micro_batch_changes_nothing(xaitk):
 
 
 def test_what_never_changes_is_zero(xaitk):
-    with pytest.warns(UserWarning, match="the maps are all zero: .* the picture is uniform"):
+    with pytest.warns(UserWarning, match="the maps are all zero: .* the input is uniform"):
         found = xaitk.ClassifierRegions().generate(np.full((20, 20, 3), 255, np.uint8), Sides())
     assert not found.any()
     constant = Sides(changed=lambda scores: {**scores, "right": 0.1})

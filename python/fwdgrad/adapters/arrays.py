@@ -26,6 +26,14 @@ _ALL_TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+_SESSION_OPTIONS = (
+    "enable_cpu_mem_arena",
+    "enable_mem_pattern",
+    "execution_mode",
+    "graph_optimization_level",
+    "inter_op_num_threads",
+    "intra_op_num_threads",
+)
 _METHODS = ("predict_proba", "decision_function", "predict")
 
 
@@ -79,6 +87,9 @@ class NumpyModel:
 class OnnxModel:
     """An ONNX model, run by ONNX Runtime, as a model for ``fwdgrad.explain``.
 
+    Samples on the CPU are given to it without a copy. It can be pickled, as other processes need
+    it: with the model's bytes, or the path to its file.
+
     Args:
         model: a file, its bytes, or an ``onnxruntime.InferenceSession``.
         input: the name of the input that is explained; None where there is one.
@@ -87,6 +98,7 @@ class OnnxModel:
             of the batch is, the value is of one sample and is repeated for each; its own axis of
             length 1 for the batch may be left out. Other values are given as they are.
         providers: ONNX Runtime's execution providers; None: the CPU.
+        threads: that share a call; None: as many as torch has. A session has its own.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do: an unknown
@@ -103,9 +115,13 @@ class OnnxModel:
         output: str | None = None,
         fixed: Mapping[str, Any] | None = None,
         providers: list[str] | None = None,
+        threads: int | None = None,
     ) -> None:
         """Loads the model and checks names and types."""
-        self.session = _session(model, providers)
+        self.session = _session(
+            model, providers, {} if threads is None else {"intra_op_num_threads": threads}
+        )
+        self.as_torch = threads is None and model is not self.session
         # By which a checkpoint recognises the model: its bytes, where they are known, and the rest.
         digest = hashlib.sha256(_bytes_of(model))
         inputs = {node.name: node for node in self.session.get_inputs()}
@@ -135,6 +151,42 @@ class OnnxModel:
             name for name, value in self.fixed.items() if _is_per_sample(inputs[name], value, batch)
         ]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What makes it again: the model, the session's options, names and values of inputs.
+
+        Raises:
+            TypeError: the session does not know what it was made of.
+        """
+        made_of = _made_of(self.session)
+        if made_of is None:
+            raise TypeError("a session without its model cannot be pickled: give OnnxModel bytes")
+        options = self.session.get_session_options()
+        return {
+            "model": made_of if isinstance(made_of, bytes) else os.path.abspath(made_of),
+            "providers": self.session.get_providers(),
+            # Another process may have another part of the processors.
+            "options": {
+                name: getattr(options, name)
+                for name in _SESSION_OPTIONS
+                if not (name == "intra_op_num_threads" and self.as_torch)
+            },
+            "names": {"input": self.input.name, "output": self.output.name, "fixed": self.fixed},
+            "digest": self.model_digest,
+            "as_torch": self.as_torch,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Loads the model again.
+
+        Raises:
+            ValueError: its file is not there any more, or has changed.
+        """
+        session = _session(state["model"], state["providers"], state["options"])
+        OnnxModel.__init__(self, session, **state["names"])
+        self.as_torch = state["as_torch"]
+        if self.model_digest != state["digest"]:
+            raise ValueError(f"model {state['model']} has changed since it was loaded first")
+
     def __call__(self, batch: Tensor) -> Any:
         """Samples (batch, ...) to scores (batch, classes) or (batch,), or to labels as they are."""
         rows, shape = _array(batch, self.dtype), self.input.shape
@@ -153,7 +205,7 @@ class OnnxModel:
         found = [self._run(rows[at : at + size], size) for at in range(0, len(rows), size)]
         if isinstance(found[0], list):
             return [label for some in found for label in some]
-        return torch.cat(found)
+        return torch.cat(found) if len(found) > 1 else found[0]
 
     def _run(self, rows: Any, size: int) -> Any:
         """Scores of up to ``size`` rows, which is what the model takes: the last is repeated."""
@@ -223,7 +275,8 @@ def _scores(found: Any) -> Any:
     return torch.from_numpy(np.array(values))  # the model may keep its own
 
 
-def _session(model: Any, providers: list[str] | None) -> Any:
+def _session(model: Any, providers: list[str] | None, options: Mapping[str, Any]) -> Any:
+    """A session of a model with some options; a session as it is."""
     try:
         import onnxruntime
     except ImportError:
@@ -238,19 +291,30 @@ def _session(model: Any, providers: list[str] | None) -> Any:
             raise FileNotFoundError(f"model {model} does not exist as a file")
     elif not isinstance(model, bytes):
         raise TypeError(f"model must be a path, bytes or a session, got {type(model).__name__}")
+    wanted = onnxruntime.SessionOptions()
+    for name, value in {"intra_op_num_threads": torch.get_num_threads(), **options}.items():
+        setattr(wanted, name, value)
+    # On a busy machine threads that spin wait for each other's turns.
+    wanted.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = providers or ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(model, providers=providers or ["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, wanted, providers=providers)
     except Exception as error:
         name = model if isinstance(model, str) else f"of {len(model)} bytes"
         reason = " ".join(str(error).split())
         raise ValueError(f"model {name} cannot be loaded by ONNX Runtime: {reason}") from None
 
 
+def _made_of(session: Any) -> Any:
+    """The bytes or the path that a session was made of; None where it does not keep them."""
+    own = (getattr(session, name, None) for name in ("_model_bytes", "_model_path"))
+    return next((one for one in own if one), None)
+
+
 def _bytes_of(model: Any) -> bytes:
     """A model's bytes; none where a session does not keep them."""
-    if not isinstance(model, (str, os.PathLike, bytes)):  # a session keeps what it was made of
-        own = (getattr(model, name, None) for name in ("_model_bytes", "_model_path"))
-        model = next((one for one in own if one), b"")
+    if not isinstance(model, (str, os.PathLike, bytes)):
+        model = _made_of(model) or b""
     if isinstance(model, bytes):
         return model
     try:

@@ -34,6 +34,7 @@ class TableExplanation:
         background_rows: how many rows of the background were used ...
         background_of: ... of how many.
         explanation: of the features as numbers, each in (1) or out (0).
+        row: as it was given to ``explain``.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class TableExplanation:
     background_rows: int
     background_of: int
     explanation: Explanation
+    row: Any = None
 
     @property
     def reliability(self) -> float:

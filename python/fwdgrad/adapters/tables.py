@@ -120,7 +120,7 @@ class TableModel:
             return TableExplanation(
                 names, shown, explanation.attribution.detach().double().cpu(),
                 explanation.standard_error.detach().double().cpu(), label, used, self.columns.of,
-                explanation,
+                explanation, x,
             )  # fmt: skip
 
         method: Method = Coalitions() if count <= EXACT else Regions(0.0)

@@ -23,11 +23,21 @@ _TELLING = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 _MODULES = {"methods": "info"}  # where a command is, if not in the module of its name
 
 
-def _command(name: str) -> Callable[[argparse.Namespace], None]:
+def _command(name: str) -> Callable[[argparse.Namespace], int | None]:
     """What runs a command; only now is torch imported."""
     module = importlib.import_module(f"fwdgrad.cli.{_MODULES.get(name, name)}")
-    found: Callable[[argparse.Namespace], None] = getattr(module, name)
+    found: Callable[[argparse.Namespace], int | None] = getattr(module, name)
     return found
+
+
+def reason_of(error: Exception, spoken: Callable[..., str]) -> str:
+    """An error's message on one line, with its kind where the message alone does not tell."""
+    text = spoken(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = spoken(os.fsdecode(error.filename), ": ", error.strerror)
+    if not text or not isinstance(error, _TELLING):  # a KeyError's text is only the key
+        text = f"{type(error).__name__}: {text}"
+    return text
 
 
 def _by(error: KeyboardInterrupt) -> str:
@@ -57,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = warn
     try:
         with ended_by_signals():
-            _command(arguments.command)(arguments)
+            return _command(arguments.command)(arguments) or 0
     except BrokenPipeError:  # the reader of our output has left
         sys.stdout = None  # type: ignore[assignment]
         return 0
@@ -74,13 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             say(traceback.format_exc().rstrip(), sys.stderr, lines=True)
             return 1
-        text = spoken(error)
-        if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            text = spoken(os.fsdecode(error.filename), ": ", error.strerror)
-        if not text or not isinstance(error, _TELLING):  # a KeyError's text is only the key
-            text = f"{type(error).__name__}: {text}"
-        say(f"fwdgrad: error: {text}", sys.stderr)
+        say(f"fwdgrad: error: {reason_of(error, spoken)}", sys.stderr)
         return 1
     finally:
         warnings.showwarning = show
-    return 0

@@ -4,6 +4,7 @@ BASELINES = ("blur", "grey", "black", "white")
 CONTROL_VARIATES = ("clean", "leave-one-out", "mean")
 DESIGNS = ("independent", "hadamard")
 DISTRIBUTIONS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher")
+ENGINES = ("auto", "onnxruntime", "torch")
 FITS = ("crop", "pad", "stretch")
 METHODS = (
     "regions",

@@ -12,6 +12,7 @@ import torch
 from fwdgrad.adapters.images import ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import load_mask
 from fwdgrad.advice import advice
+from fwdgrad.cli.engine import on_asked_engine
 from fwdgrad.cli.output import check_labels, check_no_input, decision, method_told, set_threads
 from fwdgrad.devices import placed
 from fwdgrad.errors import ArgumentError, Message, ModelError
@@ -70,6 +71,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         mask = load_mask(arguments.mask, shape, max_pixels=arguments.max_pixels, **cut)
     if arguments.report is not None:
         _check_report(arguments)
+    adapter, engine = on_asked_engine(arguments, adapter, x)
     x = placed(adapter, x, arguments.device)
     _check_same_model(arguments, result, x, adapter)
     objective = arguments.objective or result.objective
@@ -83,6 +85,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         for follow in (deletion, insertion)
     )
     numbers = [Number("model", adapter.name), *_known(arguments, result, adapter)]
+    if engine:
+        numbers.append(Number("engine", engine))
     numbers += [
         Number("curves of", objective, f"in {len(deleted.scores) - 1} steps"),
         Number("fill", ", ".join(f"{v:.4g}" for v in torch.as_tensor(fill).reshape(-1)), why),

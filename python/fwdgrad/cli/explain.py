@@ -1,19 +1,26 @@
-"""fwdgrad explain of a photo."""
+"""fwdgrad explain of photos."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
 from fwdgrad.adapters.picture_explanation import draw_on_photo, told
 from fwdgrad.advice import advice
+from fwdgrad.cli.engine import on_asked_engine
+from fwdgrad.cli.evidence import evidence_of, legend_of, line_of
+from fwdgrad.cli.kinds import Kind, Say
+from fwdgrad.cli.many import explain_all
 from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
     check_labels,
@@ -27,32 +34,22 @@ from fwdgrad.cli.output import (
     set_threads,
 )
 from fwdgrad.cli.ranks import ranks_of
-from fwdgrad.cli.table import explain_a_table
-from fwdgrad.cli.text import explain_a_text
+from fwdgrad.cli.several import inputs_of, what_is_given
+from fwdgrad.cli.table import Rows
+from fwdgrad.cli.text import Texts
 from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
+from fwdgrad.found import Evidence
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.runner.fingerprint import models_of
+from fwdgrad.runner.loop import Progress
 from fwdgrad.scorer import is_of_shapes, module_of
 from fwdgrad.terminal import plain, say
 
 _DRAWN = 1024  # pixels of a photo's longer side that are kept to draw it
-
-
-def _targets(arguments: argparse.Namespace, adapter: ImageClassifier) -> list[int | str | None]:
-    """The classes by their numbers, "auto" as it is, none of them twice."""
-    found: list[int | str | None] = []
-    for text in arguments.target or ["auto"]:
-        if not text.strip():
-            raise ArgumentError("target", "must be a class's number, its name or auto, got nothing")
-        try:
-            found.append(text if text == "auto" else int(text))
-        except ValueError:
-            found.append(adapter.find(text))
-    return list(dict.fromkeys(found))
 
 
 def _photo(arguments: argparse.Namespace, size: int) -> Photo:
@@ -85,118 +82,195 @@ def _most_probable(outputs: Any, adapter: ImageClassifier) -> str | None:
     )
 
 
-def explain(arguments: argparse.Namespace) -> None:
-    """Explains the photo or the text, and writes files; with torchrun, as one of the ranks."""
-    set_threads(arguments)
-    with ranks_of(arguments):
-        _explain(arguments)
+class Photos(Kind):
+    """How photos are explained."""
 
+    what = "photo"
 
-def _explain(arguments: argparse.Namespace) -> None:
-    if arguments.table is not None:
-        return explain_a_table(arguments)
-    if (arguments.photo is None) == (arguments.text is None):
-        raise ValueError("give a photo or --text, and one of them")
-    if arguments.text is not None:
-        return explain_a_text(arguments)
-    for name in ("answers", "api_key_env", "mask", "split", "url"):
-        if getattr(arguments, name) is not None:
-            raise ArgumentError(name, "is of --text")
-    arguments.model = arguments.model or next(iter(MODELS))
-    request = request_of(arguments)
-    size = 224 if arguments.size is None else arguments.size
-    if size < 8:
-        raise ArgumentError("size", f"must be at least 8 pixels, got {size}")
-    if arguments.size is not None and arguments.model in MODELS:
-        raise ArgumentError(
-            "size", f"is for a callable of your own; {arguments.model} has its own size"
-        )
-    adapter = load_classifier(arguments.model, size, arguments.labels)
-    photo = _photo(arguments, adapter.size)
-    targets = _targets(arguments, adapter)
-    options = photo_options(arguments)
-    output = arguments.output or Path(f"{arguments.photo.stem}-explanation")
-    ends = [""] if len(targets) == 1 else [f"-{target}" for target in targets]
-    maps = {output / f"explanation{end}.safetensors": output / f"heatmap{end}.png" for end in ends}
-    checkpoint = arguments.checkpoint or output / "checkpoint.safetensors"
-    read = {"the photo": arguments.photo, "--labels": arguments.labels}
-    check_no_input(
-        f"--output {output}", (*maps, *maps.values()), {**read, "--checkpoint": checkpoint}
-    )
-    if arguments.leads and not arguments.overwrite:
-        check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
-        check_of_one_photo(output, maps, request)
-    probable: str | None = None
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Checks the options."""
+        super().__init__(arguments)
+        for name in ("answers", "api_key_env", "mask", "split", "url"):
+            if getattr(arguments, name) is not None:
+                raise ArgumentError(name, "is of --text")
+        arguments.model = arguments.model or next(iter(MODELS))
+        size = 224 if arguments.size is None else arguments.size
+        if size < 8:
+            raise ArgumentError("size", f"must be at least 8 pixels, got {size}")
+        if arguments.size is not None and arguments.model in MODELS:
+            raise ArgumentError(
+                "size", f"is for a callable of your own; {arguments.model} has its own size"
+            )
+        self._size = size
+        self._taken: tuple[ImageClassifier, str | None] | None = None
 
-    def at_photo(outputs: Any) -> None:
-        nonlocal probable
-        if arguments.labels is not None:
-            check_labels(arguments, adapter, outputs)
-        probable = _most_probable(outputs, adapter)
+    @functools.cached_property
+    def adapter(self) -> ImageClassifier:
+        """The model, loaded when it is first asked for."""
+        found = load_classifier(self.arguments.model, self._size, self.arguments.labels)
+        _warn_of_training(found)
+        return found
 
-    def run() -> list[Explanation]:
-        return explanations(
-            adapter.forward,
-            photo.pixels,
-            targets,
-            checkpoint=checkpoint,
-            progress=not arguments.no_progress,
-            name=adapter.name,
-            at_input=at_photo,
-            **options,
-        )
+    @property
+    def model(self) -> Any:  # type: ignore[override]
+        """What is called, and what its parameters are read of."""
+        return self.adapter.forward
 
-    _warn_of_training(adapter)
-    with made_folder(arguments, output), _size_told(arguments, size):
-        try:
-            results = run()
-        except CheckpointError as error:
-            if arguments.checkpoint is not None or "of another run" not in str(error):
-                raise
-            if not arguments.overwrite:
-                raise CheckpointError(
-                    Message(error, ", by --output or --checkpoint; --overwrite starts afresh")
-                ) from None
-            if arguments.leads:
-                checkpoint.unlink()
-            results = run()
-    if not arguments.leads:
-        return
-    for result, (saved, drawn) in zip(results, maps.items(), strict=True):
-        # A mask of the photo is cut as it was.
-        result.provenance["photo"] = {
-            "name": arguments.photo.name,
-            "width": photo.width,
-            "height": photo.height,
-            "fit": photo.fit,
+    def _on_engine(self, pixels: Tensor, method: Any) -> tuple[ImageClassifier, str | None]:
+        """The model on its engine, which the first photo settles, and what to say of that."""
+        if self._taken is None:
+            self._taken = on_asked_engine(self.arguments, self.adapter, pixels, method)
+        return self._taken
+
+    @functools.cached_property
+    def _targets(self) -> list[int | str | None]:
+        """The classes by their numbers, "auto" as it is, none of them twice."""
+        found: list[int | str | None] = []
+        for text in self.arguments.target or ["auto"]:
+            if not text.strip():
+                raise ArgumentError(
+                    "target", "must be a class's number, its name or auto, got nothing"
+                )
+            try:
+                found.append(text if text == "auto" else int(text))
+            except ValueError:
+                found.append(self.adapter.find(text))
+        return list(dict.fromkeys(found))
+
+    def files(self, one: argparse.Namespace) -> dict[Path, Path]:
+        """The maps that are written of a photo, each with its picture."""
+        output = self._output(one)
+        targets = self._targets
+        ends = [""] if len(targets) == 1 else [f"-{target}" for target in targets]
+        return {
+            output / f"explanation{end}.safetensors": output / f"heatmap{end}.png" for end in ends
         }
-        result.provenance["picture"] = told(photo.cut, photo.width, photo.height)
-        result.provenance["label"] = adapter.label(result.target)
-        result.provenance["request"] = request
-        result.save(saved)
-        _draw(
-            result,
-            photo,
-            drawn,
-            f"{adapter.label(result.target)}: {result.objective} {result.score:.3g}",
-            f"red increases the score, blue decreases it; reliability {result.reliability:.2f}",
-        )
-    if arguments.checkpoint is None:
-        checkpoint.unlink(missing_ok=True)
-    say(f"photo        {_how_cut(photo)}")
-    if probable:
-        say(f"probable     {probable}")
-    say_how(results[0], "photo")
-    for result, (saved, drawn) in zip(results, maps.items(), strict=True):
-        say(f"class        {adapter.label(result.target)}, {result.objective} {result.score:.4g}")
-        if result.convergence_delta is not None:
-            say(f"convergence  delta {result.convergence_delta:.3g}: the map's sum less the change "
-                "of the score from the baseline")  # fmt: skip
-        say(f"reliability  {result.reliability:.3f} ({arguments.spoken(advice(result))})")
-        say(f"heatmap      {drawn}")
-        say(f"attribution  {saved} (with its standard error)")
-    say(f"seconds      {results[0].seconds:.1f}")
-    say(f"peak memory  {peak_memory()}, the model's and Python's own included")
+
+    def _output(self, one: argparse.Namespace) -> Path:
+        found: Path = one.output or Path(f"{one.photo.stem}-explanation")
+        return found
+
+    def content(self, one: argparse.Namespace) -> bytes:
+        """What is explained: the photo's file."""
+        found: bytes = one.photo.read_bytes()
+        return found
+
+    def check(self, one: argparse.Namespace) -> Path:
+        """Raises where what is written would take another's place; returns the checkpoint."""
+        output, maps, request = self._output(one), self.files(one), request_of(one)
+        checkpoint: Path = one.checkpoint or output / "checkpoint.safetensors"
+        read = {"the photo": one.photo, "--labels": one.labels, "--checkpoint": checkpoint}
+        check_no_input(f"--output {output}", (*maps, *maps.values()), read)
+        if one.leads and not one.overwrite:
+            check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
+            check_of_one_photo(output, maps, request)
+        return checkpoint
+
+    def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
+        """Explains a photo and writes its files."""
+        photo = _photo(one, self.adapter.size)
+        targets, options = self._targets, photo_options(one)
+        checkpoint = self.check(one)
+        adapter, engine = self._on_engine(photo.pixels, options["method"])
+        probable: str | None = None
+
+        def at_photo(outputs: Any) -> None:
+            nonlocal probable
+            if one.labels is not None:
+                check_labels(one, adapter, outputs)
+            probable = _most_probable(outputs, adapter)
+
+        def run() -> list[Explanation]:
+            return explanations(
+                adapter.forward,
+                photo.pixels,
+                targets,
+                checkpoint=checkpoint,
+                progress=progress,
+                name=adapter.name,
+                at_input=at_photo,
+                **options,
+            )
+
+        output = self._output(one)
+        with made_folder(output if one.leads else None), _size_told(one, self._size):
+            try:
+                results = run()
+            except CheckpointError as error:
+                if one.checkpoint is not None or "of another run" not in str(error):
+                    raise
+                if not one.overwrite:
+                    raise CheckpointError(
+                        Message(error, ", by --output or --checkpoint; --overwrite starts afresh")
+                    ) from None
+                if one.leads:
+                    checkpoint.unlink()
+                results = run()
+        if not one.leads:
+            return results
+        parts = []
+        for result, (saved, drawn) in zip(results, self.files(one).items(), strict=True):
+            # A mask of the photo is cut as it was.
+            result.provenance["photo"] = {
+                "name": one.photo.name,
+                "width": photo.width,
+                "height": photo.height,
+                "fit": photo.fit,
+            }
+            result.provenance["picture"] = told(photo.cut, photo.width, photo.height)
+            if engine:
+                result.provenance["engine"] = engine
+            parts.append(evidence_of(one, adapter, result))
+            self.save(result, saved, adapter.label(result.target), one)
+            _draw(
+                result,
+                photo,
+                drawn,
+                parts[-1],
+                f"{adapter.label(result.target)}: {result.objective} {result.score:.3g}",
+                f"red increases the score, blue decreases it; reliability {result.reliability:.2f}",
+            )
+        if one.checkpoint is None:
+            checkpoint.unlink(missing_ok=True)
+        say(f"photo        {_how_cut(photo)}")
+        if probable:
+            say(f"probable     {probable}")
+        if engine:
+            say(f"engine       {engine}")
+        say_how(results[0], "photo", say)
+        files = self.files(one).items()
+        for result, found, (saved, drawn) in zip(results, parts, files, strict=True):
+            label = adapter.label(result.target)
+            say(f"class        {label}, {result.objective} {result.score:.4g}")
+            if result.convergence_delta is not None:
+                say(f"convergence  delta {result.convergence_delta:.3g}: the map's sum less the "
+                    "change of the score from the baseline")  # fmt: skip
+            say(f"reliability  {result.reliability:.3f} ({one.spoken(advice(result))})")
+            if found is not None:
+                say(line_of(found))
+            say(f"heatmap      {drawn}")
+            say(f"attribution  {saved} (with its standard error)")
+        say(f"seconds      {results[0].seconds:.1f}")
+        say(f"peak memory  {peak_memory()}, the model's and Python's own included")
+        return results
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Explains photos, texts or rows of a table, and writes files; returns the exit status."""
+    set_threads(arguments)
+    kinds: dict[str, type[Kind]] = {"photo": Photos, "text": Texts, "row": Rows}
+    with ranks_of(arguments):
+        kind = kinds[what_is_given(arguments)](arguments)
+        inputs = inputs_of(arguments, kind)
+        if len(inputs) == 1 and inputs[0].is_alone:
+            kind.run(inputs[0].arguments, not arguments.no_progress, say)
+            return 0
+        if arguments.group is not None:
+            raise ValueError(
+                f"ranks of torchrun share the samples of one {kind.what}, got {len(inputs)} "
+                f"{kind.what}s; --workers shares them out"
+            )
+        return explain_all(arguments, kind, inputs)
 
 
 def _warn_of_training(adapter: ImageClassifier) -> None:
@@ -227,17 +301,23 @@ def _size_told(arguments: argparse.Namespace, size: int) -> Iterator[None]:
         ) from error
 
 
-def _draw(result: Explanation, photo: Photo, path: Path, *title: str) -> None:
-    """Draws the whole photo, a frame around what the model saw, and beside it the map on it."""
+def _draw(
+    result: Explanation, photo: Photo, path: Path, found: Evidence | None, *title: str
+) -> None:
+    """Draws the whole photo, a frame around what the model saw, and beside it the map on it.
+
+    On the map are the borders of what is enough and what is missed, where that was looked for.
+    """
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+    from PIL import Image
 
     assert photo.whole is not None
     figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     whole, heat = figure.subplots(1, 2)
     whole.imshow(photo.whole, extent=(0, photo.width, photo.height, 0))
     whole.set_axis_off()
@@ -247,7 +327,14 @@ def _draw(result: Explanation, photo: Photo, path: Path, *title: str) -> None:
             sides = right - left, bottom - top
             whole.add_patch(Rectangle((left, top), *sides, fill=False, ec=colour, ls=line))
     draw_on_photo(result, photo.whole, photo.cut, (photo.width, photo.height), heat)
+    if found is not None:
+        left, top, right, bottom = photo.cut.extent
+        found.outline(heat, (left, right, bottom, top))
+        figure.supxlabel(plain(legend_of(found), lines=True), fontsize=8, parse_math=False)
     figure.suptitle("\n".join(map(plain, title)), parse_math=False)  # a name is no formula
+    # Not by savefig, which draws everything twice and compresses for as long again.
+    canvas.draw()
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    drawn.save(content, format="png", dpi=(120, 120), compress_level=3)
     write_atomically(path, content.getvalue())

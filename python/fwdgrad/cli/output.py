@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
 from fwdgrad.report.text import shown
 from fwdgrad.runner.memory import process_memory
-from fwdgrad.terminal import say
 
 
 def peak_memory() -> str:
@@ -61,7 +60,7 @@ def decision(result: Explanation) -> str:
     return found
 
 
-def say_how(result: Explanation, what: str) -> None:
+def say_how(result: Explanation, what: str, say: Callable[..., None]) -> None:
     """Says by which method a photo or a text was explained, which score, and in how many calls."""
     name, note = method_told(result)
     say(f"method       {name}" + (f" ({note})" if note else ""))
@@ -81,12 +80,12 @@ def set_threads(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def made_folder(arguments: argparse.Namespace, output: Path | None) -> Iterator[None]:
+def made_folder(output: Path | None) -> Iterator[None]:
     """The output folder, seen to be written to before a run; gone again where that fails.
 
-    Nothing is made where there is none, nor by another rank than 0.
+    None: nothing is written.
     """
-    if output is None or not arguments.leads:
+    if output is None:
         yield
         return
     is_new = not output.exists()
@@ -107,9 +106,9 @@ def made_folder(arguments: argparse.Namespace, output: Path | None) -> Iterator[
 
 
 _HOW = (  # what a run comes out the same with, whatever it is
-    "batch_size", "checkpoint", "command", "debug", "device", "group", "leads", "line",
-    "max_pixels", "memory",
-    "no_progress", "output", "overwrite", "spoken", "threads",
+    "batch_size", "checkpoint", "command", "debug", "device", "engine", "group", "inputs", "leads",
+    "line", "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite",
+    "spoken", "texts", "threads", "workers",
 )  # fmt: skip
 
 

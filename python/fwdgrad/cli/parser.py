@@ -16,6 +16,7 @@ from fwdgrad.cli.choices import (
     CONTROL_VARIATES,
     DESIGNS,
     DISTRIBUTIONS,
+    ENGINES,
     FITS,
     METHODS,
     MODELS,
@@ -96,8 +97,16 @@ def _add_explain(commands: Any) -> None:
         "embeddings where the model takes these.",
     )
     add = explain.add_argument
-    add("photo", type=Path, nargs="?", help=f"a picture: {', '.join(FORMATS)}")
+    add(
+        "photo",
+        type=Path,
+        nargs="*",
+        help=f"pictures ({', '.join(FORMATS)}), or a folder of them; of several each gets a "
+        "folder in --output, with index.html of all; what is there is not made again",
+    )
+    add("--inputs", type=Path, metavar="FILE", help="a file of names of photos, one a line")
     add("--text", help="a sentence, instead of a photo")
+    add("--texts", type=Path, metavar="FILE", help="a file of sentences, one a line")
     add(
         "--model",
         help=f"of photos: {', '.join(MODELS)} (default), or package.module:callable from (batch, "
@@ -143,14 +152,19 @@ def _add_explain(commands: Any) -> None:
     _add_table(explain)
     add("--seed", type=int, default=0, help="of the random draws (default: 0)")
     add("--memory", help="budget such as 1GiB, instead of --batch-size")
-    add("--output", type=Path, help="folder for the files (default: PHOTO-explanation)")
+    add("--output", type=Path, help="folder for the files (default: PHOTO-explanation, "
+        "of several inputs explanations)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace another run's files in --output, too")
     add(
         "--checkpoint",
         type=Path,
         help="file to continue from (default: checkpoint.safetensors in the output folder)",
     )
+    add("--workers", type=int, metavar="N", help="local processes, which share out the inputs, or "
+        "the samples of a single one (default: none)")  # fmt: skip
     add("--no-progress", action="store_true", help="no bar")
+    add("--no-evidence", action="store_true", help="do not look for the part that is enough, which "
+        "takes about twenty forward calls more")  # fmt: skip
 
 
 def _add_method(explain: argparse.ArgumentParser) -> None:
@@ -200,7 +214,8 @@ def _add_table(explain: argparse.ArgumentParser) -> None:
     add = explain.add_argument_group(
         "rows of tables", "--model is package.module:callable, from a DataFrame to scores."
     ).add_argument
-    add("--table", type=Path, metavar="ROW.CSV", help="a row with a header, instead of a photo")
+    add("--table", type=Path, metavar="ROW.CSV", help="a row with a header, instead of a photo, or "
+        "many")  # fmt: skip
     add("--background", type=Path, metavar="ROWS.CSV", help="rows of the data, from which columns "
         "that are out take their values")  # fmt: skip
     add("--max-background", type=int, default=100, help="rows of it that are used (default: 100)")
@@ -244,7 +259,13 @@ def _add_common(add: Any) -> None:
         default=MAX_PIXELS,
         help=f"refuse pictures that take the memory of more (default: {MAX_PIXELS})",
     )
-    add("--threads", type=int, help="of torch and of the kernels")
+    add("--threads", type=int, help="of the model and of the kernels")
+    add(
+        "--engine",
+        choices=ENGINES,
+        help=f"what calls {MODELS[0]}: auto (default) is ONNX Runtime where it is installed and "
+        "the method needs forward calls alone, several times as fast on a CPU; else torch",
+    )
     add(
         "--device",
         metavar="cpu|cuda",

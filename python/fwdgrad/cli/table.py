@@ -1,8 +1,10 @@
-"""fwdgrad explain of a row of a table."""
+"""fwdgrad explain of rows of a table."""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from fwdgrad.adapters.importing import import_named
 from fwdgrad.adapters.table_explanation import TableExplanation
 from fwdgrad.adapters.tables import TableModel
 from fwdgrad.advice import advice_for_words
+from fwdgrad.cli.evidence import evidence_of, line_of
+from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
     check_no_input,
@@ -20,82 +24,130 @@ from fwdgrad.cli.output import (
 )
 from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.explaining import explain
+from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
-from fwdgrad.terminal import say
+from fwdgrad.runner.fingerprint import parameters_digest
+from fwdgrad.runner.loop import Progress
 
-_OF_OTHERS = ("photo", "text", "answers", "plain", "baseline", "block", "cell", "size", "fit")
+_OF_OTHERS = ("answers", "plain", "baseline", "block", "cell", "size", "fit", "engine")
 
 
-def explain_a_table(arguments: argparse.Namespace) -> None:
-    """Explains the row in --table, and writes files where there is an output folder."""
-    for name in _OF_OTHERS:
-        if getattr(arguments, name):
-            raise ArgumentError(name, "is of photos or texts, and --table is given")
-    if arguments.background is None or arguments.model is None:
-        raise ValueError(
-            "--table needs --background, a CSV file of the model's data, and --model "
-            "package.module:callable"
-        )
-    method = _method(arguments)
-    background, row = _tables(arguments.background, arguments.table)
-    model: Any = TableModel(
-        import_named(arguments.model),
-        background,
-        max_background=arguments.max_background,
-        labels=_labels(arguments.labels),
-    )
-    texts = list(dict.fromkeys(arguments.target or ["auto"]))
-    targets: list[int | str | None] = [int(one) if one.isdecimal() else one for one in texts]
-    output, checkpoint = arguments.output, arguments.checkpoint
-    request = request_of(arguments)
-    ends = [""] if len(targets) == 1 else [f"-{target}" for target in targets]
-    files: dict[Path, Path] = {}
-    if output is not None:
-        files = {
-            output / f"explanation{end}.safetensors": output / f"row{end}.html" for end in ends
-        }
-        checkpoint = checkpoint or output / "checkpoint.safetensors"
-        read = {"--table": arguments.table, "--background": arguments.background}
-        check_no_input(
-            f"--output {output}", (*files, *files.values()), {**read, "--checkpoint": checkpoint}
-        )
-        if arguments.leads and not arguments.overwrite:
-            check_not_of_another({saved: [page] for saved, page in files.items()}, request)
-    with made_folder(arguments, output):
-        try:
-            results: Any = explain(
-                model,
-                row,
-                targets,
-                method=method,
-                checkpoint=checkpoint,
-                progress=not arguments.no_progress,
-                name=arguments.model,
-                **run_options(arguments),
+class Rows(Kind):
+    """How rows of a table are explained."""
+
+    what = "row"
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Checks the options, and reads the tables."""
+        super().__init__(arguments)
+        for name in _OF_OTHERS:
+            if getattr(arguments, name):
+                raise ArgumentError(name, "is of photos or texts, and --table is given")
+        if arguments.background is None or arguments.model is None:
+            raise ValueError(
+                "--table needs --background, a CSV file of the model's data, and --model "
+                "package.module:callable"
             )
-        except ArgumentError as error:
-            if error.argument != "x":
-                raise
-            raise ArgumentError("table", *error.args[0].parts[1:]) from None
-    if not arguments.leads:
-        return
-    _tell(results, arguments)
-    for result, (saved, page) in zip(results, files.items(), strict=False):
-        result.explanation.provenance["request"] = request
-        result.explanation.save(saved)
-        write_atomically(page, result.to_html().encode())
-        say(f"page         {page}")
-        say(f"attribution  {saved} (of the features, with its standard error)")
-    if output is not None and arguments.checkpoint is None:
-        checkpoint.unlink(missing_ok=True)
+        self._method = _method(arguments)
+        self._background, self.table = _tables(arguments.background, arguments.table)
+        texts = list(dict.fromkeys(arguments.target or ["auto"]))
+        self._targets: list[int | str | None] = [
+            int(one) if one.isdecimal() else one for one in texts
+        ]
+
+    @functools.cached_property
+    def model(self) -> Any:  # type: ignore[override]
+        """The model of tables, loaded when it is first asked for."""
+        return TableModel(
+            import_named(self.arguments.model),
+            self._background,
+            max_background=self.arguments.max_background,
+            labels=_labels(self.arguments.labels),
+        )
+
+    @functools.cached_property
+    def parameters(self) -> str:  # type: ignore[override]
+        """The digest of the model's parameters, and the rows of its background."""
+        background: bytes = self.arguments.background.read_bytes()
+        known = parameters_digest(self.model.predict) or ""
+        return known + hashlib.sha256(background).hexdigest()
+
+    def _row(self, one: argparse.Namespace) -> Any:
+        number = getattr(one, "number", 0)
+        return self.table.iloc[number : number + 1]
+
+    def files(self, one: argparse.Namespace) -> dict[Path, Path]:
+        """The maps of a row, each with its page."""
+        output = one.output
+        if output is None:
+            return {}
+        ends = [""] if len(self._targets) == 1 else [f"-{target}" for target in self._targets]
+        return {output / f"explanation{end}.safetensors": output / f"row{end}.html" for end in ends}
+
+    def content(self, one: argparse.Namespace) -> bytes:
+        """The row."""
+        row: str = self._row(one).to_csv(index=False)
+        return row.encode(errors="surrogatepass")
+
+    def check(self, one: argparse.Namespace) -> Path | None:
+        """Raises where what is written would take another's place; returns the checkpoint."""
+        checkpoint: Path | None = one.checkpoint
+        files = self.files(one)
+        if files:
+            checkpoint = checkpoint or one.output / "checkpoint.safetensors"
+            read = {"--table": one.table, "--background": one.background}
+            check_no_input(
+                f"--output {one.output}",
+                (*files, *files.values()),
+                {**read, "--checkpoint": checkpoint},
+            )
+            if one.leads and not one.overwrite:
+                pages = {saved: [page] for saved, page in files.items()}
+                check_not_of_another(pages, request_of(one))
+        return checkpoint
+
+    def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
+        """Explains a row, and writes its files where there is an output folder."""
+        checkpoint, output = self.check(one), one.output
+        with made_folder(output if one.leads else None):
+            try:
+                results: Any = explain(
+                    self.model,
+                    self._row(one),
+                    self._targets,
+                    method=self._method,
+                    checkpoint=checkpoint,
+                    progress=progress,
+                    name=one.model,
+                    **run_options(one),
+                )
+            except ArgumentError as error:
+                if error.argument != "x":
+                    raise
+                raise ArgumentError("table", *error.args[0].parts[1:]) from None
+        if not one.leads:
+            return [result.explanation for result in results]
+        _tell(results, one, self.model, say)
+        for result, (saved, page) in zip(results, self.files(one).items(), strict=False):
+            self.save(result.explanation, saved, result.label or "the model's output", one)
+            write_atomically(page, result.to_html().encode())
+            say(f"page         {page}")
+            say(f"attribution  {saved} (of the features, with its standard error)")
+        if output is not None and one.checkpoint is None and checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return [result.explanation for result in results]
 
 
-def _tell(results: list[TableExplanation], arguments: argparse.Namespace) -> None:
+def _tell(
+    results: list[TableExplanation], arguments: argparse.Namespace, model: Any, say: Say
+) -> None:
     for result in results:
         say(result, lines=True)
         if more := arguments.spoken(advice_for_words(result)):
             say(f"reliability  {result.reliability:.3f} ({more})")
-    say_how(results[0].explanation, "row")
+        if (found := evidence_of(arguments, model, result)) is not None:
+            say(line_of(found))
+    say_how(results[0].explanation, "row", say)
     say(f"seconds      {results[0].explanation.seconds:.1f}")
 
 

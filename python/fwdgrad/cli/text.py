@@ -1,8 +1,9 @@
-"""fwdgrad explain of a text."""
+"""fwdgrad explain of texts."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,8 @@ from fwdgrad.adapters.text import explain_text
 from fwdgrad.adapters.text_models import TEXT_MODELS, load_text_model
 from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.advice import advice_for_words
+from fwdgrad.cli.evidence import evidence_of, line_of
+from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
     check_no_input,
@@ -28,67 +31,108 @@ from fwdgrad.cli.output import (
 )
 from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.explaining import explain
+from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
-from fwdgrad.terminal import say
+from fwdgrad.runner.loop import Progress
 
-_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit")
+_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine")
 _OF_STRINGS = ("labels", "mask", "split")
 
 
-def explain_a_text(arguments: argparse.Namespace) -> None:
-    """Explains --text, and writes files where there is an output folder."""
-    for name in _OF_PHOTOS:
-        if getattr(arguments, name):
-            raise ArgumentError(name, "is of photos, and --text is given")
-    if arguments.model is None:
-        raise ValueError(
-            "--text needs --model: package.module:callable from a list of strings to scores, a "
-            f"file that examples/train_sentiment.py wrote, or one of {', '.join(TEXT_MODELS)}"
-        )
-    targets = arguments.target or ["auto"]
-    if len(targets) > 1:
-        raise ArgumentError("target", f"is given once for a --text, got {', '.join(targets)}")
-    named = ":" in arguments.model and not os.path.isfile(arguments.model)
-    of_strings = named or arguments.url is not None
-    run = _of_strings(arguments) if of_strings else _of_embeddings(arguments)
-    output, checkpoint = arguments.output, arguments.checkpoint
-    request = request_of(arguments)
-    if output is not None:
-        page, saved = output / "words.html", output / "explanation.safetensors"
-        checkpoint = checkpoint or output / "checkpoint.safetensors"
-        read = {"--model": Path(arguments.model), "--checkpoint": checkpoint}
-        read |= {"--labels": arguments.labels}
-        check_no_input(f"--output {output}", (saved, page), read)
-        if arguments.leads and not arguments.overwrite:
-            check_not_of_another({saved: [page]}, request)
-    with made_folder(arguments, output):
-        result = run(targets[0], checkpoint=checkpoint, progress=not arguments.no_progress)
-    if not arguments.leads:
-        return
-    explained = result.explanation
-    say(result.to_terminal(), lines=True)
-    say(f"class        {result.label}, {explained.objective} {explained.score:.4g}")
-    if of_strings:
-        say(f"meaning      {result.meaning}")
-    say_how(explained, "text")
-    advice = arguments.spoken(advice_for_words(result))
-    of_words = f"of the {result.unit}s' scores"
-    say(f"reliability  {result.reliability:.3f} {of_words}{advice and f' ({advice})'}")
-    say(f"seconds      {explained.seconds:.1f}")
-    if output is None:
-        return
-    explained.provenance["request"] = request
-    explained.save(saved)
-    write_atomically(page, result.to_html().encode())
-    if arguments.checkpoint is None:
-        checkpoint.unlink(missing_ok=True)
-    say(f"words        {page}")
-    of_what = f"of the {result.unit}s" if of_strings else "of the embeddings"
-    say(f"attribution  {saved} ({of_what}, with its standard error)")
+class Texts(Kind):
+    """How texts are explained."""
+
+    what = "text"
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Checks the options."""
+        super().__init__(arguments)
+        for name in _OF_PHOTOS:
+            if getattr(arguments, name):
+                raise ArgumentError(name, f"is of photos, and {_given(arguments)} is given")
+        if arguments.model is None:
+            raise ValueError(
+                f"{_given(arguments)} needs --model: package.module:callable from a list of "
+                "strings to scores, a file that examples/train_sentiment.py wrote, or one of "
+                f"{', '.join(TEXT_MODELS)}"
+            )
+        self.targets = arguments.target or ["auto"]
+        if len(self.targets) > 1:
+            listed = ", ".join(self.targets)
+            raise ArgumentError("target", f"is given once for a --text, got {listed}")
+        named = ":" in arguments.model and not os.path.isfile(arguments.model)
+        self._of_strings = named or arguments.url is not None
+
+    @functools.cached_property
+    def _model_and_run(self) -> tuple[Any, Callable[..., TextExplanation]]:
+        return (_of_strings if self._of_strings else _of_embeddings)(self.arguments)
+
+    @property
+    def model(self) -> Any:  # type: ignore[override]
+        """What texts are given to, loaded when it is first asked for."""
+        return self._model_and_run[0]
+
+    def files(self, one: argparse.Namespace) -> dict[Path, Path]:
+        """The map of a text, with its page."""
+        output = one.output
+        return {output / "explanation.safetensors": output / "words.html"} if output else {}
+
+    def content(self, one: argparse.Namespace) -> bytes:
+        """The text."""
+        return one.text.encode(errors="surrogatepass")  # type: ignore[no-any-return]
+
+    def check(self, one: argparse.Namespace) -> Path | None:
+        """Raises where what is written would take another's place; returns the checkpoint."""
+        checkpoint: Path | None = one.checkpoint
+        for saved, page in self.files(one).items():
+            checkpoint = checkpoint or one.output / "checkpoint.safetensors"
+            read = {"--model": Path(one.model), "--labels": one.labels}
+            check_no_input(
+                f"--output {one.output}", (saved, page), {**read, "--checkpoint": checkpoint}
+            )
+            if one.leads and not one.overwrite:
+                check_not_of_another({saved: [page]}, request_of(one))
+        return checkpoint
+
+    def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
+        """Explains a text, and writes its files where there is an output folder."""
+        run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
+        with made_folder(output if one.leads else None):
+            result = run(one.text, self.targets[0], checkpoint=checkpoint, progress=progress)
+        explained = result.explanation
+        if not one.leads:
+            return [explained]
+        say(result.to_terminal(), lines=True)
+        say(f"class        {result.label}, {explained.objective} {explained.score:.4g}")
+        if self._of_strings:
+            say(f"meaning      {result.meaning}")
+        say_how(explained, "text", say)
+        advice = one.spoken(advice_for_words(result))
+        of_words = f"of the {result.unit}s' scores"
+        say(f"reliability  {result.reliability:.3f} {of_words}{advice and f' ({advice})'}")
+        if (found := evidence_of(one, self.model, result)) is not None:
+            say(line_of(found))
+        say(f"seconds      {explained.seconds:.1f}")
+        for saved, page in self.files(one).items():
+            self.save(explained, saved, result.label, one)
+            write_atomically(page, result.to_html().encode())
+            if one.checkpoint is None and checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)
+            say(f"words        {page}")
+            of_what = f"of the {result.unit}s" if self._of_strings else "of the embeddings"
+            say(f"attribution  {saved} ({of_what}, with its standard error)")
+        return [explained]
 
 
-def _of_strings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]:
-    """The run of an own callable of strings."""
+def _given(arguments: argparse.Namespace) -> str:
+    return "--text" if arguments.text is not None else "--texts"
+
+
+_Run = tuple[Any, Callable[..., TextExplanation]]  # a model, and how it explains a text
+
+
+def _of_strings(arguments: argparse.Namespace) -> _Run:
+    """An own callable of strings."""
     if arguments.answers is not None:
         raise ArgumentError("answers", f"are for a language model, got model {arguments.model!r}")
     if arguments.method not in ("auto", "regions"):
@@ -118,15 +162,15 @@ def _of_strings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]
 
 def _run(
     arguments: argparse.Namespace, model: Adapter, method: Any, target: str | None = None
-) -> Callable[..., TextExplanation]:
+) -> _Run:
     options: dict[str, Any] = {**run_options(arguments), "method": method, "name": arguments.model}
 
-    def run(wanted: str, **how: Any) -> TextExplanation:
-        result = explain(model, arguments.text, target or wanted, **options, **how)
+    def run(text: str, wanted: str, **how: Any) -> TextExplanation:
+        result = explain(model, text, target or wanted, **options, **how)
         assert isinstance(result, TextExplanation)
         return result
 
-    return run
+    return model, run
 
 
 def _served(arguments: argparse.Namespace) -> Adapter:
@@ -146,8 +190,8 @@ def _served(arguments: argparse.Namespace) -> Adapter:
     )
 
 
-def _of_embeddings(arguments: argparse.Namespace) -> Callable[..., TextExplanation]:
-    """The run of a model adapter, which gives the words' embeddings."""
+def _of_embeddings(arguments: argparse.Namespace) -> _Run:
+    """A model adapter, which gives the words' embeddings."""
     for name in _OF_STRINGS:
         if getattr(arguments, name):
             raise ArgumentError(
@@ -159,6 +203,8 @@ def _of_embeddings(arguments: argparse.Namespace) -> Callable[..., TextExplanati
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}, nor is it package.module:callable") from None
     method, fields, options = arguments.method, method_options(arguments), run_options(arguments)
+    if options.pop("workers") is not None and arguments.text is not None:
+        raise ArgumentError("workers", "are of several texts where a model takes embeddings")
     if method in ("auto", "forward-gradient"):
         method, options["share_channels"] = "forward-gradient", True
         if not {"design", "distribution"} & fields.keys():
@@ -169,8 +215,8 @@ def _of_embeddings(arguments: argparse.Namespace) -> Callable[..., TextExplanati
     if "scale" in fields:  # of the words alone, which only explain_text knows
         options |= {"method": replace(options["method"], scale=None), "scale": fields["scale"]}
 
-    def run(target: str, **how: Any) -> TextExplanation:
+    def run(text: str, target: str, **how: Any) -> TextExplanation:
         wanted = int(target) if target.isdecimal() else target
-        return explain_text(adapter, arguments.text, wanted, **options, **how)
+        return explain_text(adapter, text, wanted, **options, **how)
 
-    return run
+    return adapter, run

@@ -3,6 +3,7 @@
 - ``fwdgrad.integrations.captum``: explanations in the manner of Captum's ``attribute``.
 - ``fwdgrad.integrations.captum_noise_tunnel``: Captum's ``NoiseTunnel`` on our noise.
 - ``fwdgrad.integrations.quantus``: metrics of Quantus on maps of this library.
+- ``fwdgrad.integrations.ray``: datasets of Ray Data, and one input's run over actors of Ray.
 - ``fwdgrad.integrations.shap``: explanations as SHAP's, which its plots draw.
 - ``fwdgrad.integrations.xaitk``: regions as saliency generators of XAITK-Saliency, its plugins.
 

@@ -1,0 +1,101 @@
+"""What fwdgrad explain knows of a kind of input: photos, texts, rows of a table."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fwdgrad.cli.output import request_of
+from fwdgrad.explanation import Explanation
+from fwdgrad.runner.fingerprint import parameters_digest
+from fwdgrad.runner.loop import Progress
+
+Say = Callable[..., None]  # see ``fwdgrad.terminal.say``
+
+
+class Kind:
+    """How inputs of a kind are explained, whether one or many: the model is loaded once.
+
+    Args:
+        arguments: of the command line. What is one input's own (its photo, text or row, and its
+            output folder) is in arguments of its own.
+
+    Attributes:
+        what: an input's name: photo, text or row.
+        model: what is called.
+
+    Raises:
+        ValueError: an option does not go with such inputs.
+    """
+
+    what: str
+    model: Any
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Checks the options."""
+        self.arguments = arguments
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model: another process loads it by its name."""
+        kind = type(self)
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not isinstance(getattr(kind, name, None), functools.cached_property)
+        }
+
+    def files(self, one: argparse.Namespace) -> dict[Path, Path]:
+        """The maps that are written of an input, each with its picture or page."""
+        raise NotImplementedError
+
+    def content(self, one: argparse.Namespace) -> bytes:
+        """What is read of an input, and may be another while its name stays."""
+        raise NotImplementedError
+
+    def check(self, one: argparse.Namespace) -> Path | None:
+        """Raises where what is written would take another's place; returns the checkpoint."""
+        raise NotImplementedError
+
+    def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
+        """Explains an input and writes its files.
+
+        Args:
+            one: the arguments of the input.
+            progress: see ``fwdgrad.explain``.
+            say: says a line.
+        """
+        raise NotImplementedError
+
+    @functools.cached_property
+    def parameters(self) -> str:
+        """The digest of the model's parameters, where some are found."""
+        return parameters_digest(self.model) or ""
+
+    def _digest(self, one: argparse.Namespace) -> str:
+        """SHA-256 of the input and the model's parameters."""
+        return hashlib.sha256(self.content(one) + self.parameters.encode()).hexdigest()
+
+    def save(self, result: Explanation, saved: Path, label: str, one: argparse.Namespace) -> None:
+        """Writes a map, with what tells whether another run would give the same one."""
+        known = {"label": label, "request": request_of(one), "asked_sha256": self._digest(one)}
+        result.provenance.update(known)
+        result.save(saved)
+
+    def there(self, one: argparse.Namespace) -> bool:
+        """Whether a run of the same request, input and model has written all files."""
+        for saved, shown in self.files(one).items():
+            if not (saved.exists() and shown.exists()):
+                return False
+            try:
+                found = Explanation.load(saved).provenance
+            except (OSError, ValueError):
+                return False
+            if found.get("request") != request_of(one):
+                return False
+            if found.get("asked_sha256") != self._digest(one):
+                return False
+        return True

@@ -1,0 +1,143 @@
+"""fwdgrad explain of several inputs: one after another, and a page of all maps."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable, Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fwdgrad.cli.kinds import Kind
+from fwdgrad.cli.output import made_folder
+from fwdgrad.cli.several import FOLDER, One
+from fwdgrad.errors import Kept, kept_warnings
+from fwdgrad.files import write_atomically
+from fwdgrad.many import in_flight
+from fwdgrad.report import MARK
+from fwdgrad.report.index import index_page
+from fwdgrad.runner.loop import Progress
+from fwdgrad.runner.workers import workers_of
+from fwdgrad.telling import InputsBar, Warnings
+from fwdgrad.terminal import say
+
+_NAMED = 5  # inputs that failed for one reason, by name
+
+
+def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) -> int:
+    """Explains inputs one after another; what is there already is not made again.
+
+    A failed one does not stop the others, and is named at the end.
+
+    Returns:
+        The exit status: 1 where one failed.
+    """
+    output: Path = arguments.output or FOLDER
+    _check_index(output)
+    for one in inputs:  # before any is explained
+        kind.check(one.arguments)
+    todo = [one for one in inputs if arguments.overwrite or not kind.there(one.arguments)]
+    if todo:
+        _ = kind.model  # loads it: what is wrong with it is told once
+    failed: dict[str, str] = {}
+    done, warnings = 0, Warnings()
+    shows = not arguments.no_progress and bool(todo)
+    unit = f"{kind.what}s"
+    with made_folder(output):
+        try:
+            with (
+                contextlib.closing(_calls(kind, todo, arguments.workers)) as calls,
+                InputsBar(shows, len(todo), unit) as bar,
+            ):
+                for name, call in calls:
+                    lines: list[str] = []
+                    samples = 0
+                    try:
+                        lines, samples, kept = call(bar.within if shows else False)
+                    except Exception as error:
+                        failed[name] = _reason(error, arguments)
+                    else:
+                        done += 1
+                        warnings.tell(name, kept)
+                    with bar.written_over():
+                        for line in lines:
+                            say(f"{name}: {line}")
+                    bar.step(samples)
+        finally:
+            _write_index(output, failed)
+            _say_failed(failed)
+    there = len(inputs) - len(todo)
+    parts = [f"{done} explained"] + [f"{there} there already"] * bool(there)
+    parts += [f"{len(failed)} failed"] * bool(failed)
+    say(f"{unit:12} {', '.join(parts)}")
+    say(f"index        {output / 'index.html'}")
+    return 1 if failed else 0
+
+
+_Done = tuple[list[str], int, Kept]  # lines of the maps, samples, and what was warned of
+
+
+def explain_here(kind: Kind, one: argparse.Namespace, progress: Progress = False) -> _Done:
+    """Explains an input in this process."""
+    with kept_warnings() as kept:
+        found = kind.run(one, progress, _say_nothing)
+    lines = [
+        f"{result.provenance['label']}, {result.objective} {result.score:.4g}, reliability "
+        f"{result.reliability:.2f}, {one.output}"
+        for result in found
+    ]
+    return lines, found[0].n_samples, kept
+
+
+def _calls(
+    kind: Kind, todo: list[One], count: int | None
+) -> Generator[tuple[str, Callable[[Progress], _Done]], None, None]:
+    """The inputs, each with a call that explains it or waits for the process that does."""
+    workers = workers_of(count)
+    if workers is None or len(todo) < 2:
+        for one in todo:
+            yield one.name, partial(explain_here, kind, one.arguments)
+        return
+    model: Any = kind  # which calls it
+    with workers.open(model) as pool:
+        yield from in_flight(
+            ((one.name, pool.submit(explain_here, one.arguments)) for one in todo), 2 * pool.count
+        )
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """Of several inputs a line each is said."""
+
+
+def _reason(error: Exception, arguments: argparse.Namespace) -> str:
+    from fwdgrad.cli import reason_of
+
+    if arguments.debug:
+        say(traceback.format_exc().rstrip(), sys.stderr, lines=True)
+    return reason_of(error, arguments.spoken)
+
+
+def _say_failed(failed: dict[str, str]) -> None:
+    """Names what failed: inputs of one reason on one line."""
+    for reason in dict.fromkeys(failed.values()):
+        names = [name for name, own in failed.items() if own == reason]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        named = f"{', '.join(names[:_NAMED])}{more}: " * (len(names) > 1 or names[0] not in reason)
+        say(f"fwdgrad: error: {named}{reason}", sys.stderr)
+
+
+def _check_index(output: Path) -> None:
+    path = output / "index.html"
+    if path.exists() and MARK.encode() not in path.read_bytes()[:4096]:
+        raise ValueError(
+            f"--output {output} has an index.html that is no list of maps; give another --output"
+        )
+
+
+def _write_index(output: Path, failed: dict[str, str]) -> None:
+    page = index_page(output, failed)
+    if page is not None:
+        write_atomically(output / "index.html", page.encode())

@@ -1,0 +1,171 @@
+"""The features of an explained input as its parts: cells, superpixels, words, columns, elements."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from fwdgrad.methods.blur import smallest_cell
+from fwdgrad.methods.noise import labels_of
+from fwdgrad.plan import Plan
+from fwdgrad_kernels import Elements, Features, Grid, Labels, NoiseSpec, expand
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """Features that are the same in all samples, each of which is in or out.
+
+    Args:
+        shape: of the input.
+        features: ``Elements()``, labels, or a grid that does not jitter.
+
+    Example:
+        >>> parts = Parts((2, 4), Grid((2,), "nearest"))
+        >>> parts.mask(torch.tensor([True, False]))[0]
+        tensor([1., 1., 0., 0.], dtype=torch.float64)
+        >>> parts.means(torch.tensor([[1.0, 2.0, 3.0, 5.0], [1.0, 2.0, 3.0, 5.0]]))
+        tensor([1.5000, 4.0000], dtype=torch.float64)
+    """
+
+    shape: tuple[int, ...]
+    features: Features
+    spec: NoiseSpec = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """How the features lie on the input."""
+        spec = NoiseSpec(self.shape, "rademacher", features=self.features)
+        object.__setattr__(self, "spec", spec)
+
+    @property
+    def count(self) -> int:
+        """K, how many there are."""
+        return self.spec.draws
+
+    def mask(self, is_in: Tensor) -> Tensor:
+        """How much of each element is in, 0 to 1, of the input's shape: between smooth cells both.
+
+        Args:
+            is_in: bool (K,).
+        """
+        return expand(is_in.double(), self.spec)
+
+    def means(self, values: Tensor) -> Tensor:
+        """The mean of a map's values over each part: float64 (K,), on their device."""
+        values = values.double()
+        if isinstance(self.features, Labels):
+            labels = self._labels(values.device)
+            sums = values.new_zeros(self.count).index_add_(0, labels, values.flatten())
+            return sums / torch.bincount(labels, minlength=self.count)
+        if isinstance(self.features, Elements):
+            return values.flatten()
+        found, view = values.reshape(self.spec.view[:4]), self.spec.view
+        if view.shared:
+            found = found.mean(0, keepdim=True)
+        for axis, weights in enumerate(self._weights(), 1):
+            weights = (weights / weights.sum(0)).to(values.device)
+            found = (found.movedim(axis, -1) @ weights).movedim(-1, axis)
+        return found.flatten()
+
+    def places(self) -> Tensor:
+        """Of each part the element that is its own most of all: int64 (K,), in the flat input."""
+        if isinstance(self.features, Labels):
+            labels = self._labels(self.features.mask.device)
+            first = torch.full((self.count,), len(labels), device=labels.device)
+            at = torch.arange(len(labels), device=labels.device)
+            return first.scatter_reduce_(0, labels, at, "amin")
+        if isinstance(self.features, Elements):
+            return torch.arange(self.count)
+        found = torch.arange(self.spec.grid[0])
+        for length, weights in zip(self.spec.view.sides, self._weights(), strict=True):
+            found = found[..., None] * length + weights.argmax(0)
+        return found.flatten()
+
+    def own(self, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each part's own value, of a map that interpolates between them, and its standard error.
+
+        Args:
+            values, errors: of the input's shape.
+
+        Returns:
+            float64 (K,) on the CPU: values, errors, and the weight of each part in the element that
+            is most its own.
+        """
+        at = self.places().to(values.device)
+        found, error = (one.reshape(-1)[at].double().cpu() for one in (values, errors))
+        weight = torch.ones_like(found)
+        if not isinstance(self.features, Grid) or not self.spec.view.linear:
+            return found, error, weight
+        found, squares = found.reshape(self.spec.grid), torch.ones(1, dtype=torch.float64)
+        weight = squares
+        for axis, weights in enumerate(self._weights(), 1):
+            here = weights[weights.argmax(0)]  # of the parts in those elements
+            found = (found.movedim(axis, -1) @ torch.linalg.pinv(here).T).movedim(-1, axis)
+            squares = squares[..., None] * here.square().sum(1)
+            weight = weight[..., None] * here.diagonal()
+        shape = self.spec.grid
+        squares, weight = (one.expand(shape).flatten() for one in (squares, weight))
+        return found.flatten(), error / squares.sqrt(), weight
+
+    def _labels(self, device: torch.device) -> Tensor:
+        assert isinstance(self.features, Labels)
+        return self.features.mask.long().to(device).expand(self.shape).flatten()
+
+    def _weights(self) -> list[Tensor]:
+        """Along depth, height and width, how much of each element is each line of cells."""
+        view, found = self.spec.view, []
+        for length, cell, lines in zip(view.sides, view.cells, self.spec.grid[1:], strict=True):
+            at = torch.arange(length, dtype=torch.float64)[:, None]
+            line = torch.arange(lines, dtype=torch.float64)
+            if view.linear and cell > 1:
+                apart = (at - (line * cell - (cell + 1) / 2)).abs()
+                found.append((1 - apart / cell).clamp(min=0))
+            else:
+                found.append((at.div(cell, rounding_mode="floor") == line).double())
+        return found
+
+
+def parts_of(plan: Plan, *, joined: bool = False) -> Parts:
+    """The features of a run as parts of its input.
+
+    Args:
+        plan: of the run.
+        joined: whether pixels of a picture that are features by themselves are joined to cells, as
+            ``Regions`` has them: so small that a blur hardly hides anything of a smaller one; and
+            the channels of a picture, whatever shares draws.
+
+    Example:
+        >>> from fwdgrad.methods import Regions, plan_of
+        >>> plan = plan_of(torch.rand(3, 64, 64), Regions(cell=16), n_samples=64)
+        >>> parts_of(plan).features
+        Grid(cell=(16, 16), interpolation='linear', jitter=False, share_channels=True)
+    """
+    shape = tuple(plan.x.shape)
+    features: Features = Elements()
+    if plan.labels is not None:
+        features = Labels(plan.labels)
+    elif plan.spec is not None:
+        features = plan.spec.features
+    if isinstance(features, Labels):
+        features = Labels(features.mask - features.mask.min())  # without the draw that is no part's
+    elif isinstance(features, Grid):
+        shared = features.share_channels or (joined and len(shape) in (3, 4))
+        features = dataclasses.replace(features, jitter=False, share_channels=shared)
+        hard = labels_of(features, shape, plan.x.device)
+        features = features if hard is None else hard
+    axes = len(shape) - 1
+    if joined and axes in (2, 3) and _are_single(features, shape):
+        sides = shape[-axes:]
+        cell = smallest_cell(sides)
+        features = Grid(tuple(min(cell, length) for length in sides))
+    return Parts(shape, features)
+
+
+def _are_single(features: Features, shape: tuple[int, ...]) -> bool:
+    """Whether each pixel is a feature by itself."""
+    pixels = math.prod(shape[1:])
+    return isinstance(features, Elements) or (
+        isinstance(features, Labels) and features.count in (pixels, math.prod(shape))
+    )

@@ -1,0 +1,103 @@
+"""The page of a folder of maps: every one with its class, score and reliability."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from fwdgrad.explanation import Explanation
+from fwdgrad.report.page import MARK
+from fwdgrad.report.style import STYLE
+from fwdgrad.report.text import escape
+
+_SHOWN = ("heatmap{}.png", "words{}.html", "row{}.html")  # what stands beside explanation{}
+_MARKED = re.compile(r'<p class="text".*?</p>|<table>.*?</table>', re.DOTALL)
+_STYLE = """
+body { max-width: 80rem; }
+.maps { display: grid; gap: 2rem 1.5rem; padding: 0; list-style: none;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+.maps h2 { margin: 0 0 .4rem; font-size: 1rem; }
+.maps a { color: inherit; }
+.maps figure + figure { margin-top: 1rem; }
+.maps img { background: #fff; }
+.maps figcaption { margin-top: .3rem; }
+.text { white-space: pre-wrap; color: var(--ink); }
+.text span { border-radius: 3px; }
+.marked { max-height: 20rem; overflow: auto; overflow-wrap: normal; }
+.marked td div { font-size: .6rem; }
+.marked th, .marked td { width: auto; padding: .1rem .6rem .1rem 0; border: 0; }
+"""
+
+
+def index_page(folder: Path, failed: Mapping[str, str]) -> str | None:
+    """A page of all maps in the folders within a folder.
+
+    Args:
+        folder: with a folder for each input, as ``fwdgrad explain`` writes them.
+        failed: inputs without a map, and why.
+
+    Returns:
+        A complete HTML document without scripts, which shows the pictures in the folders and
+        refers to nothing else; whatever names and labels contain is escaped. None where there is
+        nothing to show.
+    """
+    entries = []
+    for one in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if entry := _entry(one):
+            entries.append(entry)
+    if not (entries or failed):
+        return None
+    title = f"{len(entries)} explained" + f", {len(failed)} failed" * bool(failed)
+    reasons = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(reason)}</td></tr>\n'
+        for name, reason in failed.items()
+    )
+    lost = f"<section>\n<h2>Failed</h2>\n<table>\n{reasons}</table>\n</section>\n" if failed else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'{MARK}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'\">\n"
+        f"<title>{title}</title>\n<style>{STYLE}{_STYLE}</style>\n</head>\n<body>\n"
+        f"<header>\n<h1>{title}</h1>\n<p>Red increases the score, blue decreases it. Near 1 the "
+        "reliability says that other samples would give the same map.</p>\n</header>\n<main>\n"
+        f'{lost}<ul class="maps">\n{"".join(entries)}</ul>\n</main>\n</body>\n</html>\n'
+    )
+
+
+def _entry(folder: Path) -> str:
+    """The maps of an input; nothing where there are none."""
+    figures, name = [], folder.name
+    for saved in sorted(folder.glob("explanation*.safetensors")):
+        ending = saved.stem.removeprefix("explanation")
+        shown = [path for form in _SHOWN if (path := folder / form.format(ending)).exists()]
+        try:
+            found = Explanation.load(saved)
+        except (OSError, ValueError):
+            continue
+        if not shown:
+            continue
+        photo = found.provenance.get("photo")
+        name = str(photo.get("name", name)) if isinstance(photo, dict) else name
+        figures.append(_figure(found, shown[0], name))
+    if not figures:
+        return ""
+    return f"<li>\n<h2>{escape(name)}</h2>\n{''.join(figures)}</li>\n"
+
+
+def _figure(found: Explanation, shown: Path, name: str) -> str:
+    label = escape(found.provenance.get("label", f"class {found.target}"))
+    link = quote(f"{shown.parent.name}/{shown.name}")
+    if shown.suffix == ".png":
+        what = f"{escape(name)}, and its map for {label}"
+        inside = f'<a href="{link}"><img src="{link}" alt="{what}" loading="lazy"></a>'
+    else:
+        marked = _MARKED.search(shown.read_text(encoding="utf-8"))
+        inside = f'<div class="marked" tabindex="0">{marked[0] if marked else ""}</div>'
+    page = "" if shown.suffix == ".png" else f' <a href="{link}">{shown.name}</a>'
+    return (
+        f"<figure>\n{inside}\n<figcaption><b>{label}</b>, {escape(found.objective)} "
+        f"{found.score:.4g}; reliability {found.reliability:.2f}{page}</figcaption>\n</figure>\n"
+    )

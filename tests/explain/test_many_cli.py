@@ -1,0 +1,367 @@
+"""fwdgrad explain of several inputs: what is made, what is not made again, and what fails."""
+
+import html.parser
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fwdgrad import Explanation, cli
+
+from .models import assert_same_bits
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+OWN = '''
+from pathlib import Path
+
+import torch
+
+log, stop, away = Path("log"), Path("stop"), Path("away")
+
+
+def corner(batch):
+    """Class 1 looks at the upper left quarter; while stop is there, so many samples are let by."""
+    if len(batch) > 1:
+        if stop.exists() and log.exists() and log.stat().st_size >= int(stop.read_text()):
+            raise KeyboardInterrupt
+        with log.open("a") as file:
+            file.write("." * len(batch))
+    light = batch[:, :, :8, :8].double().mean((1, 2, 3))
+    return torch.stack([0 * light, 4 * light], 1)
+
+
+module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
+torch.nn.init.constant_(module[1].weight, 0.01)
+
+
+def scores(texts):
+    return [[float(len(text)), 9.0 * text.count("good")] for text in texts]
+
+
+def price(rows):
+    return rows["age"] + 5.0 * (rows["town"] == "Ulm")
+'''
+LINE = ["explain", "--no-progress"]
+PHOTOS = [*LINE, "--model", "own:corner", "--size", "16", "--samples", "32", "--batch-size", "8"]
+
+
+def draw(path, seed):
+    path.parent.mkdir(exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with three photos in a folder, and models in own.py."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    Path("own.py").write_text(OWN)
+    for seed, name in enumerate(("a.png", "b c.JPG", "d.png")):
+        draw(Path("photos", name), seed)
+    Path("photos/notes.txt").write_text("no picture")
+    Path("photos/.hidden.png").write_text("no picture")
+    yield tmp_path
+    sys.modules.pop("own", None)
+
+
+def samples_seen():
+    size = Path("log").stat().st_size if Path("log").exists() else 0
+    Path("log").unlink(missing_ok=True)
+    return size
+
+
+def maps(output="maps"):
+    return {path.parent.name: Explanation.load(path) for path in Path(output).rglob("explanation*")}
+
+
+def said(capsys, status, expected=0):
+    out, err = capsys.readouterr()
+    assert status == expected, err
+    return out.splitlines(), err.splitlines()
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to, its headings and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.tags, self.alternatives, self.text = [], [], [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            self.links += [value] * (name in ("src", "href"))
+            self.alternatives += [value] * (name == "alt")
+
+    def handle_data(self, data):
+        self.text += data
+
+
+# ---- photos --------------------------------------------------------------------------------
+
+
+def test_a_folder_of_photos(folder, capsys):
+    out, err = said(capsys, cli.main([*PHOTOS, "photos", "--output", "maps"]))
+    assert err == []
+    names = ("a.png", "b c.JPG", "d.png")
+    assert [line.split(": ")[0] for line in out[:3]] == [f"photos/{name}" for name in names]
+    assert re.fullmatch(
+        r"photos/a.png: class 1, probability 0\.\d+, reliability .*, maps/a", out[0]
+    )
+    assert out[3:] == ["photos       3 explained", "index        maps/index.html"]
+    assert samples_seen() == 96
+    found = maps()
+    assert sorted(found) == ["a", "b c", "d"]
+    for stem, name in (("a", "a.png"), ("b c", "b c.JPG")):
+        assert {path.name for path in Path("maps", stem).iterdir()} == {
+            "explanation.safetensors", "heatmap.png",
+        }  # fmt: skip
+        alone = cli.main([*PHOTOS, f"photos/{name}", "--output", "alone", "--overwrite"])
+        assert said(capsys, alone)[0][0].startswith("photo  ")
+        assert_same_bits(found[stem], Explanation.load("alone/explanation.safetensors"))
+        assert found[stem].provenance["request"]["photo"] == f"photos/{name}"
+    samples_seen()
+
+    page = Page(Path("maps/index.html"))
+    assert page.links == [
+        link for stem in ("a", "b%20c", "d") for link in [f"{stem}/heatmap.png"] * 2
+    ]
+    assert page.alternatives == [f"{name}, and its map for class 1" for name in names]
+    assert page.tags.count("h1") == 1
+    assert page.tags.count("h2") == 3
+    assert "script" not in page.tags
+    assert "3 explained" in page.text
+    assert f"reliability {found['a'].reliability:.2f}" in page.text
+    assert "prefers-color-scheme: dark" in page.text
+
+
+def test_what_is_there_is_not_made_again(folder, capsys):
+    line = [*PHOTOS, "photos", "--output", "maps"]
+    assert cli.main([*line, "--seed", "1"]) == 0
+    before = {path: path.read_bytes() for path in Path("maps").rglob("*") if path.is_file()}
+    samples_seen()
+    said(capsys, 0)
+    out, _ = said(capsys, cli.main([*line, "--seed", "1"]))
+    assert out[0] == "photos       0 explained, 3 there already"
+    assert samples_seen() == 0
+    assert before == {path: path.read_bytes() for path in before}
+    # Another request would replace them.
+    _, err = said(capsys, cli.main(line), 1)
+    assert err[0].startswith(
+        "fwdgrad: error: --output maps/a has explanation.safetensors of another"
+    )
+    assert samples_seen() == 0
+    # Another picture of the name, a map that is lost, one more input.
+    draw(Path("photos/a.png"), 7)
+    Path("maps/b c/heatmap.png").unlink()
+    draw(Path("photos/e.png"), 8)
+    out, _ = said(capsys, cli.main([*line, "--seed", "1"]))
+    assert [line.split(":")[0] for line in out[:3]] == [
+        "photos/a.png",
+        "photos/b c.JPG",
+        "photos/e.png",
+    ]
+    assert out[3] == "photos       3 explained, 1 there already"
+    assert samples_seen() == 96
+    assert before[Path("maps/d/heatmap.png")] == Path("maps/d/heatmap.png").read_bytes()
+    said(capsys, cli.main([*line, "--overwrite"]))
+    assert samples_seen() == 128
+
+
+def test_another_models_maps_are_made_again(folder, capsys):
+    line = ["own:module" if part == "own:corner" else part for part in PHOTOS]
+    line += ["photos", "--output", "maps"]
+    assert said(capsys, cli.main(line))[0][3] == "photos       3 explained"
+    assert said(capsys, cli.main(line))[0][0] == "photos       0 explained, 3 there already"
+    Path("own.py").write_text(OWN.replace("0.01", "0.02"))  # trained further, under the same name
+    sys.modules.pop("own")
+    assert said(capsys, cli.main(line))[0][3] == "photos       3 explained"
+
+
+def test_a_picture_that_cannot_be_read_does_not_stop_the_others(folder, capsys):
+    Path("photos/b c.JPG").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    out, err = said(capsys, cli.main([*PHOTOS, "photos", "--output", "maps"]), 1)
+    assert out[2] == "photos       2 explained, 1 failed"
+    assert len(err) == 1
+    assert err[0].startswith("fwdgrad: error: photo photos/b c.JPG cannot be read: ")
+    assert sorted(maps()) == ["a", "d"]
+    assert not Path("maps/b c").exists()
+    page = Page(Path("maps/index.html"))
+    assert "2 explained, 1 failed" in page.text
+    assert "photos/b c.JPG" in page.text
+    samples_seen()
+    draw(Path("photos/b c.JPG"), 3)  # mended
+    out, _ = said(capsys, cli.main([*PHOTOS, "photos", "--output", "maps"]))
+    assert out[1] == "photos       1 explained, 2 there already"
+    assert samples_seen() == 32
+
+
+def test_inputs_that_fail_alike_are_told_on_one_line(folder, capsys):
+    for number in range(6):
+        draw(Path(f"photos/more {number}.png"), number)
+    line = [*PHOTOS, "photos", "--samples", "0"]
+    out, err = said(capsys, cli.main(line), 1)
+    assert out[0] == "photos       0 explained, 9 failed"
+    assert len(err) == 1
+    assert err[0].startswith("fwdgrad: error: photos/a.png, photos/b c.JPG, ")
+    assert err[0].endswith(" and 4 more: --samples must be at least 1, got 0")
+    assert Path("explanations/index.html").exists()
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(folder, capsys):
+    line = [*PHOTOS, "photos", "--output", "maps"]
+    Path("stop").write_text("48")  # the first photo's 32 and half of the second's
+    out, err = said(capsys, cli.main(line), 130)
+    assert [one.split(":")[0] for one in out] == ["photos/a.png"]
+    assert err == ["fwdgrad: interrupted; the same command goes on from here"]
+    assert samples_seen() == 48
+    assert [path.name for path in Path("maps/b c").iterdir()] == ["checkpoint.safetensors"]
+    assert Page(Path("maps/index.html")).text.count("1 explained") == 2  # its title and heading
+    Path("stop").unlink()
+    out, _ = said(capsys, cli.main(line))
+    assert out[2] == "photos       2 explained, 1 there already"
+    assert (
+        samples_seen() == 16 + 4 + 32
+    )  # four for a second time, to see that the model is the same
+    found = maps()
+    assert not list(Path("maps").rglob("checkpoint*"))
+    assert cli.main([*PHOTOS, "photos", "--output", "whole"]) == 0
+    for stem, one in maps("whole").items():
+        assert_same_bits(one, found[stem])
+
+
+def test_a_file_of_names_and_several_targets(folder, capsys):
+    Path("names.txt").write_text("photos/d.png\r\n\nphotos/a.png\nphotos/d.png\n")
+    line = [*PHOTOS, "--inputs", "names.txt", "--target", "0", "--target", "1"]
+    out, _ = said(capsys, cli.main(line))
+    assert [one.split(", ")[0] for one in out[:4]] == [
+        f"photos/{name}: class {target}" for name in ("d.png", "a.png") for target in (0, 1)
+    ]
+    assert {path.name for path in Path("explanations/a").iterdir()} == {
+        *(f"explanation-{target}.safetensors" for target in (0, 1)),
+        *(f"heatmap-{target}.png" for target in (0, 1)),
+    }
+    assert Page(Path("explanations/index.html")).tags.count("img") == 4
+    # A list of one has a folder in --output, too, and what another run made stays on the page.
+    Path("one.txt").write_text("photos/b c.JPG\n")
+    assert cli.main([*PHOTOS, "--inputs", "one.txt"]) == 0
+    assert Page(Path("explanations/index.html")).tags.count("img") == 5
+
+
+def test_the_bar(folder, capsys):
+    line = [part for part in PHOTOS if part != "--no-progress"]
+    assert cli.main([*line, "photos"]) == 0
+    assert capsys.readouterr().err.split("\r")[-1].startswith("3/3 photos 100%|")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("none", "photo none does not exist"),
+        ("photos none", "photo none does not exist; nothing was explained"),
+        ("photos no1.png no2.png", "photo no1.png does not exist .and 1 others.; nothing was expl"),
+        ("empty", "photo empty is a folder without pictures .*; name the files"),
+        (
+            "photos other",
+            "photos/a.png and other/A.png would both write to the folder A: rename one",
+        ),
+        ("photos beside", "photos/a.png and beside/a.gif would both write to the folder a: rename"),
+        ("photos --output own.py", "--output own.py cannot be written to: it must be a folder"),
+        ("photos --output taken", "--output taken has an index.html that is no list of maps"),
+        ("photos --checkpoint run", "--checkpoint is of one input; of several each has its own"),
+        ("photos --model own:none", "--model 'own:none': .* has no 'none'"),
+        ("photos --target lamp", "target must be a number"),
+        ("--inputs none.txt", "--inputs none.txt cannot be read: No such file"),
+        ("--inputs photos/a.png", "--inputs photos/a.png cannot be read: it is no text in UTF-8"),
+        ("--inputs empty.txt", "--inputs empty.txt has no line with anything in it"),
+        ("--texts none.txt", "--size is of photos, and --texts is given"),
+        ("photos --texts names.txt", "give a photo or --text, .* and one of them"),
+        ("--text fine --texts names.txt", "give a photo or --text, .* and one of them"),
+        ("photos/a.png --workers 0", "--workers must be at least 1, got 0"),
+        ("photos --workers 0", "--workers must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_before_anything_is_run(folder, capsys, line, message):
+    for name in ("empty", "taken"):
+        Path(name).mkdir()
+    Path("taken/index.html").write_text("my own")
+    Path("empty.txt").write_text("\n \n")
+    draw(Path("other/A.png"), 5)
+    draw(Path("beside/a.gif"), 6)
+    before = set(folder.rglob("*"))
+    _, err = said(capsys, cli.main([*PHOTOS, *line.split()]), 1)
+    assert len(err) == 1
+    assert re.search(message, err[0]), err[0]
+    assert samples_seen() == 0
+    new = {path.name for path in set(folder.rglob("*")) - before if path.suffix != ".pyc"}
+    assert new <= {"__pycache__"}
+
+
+# ---- texts and rows ------------------------------------------------------------------------
+
+
+def test_texts(folder, capsys):
+    Path("lines.txt").write_text("a good film\n\nnot <b>good</b> & long\n", encoding="utf-8")
+    line = [*LINE, "--texts", "lines.txt", "--model", "own:scores", "--objective", "output"]
+    line += ["--target", "1", "--output", "maps"]
+    out, _ = said(capsys, cli.main(line))
+    assert [one.split(", ")[0] for one in out[:2]] == [
+        "lines.txt:1: class 1",
+        "lines.txt:3: class 1",
+    ]
+    assert out[2] == "texts        2 explained"
+    assert {path.name for path in Path("maps/text-0003").iterdir()} == {
+        "explanation.safetensors", "words.html",
+    }  # fmt: skip
+    page = Page(Path("maps/index.html"))
+    assert "a good film" in page.text
+    assert "not <b>good</b> & long" in page.text
+    assert "b" not in page.tags[page.tags.index("main") : page.tags.index("figcaption")]
+    assert page.links == ["text-0001/words.html", "text-0003/words.html"]
+    assert said(capsys, cli.main(line))[0][0] == "texts        0 explained, 2 there already"
+    # A line put in between would take the place of another text's map.
+    Path("lines.txt").write_text("so good\na good film\n")
+    _, err = said(capsys, cli.main(line), 1)
+    assert "--output maps/text-0001 has explanation.safetensors of another run" in err[0]
+
+
+def test_rows(folder, capsys):
+    pytest.importorskip("pandas")
+    Path("rows.csv").write_text("age,town\n40,Ulm\n30,Bonn\n22,Ulm\n")
+    line = [*LINE, "--table", "rows.csv", "--background", "rows.csv", "--model", "own:price"]
+    line += ["--output", "maps"]
+    out, _ = said(capsys, cli.main(line))
+    assert out[0] == "row 1: the model's output, output 45, reliability 1.00, maps/row-0001"
+    assert out[3] == "rows         3 explained"
+    assert maps()["row-0002"].score == 30
+    page = Page(Path("maps/index.html"))
+    assert page.tags.count("table") == 3
+    assert "Bonn" in page.text
+    assert said(capsys, cli.main(line))[0][0] == "rows         0 explained, 3 there already"
+
+
+# ---- workers -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # processes
+def test_workers(folder, capsys):
+    pytest.importorskip("loky")
+    Path("photos/b c.JPG").write_bytes(b"no picture")
+    line = [*PHOTOS, "photos", "--target", "1", "--output"]
+    out, err = said(capsys, cli.main([*line, "maps", "--workers", "2"]), 1)
+    assert [one.split(": ")[0] for one in out[:2]] == ["photos/a.png", "photos/d.png"]
+    assert err[0].startswith("fwdgrad: error: photo photos/b c.JPG cannot be read: ")
+    assert cli.main([*line, "here"]) == 1
+    found, here = maps(), maps("here")
+    assert sorted(found) == ["a", "d"]
+    for stem, one in found.items():
+        assert_same_bits(one, here[stem])
+    out, _ = said(capsys, cli.main([*line, "maps"]), 1)  # one process knows what others have made
+    assert "photos       0 explained, 2 there already, 1 failed" in out
