@@ -32,6 +32,7 @@ from fwdgrad.cli.output import (
     request_of,
     say_how,
     set_threads,
+    set_workers,
 )
 from fwdgrad.cli.several import inputs_of, what_is_given
 from fwdgrad.cli.table import Rows
@@ -254,6 +255,7 @@ class Photos(Kind):
 def explain(arguments: argparse.Namespace) -> int:
     """Explains photos, texts or rows of a table, and writes files; returns the exit status."""
     set_threads(arguments)
+    set_workers(arguments)
     kinds: dict[str, type[Kind]] = {"photo": Photos, "text": Texts, "row": Rows}
     kind = kinds[what_is_given(arguments)](arguments)
     inputs = inputs_of(arguments, kind)

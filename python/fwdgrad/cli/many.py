@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Generator
@@ -20,7 +21,7 @@ from fwdgrad.many import in_flight
 from fwdgrad.report import MARK
 from fwdgrad.report.index import index_page
 from fwdgrad.runner.loop import Progress
-from fwdgrad.runner.workers import workers_of
+from fwdgrad.runner.workers import Workers, workers_of
 from fwdgrad.telling import InputsBar, Warnings
 from fwdgrad.terminal import say
 
@@ -93,10 +94,10 @@ def explain_here(kind: Kind, one: argparse.Namespace, progress: Progress = False
 
 
 def _calls(
-    kind: Kind, todo: list[One], count: int | None
+    kind: Kind, todo: list[One], given: int | Workers | None
 ) -> Generator[tuple[str, Callable[[Progress], _Done]], None, None]:
     """The inputs, each with a call that explains it or waits for the process that does."""
-    workers = workers_of(count)
+    workers = workers_of(given)
     if workers is None or len(todo) < 2:
         for one in todo:
             yield one.name, partial(explain_here, kind, one.arguments)
@@ -104,8 +105,15 @@ def _calls(
     model: Any = kind  # which calls it
     with workers.open(model) as pool:
         yield from in_flight(
-            ((one.name, pool.submit(explain_here, one.arguments)) for one in todo), 2 * pool.count
+            ((one.name, pool.submit(_explain_there, os.getcwd(), one.arguments)) for one in todo),
+            2 * pool.count,
         )
+
+
+def _explain_there(kind: Kind, folder: str, arguments: argparse.Namespace) -> _Done:
+    """``explain_here`` in another process, where paths are of this one's folder."""
+    os.chdir(folder)
+    return explain_here(kind, arguments)
 
 
 def _say_nothing(*_: object, **__: object) -> None:
