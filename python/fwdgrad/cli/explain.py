@@ -28,7 +28,7 @@ from fwdgrad.cli.output import (
 )
 from fwdgrad.cli.table import explain_a_table
 from fwdgrad.cli.text import explain_a_text
-from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, warn
+from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
@@ -91,6 +91,9 @@ def explain(arguments: argparse.Namespace) -> None:
         return explain_a_table(arguments)
     if (arguments.photo is None) == (arguments.text is None):
         raise ValueError("give a photo or --text, and one of them")
+    for name in ("background", "groups", "categories"):
+        if getattr(arguments, name) is not None:
+            raise ArgumentError(name, "is of rows of tables: give ", Option("table"))
     if arguments.text is not None:
         return explain_a_text(arguments)
     for name in ("answers", "api_key_env", "mask", "split", "url"):

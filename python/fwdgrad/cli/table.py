@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from fwdgrad.explaining import explain
 from fwdgrad.files import write_atomically
 from fwdgrad.terminal import say
 
-_OF_OTHERS = ("photo", "text", "answers", "plain", "baseline", "block", "cell", "size", "fit")
+_OF_OTHERS = (
+    "photo", "text", "answers", "api_key_env", "mask", "split", "url", "plain", "baseline", "block",
+    "cell", "size", "fit",
+)  # fmt: skip
 
 
 def explain_a_table(arguments: argparse.Namespace) -> None:
@@ -42,6 +46,8 @@ def explain_a_table(arguments: argparse.Namespace) -> None:
     model: Any = TableModel(
         import_named(arguments.model),
         background,
+        groups=_named_columns("groups", arguments.groups),
+        categories=_named_columns("categories", arguments.categories),
         max_background=arguments.max_background,
         labels=_labels(arguments.labels),
     )
@@ -130,6 +136,32 @@ def _tables(background: Path, row: Path) -> tuple[Any, Any]:
         name: str for name in rows.columns if not pandas.api.types.is_numeric_dtype(rows[name])
     }
     return rows, read("table", row, dtype=words)
+
+
+def _named_columns(argument: str, given: list[str] | None) -> dict[str, list[str]]:
+    """Of each NAME=COLUMN,COLUMN the columns by the name.
+
+    Example:
+        >>> _named_columns("groups", ["place=lat, lon", 'price="net, EUR"'])
+        {'place': ['lat', 'lon'], 'price': ['net, EUR']}
+    """
+    found: dict[str, list[str]] = {}
+    for text in given or ():
+        name, _, listed = text.partition("=")
+        try:
+            columns = next(csv.reader([listed], skipinitialspace=True))
+        except csv.Error:  # a new line
+            columns = []
+        if not (name.strip() and columns):
+            raise ArgumentError(
+                argument, f"must be a name and its columns, place=lat,lon say, got {text!r}"
+            )
+        if name.strip() in found:
+            raise ArgumentError(
+                argument, f"must have names of their own, got {name.strip()!r} twice"
+            )
+        found[name.strip()] = columns
+    return found
 
 
 def _labels(path: Path | None) -> list[str] | None:
