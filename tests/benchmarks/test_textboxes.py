@@ -71,8 +71,8 @@ def test_what_it_finds_and_that_the_map_lies_there():
     assert name.box == pytest.approx((39, 131, 247, 201), abs=2)
     assert sentence.box == pytest.approx((199, 335, 422, 368), abs=2)
     assert name.label == "text"
-    cells = fwdgrad.Regions(cell=64)
+    cells = fwdgrad.Regions(cell=96)
     (found, _) = detections.explained(
-        model, [("coffee", x)], textboxes.MIN_SCORE, str, cells, samples=128
+        model, [("coffee", x)], textboxes.MIN_SCORE, str, cells, samples=64
     )
     assert found.near
