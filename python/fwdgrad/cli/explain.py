@@ -35,9 +35,9 @@ from fwdgrad.cli.output import (
     set_workers,
 )
 from fwdgrad.cli.several import inputs_of, what_is_given
-from fwdgrad.cli.table import Rows
+from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
-from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, warn
+from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
@@ -257,7 +257,11 @@ def explain(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     set_workers(arguments)
     kinds: dict[str, type[Kind]] = {"photo": Photos, "text": Texts, "row": Rows}
-    kind = kinds[what_is_given(arguments)](arguments)
+    what = what_is_given(arguments)
+    for name in OF_ROWS if what != "row" else ():
+        if getattr(arguments, name) is not None:
+            raise ArgumentError(name, "is of rows of tables: give ", Option("table"))
+    kind = kinds[what](arguments)
     inputs = inputs_of(arguments, kind)
     if len(inputs) == 1 and inputs[0].is_alone:
         kind.run(inputs[0].arguments, not arguments.no_progress, say)

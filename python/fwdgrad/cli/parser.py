@@ -221,6 +221,10 @@ def _add_table(explain: argparse.ArgumentParser) -> None:
     add("--background", type=Path, metavar="ROWS.CSV", help="rows of the data, from which columns "
         "that are out take their values")  # fmt: skip
     add("--max-background", type=int, default=100, help="rows of it that are used (default: 100)")
+    add("--group", dest="groups", action="append", metavar="NAME=A,B", help="columns that are in "
+        "or out together, place=lat,lon say; repeatable")  # fmt: skip
+    add("--category", dest="categories", action="append", metavar="NAME=A,B", help="the same of "
+        "one-hot columns: the one that is set is shown as the value; repeatable")  # fmt: skip
     add("--value", choices=VALUES, help="of coalitions (default: banzhaf)")
 
 
