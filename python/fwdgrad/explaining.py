@@ -10,6 +10,7 @@ from typing import Any, TypedDict, cast, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
 from fwdgrad.adapters.prepared import Adapter, Prepared
@@ -59,6 +60,7 @@ class Options(RunOptions, total=False):
     checkpoint: str | os.PathLike[str] | None
     progress: Progress
     workers: int | Workers | None
+    group: ProcessGroup | None
 
 
 @overload
@@ -99,6 +101,7 @@ def explain(
     progress: Progress = False,
     name: str | None = None,
     workers: int | Workers | None = None,
+    group: ProcessGroup | None = None,
     backend: str = "auto",
     device: str | torch.device | None = None,
     **unknown: Any,
@@ -157,6 +160,10 @@ def explain(
             processes (extra ``workers``), to which the model is sent; or a value of
             ``fwdgrad.runner.workers``. The result does not depend on it. None: in this process,
             and in threads for a model that has a ``concurrency``.
+        group: instead, ranks of ``torch.distributed`` that all call ``explain`` with the same
+            arguments, ``group.WORLD`` say: they share the calls of the model, and each returns the
+            explanation. Rank 0 alone shows progress and has the checkpoint, from which any number
+            of ranks goes on. None: this process alone.
         backend: of the kernels, see ``fwdgrad_kernels.backend_for``.
         device: "cpu", "cuda", "cuda:1", ...: where to put x, and so its samples and its maps. A
             module, or one whose method the model is, is moved there as by ``model.to(device)``,
@@ -193,7 +200,7 @@ def explain(
         forward, x, list(target) if several else [target], prepared=prepared,
         method=method, objective=objective, n_samples=n_samples, features=features, seed=seed,
         batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
-        workers=workers, backend=backend, device=device,
+        workers=workers, group=group, backend=backend, device=device,
     )  # fmt: skip
     shown = found if prepared is None else [prepared.show(one) for one in found]
     warn_of_noise(shown)
@@ -221,34 +228,35 @@ def explanations(
         model, x, targets, method, objective, n_samples, features, seed, device: see ``explain``.
         at_input: is given the model's output at x, before the samples are made.
         prepared: what an adapter made the input of.
-        **settings: batch_size, memory, checkpoint, progress, name, workers and backend of
+        **settings: batch_size, memory, checkpoint, progress, name, workers, group and backend of
             ``explain``.
     """
     started = time.perf_counter()
-    check_model(model)
-    check_objective(objective)
-    for name, value in (("n_samples", n_samples), ("seed", seed), ("method", method)):
-        check_no_array(name, value)
-    seed = check_integer("seed", seed, 0, 2**64 - 1)
     how = Settings(**settings)
-    wanted = method_of(method)
-    if not targets:
-        raise ArgumentError("target", "must name at least one class, got an empty list")
-    # A classifier of photos of one size gets them cut as on the command line.
-    size = getattr(model, "size", None)
-    x = placed(model, input_of(x, size if isinstance(size, int) else None), device)
-    # Samples come in x's memory format.
-    x = x if x.dim() == 3 and is_channels_last(x) else x.contiguous()
-    about: Mapping[str, Any] = {}
-    chosen, why = wanted, None
-    if prepared is not None:
-        about, features = prepared.about, prepared.features if features is None else features
+    with how.together():
+        check_model(model)
+        check_objective(objective)
+        for name, value in (("n_samples", n_samples), ("seed", seed), ("method", method)):
+            check_no_array(name, value)
+        seed = check_integer("seed", seed, 0, 2**64 - 1)
+        wanted = method_of(method)
+        if not targets:
+            raise ArgumentError("target", "must name at least one class, got an empty list")
+        # A classifier of photos of one size gets them cut as on the command line.
+        size = getattr(model, "size", None)
+        x = placed(model, input_of(x, size if isinstance(size, int) else None), device)
+        # Samples come in x's memory format.
+        x = x if x.dim() == 3 and is_channels_last(x) else x.contiguous()
+        about: Mapping[str, Any] = {}
+        chosen, why = wanted, None
+        if prepared is not None:
+            about, features = prepared.about, prepared.features if features is None else features
+            if chosen is None:
+                chosen, why = prepared.method, prepared.why
         if chosen is None:
-            chosen, why = prepared.method, prepared.why
-    if chosen is None:
-        chosen, why = choose(x)
-    plan = chosen.plan(x, Request(n_samples, features_of(features), seed))
-    outcome = run(plan, model, objective, targets, how, at_input, about)
+            chosen, why = choose(x)
+        plan = chosen.plan(x, Request(n_samples, features_of(features), seed))
+        outcome = run(plan, model, objective, targets, how, at_input, about)
     maps = _maps(plan, outcome)
     known = {} if how.name is None else {"model": how.name}
     known |= {"method": f"auto: {why}"} if why is not None else {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fwdgrad.adapters.encoded import EncodedText, TextAdapter
 from fwdgrad.adapters.word_explanation import TextExplanation
@@ -74,6 +75,7 @@ def explain_text(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
     name: str | None = None,
+    group: ProcessGroup | None = None,
     backend: str = "auto",
     device: str | torch.device | None = None,
 ) -> TextExplanation:
@@ -119,6 +121,7 @@ def explain_text(
         checkpoint: a file to save to and to resume from.
         progress: True for a bar on standard error, or a callable of (samples done, all).
         name: of the model, kept in the explanation.
+        group: of ``torch.distributed``, whose ranks share the work; see ``fwdgrad.explain``.
         backend: of the kernels; see ``fwdgrad_kernels.backend_for``.
         device: where to move the model and the embeddings; None: they stay where they are.
 
@@ -182,7 +185,8 @@ def explain_text(
     (explanation,) = explanations(
         forward, x, [target], method=_with_noise(method, noise), objective=objective,
         n_samples=n_samples, seed=seed, batch_size=batch_size, memory=memory,
-        checkpoint=checkpoint, progress=progress, name=name, backend=backend,
+        checkpoint=checkpoint, progress=progress, name=name, group=group,
+        backend=backend,
     )  # fmt: skip
     scores, errors = _reduced(explanation, encoded, reduce)
     result = TextExplanation(

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    arguments.leads = True  # of several ranks rank 0 alone
     arguments.line = shlex.join(["fwdgrad", *argv])
     written = functools.partial(parser.written, arguments.command)
 
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return " ".join(Message(*parts).spoken(written).split())
 
     def warn(message: object, category: type[Warning], *_: object, **__: object) -> None:
-        if not issubclass(category, ReliabilityWarning):  # which the results say themselves
+        # Of which the results say themselves; and one of several ranks is enough.
+        if arguments.leads and not issubclass(category, ReliabilityWarning):
             say(f"fwdgrad: warning: {spoken(message)}", sys.stderr)
 
     arguments.spoken = spoken
@@ -76,9 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         again = "goes on from here" if arguments.command == "explain" else "starts anew"
         with contextlib.suppress(OSError):  # the terminal may be gone
-            say(f"fwdgrad: interrupted{_by(error)}; the same command {again}", sys.stderr)
+            if arguments.leads:
+                say(f"fwdgrad: interrupted{_by(error)}; the same command {again}", sys.stderr)
         return 128 + getattr(error, "number", signal.SIGINT)
     except Exception as error:
+        if getattr(arguments, "group", None) is not None and hasattr(signal, "SIGTERM"):
+            # torchrun ends all ranks where one has failed: this one's status stays its own.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if arguments.debug:
             say(traceback.format_exc().rstrip(), sys.stderr, lines=True)
             return 1

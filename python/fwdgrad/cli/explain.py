@@ -34,6 +34,7 @@ from fwdgrad.cli.output import (
     set_threads,
     set_workers,
 )
+from fwdgrad.cli.ranks import ranks_of
 from fwdgrad.cli.several import inputs_of, what_is_given
 from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
@@ -161,7 +162,7 @@ class Photos(Kind):
         checkpoint: Path = one.checkpoint or output / "checkpoint.safetensors"
         read = {"the photo": one.photo, "--labels": one.labels, "--checkpoint": checkpoint}
         check_no_input(f"--output {output}", (*maps, *maps.values()), read)
-        if not one.overwrite:
+        if one.leads and not one.overwrite:
             check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
             check_of_one_photo(output, maps, request)
         return checkpoint
@@ -193,7 +194,7 @@ class Photos(Kind):
             )
 
         output = self._output(one)
-        with made_folder(output), _size_told(one, self._size):
+        with made_folder(output if one.leads else None), _size_told(one, self._size):
             try:
                 results = run()
             except CheckpointError as error:
@@ -203,8 +204,11 @@ class Photos(Kind):
                     raise CheckpointError(
                         Message(error, ", by --output or --checkpoint; --overwrite starts afresh")
                     ) from None
-                checkpoint.unlink()
+                if one.leads:
+                    checkpoint.unlink()
                 results = run()
+        if not one.leads:
+            return results
         parts = []
         for result, (saved, drawn) in zip(results, self.files(one).items(), strict=True):
             # A mask of the photo is cut as it was.
@@ -261,12 +265,18 @@ def explain(arguments: argparse.Namespace) -> int:
     for name in OF_ROWS if what != "row" else ():
         if getattr(arguments, name) is not None:
             raise ArgumentError(name, "is of rows of tables: give ", Option("table"))
-    kind = kinds[what](arguments)
-    inputs = inputs_of(arguments, kind)
-    if len(inputs) == 1 and inputs[0].is_alone:
-        kind.run(inputs[0].arguments, not arguments.no_progress, say)
-        return 0
-    return explain_all(arguments, kind, inputs)
+    with ranks_of(arguments):
+        kind = kinds[what](arguments)
+        inputs = inputs_of(arguments, kind)
+        if len(inputs) == 1 and inputs[0].is_alone:
+            kind.run(inputs[0].arguments, not arguments.no_progress, say)
+            return 0
+        if arguments.group is not None:
+            raise ValueError(
+                f"ranks of torchrun share the samples of one {kind.what}, got {len(inputs)} "
+                f"{kind.what}s; --workers shares them out"
+            )
+        return explain_all(arguments, kind, inputs)
 
 
 def _warn_of_training(adapter: ImageClassifier) -> None:

@@ -93,8 +93,14 @@ def set_workers(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def made_folder(output: Path) -> Iterator[None]:
-    """The output folder, seen to be written to before a run; gone again where that fails."""
+def made_folder(output: Path | None) -> Iterator[None]:
+    """The output folder, seen to be written to before a run; gone again where that fails.
+
+    None: nothing is written.
+    """
+    if output is None:
+        yield
+        return
     is_new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -113,8 +119,9 @@ def made_folder(output: Path) -> Iterator[None]:
 
 
 _HOW = (  # what a run comes out the same with, whatever it is
-    "batch_size", "checkpoint", "command", "debug", "device", "engine", "inputs", "line",
-    "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite", "ray",
+    "batch_size", "checkpoint", "command", "debug", "device", "engine", "group", "inputs", "leads",
+    "line", "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite",
+    "ray",
     "spoken", "texts", "threads", "workers",
 )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import functools
 import hashlib
@@ -109,7 +108,7 @@ class Rows(Kind):
                 (*files, *files.values()),
                 {**read, "--checkpoint": checkpoint},
             )
-            if not one.overwrite:
+            if one.leads and not one.overwrite:
                 pages = {saved: [page] for saved, page in files.items()}
                 check_not_of_another(pages, request_of(one))
         return checkpoint
@@ -117,7 +116,7 @@ class Rows(Kind):
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a row, and writes its files where there is an output folder."""
         checkpoint, output = self.check(one), one.output
-        with made_folder(output) if output is not None else contextlib.nullcontext():
+        with made_folder(output if one.leads else None):
             try:
                 results: Any = explain(
                     self.model,
@@ -133,6 +132,8 @@ class Rows(Kind):
                 if error.argument != "x":
                     raise
                 raise ArgumentError("table", *error.args[0].parts[1:]) from None
+        if not one.leads:
+            return [result.explanation for result in results]
         _tell(results, one, self.model, say)
         for result, (saved, page) in zip(results, self.files(one).items(), strict=False):
             self.save(result.explanation, saved, result.label or "the model's output", one)

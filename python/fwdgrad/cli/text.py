@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -91,16 +90,18 @@ class Texts(Kind):
             check_no_input(
                 f"--output {one.output}", (saved, page), {**read, "--checkpoint": checkpoint}
             )
-            if not one.overwrite:
+            if one.leads and not one.overwrite:
                 check_not_of_another({saved: [page]}, request_of(one))
         return checkpoint
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a text, and writes its files where there is an output folder."""
         run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
-        with made_folder(output) if output is not None else contextlib.nullcontext():
+        with made_folder(output if one.leads else None):
             result = run(one.text, self.targets[0], checkpoint=checkpoint, progress=progress)
         explained = result.explanation
+        if not one.leads:
+            return [explained]
         say(result.to_terminal(), lines=True)
         say(f"class        {result.label}, {explained.objective} {explained.score:.4g}")
         if self._of_strings:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.errors import CheckpointError, warn
+from fwdgrad.estimate.missing import is_missing
 from fwdgrad.files import found_at, locked, read_tensors, write_tensors
 from fwdgrad.runner.fingerprint import Answer, differ
 
@@ -85,6 +86,13 @@ class Checkpoint:
                 ) from None
             yield
 
+    def has_gaps(self) -> bool:
+        """Whether some scores in the file are missing, as several workers leave them."""
+        try:
+            return bool(is_missing(read_tensors(self.path, _KIND)[1]["scores"]).any())
+        except (OSError, KeyError, ValueError, TypeError):
+            return False  # or ``load`` says why
+
     def load(self, state: State, samples: int, *, gaps: bool = False) -> tuple[int, int | None]:
         """Fills in the state that is in the file: of how many samples, and the micro-batch's size.
 
@@ -143,7 +151,7 @@ class Checkpoint:
             names.remove("output")
         self._refuse(
             [
-                f"{name} was {_shown(identity.get(name))}, is {_shown(self.identity.get(name))}"
+                f"{name} was {shown(identity.get(name))}, is {shown(self.identity.get(name))}"
                 for name in names
             ]
         )
@@ -209,8 +217,12 @@ def _part(name: str, tensor: Tensor, done: int) -> Tensor:
     return tensor[:done] if name == "scores" else tensor
 
 
-def _shown(value: object) -> str:
-    """A value of an identity; of a digest only the start."""
+def shown(value: object) -> str:
+    """A value of an identity; of a digest only the start.
+
+    >>> shown("0f" * 32), shown(3)
+    ('one of digest 0f0f0f0f', '3')
+    """
     is_digest = isinstance(value, str) and len(value) == 64
     text = f"one of digest {value[:8]}" if is_digest else repr(value)  # type: ignore[index]
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 
 from fwdgrad.files import digest_of
-from fwdgrad.objectives import objective_name
+from fwdgrad.objectives import Objective, objective_name
 from fwdgrad.plan import Plan
 from fwdgrad.runner.fingerprint import parameters_digest
-from fwdgrad.scorer import Scorer
 from fwdgrad_kernels import CONTRACT
 
 
 def identity_of(
-    plan: Plan, model: Callable[[Tensor], Any], scorer: Scorer, name: str | None
+    plan: Plan,
+    model: Callable[[Tensor], Any],
+    targets: list[Any],
+    objective: Objective,
+    name: str | None,
 ) -> dict[str, Any]:
-    """What makes two runs the same, as JSON has it: for checkpoints."""
+    """What makes two runs the same, as JSON has it: for checkpoints, and for ranks of a run."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -33,7 +36,6 @@ def identity_of(
     options = plain(plan.method)
     options.pop("kind")
     options.pop("control_variate", None)  # of the map alone
-    targets = scorer.targets
     return {
         "name": name,
         "contract": CONTRACT,
@@ -42,7 +44,7 @@ def identity_of(
         "shape": list(plan.x.shape),
         "dtype": str(plan.x.dtype),
         "target": targets if len(targets) > 1 else targets[0],
-        "objective": objective_name(scorer.objective),
+        "objective": objective_name(objective),
         "n_samples": plan.n_samples,
         "features": plain(plan.features),
         "seed": plan.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
@@ -15,7 +16,7 @@ from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.estimate.missing import is_missing
 from fwdgrad.estimate.moments import Moments
 from fwdgrad.estimate.scores import bytes_of_sums, why_still
-from fwdgrad.objectives import Objective
+from fwdgrad.objectives import Objective, objective_name
 from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters
 from fwdgrad.plan import Plan
@@ -92,6 +93,10 @@ def run(
     forward = plan.gradient == "forward"
     # No tensor made in inference mode may have a gradient.
     mode: Any = contextlib.nullcontext() if forward else torch._C._InferenceMode(False)
+    ranks = settings.ranks
+    if ranks is not None:  # before any call of the model
+        given = identity_of(plan, model, targets, objective, settings.name)
+        ranks.agree({**(about or {}), **given, "batch_size": settings.batch_size})
     with TorchState(), mode:
         scorer = Scorer(model, plan.x, targets, objective)
         for look in (at_input, getattr(scorer.objective, "check_at_input", None)):
@@ -105,10 +110,17 @@ def run(
             )  # fmt: skip
         samples = Samples(plan, backend, noisy)
         file = None
-        if settings.checkpoint is not None:
-            identity = {**(about or {}), **identity_of(plan, model, scorer, settings.name)}
-            answer = Answer.of(scorer.outputs)
+        is_told = settings.checkpoint is not None or ranks is not None
+        answer = Answer.of(scorer.outputs if is_told else None)
+        if ranks is not None:
+            found = {"target": scorer.targets, "objective": objective_name(scorer.objective)}
+            scorer.clean = ranks.agree({**found, "output": answer.rest}, answer, scorer.clean)
+        if settings.checkpoint is not None and (ranks is None or ranks.rank == 0):
+            own = identity_of(plan, model, scorer.targets, scorer.objective, settings.name)
+            identity = {**(about or {}), **own}
             file = Checkpoint(settings.checkpoint, identity, answer, scorer.clean)
+        if ranks is not None:
+            ranks.kept = others_kept(file)
         outcome = Outcome(scorer, backend)
         with file.locked() if file is not None else contextlib.nullcontext():
             if forward:
@@ -118,12 +130,12 @@ def run(
         if plan.path is not None:
             with torch.no_grad():
                 try:
-                    found = scorer(plan.path.start[None].clone())
+                    starts = scorer(plan.path.start[None].clone())
                 except ModelError as error:
                     raise ModelError(
                         Message(error, " (at the path's baseline)")
                     ) from error.__cause__
-            outcome.starts = [float(score[0]) for score in found]
+            outcome.starts = [float(score[0]) for score in starts]
     return outcome
 
 
@@ -241,12 +253,13 @@ def _stream(
     workers = workers_of(settings.workers)
     concurrency = int(getattr(scorer.model, "concurrency", 1))
     if enter is None and samples.noisy is None:
-        if workers is None and (concurrency > 1 or may_miss):
+        has_gaps = file is not None and file.has_gaps()
+        if workers is None and (concurrency > 1 or may_miss or has_gaps):
             workers = Threads(concurrency)
     elif workers is not None:
         raise ArgumentError(
-            "workers",
-            f"are for methods from forward calls of one model; {plan.method.name} "
+            *(("workers", "are ") if settings.ranks is None else ("group", "is ")),
+            f"for methods from forward calls of one model; {plan.method.name} "
             f"{'changes its parameters' if samples.noisy is not None else 'takes its gradient'}",
         )
 
@@ -290,10 +303,19 @@ def _stream(
         for one, other in zip(scores[which].unbind(1), found.unbind(1), strict=True):
             file.compare("score of some samples", one, other, hint)
 
+    ranks = settings.ranks
+    if ranks is not None and ranks.rank:
+        work_of_own = Work(samples, scorer)
+        numbers.copy_(ranks.serve(functools.partial(work_of_own.scores, scorer.model)))
+        return
     if workers is not None:
         size = settings.batch_size or getattr(scorer.model, "batch_size", None)
         if size is None:
-            size = _FEW if concurrency > 1 or may_miss else _batch_size(plan, settings, {}, 0).size
+            size = _FEW
+            if concurrency == 1 and not may_miss:  # several for each: none waits long for the last
+                size = _batch_size(plan, settings, {}, 0).size
+                shares = 4 * getattr(workers, "count", 1)
+                size = max(signs, min(size, plan.n_samples // shares))
         announce = getattr(scorer.model, "announce", None)
         if announce is not None:
             announce(plan.n_samples, size)
@@ -316,6 +338,8 @@ def _stream(
                 numbers, signs=signs, batch=size, in_flight=pool.count, checkpoint=file,
                 again=again, progress=settings.progress,
             )  # fmt: skip
+        if ranks is not None:
+            ranks.spread(numbers)
         return
     waits = is_waited_for(numbers.device)
     scorer.looks = not waits

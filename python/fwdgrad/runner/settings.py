@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from fwdgrad.checks import check_integer, check_no_array
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
 from fwdgrad.outputs import told
+from fwdgrad.runner.links import group_of
 from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.memory import parse_memory
+from fwdgrad.runner.ranks import Ranks
 from fwdgrad.runner.workers import Workers, workers_of
 
 
@@ -33,6 +36,7 @@ class Settings:
     name: str | None = None
     backend: str = "auto"
     workers: int | Workers | None = None
+    group: Any = None  # of torch.distributed; its ranks are the workers then
 
     def __post_init__(self) -> None:
         """Checks each argument."""
@@ -50,6 +54,13 @@ class Settings:
         if self.memory is not None:
             self._set("memory", parse_memory(self.memory))
         self._set("workers", workers_of(self.workers))
+        if (group := group_of(self.group)) is not None:
+            if self.workers is not None:
+                raise ArgumentError(
+                    "group", "and ", Option("workers"), " both say where the model is called; give "
+                    "one of them",
+                )  # fmt: skip
+            self._set("workers", Ranks(group))
         if self.workers is not None and self.memory is not None:
             raise ArgumentError(
                 "memory",
@@ -70,6 +81,15 @@ class Settings:
             raise ArgumentTypeError(
                 "name", f"must be a text or None, got {told(repr(self.name), 80)}"
             )
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The workers, where they are ranks."""
+        return self.workers if isinstance(self.workers, Ranks) else None
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """What ranks do at once, see ``Ranks``."""
+        return contextlib.nullcontext() if self.ranks is None else self.ranks.together()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
