@@ -271,11 +271,6 @@ def explain(arguments: argparse.Namespace) -> int:
         if len(inputs) == 1 and inputs[0].is_alone:
             kind.run(inputs[0].arguments, not arguments.no_progress, say)
             return 0
-        if arguments.group is not None:
-            raise ValueError(
-                f"ranks of torchrun share the samples of one {kind.what}, got {len(inputs)} "
-                f"{kind.what}s; --workers shares them out"
-            )
         return explain_all(arguments, kind, inputs)
 
 

@@ -31,18 +31,25 @@ _NAMED = 5  # inputs that failed for one reason, by name
 def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) -> int:
     """Explains inputs one after another; what is there already is not made again.
 
-    A failed one does not stop the others, and is named at the end.
+    A failed one does not stop the others, and is named at the end. Ranks of torchrun take whole
+    inputs, and rank 0 writes the index.
 
     Returns:
         The exit status: 1 where one failed.
     """
     output: Path = arguments.output or FOLDER
+    group = arguments.group
     _check_index(output)
     for one in inputs:  # before any is explained
+        one.arguments.group, one.arguments.leads = None, True
         kind.check(one.arguments)
     todo = [one for one in inputs if arguments.overwrite or not kind.there(one.arguments)]
+    there = len(inputs) - len(todo)
     if todo:
         _ = kind.model  # loads it: what is wrong with it is told once
+    if group is not None:
+        group.barrier().wait()  # before there are new maps
+        todo = todo[group.rank() :: group.size()]
     failed: dict[str, str] = {}
     done, warnings = 0, Warnings()
     shows = not arguments.no_progress and bool(todo)
@@ -68,14 +75,30 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
                             say(f"{name}: {line}")
                     bar.step(samples)
         finally:
-            _write_index(output, failed)
-            _say_failed(failed)
-    there = len(inputs) - len(todo)
+            if group is None:
+                _write_index(output, failed)
+                _say_failed(failed)
+    if group is not None:
+        found = _of_all_ranks((done, failed), group)
+        done = sum(count for count, _ in found)
+        failed = {name: reason for _, some in found for name, reason in some.items()}
+        if not arguments.leads:
+            return 1 if failed else 0
+        _write_index(output, failed)
+        _say_failed(failed)
     parts = [f"{done} explained"] + [f"{there} there already"] * bool(there)
     parts += [f"{len(failed)} failed"] * bool(failed)
     say(f"{unit:12} {', '.join(parts)}")
     say(f"index        {output / 'index.html'}")
     return 1 if failed else 0
+
+
+def _of_all_ranks(own: Any, group: Any) -> list[Any]:
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * group.size()
+    dist.all_gather_object(found, own, group)
+    return found
 
 
 _Done = tuple[list[str], int, Kept]  # lines of the maps, samples, and what was warned of
