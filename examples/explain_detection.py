@@ -3,10 +3,12 @@
     python examples/explain_detection.py                      # a detector of bright squares
     python examples/explain_detection.py --model centernet    # COCO's 80 kinds of things
     python examples/explain_detection.py photo.jpg --model centernet
+    python examples/explain_detection.py scan.png --model textboxes    # lines of text
 
-The first needs nothing but this package. CenterNet is fetched by ``python benchmarks/data.py
-centernet`` in a checkout of the repository, and needs 'fwdgrad-kernels[demo]'; 512 samples of it
-take some minutes. The maps go to detection.png, with the boxes.
+The first needs nothing but this package. CenterNet, and PP-OCRv4 for text, are fetched by ``python
+benchmarks/data.py centernet textboxes`` in a checkout of the repository, and need
+'fwdgrad-kernels[demo,arrays]'; 512 samples take some minutes. The maps go to detection.png, with
+the boxes.
 
 A detector of your own is a callable from a batch of pictures to what it finds in each:
 torchvision's and Hugging Face's dicts, YOLO's arrays, or lists of (box, label, score); see
@@ -67,11 +69,22 @@ def of_coco(photo: str | None) -> tuple[Callable[[Tensor], Any], Tensor, tuple[s
     return centernet.CenterNet(data.ready("centernet")), x, centernet.COCO
 
 
+def of_text(photo: str | None) -> tuple[Callable[[Tensor], Any], Tensor]:
+    """PP-OCRv4, and a picture: scikit-image's cup of coffee with two lines of text by default."""
+    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    import centernet
+    import data
+    import textboxes
+
+    x = textboxes.pictures()["coffee"] if photo is None else centernet.load(photo)
+    return textboxes.TextBoxes(data.ready("textboxes")), x
+
+
 def main() -> None:
     """Prints what is found and writes the maps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photo", nargs="?", help="for CenterNet")
-    parser.add_argument("--model", choices=("lamps", "centernet"), default="lamps")
+    parser.add_argument("photo", nargs="?", help="for the last two models")
+    parser.add_argument("--model", choices=("lamps", "centernet", "textboxes"), default="lamps")
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--min-score", type=float, default=0.3)
     parser.add_argument("--output", type=Path, default=Path("detection.png"))
@@ -80,6 +93,8 @@ def main() -> None:
     x, names = street(), None
     if arguments.model == "centernet":
         model, x, names = of_coco(arguments.photo)
+    elif arguments.model == "textboxes":
+        model, x = of_text(arguments.photo)
     with torch.no_grad():
         found = Detections.of(model(x[None]), arguments.min_score)
     # One map for each box, from the same calls. The stand-in sees brightness, which a blur keeps.

@@ -153,9 +153,8 @@ def test_a_failure_leaves_what_was_there_and_the_other_items(fetches, cache, mon
 def test_an_unknown_item_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         data.main(["imagenet"])
-    assert "must be one of squeezenet, stamps, mnist, sentences, centernet, got 'imagenet'" in (
-        capsys.readouterr().err
-    )
+    known = "squeezenet, stamps, mnist, sentences, centernet, textboxes"
+    assert f"must be one of {known}, got 'imagenet'" in capsys.readouterr().err
 
 
 # ---- fetching ----------------------------------------------------------------------------------

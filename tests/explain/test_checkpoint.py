@@ -14,8 +14,7 @@ import torch
 import fwdgrad
 from fwdgrad import CheckpointError, KeptLabel
 from fwdgrad.runner import checkpoint as checkpoints
-from fwdgrad.runner import fingerprint
-from fwdgrad.runner import run as runner
+from fwdgrad.runner import fingerprint, identity
 from fwdgrad.runner.fingerprint import Answer, differ, parameters_digest, telling_samples
 
 from .models import Recorder, X, assert_same_bits, exact, handled, raise_at
@@ -58,7 +57,7 @@ def of_margin(margin, sign=1):
 
 def test_a_checkpoint_of_another_version_of_the_contract(checkpoint, monkeypatch):
     """Its scores are of the same samples, but its map would be summed in another order."""
-    monkeypatch.setattr(runner, "CONTRACT", 1)
+    monkeypatch.setattr(identity, "CONTRACT", 1)
     explain(of_margin(1.0), checkpoint, target=0)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=r"of another run.*contract"):

@@ -4,12 +4,16 @@ import importlib.util
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import fwdgrad
 from fwdgrad import cli
@@ -85,6 +89,45 @@ def test_the_command_line_takes_an_endpoint(capsys, monkeypatch):
     assert "rainy(--)" in out
     assert "sesame" not in out + err
     assert "--labels is of a callable of strings, got --url" in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_that_waits_at_once_and_keeps_its_scores(tmp_path):
+    at_once, hangs, released, echoed = 4, 24, threading.Event(), echoing()
+
+    def answer(request):
+        if request.number >= hangs:
+            released.wait(300)
+        return echoed(request)
+
+    path = tmp_path / "run.safetensors"
+    with serving(answer) as server:
+        line = ["explain", "--text", PROMPT, "--url", f"{server.url}/v1", "--model", "m"]
+        line += ["--target", " yes", "--samples", "64", "--checkpoint", str(path), "--no-progress"]
+        # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+        restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        command = [sys.executable, "-m", "fwdgrad", *line]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **restore) as process:
+            try:
+                started = time.monotonic()
+                while len(server.requests) < hangs + at_once:
+                    assert process.poll() is None, process.stderr.read()
+                    assert time.monotonic() < started + 120
+                    time.sleep(0.005)
+                # A second is the run's; a start takes 3 to 4 where nothing else is busy.
+                seconds = max(2, (time.monotonic() - started) / 3)
+                process.send_signal(signal.SIGINT)
+                err = process.communicate(timeout=seconds)[1]
+            finally:
+                process.kill()
+                released.set()
+    assert process.returncode == 130
+    assert err.endswith("\nfwdgrad: interrupted; the same command goes on from here\n")
+    # The first two were the model's own answer and the whole prompt.
+    scores = load_file(path)["scores"].flatten()
+    scores = scores[scores.isfinite()]
+    assert len(scores) == hangs - 2
+    assert set(scores.tolist()) <= {-5.0, -4.0, -3.0, -2.0}  # with neither, either or both of ADDS
 
 
 @pytest.mark.parametrize(

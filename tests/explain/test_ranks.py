@@ -227,3 +227,34 @@ def test_torchrun(tmp_path):
         Explanation.load(tmp_path / name / "explanation.safetensors") for name in ("ranks", "alone")
     ]
     assert_same_bits(*maps)
+
+
+@pytest.mark.slow
+def test_torchrun_of_a_folder(tmp_path):
+    """Each rank takes whole photos; one that cannot be read stops no other."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        picture = Image.radial_gradient("L").rotate(20 * number).convert("RGB")
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "photos" / "broken.png").write_text("no picture")
+    line = "-m torch.distributed.run --standalone --nproc-per-node 2 -m fwdgrad explain photos"
+    line += " --model own:score --size 32 --samples 32 --no-progress --no-evidence --output maps"
+
+    def run():
+        return subprocess.run(
+            [sys.executable, *line.split()], cwd=tmp_path, timeout=120, env=environment(),
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    found = run()
+    assert found.returncode == 1
+    assert "photos       5 explained, 1 failed" in found.stdout
+    assert found.stdout.count("index        maps/index.html") == 1
+    (told,) = [one for one in found.stderr.splitlines() if one.startswith("fwdgrad: error: ")]
+    assert "broken.png" in told
+    assert all(
+        f'"{number}/' in (tmp_path / "maps" / "index.html").read_text() for number in range(5)
+    )
+    again = run()
+    assert "photos       0 explained, 5 there already, 1 failed" in again.stdout

@@ -513,6 +513,7 @@ def test_rows_that_are_none_of_the_background(x, message):
         (FRAME, {"groups": {"g": []}}, "groups must have a column in each, got none in 'g'"),
         (FRAME, {"groups": {"g": ["age"], "h": ["age"]}}, "must not share columns: 'age' is in"),
         (FRAME, {"groups": {"town": ["age", "kind"]}}, "groups must have names .*'town' twice"),
+        (FRAME, {"categories": {"age": ["kind"]}}, "categories must have names .*'age' twice"),
         (FRAME, {"groups": ["age"]}, "groups must be a dict"),
         (FRAME, {"feature_names": ["a"]}, "feature_names must be 3, one for each column, got 1"),
         (FRAME, {"feature_names": ["a", "a", "b"]}, "feature_names must differ, got 'a' twice"),
@@ -632,6 +633,32 @@ def test_options_of_rows_and_several_targets(folder, capsys):
     assert "64 samples, reliability" in capsys.readouterr().out
 
 
+def test_groups_and_categories_on_the_command_line(folder, capsys):
+    rows = pd.read_csv("rows.csv")
+    towns = pd.get_dummies(rows["town"], prefix="town").astype(int)
+    rows = rows[["age", "owner"]].assign(**towns, **{"net, EUR": range(len(rows))})
+    rows.to_csv("rows.csv", index=False)
+    header = 'owner,age,"net, EUR",town_Ulm,town_Köln,town_Bonn'
+    (folder / "row.csv").write_text(f"{header}\nTrue,40,9,1,0,0\n", encoding="utf-8")
+    (folder / "of_groups.py").write_text(
+        "def f(frame): return frame['age'] * frame['net, EUR'] + 5.0 * frame['town_Ulm']\n"
+    )
+    line = LINE.replace("of_tables", "of_groups") + "f --table row.csv --output out --category"
+    line = [*line.split(), f"town={','.join(towns)}"]
+    assert cli.main([*line, "--group", 'wealth=age, "net, EUR"']) == 0
+    assert capsys.readouterr().out.startswith("output 365; exact, from 8 coalitions")
+    kept = Explanation.load(folder / "out" / "explanation.safetensors")
+    table = kept.provenance["table"]
+    assert table["features"] == ["wealth", "owner", "town"]
+    assert table["values"] == ["age=40, net, EUR=9", "True", "Ulm"]
+    product, in_ulm = (rows["age"] * rows["net, EUR"]).mean(), rows["town_Ulm"].mean()
+    expected = [360 - product, 0.0, 5 - 5 * in_ulm]
+    assert kept.attribution.tolist() == pytest.approx(expected, abs=1e-6)
+    # Other groups are another run.
+    assert cli.main([*line, "--group", "wealth=age,owner"]) == 1
+    assert "of another run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("rest", "message"),
     [
@@ -644,6 +671,15 @@ def test_options_of_rows_and_several_targets(folder, capsys):
         ("g --table row.csv", "--model 'of_tables:g': of_tables of .* has no 'g'"),
         ("f --table row.csv --max-background 0", "--max-background must be at least 1, got 0"),
         ("f --table row.csv --target yes", "--target must be a number, got 'yes'"),
+        ("f --table row.csv --group age", "--group must be a name and its columns, .* got 'age'"),
+        ("f --table row.csv --group g=", "--group must be a name and its columns, .* got 'g='"),
+        ("f --table row.csv --category =age", "--category must be a name and its columns"),
+        ("f --table row.csv --group a=agee", "--group must have columns.*'agee'; did you mean 'ag"),
+        ("f --table row.csv --group a=age --category b=age", "--category must not share columns"),
+        ("f --table row.csv --group a=age --group a=town", "--group must have names .*'a' twice"),
+        ("f --table row.csv --category town=age", "--category must have names .*'town' twice"),
+        ("f --table row.csv --url http://localhost", "--url is of photos or texts"),
+        ("f photo.png --group a=age", "--background is of rows of tables: give --table"),
         ("f", "give a photo or --text"),
     ],
 )

@@ -237,3 +237,36 @@ def test_no_cluster_there(monkeypatch):
 def test_workers_that_cannot_be(wrong, message):
     with pytest.raises((ValueError, TypeError), match=message):
         RayWorkers(**wrong)
+
+
+def test_a_folder_by_the_command_line(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    from fwdgrad.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.fromarray((X[number].permute(1, 2, 0) * 255).byte().numpy()).save(
+            tmp_path / "photos" / f"{number}.png"
+        )
+    model = f"{__name__}:score"
+    given = ["explain", "photos", "--model", model, "--size", "32", "--samples", "16"]
+    given += ["--no-evidence", "--no-progress", "--seed", "3"]
+    assert main([*given, "--output", "there", "--ray", "auto", "--workers", "2"]) == 0
+    assert "3 explained" in capsys.readouterr().out
+    assert main([*given, "--output", "here"]) == 0
+    for number in range(3):
+        maps = [
+            fwdgrad.Explanation.load(tmp_path / folder / str(number) / "explanation.safetensors")
+            for folder in ("there", "here")
+        ]
+        assert torch.equal(maps[0].attribution, maps[1].attribution)
+
+
+def test_the_command_line_names_ray(monkeypatch, capsys):
+    from fwdgrad.cli import main
+
+    given = ["explain", "photo.png", "--ray", "auto"]
+    assert main(given) == 1
+    assert "--ray needs --workers, how many actors to start" in capsys.readouterr().err

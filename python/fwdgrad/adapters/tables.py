@@ -313,10 +313,11 @@ def _features_of(
             found.append((str(name), places, argument))
     single = [i for i in range(len(columns.names)) if i not in owner]
     found += [(columns.names[i], (i,), "column") for i in single]
-    names = [name for name, _, _ in found]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise ArgumentError("groups", f"must have names of their own, got {name!r} twice")
+    named: dict[str, str] = {}
+    for name, _, kind in found:  # single columns come last
+        if name in named:
+            raise ArgumentError(named[name], f"must have names of their own, got {name!r} twice")
+        named[name] = kind
     return sorted(found, key=lambda one: min(one[1]))
 
 

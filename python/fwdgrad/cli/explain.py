@@ -32,12 +32,13 @@ from fwdgrad.cli.output import (
     request_of,
     say_how,
     set_threads,
+    set_workers,
 )
 from fwdgrad.cli.ranks import ranks_of
 from fwdgrad.cli.several import inputs_of, what_is_given
-from fwdgrad.cli.table import Rows
+from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
-from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, warn
+from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
@@ -258,18 +259,18 @@ class Photos(Kind):
 def explain(arguments: argparse.Namespace) -> int:
     """Explains photos, texts or rows of a table, and writes files; returns the exit status."""
     set_threads(arguments)
+    set_workers(arguments)
     kinds: dict[str, type[Kind]] = {"photo": Photos, "text": Texts, "row": Rows}
+    what = what_is_given(arguments)
+    for name in OF_ROWS if what != "row" else ():
+        if getattr(arguments, name) is not None:
+            raise ArgumentError(name, "is of rows of tables: give ", Option("table"))
     with ranks_of(arguments):
-        kind = kinds[what_is_given(arguments)](arguments)
+        kind = kinds[what](arguments)
         inputs = inputs_of(arguments, kind)
         if len(inputs) == 1 and inputs[0].is_alone:
             kind.run(inputs[0].arguments, not arguments.no_progress, say)
             return 0
-        if arguments.group is not None:
-            raise ValueError(
-                f"ranks of torchrun share the samples of one {kind.what}, got {len(inputs)} "
-                f"{kind.what}s; --workers shares them out"
-            )
         return explain_all(arguments, kind, inputs)
 
 

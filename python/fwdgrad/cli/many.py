@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Generator
@@ -20,7 +21,7 @@ from fwdgrad.many import in_flight
 from fwdgrad.report import MARK
 from fwdgrad.report.index import index_page
 from fwdgrad.runner.loop import Progress
-from fwdgrad.runner.workers import workers_of
+from fwdgrad.runner.workers import Workers, workers_of
 from fwdgrad.telling import InputsBar, Warnings
 from fwdgrad.terminal import say
 
@@ -30,18 +31,25 @@ _NAMED = 5  # inputs that failed for one reason, by name
 def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) -> int:
     """Explains inputs one after another; what is there already is not made again.
 
-    A failed one does not stop the others, and is named at the end.
+    A failed one does not stop the others, and is named at the end. Ranks of torchrun take whole
+    inputs, and rank 0 writes the index.
 
     Returns:
         The exit status: 1 where one failed.
     """
     output: Path = arguments.output or FOLDER
+    group = arguments.group
     _check_index(output)
     for one in inputs:  # before any is explained
+        one.arguments.group, one.arguments.leads = None, True
         kind.check(one.arguments)
     todo = [one for one in inputs if arguments.overwrite or not kind.there(one.arguments)]
+    there = len(inputs) - len(todo)
     if todo:
         _ = kind.model  # loads it: what is wrong with it is told once
+    if group is not None:
+        group.barrier().wait()  # before there are new maps
+        todo = todo[group.rank() :: group.size()]
     failed: dict[str, str] = {}
     done, warnings = 0, Warnings()
     shows = not arguments.no_progress and bool(todo)
@@ -67,14 +75,30 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
                             say(f"{name}: {line}")
                     bar.step(samples)
         finally:
-            _write_index(output, failed)
-            _say_failed(failed)
-    there = len(inputs) - len(todo)
+            if group is None:
+                _write_index(output, failed)
+                _say_failed(failed)
+    if group is not None:
+        found = _of_all_ranks((done, failed), group)
+        done = sum(count for count, _ in found)
+        failed = {name: reason for _, some in found for name, reason in some.items()}
+        if not arguments.leads:
+            return 1 if failed else 0
+        _write_index(output, failed)
+        _say_failed(failed)
     parts = [f"{done} explained"] + [f"{there} there already"] * bool(there)
     parts += [f"{len(failed)} failed"] * bool(failed)
     say(f"{unit:12} {', '.join(parts)}")
     say(f"index        {output / 'index.html'}")
     return 1 if failed else 0
+
+
+def _of_all_ranks(own: Any, group: Any) -> list[Any]:
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * group.size()
+    dist.all_gather_object(found, own, group)
+    return found
 
 
 _Done = tuple[list[str], int, Kept]  # lines of the maps, samples, and what was warned of
@@ -93,10 +117,10 @@ def explain_here(kind: Kind, one: argparse.Namespace, progress: Progress = False
 
 
 def _calls(
-    kind: Kind, todo: list[One], count: int | None
+    kind: Kind, todo: list[One], given: int | Workers | None
 ) -> Generator[tuple[str, Callable[[Progress], _Done]], None, None]:
     """The inputs, each with a call that explains it or waits for the process that does."""
-    workers = workers_of(count)
+    workers = workers_of(given)
     if workers is None or len(todo) < 2:
         for one in todo:
             yield one.name, partial(explain_here, kind, one.arguments)
@@ -104,8 +128,15 @@ def _calls(
     model: Any = kind  # which calls it
     with workers.open(model) as pool:
         yield from in_flight(
-            ((one.name, pool.submit(explain_here, one.arguments)) for one in todo), 2 * pool.count
+            ((one.name, pool.submit(_explain_there, os.getcwd(), one.arguments)) for one in todo),
+            2 * pool.count,
         )
+
+
+def _explain_there(kind: Kind, folder: str, arguments: argparse.Namespace) -> _Done:
+    """``explain_here`` in another process, where paths are of this one's folder."""
+    os.chdir(folder)
+    return explain_here(kind, arguments)
 
 
 def _say_nothing(*_: object, **__: object) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from fwdgrad.adapters.images import ImageClassifier
-from fwdgrad.errors import ArgumentError
+from fwdgrad.checks import check_integer
+from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.explanation import Explanation
 from fwdgrad.report.text import shown
 from fwdgrad.runner.memory import process_memory
@@ -79,6 +80,18 @@ def set_threads(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
 
 
+def set_workers(arguments: argparse.Namespace) -> None:
+    """Takes over --ray: --workers are then actors of a cluster."""
+    if arguments.ray is None:
+        return
+    if arguments.workers is None:
+        raise ArgumentError("ray", "needs ", Option("workers"), ", how many actors to start")
+    from fwdgrad.integrations.ray import RayWorkers
+
+    count = check_integer("workers", arguments.workers, 1)
+    arguments.workers = RayWorkers(count, arguments.ray)
+
+
 @contextlib.contextmanager
 def made_folder(output: Path | None) -> Iterator[None]:
     """The output folder, seen to be written to before a run; gone again where that fails.
@@ -108,6 +121,7 @@ def made_folder(output: Path | None) -> Iterator[None]:
 _HOW = (  # what a run comes out the same with, whatever it is
     "batch_size", "checkpoint", "command", "debug", "device", "engine", "group", "inputs", "leads",
     "line", "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite",
+    "ray",
     "spoken", "texts", "threads", "workers",
 )  # fmt: skip
 

@@ -52,7 +52,7 @@ class _Commands(_Parser):
             >>> parser.written("explain", Option("saliency"))
             'saliency'
         """
-        name = {"features": "cell"}.get(option.name, option.name)
+        name = {"features": "cell", "address": "ray"}.get(option.name, option.name)
         for parser in (self.commands[command], self.commands["explain"]):
             for action in parser._actions:
                 if action.dest == name and action.option_strings:
@@ -162,6 +162,8 @@ def _add_explain(commands: Any) -> None:
     )
     add("--workers", type=int, metavar="N", help="local processes, which share out the inputs, or "
         "the samples of a single one (default: none)")  # fmt: skip
+    add("--ray", metavar="ADDRESS", help="of a cluster of Ray, host:port or auto, whose actors "
+        "--workers are then; --output must be a folder that its machines share")  # fmt: skip
     add("--no-progress", action="store_true", help="no bar")
     add("--no-evidence", action="store_true", help="do not look for the part that is enough, which "
         "takes about twenty forward calls more")  # fmt: skip
@@ -219,6 +221,10 @@ def _add_table(explain: argparse.ArgumentParser) -> None:
     add("--background", type=Path, metavar="ROWS.CSV", help="rows of the data, from which columns "
         "that are out take their values")  # fmt: skip
     add("--max-background", type=int, default=100, help="rows of it that are used (default: 100)")
+    add("--group", dest="groups", action="append", metavar="NAME=A,B", help="columns that are in "
+        "or out together, place=lat,lon say; repeatable")  # fmt: skip
+    add("--category", dest="categories", action="append", metavar="NAME=A,B", help="the same of "
+        "one-hot columns: the one that is set is shown as the value; repeatable")  # fmt: skip
     add("--value", choices=VALUES, help="of coalitions (default: banzhaf)")
 
 

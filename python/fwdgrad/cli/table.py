@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import hashlib
 from pathlib import Path
@@ -29,7 +30,11 @@ from fwdgrad.files import write_atomically
 from fwdgrad.runner.fingerprint import parameters_digest
 from fwdgrad.runner.loop import Progress
 
-_OF_OTHERS = ("answers", "plain", "baseline", "block", "cell", "size", "fit", "engine")
+_OF_OTHERS = (
+    "answers", "api_key_env", "mask", "split", "url", "plain", "baseline", "block", "cell", "size",
+    "fit", "engine",
+)  # fmt: skip
+OF_ROWS = ("background", "groups", "categories")
 
 
 class Rows(Kind):
@@ -61,6 +66,8 @@ class Rows(Kind):
         return TableModel(
             import_named(self.arguments.model),
             self._background,
+            groups=_named_columns("groups", self.arguments.groups),
+            categories=_named_columns("categories", self.arguments.categories),
             max_background=self.arguments.max_background,
             labels=_labels(self.arguments.labels),
         )
@@ -183,6 +190,32 @@ def _tables(background: Path, row: Path) -> tuple[Any, Any]:
         name: str for name in rows.columns if not pandas.api.types.is_numeric_dtype(rows[name])
     }
     return rows, read("table", row, dtype=words)
+
+
+def _named_columns(argument: str, given: list[str] | None) -> dict[str, list[str]]:
+    """Of each NAME=COLUMN,COLUMN the columns by the name.
+
+    Example:
+        >>> _named_columns("groups", ["place=lat, lon", 'price="net, EUR"'])
+        {'place': ['lat', 'lon'], 'price': ['net, EUR']}
+    """
+    found: dict[str, list[str]] = {}
+    for text in given or ():
+        name, _, listed = text.partition("=")
+        try:
+            columns = next(csv.reader([listed], skipinitialspace=True))
+        except csv.Error:  # a new line
+            columns = []
+        if not (name.strip() and columns):
+            raise ArgumentError(
+                argument, f"must be a name and its columns, place=lat,lon say, got {text!r}"
+            )
+        if name.strip() in found:
+            raise ArgumentError(
+                argument, f"must have names of their own, got {name.strip()!r} twice"
+            )
+        found[name.strip()] = columns
+    return found
 
 
 def _labels(path: Path | None) -> list[str] | None:

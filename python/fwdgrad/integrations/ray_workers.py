@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fwdgrad.checks import check_integer
-from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError, warn
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, Message, ModelError, Option, warn
 from fwdgrad.outputs import cause
 
 _TRIES = 4  # of a call, each time in another actor where one has died
@@ -116,9 +116,12 @@ class RayWorkers:
                 except Exception as error:
                     if "InvalidAuthToken" in str(error.__cause__):
                         raise ConnectionError(
-                            f"address: the cluster of Ray at {self.address!r} asks for a token "
-                            "that this process does not have: set RAY_AUTH_MODE=token, and the "
-                            "token as Ray's page on token authentication says"
+                            Message(
+                                Option("address"),
+                                f": the cluster of Ray at {self.address!r} asks for a token that "
+                                "this process does not have: set RAY_AUTH_MODE=token, and the "
+                                "token as Ray's page on token authentication says",
+                            )
                         ) from None
                     raise ConnectionError(_no_cluster(self.address, cause(error))) from error
         try:
@@ -323,9 +326,12 @@ def _why(error: BaseException) -> str:
 
 
 def _no_cluster(address: str, why: str) -> str:
-    return (
-        f"address: no cluster of Ray answers at {address!r} ({why}); start one with ray start "
-        "--head, or leave address out for this machine alone"
+    return Message(
+        Option("address"),
+        f": no cluster of Ray answers at {address!r} ({why}); start one with ray start --head, or "
+        "leave ",
+        Option("address"),
+        " out for this machine alone",
     )
 
 
