@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import CheckpointError, ForwardGradient, ModelError, Regions
+from fwdgrad import ForwardGradient, ModelError, Regions
 
 from .models import assert_same_bits
 
@@ -138,13 +138,17 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, kind):
     torch.testing.assert_close(found.attribution, alone.attribution, rtol=0, atol=0)
 
 
-def test_gaps_of_a_checkpoint_are_of_such_models_alone(tmp_path):
+def test_gaps_of_a_checkpoint_are_filled_by_a_model_that_answers_one_at_a_time(tmp_path):
     path = tmp_path / "run.safetensors"
-    run = {**RUN, "method": Regions(0.0), "checkpoint": path}
+    run = {**RUN, "method": Regions(0.0)}
     with pytest.warns(UserWarning, match="have no score"):
-        fwdgrad.explain(Endpoint(fails=[4]), X, None, **run)
-    with pytest.raises(CheckpointError, match="not finite"):
-        fwdgrad.explain(Endpoint(1, max_missing=0), X, None, **run)
+        fwdgrad.explain(Endpoint(fails=[4]), X, None, checkpoint=path, **run)
+    model = Endpoint(1, max_missing=0)
+    found = fwdgrad.explain(model, X, None, checkpoint=path, **run)
+    assert sum(model.calls) < 64  # at the input, the gap, and some that are asked for again
+    assert "missing_samples" not in found.provenance
+    alone = fwdgrad.explain(Endpoint(1, max_missing=0), X, None, **run)
+    assert torch.equal(found.attribution, alone.attribution)
 
 
 def test_without_max_missing_a_sample_without_a_score_is_an_error():

@@ -272,12 +272,15 @@ class Others:
     def failed(self, error: BaseException, kept: str) -> None:
         """Tells rank 0, and raises what rank 0 says of it, which names what is kept."""
         is_interrupted = isinstance(error, KeyboardInterrupt)
+        seconds = _WORD_SECONDS if is_interrupted else None
         if self._word is None:
             self._send(FAILED, body=bytes_of((_said_of(self._rank, error), is_interrupted)))
-            try:
-                self._thread.join(_WORD_SECONDS if is_interrupted else None)
-            except KeyboardInterrupt:  # of torchrun
-                self._thread.join(_WORD_SECONDS)
+        else:
+            seconds = _GRACE_SECONDS  # Python aborts where it ends while a thread is within gloo
+        try:
+            self._thread.join(seconds)
+        except KeyboardInterrupt:  # of torchrun
+            self._thread.join(_WORD_SECONDS)
         is_why = self._is_failure if is_interrupted else isinstance(error, ModelError)
         if is_why and self._word is not None and self._word is not error:
             raise self._word from error.__cause__
