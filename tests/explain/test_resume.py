@@ -268,7 +268,7 @@ def test_a_folder_is_refused(tmp_path):
         ("batch", "x"),
         ("batch", 0),
         ("batch", None),
-        ("scores", torch.full((30, 2, 1), math.nan, dtype=torch.float64)),  # which no run writes
+        ("scores", torch.full((30, 2, 1), math.inf, dtype=torch.float64)),  # which no run writes
         ("scores", torch.zeros(30, 2, 1)),
         ("scores", torch.zeros(30, 2, dtype=torch.float64)),
         ("nothing", torch.zeros(1)),
