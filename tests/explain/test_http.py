@@ -196,7 +196,7 @@ def test_a_connection_closed_in_the_middle_is_tried_again():
             (Answer({}, 500), "answered 500 Internal Server Error", 3),
             (Answer({"detail": "row 3"}, 422), "answered 422 Unprocessable", 1),
             (Answer(b"<html>", 200), "answered what is no JSON: '<html>'", 3),
-            (Answer({"error": "filtered"}), "answered what decode cannot read (KeyError: 'scores')", 3),
+            (Answer({"error": "no"}), "answered what decode cannot read (KeyError: 'scores')", 3),
             (Answer({"scores": [[1, 2]]}, closes=True), "closed the connection", 3),
         ],
         keep=2,
