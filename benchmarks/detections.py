@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--pictures", nargs="+", metavar="NAME", help="default: all")
-    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--samples", type=int, default=1024, help="default: 1024")
     parser.add_argument("--min-score", type=float, help="default: as the detector's program has it")
     parser.add_argument("--cell", type=int, help="default: the smallest for so many samples")
     parser.add_argument("--baseline", default="blur", help="blur, grey, black or white")

@@ -29,7 +29,6 @@ HOW_TO = ROOT / "docs" / "how-to"
 PAGES = sorted(HOW_TO.glob("*.md"))
 README = ROOT / "README.md"
 LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
-BROKEN = {README: ["benchmarks/results/detections.md"]}  # not made yet; take it out then
 OF_README = ("PIL", "matplotlib", "pandas", "sklearn", "transformers")
 
 BLOCK = re.compile(
@@ -147,7 +146,7 @@ def leads_somewhere(path, link):
 def test_links_lead_somewhere(path):
     text = re.sub(r"(?ms)^```.*?^```$", "", path.read_text(encoding="utf-8"))
     links = [link for link in LINK.findall(text) if not re.match("https?://", link)]
-    assert [one for one in links if not leads_somewhere(path, one)] == BROKEN.get(path, [])
+    assert [one for one in links if not leads_somewhere(path, one)] == []
 
 
 def test_the_index_links_every_page():

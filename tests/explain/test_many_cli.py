@@ -266,7 +266,7 @@ def test_the_bar(folder, capsys):
     [
         ("none", "photo none does not exist"),
         ("photos none", "photo none does not exist; nothing was explained"),
-        ("photos no1.png no2.png", "photo no1.png does not exist .and 1 others.; nothing was expl"),
+        ("photos no1.png no2.png", "photo no1.png does not exist .and 1 more.; nothing was expl"),
         ("empty", "photo empty is a folder without pictures .*; name the files"),
         (
             "photos other",

@@ -205,3 +205,19 @@ def test_labels_and_elements_are_parts():
     with torch.no_grad():
         kept = parts.mask(torch.tensor([True, False, False]))
     assert kept.tolist() == [[1, 1, 0], [0, 0, 0]]
+
+
+def test_words_and_columns_have_it_too():
+    import numpy as np
+
+    from fwdgrad.adapters.strings import TextModel
+    from fwdgrad.adapters.tables import TableModel
+
+    model = TextModel(lambda texts: [float("fine" in text) for text in texts])
+    words = fwdgrad.explain(model, "A fine and rather long film", n_samples=128)
+    assert words.significant().tolist() == [word == "fine" for word in words.words]
+
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    table = TableModel(lambda found: found[:, 1] * 2.0, rows)
+    row = fwdgrad.explain(table, np.array([1.0, 3.0, 1.0]), None)
+    assert row.significant().tolist() == [False, True, False]

@@ -52,6 +52,10 @@ class TableExplanation:
         """Whether other samples would give the same scores, see ``Explanation``; exact ones: 1."""
         return self.explanation.reliability
 
+    def significant(self, level: float = 0.05, *, correction: str = "benjamini-hochberg") -> Tensor:
+        """Which features differ from zero by more than chance: bool (K,); see ``Explanation``."""
+        return self.explanation.significant(level, correction=correction)
+
     @property
     def order(self) -> list[int]:
         """The features from the largest share to the smallest."""

@@ -85,6 +85,22 @@ class TextExplanation:
         share = self.standard_errors.square().mean() / self.scores.var()
         return (1 - share).clamp(min=0).item()
 
+    def significant(self, level: float = 0.05, *, correction: str = "benjamini-hochberg") -> Tensor:
+        """Which words differ from zero by more than chance, see ``Explanation.significant``.
+
+        Returns:
+            bool (W,).
+
+        Raises:
+            ValueError: the explanation is of embeddings, of which a word has many numbers.
+        """
+        if self.reduce != "presence":
+            raise ValueError(
+                "significant is of words that are in or out, as of a TextModel; of embeddings "
+                "explanation.significant() tells which numbers are"
+            )
+        return self.explanation.significant(level, correction=correction)
+
     @property
     def meaning(self) -> str:
         """What a score and its colour mean, in words."""

@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    arguments.leads = True  # of several ranks rank 0 alone
+    # Of several ranks of torchrun rank 0 alone says what is to be said.
+    arguments.leads = os.environ.get("RANK", "0") == "0"
     arguments.line = shlex.join(["fwdgrad", *argv])
     written = functools.partial(parser.written, arguments.command)
 

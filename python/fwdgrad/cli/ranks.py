@@ -24,6 +24,7 @@ def ranks_of(arguments: argparse.Namespace) -> Iterator[None]:
         ValueError: there are not as many GPUs as ranks.
     """
     arguments.group = None
+    arguments.leads = True
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
         yield
         return
@@ -36,6 +37,8 @@ def ranks_of(arguments: argparse.Namespace) -> Iterator[None]:
             )
         arguments.device = f"cuda:{local}"
         torch.cuda.set_device(local)
+    if arguments.workers is not None:
+        raise ArgumentError("workers", "and torchrun both share the work out; give one of them")
     # Scores are numbers on the CPU, wherever the model is.
     with _ended_at_once():  # while it waits for ranks that do not come
         dist.init_process_group("gloo")

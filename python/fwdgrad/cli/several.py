@@ -99,7 +99,7 @@ def _photos(arguments: argparse.Namespace) -> Iterator[Path]:
     if arguments.inputs is not None:
         named += [Path(line) for line in _lines(arguments.inputs, "inputs").values()]
     if len(named) > 1 and (lacking := [path for path in named if not path.exists()]):
-        more = f" (and {len(lacking) - 1} others)" if lacking[1:] else ""
+        more = f" (and {len(lacking) - 1} more)" if lacking[1:] else ""
         raise FileNotFoundError(f"photo {lacking[0]} does not exist{more}; nothing was explained")
     for path in named:
         if not path.is_dir():

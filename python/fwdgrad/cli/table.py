@@ -189,7 +189,11 @@ def _tables(background: Path, row: Path) -> tuple[Any, Any]:
     words = {
         name: str for name in rows.columns if not pandas.api.types.is_numeric_dtype(rows[name])
     }
-    return rows, read("table", row, dtype=words)
+    table = read("table", row, dtype=words)
+    for option, path, found in (("background", background, rows), ("table", row, table)):
+        if not len(found):
+            raise ArgumentError(option, f"{path} has a header and no rows")
+    return rows, table
 
 
 def _named_columns(argument: str, given: list[str] | None) -> dict[str, list[str]]:
