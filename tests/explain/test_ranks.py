@@ -96,10 +96,10 @@ def test_ranks_that_differ_are_named_on_each(name, text, three):
 @pytest.mark.slow
 def test_what_several_ranks_cannot_do(three):
     for number, rank in enumerate(three[1]):
-        assert rank["gradient"] == [
-            "ArgumentError",
-            "group is for methods from forward calls of one model; smoothgrad takes its gradient",
-        ]
+        kind, text = rank["gradient"]
+        assert kind in ("ArgumentError", "ValueError")  # its own, or what another said first
+        told = "group is for methods from forward calls of one model; smoothgrad takes its gradient"
+        assert text.split(": ", 1)[-1] == told
         text = "group and workers both say where the model is called; give one of them"
         assert rank["workers"] == ["ArgumentError", text]
         assert rank["memory"][1].startswith("memory cannot be kept to by several workers")
