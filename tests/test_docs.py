@@ -91,7 +91,10 @@ def somewhere(tmp_path, monkeypatch):
         plt.close("all")
 
 
-@pytest.mark.parametrize("path", PAGES, ids=[path.stem for path in PAGES])
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem == "ray"), id=p.stem) for p in PAGES],
+)
 def test_a_page_prints_what_it_shows(path):
     needs = NEEDS.search(path.read_text(encoding="utf-8"))
     skip_without(needs[1].split() if needs else ())
