@@ -27,7 +27,7 @@ from fwdgrad.methods import (
 )
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur
-from fwdgrad.objectives import OBJECTIVES, Objective, kind_of, scores_of
+from fwdgrad.objectives import Objective, kind_of, objective_again, scores_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.parts import Parts, parts_of
 from fwdgrad.plan import Plan
@@ -108,13 +108,7 @@ negative
     asked = _asked(model, explanation, x, baseline)
     e = asked.explanation
     if objective == "auto":
-        objective = e.objective
-        if objective not in OBJECTIVES:
-            raise ArgumentError(
-                "objective",
-                f"must be given: the explanation is of {objective}, a callable, of which it has "
-                "the name alone",
-            )
+        objective = objective_again(e.objective, "the explanation is of")
     with TorchState(), torch.no_grad():
         return _Search(asked, objective, keep).found()
 

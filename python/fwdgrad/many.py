@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ from fwdgrad.errors import (
     ArgumentError,
     ArgumentTypeError,
     Kept,
-    ModelError,
     kept_warnings,
     said_first,
 )
@@ -30,7 +29,7 @@ from fwdgrad.objectives import check_objective
 from fwdgrad.outputs import told
 from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.settings import Settings
-from fwdgrad.runner.workers import Workers, workers_of
+from fwdgrad.runner.workers import Workers, result_of, workers_of
 from fwdgrad.scorer import check_model
 from fwdgrad.telling import InputsBar, Warnings
 
@@ -165,10 +164,7 @@ def in_flight(
 
 
 def _result_of(future: Future[Any], progress: Progress = False) -> Any:
-    try:
-        return future.result()
-    except BrokenExecutor as error:
-        raise ModelError("a worker has ended in the middle of a call, killed or crashed") from error
+    return result_of(future)
 
 
 def _explained(
@@ -179,7 +175,8 @@ def _explained(
 ) -> Iterator[Any]:
     warnings = Warnings()
     done = 0
-    with contextlib.closing(calls), InputsBar(progress is True, count) as bar:
+    bar = InputsBar(progress is True, count)
+    with contextlib.closing(calls), contextlib.closing(bar):
         for which, call in calls:
             try:
                 result, kept = call(bar.within if progress is True else False)

@@ -33,6 +33,28 @@ OF_LOGITS = ("sigmoid", "probability", "log-probability", "cross-entropy")
 _OF_NUMBERS = ("auto", "output", "logit", "sigmoid")  # that one number a sample can have
 
 
+def objective_again(name: str, of: str) -> str:
+    """What an explanation says that it is of, to be explained or judged again.
+
+    Args:
+        name: of its objective.
+        of: how a message begins, ``heatmap explains`` say.
+
+    Raises:
+        ArgumentError: it is a callable, which the name does not give.
+
+    Example:
+        >>> objective_again("probability", "heatmap explains")
+        'probability'
+    """
+    if name not in OBJECTIVES:
+        raise ArgumentError(
+            "objective",
+            f"must be given: {of} {name}, a callable, of which an explanation has the name alone",
+        )
+    return name
+
+
 def objective_name(objective: Objective) -> str:
     """How an objective is written down in an explanation.
 

@@ -6,7 +6,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
@@ -67,16 +66,7 @@ class InputsBar:
                 bar_format="{desc} {elapsed}{postfix}" if total is None else known,
             )  # fmt: skip
 
-    def __enter__(self) -> InputsBar:
-        """Nothing is to be done."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Leaves the bar as it is."""
         if self._bar is not None:
             self._bar.close()

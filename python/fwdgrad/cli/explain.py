@@ -24,8 +24,6 @@ from fwdgrad.cli.many import explain_all
 from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
     check_labels,
-    check_no_input,
-    check_not_of_another,
     check_of_one_photo,
     made_folder,
     peak_memory,
@@ -140,14 +138,15 @@ class Photos(Kind):
 
     def files(self, one: argparse.Namespace) -> dict[Path, Path]:
         """The maps that are written of a photo, each with its picture."""
-        output = self._output(one)
+        output = self.output(one)
         targets = self._targets
         ends = [""] if len(targets) == 1 else [f"-{target}" for target in targets]
         return {
             output / f"explanation{end}.safetensors": output / f"heatmap{end}.png" for end in ends
         }
 
-    def _output(self, one: argparse.Namespace) -> Path:
+    def output(self, one: argparse.Namespace) -> Path:
+        """The folder of a photo's files, which always are written."""
         found: Path = one.output or Path(f"{one.photo.stem}-explanation")
         return found
 
@@ -156,15 +155,16 @@ class Photos(Kind):
         found: bytes = one.photo.read_bytes()
         return found
 
+    def read(self, one: argparse.Namespace) -> dict[str, Path | None]:
+        """The photo and the names of classes."""
+        return {"the photo": one.photo, "--labels": one.labels}
+
     def check(self, one: argparse.Namespace) -> Path:
         """Raises where what is written would take another's place; returns the checkpoint."""
-        output, maps, request = self._output(one), self.files(one), request_of(one)
-        checkpoint: Path = one.checkpoint or output / "checkpoint.safetensors"
-        read = {"the photo": one.photo, "--labels": one.labels, "--checkpoint": checkpoint}
-        check_no_input(f"--output {output}", (*maps, *maps.values()), read)
+        checkpoint = super().check(one)
+        assert checkpoint is not None  # there always is a folder
         if one.leads and not one.overwrite:
-            check_not_of_another({saved: [drawn] for saved, drawn in maps.items()}, request)
-            check_of_one_photo(output, maps, request)
+            check_of_one_photo(self.output(one), self.files(one), request_of(one))
         return checkpoint
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
@@ -193,7 +193,7 @@ class Photos(Kind):
                 **options,
             )
 
-        output = self._output(one)
+        output = self.output(one)
         with made_folder(output if one.leads else None), _size_told(one, self._size):
             try:
                 results = run()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fwdgrad.cli.output import request_of
+from fwdgrad.cli.output import check_no_input, check_not_of_another, request_of
 from fwdgrad.explanation import Explanation
 from fwdgrad.runner.fingerprint import parameters_digest
 from fwdgrad.runner.loop import Progress
@@ -56,9 +56,27 @@ class Kind:
         """What is read of an input, and may be another while its name stays."""
         raise NotImplementedError
 
+    def output(self, one: argparse.Namespace) -> Path | None:
+        """The folder of an input's files; None where none are written."""
+        found: Path | None = one.output
+        return found
+
+    def read(self, one: argparse.Namespace) -> dict[str, Path | None]:
+        """The files that are read, by what they are."""
+        raise NotImplementedError
+
     def check(self, one: argparse.Namespace) -> Path | None:
         """Raises where what is written would take another's place; returns the checkpoint."""
-        raise NotImplementedError
+        checkpoint: Path | None = one.checkpoint
+        output, files = self.output(one), self.files(one)
+        if output is not None:
+            checkpoint = checkpoint or output / "checkpoint.safetensors"
+            read = {**self.read(one), "--checkpoint": checkpoint}
+            check_no_input(f"--output {output}", (*files, *files.values()), read)
+            if one.leads and not one.overwrite:
+                pages = {saved: [shown] for saved, shown in files.items()}
+                check_not_of_another(pages, request_of(one))
+        return checkpoint
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains an input and writes its files.

@@ -58,7 +58,7 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
         try:
             with (
                 contextlib.closing(_calls(kind, todo, arguments.workers)) as calls,
-                InputsBar(shows, len(todo), unit) as bar,
+                contextlib.closing(InputsBar(shows, len(todo), unit)) as bar,
             ):
                 for name, call in calls:
                     lines: list[str] = []

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from fwdgrad.adapters.importing import import_named
+from fwdgrad.adapters.importing import import_named, read_labels
 from fwdgrad.adapters.table_explanation import TableExplanation
 from fwdgrad.adapters.tables import TableModel
 from fwdgrad.advice import advice_for_words
@@ -17,10 +17,7 @@ from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
-    check_no_input,
-    check_not_of_another,
     made_folder,
-    request_of,
     say_how,
 )
 from fwdgrad.errors import ArgumentError, Option
@@ -63,13 +60,14 @@ class Rows(Kind):
     @functools.cached_property
     def model(self) -> Any:  # type: ignore[override]
         """The model of tables, loaded when it is first asked for."""
+        labels = self.arguments.labels
         return TableModel(
             import_named(self.arguments.model),
             self._background,
             groups=_named_columns("groups", self.arguments.groups),
             categories=_named_columns("categories", self.arguments.categories),
             max_background=self.arguments.max_background,
-            labels=_labels(self.arguments.labels),
+            labels=None if labels is None else list(read_labels(labels)),
         )
 
     @functools.cached_property
@@ -96,22 +94,9 @@ class Rows(Kind):
         row: str = self._row(one).to_csv(index=False)
         return row.encode(errors="surrogatepass")
 
-    def check(self, one: argparse.Namespace) -> Path | None:
-        """Raises where what is written would take another's place; returns the checkpoint."""
-        checkpoint: Path | None = one.checkpoint
-        files = self.files(one)
-        if files:
-            checkpoint = checkpoint or one.output / "checkpoint.safetensors"
-            read = {"--table": one.table, "--background": one.background}
-            check_no_input(
-                f"--output {one.output}",
-                (*files, *files.values()),
-                {**read, "--checkpoint": checkpoint},
-            )
-            if one.leads and not one.overwrite:
-                pages = {saved: [page] for saved, page in files.items()}
-                check_not_of_another(pages, request_of(one))
-        return checkpoint
+    def read(self, one: argparse.Namespace) -> dict[str, Path | None]:
+        """The two tables."""
+        return {"--table": one.table, "--background": one.background}
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a row, and writes its files where there is an output folder."""
@@ -220,12 +205,3 @@ def _named_columns(argument: str, given: list[str] | None) -> dict[str, list[str
             )
         found[name.strip()] = columns
     return found
-
-
-def _labels(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError("labels", f"{path} cannot be read: {error}") from None

@@ -23,10 +23,7 @@ from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import method_of, method_options, run_options
 from fwdgrad.cli.output import (
-    check_no_input,
-    check_not_of_another,
     made_folder,
-    request_of,
     say_how,
 )
 from fwdgrad.errors import ArgumentError, Option
@@ -81,18 +78,9 @@ class Texts(Kind):
         """The text."""
         return one.text.encode(errors="surrogatepass")  # type: ignore[no-any-return]
 
-    def check(self, one: argparse.Namespace) -> Path | None:
-        """Raises where what is written would take another's place; returns the checkpoint."""
-        checkpoint: Path | None = one.checkpoint
-        for saved, page in self.files(one).items():
-            checkpoint = checkpoint or one.output / "checkpoint.safetensors"
-            read = {"--model": Path(one.model), "--labels": one.labels}
-            check_no_input(
-                f"--output {one.output}", (saved, page), {**read, "--checkpoint": checkpoint}
-            )
-            if one.leads and not one.overwrite:
-                check_not_of_another({saved: [page]}, request_of(one))
-        return checkpoint
+    def read(self, one: argparse.Namespace) -> dict[str, Path | None]:
+        """The model's file, where it is one, and the names of classes."""
+        return {"--model": Path(one.model), "--labels": one.labels}
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a text, and writes its files where there is an output folder."""

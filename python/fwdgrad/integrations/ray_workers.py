@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -21,9 +20,9 @@ from typing import Any
 from fwdgrad.checks import check_integer
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Message, ModelError, Option, warn
 from fwdgrad.outputs import cause
+from fwdgrad.runner.workers import read_once
 
 _TRIES = 4  # of a call, each time in another actor where one has died
-_KEPT = 4  # shared values in an actor
 _PATIENCE = 60.0  # seconds until it is told that no actor has started
 _CONNECT = 5.0  # seconds for the head of a cluster to answer
 
@@ -143,17 +142,8 @@ class Shared:
 
     def get(self) -> Any:
         """The value; in an actor its own copy."""
-        with _lock:
-            if self._reference not in _values:
-                ray: Any = importlib.import_module("ray")
-                _values[self._reference] = ray.get(self._reference)
-                while len(_values) > _KEPT:
-                    _values.popitem(last=False)
-            return _values[self._reference]
-
-
-_values: collections.OrderedDict[Any, Any] = collections.OrderedDict()
-_lock = threading.Lock()
+        ray: Any = importlib.import_module("ray")
+        return read_once(self._reference, lambda: ray.get(self._reference))
 
 
 class Pool:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import first_outside
-from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
-from fwdgrad.objectives import OBJECTIVES, Objective, check_objective
+from fwdgrad.objectives import Objective, check_objective, objective_again
 from fwdgrad.outputs import told
 
 
@@ -86,13 +85,7 @@ def followed(heatmap: Any, target: Any, objective: Objective, x: Tensor) -> tupl
     if callable(objective):
         return target, objective
     if objective == "auto":
-        objective = heatmap.objective
-        if objective not in OBJECTIVES:
-            raise ArgumentError(
-                "objective",
-                f"must be given: heatmap explains {objective}, a callable, of which an explanation "
-                "has the name alone",
-            )
+        objective = objective_again(heatmap.objective, "heatmap explains")
     return heatmap.target if isinstance(target, str) and target == "auto" else target, objective
 
 

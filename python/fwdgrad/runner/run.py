@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from fwdgrad.runner.memory import BatchSize
 from fwdgrad.runner.samples import Results, Samples
 from fwdgrad.runner.settings import Settings
 from fwdgrad.runner.work import Found, Work, score
-from fwdgrad.runner.workers import Threads, workers_of
+from fwdgrad.runner.workers import Threads, result_of, workers_of
 from fwdgrad.scorer import Scorer, check_mode, device_of_numbers
 from fwdgrad.torch_state import TorchState
 from fwdgrad_kernels import backend_for
@@ -322,12 +322,9 @@ def _stream(
 
         def keep(future: Future[Found], first: int, count: int) -> None:
             try:
-                found, inside = future.result()
+                found, inside = result_of(future)
             except ModelError as error:
                 raise failed(error, first, count, others_kept(file)) from error.__cause__
-            except BrokenExecutor as error:
-                ended = ModelError("a worker has ended in the middle of a call, killed or crashed")
-                raise failed(ended, first, count, others_kept(file)) from error
             numbers[first : first + count] = found
             scorer.saw(inside, count * signs)
 

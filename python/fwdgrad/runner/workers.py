@@ -80,11 +80,52 @@ def workers_of(given: Any) -> Workers | None:
     return Processes(check_integer("workers", given, 1))
 
 
+def result_of(future: Future[Any]) -> Any:
+    """What a worker found; waits for it.
+
+    Raises:
+        ModelError: the worker has ended.
+    """
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise ModelError("a worker has ended in the middle of a call, killed or crashed") from error
+
+
+_MOST_SHARED = 5  # values that a process keeps, the model among them
+_SHARED: OrderedDict[Any, Any] = OrderedDict()
+_lock = threading.Lock()
+
+
+def read_once(key: Any, read: Callable[[], Any]) -> Any:
+    """A shared value in another process, which keeps the last few that were asked for.
+
+    >>> read_once("three", lambda: 3), read_once("three", lambda: 4)
+    (3, 3)
+    """
+    with _lock:
+        if key not in _SHARED:
+            _SHARED[key] = read()
+        _SHARED.move_to_end(key)
+        while len(_SHARED) > _MOST_SHARED:
+            _SHARED.popitem(last=False)
+        return _SHARED[key]
+
+
 # ---- threads ---------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Threads:
+class _Several:
+    count: int
+
+    def __post_init__(self) -> None:
+        """Checks the number."""
+        check_integer("count", self.count, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Threads(_Several):
     """Threads of this process: for a model that waits, for a server say.
 
     Args:
@@ -95,12 +136,6 @@ class Threads:
         ...     pool.submit(lambda model, number: model(number), -3).result()
         3
     """
-
-    count: int
-
-    def __post_init__(self) -> None:
-        """Checks the number."""
-        check_integer("count", self.count, 1)
 
     @contextlib.contextmanager
     def open(self, model: Callable[..., Any]) -> Iterator[Pool]:
@@ -160,7 +195,7 @@ class _ThreadPool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Processes:
+class Processes(_Several):
     """Processes of this machine: for a model that torch's threads do not speed up.
 
     The model is sent to each once, by cloudpickle, so that it may be a lambda or stand in a
@@ -174,12 +209,6 @@ class Processes:
         ...     pool.submit(lambda model, number: model(number), -3).result()
         3
     """
-
-    count: int
-
-    def __post_init__(self) -> None:
-        """Checks the number."""
-        check_integer("count", self.count, 1)
 
     @contextlib.contextmanager
     def open(self, model: Callable[..., Any]) -> Iterator[Pool]:
@@ -235,10 +264,6 @@ class _ProcessPool:
         return found
 
 
-_MOST_SHARED = 4  # values that a process keeps, the model beside
-_SHARED: OrderedDict[str, Any] = OrderedDict()
-
-
 @dataclasses.dataclass(frozen=True)
 class _InFile:
     """A shared value in a file, which a process reads once."""
@@ -246,15 +271,13 @@ class _InFile:
     path: str
 
     def get(self) -> Any:
+        return read_once(self.path, self._read)
+
+    def _read(self) -> Any:
         import cloudpickle
 
-        if self.path not in _SHARED:
-            with open(self.path, "rb") as file:
-                _SHARED[self.path] = cloudpickle.load(file)
-        _SHARED.move_to_end(self.path)
-        while len(_SHARED) > _MOST_SHARED + 1:
-            _SHARED.popitem(last=False)
-        return _SHARED[self.path]
+        with open(self.path, "rb") as file:
+            return cloudpickle.load(file)
 
 
 @functools.cache
