@@ -665,7 +665,7 @@ def test_groups_and_categories_on_the_command_line(folder, capsys):
         ("f --table no.csv", "--table no.csv cannot be read: No such file"),
         ("f --table other.csv", "--table must have the background's columns.*lacks 'town'"),
         ("f --table row.csv --cell 3", "--cell is of photos or texts"),
-        ("f --table row.csv --samples 9", "--samples must be None or 8"),
+        ("f --table row.csv --samples 9 --method coalitions", "--samples must be None or 8"),
         ("f --table row.csv --method gradient", "--method must be auto, coalitions or regions"),
         ("labels --table row.csv", "the model returned names such as 'a': labels"),
         ("g --table row.csv", "--model 'of_tables:g': of_tables of .* has no 'g'"),

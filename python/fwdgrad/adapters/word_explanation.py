@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fwdgrad.adapters.words import Spans
 from fwdgrad.explanation import Explanation
+from fwdgrad.methods import Coalitions
 from fwdgrad.terminal import plain
 
 
@@ -78,8 +79,11 @@ class TextExplanation:
         """Whether other noise would give the same scores: 1 - mean squared error / variance.
 
         Both are over the words; ``explanation.reliability``, of single numbers of embeddings, is
-        far lower. Negative values come out as 0; NaN for a single word.
+        far lower. Negative values come out as 0; NaN for a single word. Where all coalitions were
+        called it is that of ``explanation``: exact ones have 1.
         """
+        if isinstance(self.explanation.method, Coalitions):
+            return self.explanation.reliability
         if len(self.scores) < 2:
             return math.nan
         share = self.standard_errors.square().mean() / self.scores.var()
