@@ -819,6 +819,9 @@ def test_a_text_on_the_command_line(own, capsys):
         (["--split", "sentences"], "of the sentences' scores"),
         (["--method", "regions"], "method       regions (baseline 0, "),
         (["--antithetic"], "antithetic yes"),
+        (["--value", "shapley"], "method       coalitions (value shapley, "),
+        (["--labels", "bad, good", "--target", "good"], "class        good, "),
+        (["--model", "own_texts.py:scores"], "class        class 0, "),
     ],
 )
 def test_options_of_a_text(own, capsys, options, shown):
@@ -836,7 +839,7 @@ def test_a_text_model_on_the_command_line(own, capsys):
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        (["--method", "gradient"], "--method must be auto or regions for a model of strings"),
+        (["--method", "gradient"], "--method must be auto, coalitions or regions for a model of s"),
         (["--scale", "1"], "--scale is no option of --method regions"),
         (["--cell", "8"], "--cell is of photos, and --text is given"),
         (["--answers", "a,b"], "--answers are for a language model"),
@@ -849,7 +852,12 @@ def test_a_text_model_on_the_command_line(own, capsys):
         (["--model", "own_texts.pkl:scores"], "No module named 'own_texts.pkl'"),
         (["--model", "smollm2", "--mask", "_"], "--mask is of a model of strings"),
         (["--text", ""], "text must have at least one word"),
-        (["--labels", "nowhere.txt"], "--labels nowhere.txt cannot be read"),
+        (["--labels", "nowhere.txt"], "--labels nowhere.txt cannot be read: No such file or "
+         "directory; "
+         "names have commas between them: bad,good"),
+        (["--labels", "bad,,good"], "--labels bad,,good cannot be read"),
+        (["--labels", "bad,good,best"], "labels must be 2, one for each class, got 3"),
+        (["--model", "own_texts.py:nothing"], "has no 'nothing'"),
     ],
 )  # fmt: skip
 def test_what_is_refused_on_the_command_line(own, capsys, options, fragment):

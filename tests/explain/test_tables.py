@@ -481,6 +481,7 @@ def of_frame(frame):
     ("x", "message"),
     [
         ({"age": 1, "town": "Ulm"}, "x must have the background's columns.* it lacks 'kind'"),
+        (dict.fromkeys("abcdefgh", 1), "lacks 'age', 'town', .*has 'a', 'b', .*'e' and 3 more$"),
         ({**GOOD, "size": 1}, "x must have .* it has 'size'"),
         ({"ages": 1, "town": "Ulm", "kind": "a"}, "it lacks 'age' and has 'ages'"),
         (pd.Series({"age": 1, "city": "Ulm", "kind": "a"}), "it lacks 'town' and has 'city'"),
@@ -675,6 +676,7 @@ def test_groups_and_categories_on_the_command_line(folder, capsys):
         ("f --table row.csv --group g=", "--group must be a name and its columns, .* got 'g='"),
         ("f --table row.csv --category =age", "--category must be a name and its columns"),
         ("f --table row.csv --group a=agee", "--group must have columns.*'agee'; did you mean 'ag"),
+        ("f --table row.csv --group a=zz,age,yy,xx", "'a' has 'zz', 'yy', 'xx'; they are 'age', "),
         ("f --table row.csv --group a=age --category b=age", "--category must not share columns"),
         ("f --table row.csv --group a=age --group a=town", "--group must have names .*'a' twice"),
         ("f --table row.csv --category town=age", "--category must have names .*'town' twice"),
@@ -697,4 +699,5 @@ def test_it_needs_a_background_and_never_reads_a_pickle(folder, capsys):
     pd.to_pickle([1], folder / "model.pkl")
     line = "explain --table row.csv --background rows.csv --model model.pkl"
     assert cli.main(line.split()) == 1
-    assert "--model must be package.module:callable, got 'model.pkl'" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--model must be package.module:callable or file.py:callable, got 'model.pkl'" in err

@@ -172,8 +172,8 @@ class _OfParts:
         if not torch.equal(there.to(rows.dtype), rows):
             raise ArgumentError(
                 "method",
-                "must be 'auto', Regions(0.0) or Coalitions() for a text: a word is in it or out, and "
-                "nothing between",
+                "must be 'auto', Regions(0.0) or Coalitions() for a text: a word is in it or out, "
+                "and nothing between",
             )
         texts = [self.text_of(row) for row in there.tolist()]
         if texts == [self.text]:

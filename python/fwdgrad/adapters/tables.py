@@ -302,7 +302,7 @@ def _features_of(
             members = [members] if isinstance(members, (str, int)) else list(members)
             if not members:
                 raise ArgumentError(argument, f"must have a column in each, got none in {name!r}")
-            places = tuple(columns.find(one, argument, name) for one in members)
+            places = columns.find(members, argument, name)
             for place in places:
                 if place in owner:
                     raise ArgumentError(

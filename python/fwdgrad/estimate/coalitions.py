@@ -100,8 +100,8 @@ def _warn_of_chance(scores: Tensor, clean: list[float]) -> None:
         spread = float(there.max() - there.min()) if len(there) else 0.0
         if abs(again - at_x) > _ALIKE * spread:
             warn(
-                f"the model scores the same input {at_x:.4g} and then {again:.4g}: that noise is in "
-                "the map, and no error tells it; Regions, in place of all coalitions, tells it, "
+                f"the model scores the same input {at_x:.4g} and then {again:.4g}: that noise is "
+                "in the map, and no error tells it; Regions, in place of all coalitions, tells it, "
                 "and more samples of Regions lessen it",
                 ReliabilityWarning,
             )
