@@ -127,6 +127,16 @@ def test_many_columns_are_within_their_errors():
     assert np.mean(away > 0.1) > 0.5  # the errors are no wild guess
 
 
+def test_as_many_samples_as_coalitions_are_exact_and_fewer_are_an_estimate():
+    model = TableModel(lambda rows: rows[:, 0] * rows[:, 1] + rows[:, 3], ROWS)
+    exact = fwdgrad.explain(model, ROW)
+    more, fewer = (fwdgrad.explain(model, ROW, n_samples=n) for n in (500, 12))
+    assert torch.equal(more.scores, exact.scores)
+    assert exact.explanation.n_samples == more.explanation.n_samples == 16
+    assert isinstance(fewer.explanation.method, Regions)
+    assert fewer.explanation.n_samples == 12
+
+
 def test_a_column_that_is_not_used_gets_exactly_nothing():
     e = fwdgrad.explain(TableModel(lambda rows: rows[:, 0] / 3 * rows[:, 3], ROWS), ROW)
     assert not e.scores[[1, 2]].any()

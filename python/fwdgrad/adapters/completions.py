@@ -59,7 +59,7 @@ class Completions:
         ...     return httpx2.Response(200, json={"choices": [{"text": "", "logprobs": found}]})
         >>> server = httpx2.MockTransport(answer)
         >>> model = Completions("http://model.test/v1", "m", answer=" yes", transport=server)
-        >>> e = fwdgrad.explain(model, "Is it sunny today?", n_samples=16)
+        >>> e = fwdgrad.explain(model, "Is it sunny today?", n_samples=32)
         >>> e.words, (e.scores.round() + 0.0).tolist()
         (('Is', 'it', 'sunny', 'today', '?'), [0.0, 0.0, 2.0, 0.0, 0.0])
     """

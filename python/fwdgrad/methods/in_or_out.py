@@ -65,12 +65,16 @@ def all_instead(count: int, n_samples: int) -> Message:
     """Advice to call all coalitions of so few features; nothing where they are more.
 
     >>> all_instead(5, 16)
-    'n_samples=32 calls all coalitions of 5 features, so that nothing is left to chance'
+    "what two features do together may be told as a third one's; n_samples=32 calls all \
+coalitions of 5 features, and is exact"
     """
     if count > _FEW or n_samples >= 1 << count:
         return Message()
-    told = f" calls all coalitions of {count} features, so that nothing is left to chance"
-    return Message(Option("n_samples", 1 << count), told)
+    return Message(
+        "what two features do together may be told as a third one's; ",
+        Option("n_samples", 1 << count),
+        f" calls all coalitions of {count} features, and is exact",
+    )
 
 
 def is_chosen(explanation: Any) -> bool:
