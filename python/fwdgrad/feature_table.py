@@ -52,8 +52,8 @@ class FeatureTable:
 
     scores: Tensor
     errors: Tensor
-    axes: tuple[str, ...] = ()
-    boxes: Tensor | None = None
+    axes: tuple[str, ...]
+    boxes: Tensor
     names: Sequence[str] | None = None
     values: Sequence[Any] | None = None
     sizes: Tensor | None = None
@@ -69,68 +69,79 @@ class FeatureTable:
     @property
     def shown(self) -> list[int]:
         """The axes that tell features apart: on the others all lie in the same place."""
-        if self.boxes is None or len(self.boxes) == 1:
+        if len(self.boxes) == 1:
             return list(range(len(self.axes)))
         return (self.boxes != self.boxes[:1]).any(0).any(1).nonzero()[:, 0].tolist()
 
     def rows(self, which: Sequence[int]) -> list[Feature]:
         """Some of the features."""
-        shown, boxes = self.shown, None if self.boxes is None else self.boxes[which].tolist()
-        numbers = zip(which, self.scores[which].tolist(), self.errors[which].tolist(), strict=True)
-        found = []
-        for at, (i, score, error) in enumerate(numbers):
-            box = None if boxes is None else boxes[at]
-            place = None if box is None else tuple(slice(*side) for side in box)
-            name = self.names[i] if self.names is not None else self._name(box or [], shown)
-            value = None if self.values is None else self.values[i]
-            one = place[0] if place is not None and self.axes == _OF_TEXT else place
-            found.append(Feature(name, score, error, one, value))
-        return found
+        boxes = self._boxes(which)
+        places: list[Any] = [tuple(slice(*side) for side in box) for box in boxes]
+        if self.axes == _OF_TEXT:
+            places = [place[0] for place in places]
+        each = zip(
+            self.names_of(which),
+            self.scores[which].tolist(),
+            self.errors[which].tolist(),
+            places if self.axes else [None] * len(boxes),
+            self._values(which) or [None] * len(boxes),
+            strict=True,
+        )
+        return [Feature(*one) for one in each]
 
     def columns(self) -> dict[str, Any]:
         """Names, values, places, scores and errors of all features, the largest first."""
         order = self.order
-        rows = self.rows(order)
-        found: dict[str, Any] = {"feature": [one.name for one in rows]}
+        found: dict[str, Any] = {"feature": self.names_of(order)}
         if self.values is not None:
-            found["value"] = [one.value for one in rows]
-        if self.boxes is not None:
-            boxes = self.boxes[order]
-            for axis in self.shown:
-                start, stop = boxes[:, axis].T.numpy()
-                name = self.axes[axis]
-                if self.axes == _OF_TEXT:
-                    found |= {"start": start, "stop": stop}
-                elif bool((stop - start == 1).all()):
-                    found[name] = start
-                else:
-                    found |= {f"{name}_start": start, f"{name}_stop": stop}
+            found["value"] = self._values(order)
+        for axis in self.shown:
+            start, stop = self.boxes[order][:, axis].T.numpy()
+            name = self.axes[axis]
+            if self.axes == _OF_TEXT:
+                found |= {"start": start, "stop": stop}
+            elif bool((stop - start == 1).all()):
+                found[name] = start
+            else:
+                found |= {f"{name}_start": start, f"{name}_stop": stop}
         found["score"] = self.scores[order].numpy()
         found["standard_error"] = self.errors[order].numpy()
         return found
 
     def records(self) -> list[dict[str, Any]]:
         """The same feature by feature, as JSON has it; a place is a start and a stop by axis."""
-        shown, found = self.shown, []
         order = self.order
-        for i, one in zip(order, self.rows(order), strict=True):
-            place = {}
-            if self.boxes is not None:
-                place = {"place": {self.axes[a]: self.boxes[i, a].tolist() for a in shown}}
-            value = {} if self.values is None else {"value": one.value}
-            errors = {"score": one.score, "standard_error": one.standard_error}
-            found.append({"feature": one.name, **value, **place, **errors})
+        found: dict[str, list[Any]] = {"feature": self.names_of(order)}
+        if self.values is not None:
+            found["value"] = self._values(order)
+        if self.axes:
+            shown = [(self.axes[axis], axis) for axis in self.shown]
+            found["place"] = [{name: box[i] for name, i in shown} for box in self._boxes(order)]
+        found["score"] = self.scores[order].tolist()
+        found["standard_error"] = self.errors[order].tolist()
+        return [dict(zip(found, one, strict=True)) for one in zip(*found.values(), strict=True)]
+
+    def names_of(self, which: Sequence[int]) -> list[str]:
+        """What some of the features are called."""
+        if self.names is not None:
+            return [self.names[i] for i in which]
+        shown = [(self.axes[axis], axis) for axis in self.shown]
+        found = []
+        for box in self._boxes(which):
+            parts = []
+            for name, axis in shown:
+                start, stop = box[axis]
+                parts.append(f"{name} {start}" if stop - start == 1 else f"{name}s {start}:{stop}")
+            is_there = all(start < stop for start, stop in box)
+            found.append((", ".join(parts) or "all") if is_there else "beside the photo")
         return found
 
-    def _name(self, box: list[list[int]], shown: list[int]) -> str:
-        parts = []
-        for axis in shown:
-            start, stop = box[axis]
-            if stop <= start:
-                return "beside the photo"
-            name = self.axes[axis]
-            parts.append(f"{name} {start}" if stop - start == 1 else f"{name}s {start}:{stop}")
-        return ", ".join(parts) or "all"
+    def _boxes(self, which: Sequence[int]) -> list[list[list[int]]]:
+        found: list[list[list[int]]] = self.boxes[which].tolist()
+        return found
+
+    def _values(self, which: Sequence[int]) -> list[Any]:
+        return [] if self.values is None else [self.values[i] for i in which]
 
 
 def axes_of(e: Explanation) -> tuple[str, ...]:
@@ -150,7 +161,7 @@ def table_of(e: Explanation) -> FeatureTable:
     the map's value in the middle of each.
 
     Example:
-        >>> import fwdgrad
+        >>> import torch, fwdgrad
         >>> model = lambda batch: 3 * batch[:, 1] - batch[:, 0]
         >>> e = fwdgrad.explain(model, torch.ones(3), method=fwdgrad.Coalitions())
         >>> table_of(e).columns()["feature"]

@@ -79,7 +79,6 @@ class PictureExplanation(OfExplanation):
         """With their places in the photo's pixels; of single channels, these last."""
         height, width = self.photo.shape[:2]
         table = self.explanation._features()
-        assert table.boxes is not None
         channel, rows, columns = table.boxes.unbind(1)
         left, top, right, bottom = self.cut.box
         (wide, high), (beside, above) = self.cut.scaled, self.cut.margins

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fwdgrad.bars import MOST, draw_bars, shortened
@@ -74,8 +75,10 @@ class TableExplanation(OfExplanation):
         return FeatureTable(
             self.scores,
             self.standard_errors,
-            names=self.names,
-            values=self.values,
+            (),
+            torch.zeros(len(self.names), 0, 2, dtype=torch.int64),
+            self.names,
+            self.values,
             told=self.significant if is_known else None,
         )
 
