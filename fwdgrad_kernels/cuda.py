@@ -98,12 +98,15 @@ def _is_placed(geometry: Geometry) -> bool:
     return geometry.blocked or bool(geometry.jitters) or rows
 
 
-def _stride(geometry: Geometry) -> int:
-    """Words of a sample in the table of draws; 0 where elements have a draw each."""
+def _are_signs(geometry: Geometry) -> bool:
+    return DISTRIBUTIONS[geometry.distribution] == "rademacher"
+
+
+def _stride(geometry: Geometry, draws: int) -> int:
+    """Words of a sample in a table of so many draws; 0 where elements have a draw each."""
     if geometry.elementwise:
         return 0
-    signs = DISTRIBUTIONS[geometry.distribution] == "rademacher"
-    return 4 * -(-geometry.draws // (128 if signs else 4))
+    return 4 * -(-draws // (128 if _are_signs(geometry) else 4))
 
 
 def _drawn(
@@ -117,6 +120,20 @@ def _drawn(
     table = torch.empty(count * stride + 1, dtype=torch.int32, device=like.device)
     module.draw(address(table), stride, spec, first, count, score, *_where(like))
     return table
+
+
+def _reordered(
+    drawn: Tensor, stride: int, geometry: Geometry, order: Tensor, count: int
+) -> tuple[Tensor, int]:
+    """The table of the draws that a grid's lines take, and its words of a sample."""
+    assert module is not None
+    words = _stride(geometry, geometry.lines)
+    table = torch.empty(count * words + 1, dtype=torch.int32, device=drawn.device)
+    module.reorder(
+        address(table), words, address(drawn), stride, address(order), geometry.lines, count,
+        _are_signs(geometry), *_where(drawn),
+    )  # fmt: skip
+    return table, words
 
 
 def perturb_(
@@ -141,7 +158,8 @@ def perturb_(
     assert module is not None
     count, planes = out.shape[0] // (2 if pairs else 1), interleaved(out)
     geometry, kind = Geometry(*spec), DTYPES.index(x.dtype)
-    stride = _stride(geometry)
+    stride = _stride(geometry, geometry.draws)
+    order = None if geometry.labelled else labels
     if bounds is not None:
         scale_map = torch.empty_like(x, dtype=bounds.dtype)
         pixels = geometry.height * geometry.width
@@ -156,13 +174,15 @@ def perturb_(
         needed = held is not None or _is_placed(geometry)
         placed = _placed(spec, first + base if needed else None, some, out)
         before = _placed(spec, None if held is None else held + base, some, out)
-        drawn = _drawn(spec, first + base, some, stride, out)
+        drawn, words = _drawn(spec, first + base, some, stride, out), stride
+        if drawn is not None and order is not None:
+            drawn, words = _reordered(drawn, stride, geometry, order, some)
         module.perturb(
             address(out[base:]),
             address(x),
             address(scale_map),
             address(drawn),
-            stride,
+            words,
             address(placed),
             address(before),
             address(baseline),
@@ -188,7 +208,7 @@ def accumulate_(
     """The op of that name."""
     assert module is not None
     geometry, kinds = Geometry(*spec), 1 if square is None else 2
-    stride, end = _stride(geometry), first + len(weights)
+    stride, end = _stride(geometry, geometry.draws), first + len(weights)
     size = min(SAMPLES, max(WORDS // stride, 1)) if stride else SAMPLES
     # Chunks are shared out where the scratch memory has room for the sums of several; where the
     # draws of a chunk are too many for a table, it has the sums so far of one.

@@ -11,13 +11,45 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fwdgrad.estimate.reliability import some
 from fwdgrad.plan import Plan
-from fwdgrad_kernels import NoiseSpec, expand, hadamard_sums, walsh_hadamard
+from fwdgrad_kernels import Grid, NoiseSpec, expand, hadamard_sums, walsh_hadamard
+
+
+class Directions(NamedTuple):
+    """The directions of a Hadamard group, as indices: those that are used and the others."""
+
+    used: slice | Tensor  # rising; that of draw 0, which has the scores' mean, is always among them
+    spare: slice | Tensor
+    spares: int  # how many
+
+    @classmethod
+    def of(cls, spec: NoiseSpec) -> Directions:
+        """Those of a spec: with an order, what its grid's lines take is used.
+
+        >>> grid = Grid(2, "nearest", order=torch.tensor([5, 3]))
+        >>> found = Directions.of(NoiseSpec((4,), "rademacher", features=grid, design="hadamard"))
+        >>> found.used.tolist(), found.spare.tolist()
+        ([0, 3, 5], [1, 2, 4, 6, 7])
+        """
+        order = _order(spec)
+        if order is None:
+            return cls(slice(spec.draws), slice(spec.draws, None), spec.group - spec.draws)
+        is_used = torch.zeros(spec.group, dtype=torch.bool)
+        is_used[order] = True
+        is_used[0] = True
+        spare = (~is_used).nonzero()[:, 0]
+        return cls(is_used.nonzero()[:, 0], spare, len(spare))
+
+
+def _order(spec: NoiseSpec) -> Tensor | None:
+    order = spec.features.order if isinstance(spec.features, Grid) else None
+    return None if order is None else order.long().cpu()
 
 
 def is_alone(plan: Plan) -> bool:
@@ -26,7 +58,7 @@ def is_alone(plan: Plan) -> bool:
     if spec is None or spec.design != "hadamard" or spec.block is not None:
         return False
     one = plan.unit == spec.group and plan.samples < 2 * plan.unit
-    return one and 1 < spec.draws < spec.group
+    return one and spec.draws > 1 and Directions.of(spec).spares > 0
 
 
 def sum_features(
@@ -68,7 +100,7 @@ def sum_features(
 
 def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
     """Of a draw's estimate, from what no draw uses."""
-    n, draws, group = len(weights), spec.draws, spec.group
+    n, group, (used, spare, _) = len(weights), spec.group, Directions.of(spec)
     more, asked = max(0, n - group), min(n, group)
     found = (found / asked).square_().cpu()
     leaks = torch.zeros_like(found)
@@ -76,10 +108,15 @@ def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
         ones = torch.ones(asked)
         even = (hadamard_sums(ones, spec, 0) / asked).square_()
         even[0] = 0  # what draw i leaks into j is even[i xor j] of it
-        used = (torch.arange(group) < draws).double()
-        leaks = walsh_hadamard(walsh_hadamard(found * used) * walsh_hadamard(even)) / group
-    variance = float((found - leaks)[draws:].mean().clamp(min=0)) * _met_more(draws, group)
-    variance += float(leaks[1:draws].mean())
+        known = torch.zeros_like(found)
+        known[used] = found[used]
+        leaks = walsh_hadamard(walsh_hadamard(known) * walsh_hadamard(even)) / group
+    order = _order(spec)
+    lines = None if order is None else tuple(order.tolist())
+    variance = float((found - leaks)[spare].mean().clamp(min=0)) * _met_more(
+        spec.draws, group, lines
+    )
+    variance += float(leaks[used][1:].mean())
     if more:
         begun = variance + (1 / more - 1 / group) * float(weights[group:].var(correction=0))
         variance = ((n - more) / n) ** 2 * variance + (more / n) ** 2 * begun
@@ -87,11 +124,13 @@ def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
 
 
 @functools.lru_cache(maxsize=16)
-def _met_more(draws: int, group: int) -> float:
+def _met_more(draws: int, group: int, order: tuple[int, ...] | None = None) -> float:
     """How much more often two draws' directions meet in a used direction than in an unused one."""
-    used = (torch.arange(group) < draws).double()
-    met = walsh_hadamard(walsh_hadamard(used).square())
-    return float(met[1:draws].mean() / met[draws:].mean())
+    used = torch.zeros(group, dtype=torch.float64)
+    used[slice(draws) if order is None else list(order)] = 1
+    met = walsh_hadamard(walsh_hadamard(used).square())[1:]  # none in the first
+    apart = float(met[used[1:] == 0].mean())
+    return float(met[used[1:] == 1].mean()) / apart if apart else 1.0
 
 
 def spare_reliability(plan: Plan, attribution: Tensor, error: Tensor) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_integer, check_no_array
 from fwdgrad.errors import ArgumentError, Message, Option, warn
+from fwdgrad.estimate.hadamard import Directions
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur, smallest_cell
@@ -174,12 +176,12 @@ def _warn_of_error(plan: Plan) -> None:
     """Warns where no direction is left to tell the map's error by."""
     spec = plan.spec
     assert spec is not None
-    if spec.draws < spec.group or plan.samples >= 2 * spec.group:
+    if Directions.of(spec).spares or plan.samples >= 2 * spec.group:
         return
     warn(
         Message(
-            f"{spec.draws} features take every direction of their group of {spec.group} samples, "
-            "so that the map's error and reliability cannot be told; give ",
+            f"{math.prod(spec.grid)} features take every direction of their group of "
+            f"{spec.group} samples, so that the map's error and reliability cannot be told; give ",
             Option("n_samples", 2 * spec.group * plan.signs),
             ", or one feature less" if plan.features is not None else ", or a larger cell",
         )
