@@ -26,25 +26,31 @@ class Directions(NamedTuple):
 
     used: slice | Tensor  # rising; that of draw 0, which has the scores' mean, is always among them
     spare: slice | Tensor
-    spares: int  # how many
+    telling: slice | Tensor  # the spare ones that err as the used ones do
+    count: int  # how many of these there are
 
     @classmethod
     def of(cls, spec: NoiseSpec) -> Directions:
         """Those of a spec: with an order, what its grid's lines take is used.
 
+        What few neighbours do together falls among the directions before the first one that is
+        used (``fwdgrad.methods.directions``): those err more, and do not tell.
+
         >>> grid = Grid(2, "nearest", order=torch.tensor([5, 3]))
         >>> found = Directions.of(NoiseSpec((4,), "rademacher", features=grid, design="hadamard"))
-        >>> found.used.tolist(), found.spare.tolist()
-        ([0, 3, 5], [1, 2, 4, 6, 7])
+        >>> found.used.tolist(), found.spare.tolist(), found.telling.tolist()
+        ([0, 3, 5], [1, 2, 4, 6, 7], [2, 4, 6, 7])
         """
         order = _order(spec)
         if order is None:
-            return cls(slice(spec.draws), slice(spec.draws, None), spec.group - spec.draws)
+            spare = slice(spec.draws, None)
+            return cls(slice(spec.draws), spare, spare, spec.group - spec.draws)
         is_used = torch.zeros(spec.group, dtype=torch.bool)
         is_used[order] = True
         is_used[0] = True
-        spare = (~is_used).nonzero()[:, 0]
-        return cls(is_used.nonzero()[:, 0], spare, len(spare))
+        other = (~is_used).nonzero()[:, 0]
+        telling = other[other >= 1 << max(0, int(order.min()).bit_length() - 1)]
+        return cls(is_used.nonzero()[:, 0], other, telling, len(telling))
 
 
 def _order(spec: NoiseSpec) -> Tensor | None:
@@ -58,7 +64,7 @@ def is_alone(plan: Plan) -> bool:
     if spec is None or spec.design != "hadamard" or spec.block is not None:
         return False
     one = plan.unit == spec.group and plan.samples < 2 * plan.unit
-    return one and spec.draws > 1 and Directions.of(spec).spares > 0
+    return one and spec.draws > 1 and Directions.of(spec).count > 0
 
 
 def sum_features(
@@ -100,7 +106,7 @@ def sum_features(
 
 def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
     """Of a draw's estimate, from what no draw uses."""
-    n, group, (used, spare, _) = len(weights), spec.group, Directions.of(spec)
+    n, group, (used, _, telling, _) = len(weights), spec.group, Directions.of(spec)
     more, asked = max(0, n - group), min(n, group)
     found = (found / asked).square_().cpu()
     leaks = torch.zeros_like(found)
@@ -108,14 +114,10 @@ def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
         ones = torch.ones(asked)
         even = (hadamard_sums(ones, spec, 0) / asked).square_()
         even[0] = 0  # what draw i leaks into j is even[i xor j] of it
-        known = torch.zeros_like(found)
-        known[used] = found[used]
+        known = found.clone()
+        known[telling] = 0
         leaks = walsh_hadamard(walsh_hadamard(known) * walsh_hadamard(even)) / group
-    order = _order(spec)
-    lines = None if order is None else tuple(order.tolist())
-    variance = float((found - leaks)[spare].mean().clamp(min=0)) * _met_more(
-        spec.draws, group, lines
-    )
+    variance = float((found - leaks)[telling].mean().clamp(min=0)) * _met_more(spec)
     variance += float(leaks[used][1:].mean())
     if more:
         begun = variance + (1 / more - 1 / group) * float(weights[group:].var(correction=0))
@@ -123,14 +125,15 @@ def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
     return variance
 
 
-@functools.lru_cache(maxsize=16)
-def _met_more(draws: int, group: int, order: tuple[int, ...] | None = None) -> float:
-    """How much more often two draws' directions meet in a used direction than in an unused one."""
-    used = torch.zeros(group, dtype=torch.float64)
-    used[slice(draws) if order is None else list(order)] = 1
-    met = walsh_hadamard(walsh_hadamard(used).square())[1:]  # none in the first
-    apart = float(met[used[1:] == 0].mean())
-    return float(met[used[1:] == 1].mean()) / apart if apart else 1.0
+def _met_more(spec: NoiseSpec) -> float:
+    """How much more often two draws' directions meet in a used direction than in a telling one."""
+    directions = Directions.of(spec)
+    is_used = torch.zeros(spec.group, dtype=torch.float64)
+    order = _order(spec)
+    is_used[directions.used if order is None else order] = 1
+    met = walsh_hadamard(walsh_hadamard(is_used).square())
+    apart = float(met[directions.telling].mean())
+    return float(met[directions.used][1:].mean()) / apart if apart else 1.0
 
 
 def spare_reliability(plan: Plan, attribution: Tensor, error: Tensor) -> float:

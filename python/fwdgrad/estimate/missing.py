@@ -52,7 +52,7 @@ def with_missing(
     assert spec is not None
     weights = weights.masked_fill(missing, 0)
     of_groups = spec.design == "hadamard" and spec.block is None and plan.unit == spec.group
-    if not of_groups or not Directions.of(spec).spares:
+    if not of_groups or not Directions.of(spec).count:
         return weights * (n / max(1, n - int(missing.sum()))), 0.0
     groups = [
         _Group(spec, first, part, gone, backend)
@@ -75,7 +75,7 @@ def _likelihood(groups: list[_Group], share: float) -> float:
         return 0.0
     fits = [group.fit(share) for group in groups]
     there = sum(group.there for group in groups)
-    spare = sum(group.directions.spares for group in groups)
+    spare = sum(len(group.found[group.directions.spare]) for group in groups)
     scale = max(sum(fit.misfit for fit in fits), 1e-300)
     return -there * math.log(scale) - spare * math.log(share) - sum(fit.width for fit in fits)
 
@@ -130,10 +130,10 @@ class _Group:
         pull = (self.pulls[0] + self.pulls[1] / share)[:, None]
         guess = -torch.cholesky_solve(pull, factor)[:, 0]
         energy = (self.found + guess @ self.rows).square()
-        used, spare, spares = self.directions
+        used, spare = self.directions[:2]
         misfit = float(energy[used].sum() + energy[spare].sum() / share)
         drawn = float(torch.cholesky_solve(self.grams[0], factor).trace())
-        drawn /= len(energy) - spares
+        drawn /= len(energy[used])
         return _Fit(guess, misfit, 2 * float(factor.diagonal().log().sum()), drawn)
 
     def filled(self, share: float) -> tuple[Tensor, float]:

@@ -20,8 +20,6 @@ from torch import Tensor
 
 from fwdgrad_kernels import NoiseSpec, noise
 
-_LEFT = 32  # of so many directions one is left over at least, to tell the error
-
 
 def directions(lines: Sequence[int], group: int, seed: int) -> Tensor:
     """The direction of each feature: int64 (K,), of K features on a grid in the order of its lines.
@@ -53,11 +51,19 @@ def directions(lines: Sequence[int], group: int, seed: int) -> Tensor:
 
 
 def coset_of(count: int, group: int) -> int:
-    """S: a quarter of the group, or less where the features would not fit beside the others."""
-    size = max(1, group // 4)
-    while size > 1 and group - size - count < group // _LEFT:
+    """S: half of the group, or less where the features would not fit beside the others.
+
+    With half of it all features are in one coset, and no two of them disturb a third one.
+    """
+    size = max(1, group // 2)
+    while size > 1 and group - size - count < spare_of(group):
         size //= 2
     return size
+
+
+def spare_of(group: int) -> int:
+    """How many directions are left over at least, to tell the error."""
+    return max(1, group // 32)
 
 
 def most_features(group: int) -> int:
@@ -66,7 +72,16 @@ def most_features(group: int) -> int:
     >>> most_features(256)
     184
     """
-    return group - group // 4 - group // _LEFT
+    return group - group // 4 - spare_of(group)
+
+
+def group_of(samples: int) -> int:
+    """M: the largest group of which samples are seven eighths at least.
+
+    >>> [group_of(n) for n in (128, 447, 448, 500)]
+    [128, 256, 512, 512]
+    """
+    return 1 << max(1, (8 * samples // 7).bit_length() - 1)
 
 
 def _split(places: Tensor, count: int) -> list[Tensor]:

@@ -14,6 +14,7 @@ from fwdgrad.estimate.hadamard import Directions
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur, smallest_cell
+from fwdgrad.methods.directions import directions, group_of, most_features
 from fwdgrad.methods.forward_gradient import check_moves, warn_of_design
 from fwdgrad.methods.noise import check_noise, hadamard_spec, on_device
 from fwdgrad.plan import Plan
@@ -106,6 +107,8 @@ class Regions(Method):
                 cell = _smallest(tuple(x.shape), axes, samples)
             check_integer("cell", cell, 1, max(sides))
             features = _cells(sides, cell)
+            if axes > 1:
+                features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
         else:
             raise ArgumentError(
                 "features",
@@ -176,7 +179,7 @@ def _warn_of_error(plan: Plan) -> None:
     """Warns where no direction is left to tell the map's error by."""
     spec = plan.spec
     assert spec is not None
-    if Directions.of(spec).spares or plan.samples >= 2 * spec.group:
+    if Directions.of(spec).count or plan.samples >= 2 * spec.group:
         return
     warn(
         Message(
@@ -198,17 +201,32 @@ def _cells(sides: tuple[int, ...], cell: int) -> Grid:
     return Grid(sizes, "nearest" if len(sides) == 1 else "linear", False, True)
 
 
-def _smallest(shape: tuple[int, ...], axes: int, samples: int) -> int:
-    """The smallest cells with fewer draws than samples, and than directions in their group.
+def _drawn(
+    grid: Grid, shape: tuple[int, ...], samples: int, seed: int, device: torch.device
+) -> Grid:
+    """The same cells with directions of one group that has about as many as there are samples."""
+    lines = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").grid[1:]
+    count = math.prod(lines)
+    group = max(group_of(samples), 1 << count.bit_length())
+    return dataclasses.replace(grid, order=directions(lines, group, seed).to(device))
 
-    What has no draw tells the error. For 16 samples nothing can be left.
+
+def _smallest(shape: tuple[int, ...], axes: int, samples: int) -> int:
+    """The smallest cells that leave directions in their group free, and some to tell the error.
+
+    Of a series: with fewer draws than samples, and than directions in their group. For 16 samples
+    nothing can be left.
     """
     sides = shape[-axes:]
     best = max(sides)
     for cell in range(smallest_cell(sides), best):
         grid = _cells(sides, cell)
         draws = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").draws
-        draws += axes == 1  # see hadamard_spec
+        if axes > 1:
+            if draws <= most_features(group_of(samples)):
+                return cell
+            continue
+        draws += 1  # see hadamard_spec
         if draws > samples:
             continue
         if draws < min(1 << (draws - 1).bit_length(), samples):
