@@ -22,7 +22,8 @@ LOCKS = {
     path.stem: path.read_text().replace("\\\n", "").splitlines()[1:]
     for path in (ROOT / "requirements").glob("*.txt")
 }
-DEV = ("build", "dev")
+DEMO = ("build", "demo")
+DEV = (*DEMO, "dev")
 
 
 def locked(*names):
@@ -63,7 +64,14 @@ def test_every_entry_is_one_version_with_digests(name):
 
 @pytest.mark.parametrize(
     ("extra", "names"),
-    [(None, DEV), ("dev", DEV), ("language", (*DEV, "papers")), ("peers", (*DEV, "peers"))],
+    [
+        (None, DEMO),
+        ("demo", DEMO),
+        ("dev", DEV),
+        ("language", (*DEV, "papers")),
+        ("peers", (*DEV, "peers")),
+        ("docs", (*DEV, "docs")),
+    ],
 )
 def test_what_the_project_asks_for_is_locked(extra, names):
     project = PROJECT["project"]
