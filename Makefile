@@ -7,6 +7,7 @@ CSRC := $(shell find csrc -type f)
 # Everything but this package comes from the locks, and no file whose SHA-256 is not in them: whatever
 # is built is built by what they name. requirements/lock.py writes them.
 INSTALL := $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation
+OURS := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
 .PHONY: demo data test check format bench campaign papers peers docs gpu-check clean
@@ -64,7 +65,8 @@ docs: $(BUILT)
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py
 
-# What the demo needs, and no more: the tests' packages come on top.
+# What the demo needs, and no more: the tests' packages and the CUDA kernels come on top.
+$(DEMO): export FWDGRAD_CUDA ?= 0
 $(DEMO): pyproject.toml setup.py $(addprefix requirements/,build.txt cpu.txt cuda.txt demo.txt) $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --requirement requirements/build.txt
@@ -72,11 +74,12 @@ $(DEMO): pyproject.toml setup.py $(addprefix requirements/,build.txt cpu.txt cud
 	-$(INSTALL) --requirement requirements/cpu.txt
 	$(INSTALL) --requirement requirements/demo.txt
 	$(BIN)/python -c "import torch" || $(INSTALL) --requirement requirements/cuda.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(OURS)
 	@touch $@
 
 $(BUILT): $(DEMO) requirements/dev.txt
 	$(INSTALL) --requirement requirements/dev.txt
+	$(OURS)
 	@touch $@
 
 clean:

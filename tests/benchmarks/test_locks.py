@@ -105,12 +105,14 @@ def test_make_installs_by_the_locks_and_nothing_else():
     lines = (ROOT / "Makefile").read_text().splitlines()
     (install,) = [line.removeprefix("INSTALL := ") for line in lines if line.startswith("INSTALL")]
     assert {"--require-hashes", "--no-deps", "--no-build-isolation"} <= set(install.split())
-    ours = "$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable ."
-    assert [line.strip() for line in lines if "pip" in line] == [f"INSTALL := {install}", ours]
+    ours = (
+        "OURS := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable ."
+    )
+    assert [line for line in lines if "pip" in line] == [f"INSTALL := {install}", ours]
     used = [line.split("$(INSTALL) ")[1] for line in lines if "$(INSTALL)" in line]
     files = [re.fullmatch(r"--requirement requirements/(\w+)\.txt", text)[1] for text in used]
     assert sorted(files) == sorted(LOCKS)
-    others = [line for line in lines if line.strip() != ours and not line.startswith("INSTALL")]
+    others = [line for line in lines if line != ours and not line.startswith("INSTALL")]
     fetching = re.compile(r"\b(pip|curl|wget|npm|npx|apt|apt-get|uv|pipx|conda)\b")
     assert not fetching.search("\n".join([*others, (ROOT / ".ci" / "run").read_text()]))
 
