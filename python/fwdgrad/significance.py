@@ -13,7 +13,7 @@ from fwdgrad.errors import ArgumentError, Message, Option, ReliabilityWarning, w
 from fwdgrad.estimate.hadamard import is_alone
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
-from fwdgrad.parts import parts_of
+from fwdgrad.parts import Parts, parts_of
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import Grid
 
@@ -24,6 +24,16 @@ _GROUPS = 8  # of Hadamard samples, from which on the rates hold for any score t
 
 def significant(explanation: Any, level: float, correction: str) -> Tensor:
     """See ``Explanation.significant``."""
+    parts, found = told_parts(explanation, level, correction)
+    values = explanation.per_deviation(explanation.attribution.detach())
+    is_told: Tensor = (parts.mask(found.to(values.device)) > 0.5) & (values != 0)
+    return is_told
+
+
+def told_parts(
+    explanation: Any, level: float = 0.05, correction: str = CORRECTIONS[0]
+) -> tuple[Parts, Tensor]:
+    """The features, and which of them differ from zero by more than chance: bool (K,)."""
     level = check_number("level", level)
     if not 0 < level < 1:
         raise ArgumentError("level", f"must be between 0 and 1, got {level}")
@@ -50,9 +60,7 @@ def significant(explanation: Any, level: float, correction: str) -> Tensor:
     size = top if plan.baseline is None else max(top, abs(e.score))
     rounding = torch.finfo(values.dtype).eps * size / weight
     ratios = (own.abs() / error.maximum(rounding)).nan_to_num_(0.0, torch.inf)
-    found = _rejected(two_sided(ratios, degrees + lent), level, correction)
-    is_told: Tensor = (parts.mask(found.to(values.device)) > 0.5) & (values != 0)
-    return is_told
+    return parts, _rejected(two_sided(ratios, degrees + lent), level, correction)
 
 
 def degrees_of_freedom(plan: Plan, missing: int = 0) -> float:

@@ -440,7 +440,7 @@ def test_of_many_columns_the_largest_are_shown():
 
 def test_the_frame_has_all_sorted():
     frame = shown().to_frame()
-    assert list(frame.columns) == ["feature", "value", "score", "standard_error"]
+    assert list(frame.columns) == ["feature", "value", "score", "standard_error", "significant"]
     assert frame["feature"].tolist()[1:] == ["<b>a\x1b[2J", "third"]
     assert frame["score"].tolist() == [-4.0, 2.0, 0.0]
 
