@@ -13,6 +13,8 @@ from fwdgrad.errors import ArgumentError, Message, Option, ReliabilityWarning, w
 from fwdgrad.estimate.hadamard import is_alone
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
+from fwdgrad.methods.coalitions import MOST
+from fwdgrad.methods.in_or_out import is_chosen
 from fwdgrad.parts import Parts, parts_of
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import Grid
@@ -47,7 +49,7 @@ def told_parts(
             f"{e.n_samples} samples tells none"
         )
     plan = plan_again(e)
-    _warn_of_groups(plan)
+    _warn_of_groups(e, plan)
     parts = parts_of(plan)
     degrees = degrees_of_freedom(plan, e.provenance.get("missing_samples", 0))
     own, error, weight = parts.own(values, errors)
@@ -89,22 +91,29 @@ def _lends(plan: Plan) -> bool:
     return spec is not None and spec.design == "hadamard" and not is_alone(plan)
 
 
-def _warn_of_groups(plan: Plan) -> None:
-    """Warns where what few features do together may be taken for another feature's own."""
+def _warn_of_groups(e: Any, plan: Plan) -> None:
+    """Warns where what few features do together may be taken for another feature's own.
+
+    The number that it advises is enough, whatever else a run of more samples would choose: cells
+    stay as large, and where an adapter's method may take pairs, as many pairs are enough.
+    """
     spec = plan.spec
     if spec is None or spec.design != "hadamard" or plan.samples >= _GROUPS * spec.group:
         return
     if isinstance(spec.features, Grid) and spec.view.linear:  # many cells act together
         return
-    warn(
-        Message(
-            f"{plan.samples / spec.group:.3g} groups of samples: what two features do together "
-            "may be told as a third one's; ",
-            Option("n_samples", _GROUPS * spec.group * plan.signs),
-            " tells them apart",
-        ),
-        ReliabilityWarning,
+    cell = getattr(e.method, "cell", None) if e.features is None else None
+    enough = _GROUPS * spec.group * plan.signs
+    if is_chosen(e):  # with more samples it may be pairs, or all coalitions
+        enough = min(_GROUPS * spec.group * 2, 1 << min(MOST, parts_of(plan).count))
+    said = (
+        f"{plan.samples / spec.group:.3g} groups of samples: what two features do together may be "
+        "told as a third one's; ",
+        Option("n_samples", enough),
+        *((" with ", Option("cell", cell)) if isinstance(cell, int) else ()),
+        " tells them apart",
     )
+    warn(Message(*said), ReliabilityWarning)
 
 
 def _prior(variances: Tensor, degrees: float) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from fwdgrad.adapters.words import Spans
 from fwdgrad.bars import MOST, draw_bars, shortened
 from fwdgrad.explanation import Explanation
 from fwdgrad.feature_table import FeatureTable
+from fwdgrad.methods import Coalitions
 from fwdgrad.shown import OfExplanation, page, part_of_page
 from fwdgrad.terminal import plain
 
@@ -95,8 +96,11 @@ class TextExplanation(OfExplanation):
         """Whether other noise would give the same scores: 1 - mean squared error / variance.
 
         Both are over the words; ``explanation.reliability``, of single numbers of embeddings, is
-        far lower. Negative values come out as 0; NaN for a single word.
+        far lower. Negative values come out as 0; NaN for a single word. Where all coalitions were
+        called it is that of ``explanation``: exact ones have 1.
         """
+        if isinstance(self.explanation.method, Coalitions):
+            return self.explanation.reliability
         if len(self.scores) < 2:
             return math.nan
         share = self.standard_errors.square().mean() / self.scores.var()
