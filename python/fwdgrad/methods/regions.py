@@ -98,6 +98,8 @@ class Regions(Method):
         features: Features
         if request.features is not None:
             features = on_device(request.features, x.device)
+            if isinstance(features, Grid) and features.view(tuple(x.shape)).linear:
+                features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
         elif not axes and x.dim() == 1:
             features = Elements()
         elif axes:
@@ -205,7 +207,9 @@ def _drawn(
     grid: Grid, shape: tuple[int, ...], samples: int, seed: int, device: torch.device
 ) -> Grid:
     """The same cells with directions of one group that has about as many as there are samples."""
-    lines = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").grid[1:]
+    if grid.jitter or grid.order is not None:
+        return grid
+    lines = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").grid
     count = math.prod(lines)
     group = max(group_of(samples), 1 << count.bit_length())
     return dataclasses.replace(grid, order=directions(lines, group, seed).to(device))
