@@ -98,7 +98,7 @@ class Regions(Method):
         features: Features
         if request.features is not None:
             features = on_device(request.features, x.device)
-            if isinstance(features, Grid) and features.view(tuple(x.shape)).linear:
+            if isinstance(features, Grid):
                 features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
         elif not axes and x.dim() == 1:
             features = Elements()
@@ -109,8 +109,7 @@ class Regions(Method):
                 cell = _smallest(tuple(x.shape), axes, samples)
             check_integer("cell", cell, 1, max(sides))
             features = _cells(sides, cell)
-            if axes > 1:
-                features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
+            features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
         else:
             raise ArgumentError(
                 "features",
@@ -207,7 +206,7 @@ def _drawn(
     grid: Grid, shape: tuple[int, ...], samples: int, seed: int, device: torch.device
 ) -> Grid:
     """The same cells with directions of one group that has about as many as there are samples."""
-    if grid.jitter or grid.order is not None:
+    if not grid.view(shape).linear or grid.jitter or grid.order is not None:
         return grid
     lines = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").grid
     count = math.prod(lines)
