@@ -91,7 +91,8 @@ def draw(
             ) from None
         ax = plt.figure(layout="constrained").subplots()
     drawn = draw_map(explanation, ax, look or Look(), frame, label)
-    lines = [headline(explanation, label), run_in_words(explanation), ax.get_title()]
+    lines = textwrap.wrap(headline(explanation, label), 70)
+    lines += [run_in_words(explanation), ax.get_title()]
     ax.set_title("\n".join(filter(None, lines)), fontsize="medium", parse_math=False)
     draw_bar(drawn, ax)
     return ax
@@ -114,6 +115,7 @@ def draw_map(
     else:
         values, errors = values_of(e)
     full = look.scale or full_strength(values)
+    past = full * (1 + 1e-6)  # more than a rounding
     strength = look.strength(values, errors, full)
     if getattr(e.method, "axes", None) == 1:
         _draw_series(ax, e.input.detach().cpu(), strength)
@@ -129,7 +131,7 @@ def draw_map(
             0.0 if look.sign == "increases" or not has_sign(e) else -1.0,
             0.0 if look.sign == "decreases" else 1.0,
         ),
-        (bool((values < -full).any()), bool((values > full).any())),
+        (bool((values < -past).any()), bool((values > past).any())),
         look.threshold,
         meaning(e, label),
         ""
@@ -209,8 +211,10 @@ def draw_bar(drawn: Drawn, ax: Axes, cax: Axes | None = None, wide: float | None
     where: dict[str, Any] = {"cax": cax}
     if cax is None:
         where = {"ax": ax, "shrink": 0.9, "aspect": 30, "pad": 0.04 + 0.08 * ax.axison}
+    inches = wide or ax.get_position().width * ax.figure.bbox.width / ax.figure.dpi
     bar = ax.figure.colorbar(ScalarMappable(limits, colours), orientation="horizontal", **where)
-    ticks = [share for share in (-1.0, -0.5, 0.0, 0.5, 1.0) if low <= share <= high]
+    all_ticks = (-1.0, -0.5, 0.0, 0.5, 1.0) if inches > 3.5 else (-1.0, 0.0, 1.0)
+    ticks = [share for share in all_ticks if low <= share <= high]
     names = [_signed(share * drawn.full, ".3") if share else "0" for share in ticks]
     for end, is_beyond, sign in zip((0, -1), drawn.beyond, "≤≥", strict=True):
         if is_beyond and ticks[end]:
@@ -218,7 +222,7 @@ def draw_bar(drawn: Drawn, ax: Axes, cax: Axes | None = None, wide: float | None
     bar.set_ticks([share * drawn.full for share in ticks], labels=names)
     bar.ax.tick_params(labelsize=9, length=3)
     bar.outline.set_linewidth(0.5)
-    letters = letters_in(wide or ax.get_position().width * ax.figure.get_figwidth(), 9)
+    letters = letters_in(inches, 9)
     lines = textwrap.wrap(drawn.meaning, letters) + textwrap.wrap(drawn.note, letters)
     bar.ax.set_xlabel("\n".join(lines), fontsize=9, parse_math=False)
 
@@ -256,7 +260,7 @@ def draw_outline(ax: Axes, part: Tensor, line: str = "-", extent: Extent | None 
         + (np.arange(-1, count + 1)[:, None] + [1e-6, 1 - 1e-6]).ravel() * (last - first) / count
         for count, first, last in ((width, left, right), (height, top, bottom))
     )
-    lines = contour_generator(across, down, inside).lines(0.5)
+    lines: Any = contour_generator(across, down, inside).lines(0.5)
     for colour, wide, style in (("white", 2.4, "-"), ("black", 1.0, line)):
         drawn = LineCollection(lines, colors=colour, linewidths=wide, linestyles=style)
         ax.add_collection(drawn, autolim=False)

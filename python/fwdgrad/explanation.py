@@ -242,8 +242,12 @@ class Explanation:
         if values.dim() < 3:
             return values if values.dim() == 2 else values[None]
         planes = values.flatten(0, -3)
-        shared = isinstance(self.features, Grid) and self.features.share_channels
-        if not (shared or (self.features is None and isinstance(self.method, Regions))):
+        features = self.features
+        shared = isinstance(features, Grid) and features.share_channels
+        if isinstance(features, Labels):  # superpixels, of all channels
+            labels = features.mask.expand(values.shape).flatten(0, -3)
+            shared = bool((labels == labels[:1]).all())
+        if not (shared or (features is None and isinstance(self.method, Regions))):
             return planes.sum(0)
         scale = self.method.noise_scale
         if not isinstance(scale, Tensor):
@@ -341,6 +345,7 @@ class Explanation:
             ImportError: matplotlib is not installed.
             TypeError, ValueError: naming the option, what was given and what would do.
         """
-        from fwdgrad.drawing import Look, draw
+        from fwdgrad.drawing import draw
+        from fwdgrad.overlay import Look
 
         return draw(self, ax, Look(picture, scale, sign, threshold, top))

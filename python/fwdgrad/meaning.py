@@ -16,6 +16,7 @@ from fwdgrad.methods import (
     SmoothGradSquared,
     VarGrad,
 )
+from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.terminal import plain
 from fwdgrad_kernels import Grid, Labels
 
@@ -32,7 +33,10 @@ def headline(explanation: Explanation, label: str | None = None) -> str:
     """What was explained and what it scores."""
     e = explanation
     of = f"{e.objective} {e.score:.3g}"
-    label = label or e.provenance.get("label") or (e.target is not None and f"class {e.target}")
+    if e.target is not None:
+        label = label or str(e.provenance.get("label", f"class {e.target}"))
+    elif label and e.objective == "output":
+        of = f"{e.score:.3g}"
     return f"{plain(label)}: {of}" if label else of
 
 
@@ -86,20 +90,22 @@ def meaning(explanation: Explanation, label: str | None = None) -> str:
 
 def _score(e: Explanation, label: str | None) -> str:
     if e.target is None:
-        return "model's output" if e.objective == "output" else plain(e.objective)
+        return "model's output" if e.objective == "output" else "score"
     label = label or str(e.provenance.get("label", f"class {e.target}"))
-    return f"{plain(e.objective)} of {plain(re.sub(r' [(]class [0-9]+[)]$', '', label))}"
+    name = e.objective if e.objective in OBJECTIVES else "score"  # a callable's may be long
+    return f"{name} of {plain(re.sub(r' [(]class [0-9]+[)]$', '', label))}"
 
 
 def _feature(e: Explanation) -> str:
     """What a value is of, in a word."""
     if isinstance(e.features, Labels):
         return "region"
-    is_grid = isinstance(e.features, Grid)
-    axes = len(e.features.sizes(tuple(e.input.shape))) if is_grid else getattr(e.method, "axes", 0)
+    axes = getattr(e.method, "axes", None)
+    if isinstance(e.features, Grid):
+        axes = len(e.features.sizes(tuple(e.input.shape)))
     if axes == 1:
         return "window"
-    if is_grid or isinstance(getattr(e.method, "cell", None), int):
+    if isinstance(e.features, Grid) or isinstance(getattr(e.method, "cell", None), int):
         return "cell"
     return "pixel" if e.input.dim() == 3 and e.input.shape[0] in (1, 3) else "number"
 

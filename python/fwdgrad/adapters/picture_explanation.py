@@ -84,7 +84,8 @@ class PictureExplanation:
             ImportError: matplotlib is not installed.
             TypeError, ValueError: naming the option, what was given and what would do.
         """
-        from fwdgrad.drawing import Look, draw
+        from fwdgrad.drawing import draw
+        from fwdgrad.overlay import Look
 
         height, width = self.photo.shape[:2]
         frame = frame_of(small(self.photo), self.cut, width, height)

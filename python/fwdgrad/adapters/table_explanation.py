@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fwdgrad.colours import BLUE, RED, hexadecimal
 from fwdgrad.explanation import Explanation
 from fwdgrad.methods import Coalitions
 from fwdgrad.terminal import plain
@@ -183,7 +184,7 @@ class TableExplanation:
             range(len(order)),
             scores,
             xerr=None if exact else self.standard_errors[order].numpy(),
-            color=["tab:red" if score > 0 else "tab:blue" for score in scores],
+            color=[hexadecimal(RED if score > 0 else BLUE) for score in scores],
             error_kw={"capsize": 2},
         )
         texts = [f"{_cut(self.names[i], 32)} = {_cut(self.values[i], 20)}" for i in order]
@@ -204,7 +205,7 @@ class TableExplanation:
         rows = []
         for i, number in zip(self.order, self._numbers(self.order), strict=True):
             size, _, top = self._sizes(i)
-            colour = "#ff3c3c" if self.scores[i] > 0 else "#3c78ff"
+            colour = hexadecimal(RED if self.scores[i] > 0 else BLUE)
             wide = 20 * size / top if top > 0 else 0.0
             name, value = (html.escape(plain(text)) for text in (self.names[i], self.values[i]))
             rows.append(

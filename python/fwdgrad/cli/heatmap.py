@@ -11,10 +11,11 @@ import numpy as np
 from fwdgrad.adapters.photos import Photo
 from fwdgrad.adapters.picture_explanation import frame_of
 from fwdgrad.cli.evidence import legend_of
-from fwdgrad.drawing import Look, draw_bar, draw_map, letters_in
+from fwdgrad.drawing import draw_bar, draw_map, letters_in
 from fwdgrad.explanation import Explanation
 from fwdgrad.found import Evidence
 from fwdgrad.meaning import headline, run_in_words
+from fwdgrad.overlay import Look
 from fwdgrad.terminal import plain
 
 if TYPE_CHECKING:
