@@ -1,12 +1,14 @@
 """fwdgrad explain of several inputs: what is made, what is not made again, and what fails."""
 
 import html.parser
+import io
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fwdgrad import Explanation, cli
 
@@ -255,6 +257,34 @@ def test_a_file_of_names_and_several_targets(folder, capsys):
     assert Page(Path("explanations/index.html")).tags.count("img") == 5
 
 
+def test_names_and_texts_on_standard_input(folder, capsys, monkeypatch):
+    given(monkeypatch, "photos/d.png\r\n\nphotos/a.png\n")
+    out, _ = said(capsys, cli.main([*PHOTOS, "--inputs", "-"]))
+    assert [one.split(":")[0] for one in out[:2]] == ["photos/d.png", "photos/a.png"]
+    line = [*LINE, "--model", "own.py:scores", "--target", "1"]
+    given(monkeypatch, "\ufeffa good film\n\nno\n")
+    out, _ = said(capsys, cli.main([*line, "--texts", "-", "--output", "two"]))
+    assert {path.name for path in Path("two").iterdir()} == {"index.html", "text-0001", "text-0003"}
+    given(monkeypatch, "a good film\n")
+    alone = [*line, "--text", "-", "--output", "one"]
+    assert cli.main(alone) == 0
+    one, two = Explanation.load("one/explanation.safetensors"), maps("two")["text-0001"]
+    assert one.provenance["text"] == one.provenance["request"]["text"] == "a good film"
+    assert torch.equal(one.attribution, two.attribution)
+    given(monkeypatch, "another film")
+    assert cli.main(alone) == 1
+    assert "of another run" in capsys.readouterr().err
+    given(monkeypatch, b"\xff\xfe")
+    assert cli.main(alone) == 1
+    assert "--text - cannot be read: it is no text in UTF-8" in capsys.readouterr().err
+
+
+def given(monkeypatch, content):
+    """Puts something on standard input."""
+    content = content if isinstance(content, bytes) else content.encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
 def test_the_bar(folder, capsys):
     line = [part for part in PHOTOS if part != "--no-progress"]
     assert cli.main([*line, "photos"]) == 0
@@ -266,7 +296,11 @@ def test_the_bar(folder, capsys):
     [
         ("none", "photo none does not exist"),
         ("photos none", "photo none does not exist; nothing was explained"),
-        ("photos no1.png no2.png", "photo no1.png does not exist .and 1 more.; nothing was expl"),
+        ("photos no1.png no2.png", "2 photos do not exist: 'no1.png', 'no2.png'; nothing was"),
+        (
+            " ".join(f"no{i}.png" for i in range(9)),
+            "9 photos .*, 'no4.png' and 4 more; nothing was",
+        ),
         ("empty", "photo empty is a folder without pictures .*; name the files"),
         (
             "photos other",

@@ -40,6 +40,7 @@ from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, 
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
+from fwdgrad.names import found_by
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.runner.fingerprint import models_of
@@ -121,17 +122,18 @@ class Photos(Kind):
     @functools.cached_property
     def _targets(self) -> list[int | str | None]:
         """The classes by their numbers, "auto" as it is, none of them twice."""
-        found: list[int | str | None] = []
-        for text in self.arguments.target or ["auto"]:
+
+        def class_of(text: str) -> int | str:
             if not text.strip():
                 raise ArgumentError(
                     "target", "must be a class's number, its name or auto, got nothing"
                 )
             try:
-                found.append(text if text == "auto" else int(text))
+                return text if text == "auto" else int(text)
             except ValueError:
-                found.append(self.adapter.find(text))
-        return list(dict.fromkeys(found))
+                return self.adapter.find(text)
+
+        return list(dict.fromkeys(found_by(class_of, self.arguments.target or ["auto"])))
 
     def files(self, one: argparse.Namespace) -> dict[Path, Path]:
         """The maps that are written of a photo, each with its picture."""

@@ -15,7 +15,7 @@ from fwdgrad.adapters.tables import TableModel
 from fwdgrad.advice import advice_for_words
 from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
-from fwdgrad.cli.options import method_of, method_options, run_options
+from fwdgrad.cli.options import in_or_out, run_options
 from fwdgrad.cli.output import (
     made_folder,
     say_how,
@@ -50,7 +50,7 @@ class Rows(Kind):
                 "--table needs --background, a CSV file of the model's data, and --model "
                 "package.module:callable"
             )
-        self._method = _method(arguments)
+        self._method = in_or_out(arguments, "with ", Option("table"))
         self._background, self.table = _tables(arguments.background, arguments.table)
         texts = list(dict.fromkeys(arguments.target or ["auto"]))
         self._targets: list[int | str | None] = [
@@ -141,18 +141,6 @@ def _tell(
             say(line_of(found))
     say_how(results[0].explanation, "row", say)
     say(f"seconds      {results[0].explanation.seconds:.1f}")
-
-
-def _method(arguments: argparse.Namespace) -> Any:
-    """The method with its options; a feature that is out is 0."""
-    name, fields = arguments.method, method_options(arguments)
-    if name == "auto" and fields:
-        name = "coalitions" if "value" in fields else "regions"
-    if name not in ("auto", "coalitions", "regions"):
-        raise ArgumentError(
-            "method", "must be auto, coalitions or regions with ", Option("table"), f", got {name}"
-        )
-    return name if name == "auto" else method_of(name, {**fields, "baseline": 0.0})
 
 
 def _tables(background: Path, row: Path) -> tuple[Any, Any]:
