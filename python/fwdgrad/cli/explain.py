@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fwdgrad.adapters.engines import engine_of
 from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
-from fwdgrad.adapters.picture_explanation import DRAWN, told
+from fwdgrad.adapters.picture_explanation import told
 from fwdgrad.advice import advice
 from fwdgrad.cli.engine import on_asked_engine
 from fwdgrad.cli.evidence import evidence_of, line_of
@@ -36,7 +37,7 @@ from fwdgrad.cli.ranks import ranks_of
 from fwdgrad.cli.several import inputs_of, what_is_given
 from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
-from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, Option, warn
+from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
@@ -48,10 +49,12 @@ from fwdgrad.runner.loop import Progress
 from fwdgrad.scorer import is_of_shapes, module_of
 from fwdgrad.terminal import say
 
+_DRAWN = 640  # pixels of a photo's longer side that are kept to draw it, on 573 or, wide, on 1164
+
 
 def _photo(arguments: argparse.Namespace, size: int) -> Photo:
     fit: Any = arguments.fit or ("crop" if arguments.model in MODELS else None)
-    return read_photo(arguments.photo, size, fit, arguments.max_pixels, DRAWN)
+    return read_photo(arguments.photo, size, fit, arguments.max_pixels, _DRAWN)
 
 
 def _how_cut(photo: Photo) -> str:
@@ -158,6 +161,17 @@ class Photos(Kind):
         """The photo and the names of classes."""
         return {"the photo": one.photo, "--labels": one.labels}
 
+    def differs(self, one: argparse.Namespace, known: Mapping[str, Any]) -> str:
+        """What another request a map is of; "auto" leaves the engine open, so that either does."""
+        found, made = super().differs(one, known), known.get("engine")
+        if found or made is None or one.engine in (None, "auto", engine_of(made)):
+            return found
+        return f"of --engine {engine_of(made)}"
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``fwdgrad.explain``, the method among them."""
+        return photo_options(self.arguments)
+
     def check(self, one: argparse.Namespace) -> Path:
         """Raises where what is written would take another's place; returns the checkpoint."""
         checkpoint = super().check(one)
@@ -189,23 +203,13 @@ class Photos(Kind):
                 progress=progress,
                 name=adapter.name,
                 at_input=at_photo,
+                about={"engine": engine_of(engine)} if engine else None,
                 **options,
             )
 
         output = self.output(one)
         with made_folder(output if one.leads else None), _size_told(one, self._size):
-            try:
-                results = run()
-            except CheckpointError as error:
-                if one.checkpoint is not None or "of another run" not in str(error):
-                    raise
-                if not one.overwrite:
-                    raise CheckpointError(
-                        Message(error, ", by --output or --checkpoint; --overwrite starts afresh")
-                    ) from None
-                if one.leads:
-                    checkpoint.unlink()
-                results = run()
+            results = self.kept_by(checkpoint, one, run)
         if not one.leads:
             return results
         parts = []

@@ -73,12 +73,7 @@ def inputs_of(arguments: argparse.Namespace, kind: Kind) -> list[One]:
     else:
         table = kind.table  # type: ignore[attr-defined]
         alone = len(table) <= 1
-        rows = table.astype(object).to_dict("records") if not alone else [{}]
-        given = [
-            {"number": i, "row": {str(name): str(value) for name, value in row.items()}}
-            for i, row in enumerate(rows)
-        ]
-        given = [{}] if alone else given
+        given = [{}] if alone else [{"number": i} for i in range(len(table))]
         places = [(f"row {i + 1}", f"row-{i + 1:04}") for i in range(len(given))]
     if alone:
         own = {"photo": None, **given[0]}

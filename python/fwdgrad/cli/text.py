@@ -86,7 +86,10 @@ class Texts(Kind):
         """Explains a text, and writes its files where there is an output folder."""
         run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
         with made_folder(output if one.leads else None):
-            result = run(one.text, self.targets[0], checkpoint=checkpoint, progress=progress)
+            result = self.kept_by(
+                checkpoint, one,
+                lambda: run(one.text, self.targets[0], checkpoint=checkpoint, progress=progress),
+            )  # fmt: skip
         explained = result.explanation
         if not one.leads:
             return [explained]
