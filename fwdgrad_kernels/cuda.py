@@ -102,11 +102,17 @@ def _are_signs(geometry: Geometry) -> bool:
     return DISTRIBUTIONS[geometry.distribution] == "rademacher"
 
 
-def _stride(geometry: Geometry, draws: int) -> int:
-    """Words of a sample in a table of so many draws; 0 where elements have a draw each."""
+def _stride(geometry: Geometry, ordered: bool = False) -> int:
+    """Words of a sample in the table of draws; 0 where elements have a draw each.
+
+    Args:
+        geometry: of the spec.
+        ordered: whether of the table of those that a grid's lines take.
+    """
     if geometry.elementwise:
         return 0
-    return 4 * -(-draws // (128 if _are_signs(geometry) else 4))
+    count = geometry.lines if ordered else geometry.draws
+    return 4 * -(-count // (128 if _are_signs(geometry) else 4))
 
 
 def _drawn(
@@ -127,7 +133,7 @@ def _reordered(
 ) -> tuple[Tensor, int]:
     """The table of the draws that a grid's lines take, and its words of a sample."""
     assert module is not None
-    words = _stride(geometry, geometry.lines)
+    words = _stride(geometry, ordered=True)
     table = torch.empty(count * words + 1, dtype=torch.int32, device=drawn.device)
     module.reorder(
         address(table), words, address(drawn), stride, address(order), geometry.lines, count,
@@ -158,7 +164,7 @@ def perturb_(
     assert module is not None
     count, planes = out.shape[0] // (2 if pairs else 1), interleaved(out)
     geometry, kind = Geometry(*spec), DTYPES.index(x.dtype)
-    stride = _stride(geometry, geometry.draws)
+    stride = _stride(geometry)
     order = None if geometry.labelled else labels
     if bounds is not None:
         scale_map = torch.empty_like(x, dtype=bounds.dtype)
@@ -208,7 +214,7 @@ def accumulate_(
     """The op of that name."""
     assert module is not None
     geometry, kinds = Geometry(*spec), 1 if square is None else 2
-    stride, end = _stride(geometry, geometry.draws), first + len(weights)
+    stride, end = _stride(geometry), first + len(weights)
     size = min(SAMPLES, max(WORDS // stride, 1)) if stride else SAMPLES
     # Chunks are shared out where the scratch memory has room for the sums of several; where the
     # draws of a chunk are too many for a table, it has the sums so far of one.

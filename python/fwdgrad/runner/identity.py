@@ -28,8 +28,7 @@ def identity_of(
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             pairs = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-            if pairs.get("order", 0) is None:  # which grids of older checkpoints do not have
-                del pairs["order"]
+            pairs.pop("order", None)  # of a grid: below
             return {"kind": type(value).__name__, **pairs}
         if isinstance(value, torch.nn.Module):
             return None
