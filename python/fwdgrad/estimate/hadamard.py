@@ -27,7 +27,7 @@ class Directions(NamedTuple):
     used: slice | Tensor  # rising; that of draw 0, which has the scores' mean, is always among them
     spare: slice | Tensor
     telling: slice | Tensor  # the spare ones that err as the used ones do
-    count: int  # how many of these there are
+    tellings: int  # how many of these there are
 
     @classmethod
     def of(cls, spec: NoiseSpec) -> Directions:
@@ -64,7 +64,7 @@ def is_alone(plan: Plan) -> bool:
     if spec is None or spec.design != "hadamard" or spec.block is not None:
         return False
     one = plan.unit == spec.group and plan.samples < 2 * plan.unit
-    return one and spec.draws > 1 and Directions.of(spec).count > 0
+    return one and spec.draws > 1 and Directions.of(spec).tellings > 0
 
 
 def sum_features(

@@ -52,7 +52,7 @@ def with_missing(
     assert spec is not None
     weights = weights.masked_fill(missing, 0)
     of_groups = spec.design == "hadamard" and spec.block is None and plan.unit == spec.group
-    if not of_groups or not Directions.of(spec).count:
+    if not of_groups or not Directions.of(spec).tellings:
         return weights * (n / max(1, n - int(missing.sum()))), 0.0
     groups = [
         _Group(spec, first, part, gone, backend)

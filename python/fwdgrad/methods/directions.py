@@ -35,7 +35,7 @@ def directions(lines: Sequence[int], group: int, seed: int) -> Tensor:
         (25, tensor(True), tensor(True))
 
     Source: cosets are the blocks of a 2^(k-p) factorial design: Box and Hunter 1961. Measured in
-    ``benchmarks/results/designs.md``.
+    ``benchmarks/results/calibration.md``.
     """
     count = math.prod(lines)
     size = coset_of(count, group)

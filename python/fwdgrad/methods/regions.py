@@ -29,16 +29,16 @@ class Regions(Method):
     """What each region adds to the score: the Banzhaf value of each cell, from few forward calls.
 
     Each sample is the input in some regions and its baseline in the others, with smooth borders
-    between cells; which, is drawn by orthogonal directions: one group of them, and nearly a cell
-    for each sample. What is attributed to a cell is how much the score rises as the cell becomes
+    between cells; which, is drawn by orthogonal directions: one group of them, and three cells to
+    four samples. What is attributed to a cell is how much the score rises as the cell becomes
     the input's, averaged over what the others may be.
 
     Args:
         baseline: what is where the input is not: "blur" (of pictures and volumes: a Gaussian of a
             32nd of the shortest side), "grey", "black", "white", a number, or a tensor. What the
             baseline leaves as it is adds nothing.
-        cell: the side of a cell in pixels; "auto" is the smallest with fewer cells than samples,
-            and than the blur mixes. ``features`` of ``explain`` replace the cells: superpixels,
+        cell: the side of a cell in pixels; "auto" is the smallest with about three cells to
+            four samples, and no smaller than the blur mixes. ``features`` of ``explain`` replace the cells: superpixels,
             groups of columns.
         antithetic: each draw is taken with both signs, a pair of samples.
         axes: along how many trailing axes cells lie and the blur goes: 1 of a series (C, T) or
@@ -180,7 +180,7 @@ def _warn_of_error(plan: Plan) -> None:
     """Warns where no direction is left to tell the map's error by."""
     spec = plan.spec
     assert spec is not None
-    if Directions.of(spec).count or plan.samples >= 2 * spec.group:
+    if Directions.of(spec).tellings or plan.samples >= 2 * spec.group:
         return
     warn(
         Message(
