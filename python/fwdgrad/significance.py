@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fwdgrad.checks import check_choice, check_number
 from fwdgrad.errors import ArgumentError, Message, Option, ReliabilityWarning, warn
-from fwdgrad.estimate.hadamard import is_alone
+from fwdgrad.estimate.hadamard import Directions, is_alone
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
 from fwdgrad.methods.coalitions import MOST
@@ -78,7 +78,7 @@ def degrees_of_freedom(plan: Plan, missing: int = 0) -> float:
     if not plan.is_random:
         return math.inf
     if spec is not None and is_alone(plan):
-        return (spec.group - spec.draws) * min(1.0, plan.samples / spec.group) * there
+        return Directions.of(spec).tellings * min(1.0, plan.samples / spec.group) * there
     units = -(-plan.samples // plan.unit) if plan.unit > 1 else plan.samples * there
     if spec is not None and spec.block is not None:  # the other samples leave an element alone
         units *= spec.coverage

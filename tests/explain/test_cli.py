@@ -383,7 +383,7 @@ def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
 def test_what_to_do_about_noise(folder, capsys, options, advice):
     line = ["--objective", "logit", "--target", "0", "--baseline", "grey", "--seed", "3", *options]
     _, result = explain(*line, model="own:erratic", samples=128)
-    assert result.reliability < 0.3
+    assert result.reliability < 0.5
     printed = capsys.readouterr()
     assert advice in printed.out
     assert "reliability" not in printed.err  # Python's warning would say it twice
@@ -618,7 +618,7 @@ PLAIN = ForwardGradient(antithetic=False)
         ("", Regions(cell=3), None),  # larger than the blur's deviation of 2 pixels
         ("--cell 4", Regions(cell=4), None),
         ("--baseline black", Regions("black", cell=3), None),
-        ("--antithetic", Regions(cell=3, antithetic=True), None),
+        ("--antithetic", Regions(cell=4, antithetic=True), None),
         ("--plain", PLAIN, None),
         ("--plain --block 4", replace(PLAIN, block=4), None),
         ("--plain --block 4 6", replace(PLAIN, block=(4, 6)), None),
@@ -1004,7 +1004,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(folder, capsys, monkeypat
     assert samples_seen() == 128
     assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
     assert explain()[0] == 0
-    assert samples_seen() == 32  # for a second time, to see that the model is the same
+    assert samples_seen() == 4  # for a second time, to see that the model is the same
 
 
 # ---- interrupted ---------------------------------------------------------------------------

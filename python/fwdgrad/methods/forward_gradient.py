@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from torch import Tensor
 
@@ -192,12 +193,13 @@ def warn_of_design(plan: Plan) -> None:
     """Warns where a group of orthogonal samples does not tell all features."""
     spec = plan.spec
     assert spec is not None
-    if plan.features is not None and plan.samples < spec.draws:
-        count = spec.draws - (isinstance(spec.features, Labels) and not plan.antithetic)
+    lines = math.prod(spec.grid)
+    if plan.features is not None and plan.samples < lines:
+        count = lines - (isinstance(spec.features, Labels) and not plan.antithetic)
         warn(
             Message(
                 Option("n_samples"),
-                f" must be at least {spec.draws * plan.signs} to tell {count} features "
+                f" must be at least {lines * plan.signs} to tell {count} features "
                 f"apart, got {plan.n_samples}; whole groups, of {spec.group * plan.signs}, do it "
                 "best",
             )
@@ -205,10 +207,15 @@ def warn_of_design(plan: Plan) -> None:
     grid = spec.features
     if plan.antithetic or plan.samples >= 2 * spec.group or not isinstance(grid, Grid):
         return
-    if spec.jitters if not spec.view.linear else max(spec.view.cells[:2]) == 1:
+    at_0 = spec.jitters if not spec.view.linear else max(spec.view.cells[:2]) == 1
+    which = "first cell of the grid"
+    if grid.order is not None:
+        which, corner = "cell of draw 0", int(spec.view.linear and not at_0)
+        at_0 = bool((grid.order[corner:] == 0).any())
+    if at_0:
         warn(
             Message(
-                "the first cell of the grid has one sign in all samples, so that what it adds is "
+                f"the {which} has one sign in all samples, so that what it adds is "
                 "not told from the score's mean; give ",
                 Option("antithetic", True),
                 ", or a grid that is 'nearest' and does not jitter",

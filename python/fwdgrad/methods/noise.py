@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -158,6 +159,8 @@ def on_device(features: Features | None, device: torch.device) -> Features:
     """Features for an input there; each element by itself where None."""
     if isinstance(features, Labels) and features.mask.device != device:
         return Labels(features.mask.to(device))
+    if isinstance(features, Grid) and features.order is not None:
+        return dataclasses.replace(features, order=features.order.to(device))
     return Elements() if features is None else features
 
 
@@ -172,7 +175,8 @@ def hadamard_spec(
     """Noise of the Hadamard design: random signs, orthogonal in a group of samples.
 
     Without pairs its first draw has one sign in all samples, so it is given to no feature where
-    that can be; a linear grid over two axes or more has it in a corner, mostly outside.
+    that can be; a linear grid over two axes or more has it in a corner, mostly outside. A grid with
+    an order has named each line's draw.
     """
     shape = tuple(x.shape)
     if not paired and block is None:
@@ -184,6 +188,8 @@ def _without_draw_0(
     features: Features, shape: tuple[int, ...], device: torch.device | None
 ) -> Features:
     """The same features without the first draw, where their elements can be named."""
+    if isinstance(features, Grid) and features.order is not None:
+        return features
     labels = labels_of(features, shape, device)
     return features if labels is None else labels.without_draw_0()
 
@@ -192,6 +198,8 @@ def labels_of(
     features: Features, shape: tuple[int, ...], device: torch.device | None
 ) -> Labels | None:
     """The same features as labels; None where they have smooth or moving borders.
+
+    Their numbers are those of the lines, whatever draws these take.
 
     >>> labels_of(Grid((2,), "nearest"), (4,), None).mask.tolist()
     [0, 0, 1, 1]
