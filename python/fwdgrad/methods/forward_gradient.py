@@ -163,6 +163,7 @@ class ForwardGradient(Method):
             clip=self.clip,
             control_variate=self.control_variate,
         )
+        plan = request.whole(plan)
         check_moves(plan)
         if self.design == "hadamard":
             warn_of_design(plan)

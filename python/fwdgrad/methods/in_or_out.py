@@ -38,7 +38,7 @@ class InOrOut(Method):
         >>> InOrOut().plan(torch.ones(5), Request(n_samples=100)).method
         Coalitions(value='banzhaf', baseline=0.0)
         >>> InOrOut(pairs=True).plan(torch.ones(40), Request(n_samples=1000)).method
-        Regions(baseline=0.0, cell='auto', antithetic=True, axes=None)
+        Regions(baseline=0.0, cell='auto', antithetic=True, axes=None, directions=None)
     """
 
     pairs: bool = False
@@ -49,7 +49,7 @@ class InOrOut(Method):
         labels = labels_of(on_device(request.features, x.device), tuple(x.shape), x.device)
         count = len(x) if labels is None else labels.count
         asked, coalitions = request.count(SAMPLES), 1 << min(count, MOST)
-        if request.n_samples is None and count <= self.least:
+        if request.n_samples is None and count <= self.least and _may(request, coalitions):
             asked = coalitions
         if labels is not None and count <= MOST and coalitions <= asked:
             return Coalitions().plan(x, dataclasses.replace(request, n_samples=None))
@@ -59,6 +59,11 @@ class InOrOut(Method):
         group = 1 << (count - 1).bit_length()
         enough = pairs >= 2 * group or (pairs >= group and group - count >= _SPARE)
         return Regions(0.0, antithetic=self.pairs and enough and not odd).plan(x, request)
+
+
+def _may(request: Request, samples: int) -> bool:
+    """Whether a run that goes on until its map is sure may take so many."""
+    return request.most is None or samples <= request.most
 
 
 def all_instead(count: int, n_samples: int) -> Message:
