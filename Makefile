@@ -1,16 +1,18 @@
 # Everything runs in .venv, which the first target makes. PYTHON chooses the interpreter for it.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := .venv/.demo
 BUILT := .venv/.built
 CSRC := $(shell find csrc -type f)
 # Everything but this package comes from the locks, and no file whose SHA-256 is not in them: whatever
 # is built is built by what they name. requirements/lock.py writes them.
 INSTALL := $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation
+OURS := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
-.PHONY: demo data test check format bench campaign papers peers gpu-check clean
+.PHONY: demo data test check format bench campaign papers peers docs gpu-check clean
 
-demo: $(BUILT)
+demo: $(DEMO)
 	@mkdir -p demo
 	@$(BIN)/python -c "from skimage import data, io; io.imsave('demo/chelsea.png', data.chelsea())"
 	$(BIN)/fwdgrad explain demo/chelsea.png --model efficientnet-lite0 --output demo --overwrite
@@ -54,19 +56,31 @@ peers: $(BUILT)
 	$(BIN)/python benchmarks/data.py stamps
 	$(BIN)/python benchmarks/peers.py
 
+# The pages as a website, into site/.
+docs: $(BUILT)
+	$(INSTALL) --requirement requirements/docs.txt
+	$(BIN)/mkdocs build --strict
+
 # On a machine with a GPU, as it is: its own Python with torch and Triton, its nvcc, no network.
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py
 
-$(BUILT): pyproject.toml setup.py $(wildcard requirements/*.txt) $(CSRC)
+# What the demo needs, and no more: the tests' packages and the CUDA kernels come on top.
+$(DEMO): export FWDGRAD_CUDA ?= 0
+$(DEMO): pyproject.toml setup.py $(addprefix requirements/,build.txt cpu.txt cuda.txt demo.txt) $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --requirement requirements/build.txt
 	@# PyTorch's build for the CPU where an index has it; PyPI's for Linux needs CUDA's libraries to load.
 	-$(INSTALL) --requirement requirements/cpu.txt
-	$(INSTALL) --requirement requirements/dev.txt
+	$(INSTALL) --requirement requirements/demo.txt
 	$(BIN)/python -c "import torch" || $(INSTALL) --requirement requirements/cuda.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(OURS)
+	@touch $@
+
+$(BUILT): $(DEMO) requirements/dev.txt
+	$(INSTALL) --requirement requirements/dev.txt
+	$(OURS)
 	@touch $@
 
 clean:
-	rm -rf .venv build demo *.egg-info fwdgrad_kernels/_C*
+	rm -rf .venv build demo dist site *.egg-info fwdgrad_kernels/_C*

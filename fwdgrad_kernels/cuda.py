@@ -27,8 +27,8 @@ except ImportError as error:
     module = None
     why = "" if "cannot import name" in str(error) else f" ({error})"
     _absent = (
-        f"the CUDA kernels are not built{why}; with NVIDIA's toolkit (nvcc) on the PATH, "
-        "install again with FWDGRAD_CUDA=1"
+        f"the CUDA kernels are not built{why}; with NVIDIA's toolkit (nvcc) on the PATH, install "
+        "again with FWDGRAD_CUDA=1 and pip's --no-binary fwdgrad-kernels"
     )
 
 
@@ -47,7 +47,7 @@ def missing(device: torch.device | None = None) -> str:
     return (
         f"{torch.cuda.get_device_name(device)} has architecture {major}.{minor}, and the CUDA "
         f"kernels were built for {built}; install again with "
-        f"TORCH_CUDA_ARCH_LIST={major}.{minor}"
+        f"TORCH_CUDA_ARCH_LIST={major}.{minor} and pip's --no-binary fwdgrad-kernels"
     )
 
 

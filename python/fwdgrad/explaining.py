@@ -220,6 +220,7 @@ def explanations(
     device: str | torch.device | None = None,
     at_input: Callable[[Any], None] | None = None,
     prepared: Prepared | None = None,
+    about: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> list[Explanation]:
     """What ``explain`` gives for each target, without a warning where it is mostly noise.
@@ -228,6 +229,7 @@ def explanations(
         model, x, targets, method, objective, n_samples, features, seed, device: see ``explain``.
         at_input: is given the model's output at x, before the samples are made.
         prepared: what an adapter made the input of.
+        about: what else makes two runs the same, as JSON has it; see ``Prepared``.
         **settings: batch_size, memory, checkpoint, progress, name, workers, group and backend of
             ``explain``.
     """
@@ -247,10 +249,11 @@ def explanations(
         x = placed(model, input_of(x, size if isinstance(size, int) else None), device)
         # Samples come in x's memory format.
         x = x if x.dim() == 3 and is_channels_last(x) else x.contiguous()
-        about: Mapping[str, Any] = {}
+        about = about or {}
         chosen, why = wanted, None
         if prepared is not None:
-            about, features = prepared.about, prepared.features if features is None else features
+            about = {**about, **prepared.about}
+            features = prepared.features if features is None else features
             if chosen is None:
                 chosen, why = prepared.method, prepared.why
         if chosen is None:

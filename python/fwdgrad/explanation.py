@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,13 @@ from fwdgrad.importance import Sampling
 from fwdgrad.methods import METHODS, Regions
 from fwdgrad.methods.base import Method
 from fwdgrad.parameters import ParameterNoise
+from fwdgrad.shown import Shown
 from fwdgrad_kernels import DTYPES, AdaptiveScale, Elements, Features, Grid, Labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from fwdgrad.feature_table import FeatureTable
 
 _TENSORS = ("attribution", "standard_error", "input")
 _VALUES = {  # of methods and features, which JSON does not know
@@ -81,7 +84,7 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 @dataclass(eq=False)
-class Explanation:
+class Explanation(Shown):
     """Which elements of an input a score depends on, and how sure that is.
 
     Attributes:
@@ -299,11 +302,16 @@ class Explanation:
 
         return significant(self, level, correction)
 
-    def to_shap(self, feature_names: Sequence[str] | None = None) -> Any:
-        """The same as a ``shap.Explanation``: see ``fwdgrad.integrations.shap``."""
-        from fwdgrad.integrations.shap import to_shap
+    def _whole(self) -> Explanation:
+        return self
 
-        return to_shap(self, feature_names)
+    def _features(self) -> FeatureTable:
+        from fwdgrad.feature_table import table_of
+
+        return table_of(self)
+
+    def _about(self) -> dict[str, Any]:
+        return {"shape": list(self.input.shape)}
 
     def plot(self, ax: Axes | None = None, *, picture: bool = True) -> Axes:
         """Draws the heatmap over the input: red increases the score, blue decreases it.

@@ -15,7 +15,8 @@ from typing import Any
 from typing_extensions import Unpack
 
 from fwdgrad.adapters.prepared import Adapter
-from fwdgrad.checks import check_integer
+from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.devices import device_of
 from fwdgrad.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -25,6 +26,7 @@ from fwdgrad.errors import (
 )
 from fwdgrad.explaining import RunOptions, explain, unexpected
 from fwdgrad.methods import method_of
+from fwdgrad.methods.base import Request
 from fwdgrad.objectives import check_objective
 from fwdgrad.outputs import told
 from fwdgrad.runner.loop import Progress
@@ -157,13 +159,14 @@ def in_flight(
                 broken = error
         if waiting:
             which, future = waiting.popleft()
-            yield which, partial(_result_of, future)
+            yield which, partial(waited_for, future)
             del future
     if not isinstance(broken, StopIteration):
         raise broken
 
 
-def _result_of(future: Future[Any], progress: Progress = False) -> Any:
+def waited_for(future: Future[Any], progress: Progress = False) -> Any:
+    """What a worker found, whose progress is not known."""
     return result_of(future)
 
 
@@ -237,9 +240,24 @@ def _check(model: Any, options: Mapping[str, Any]) -> None:
             raise TypeError(unexpected(name, "explain_many"))
     if not isinstance(model, Adapter):
         check_model(model)
-    method_of(options.get("method", "auto"))
+    check_options(options)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises where an option of ``explain`` will not do for any input.
+
+    >>> check_options({"n_samples": 0})
+    Traceback (most recent call last):
+    fwdgrad.errors.ArgumentError: n_samples must be at least 1, got 0
+    """
+    method = method_of(options.get("method", "auto"))
     check_objective(options.get("objective", "auto"))
-    check_integer("seed", options.get("seed", 0), 0, 2**64 - 1)
+    seed = check_integer("seed", options.get("seed", 0), 0, 2**64 - 1)
+    check_no_array("n_samples", options.get("n_samples"))
+    is_paired = getattr(method, "antithetic", False) is True
+    Request(options.get("n_samples"), seed=seed).count(1, is_paired)
+    if options.get("device") is not None:
+        device_of(options["device"])
     own = ("batch_size", "memory", "name", "backend")
     Settings(**{name: options[name] for name in own if name in options})
 
@@ -247,8 +265,7 @@ def _check(model: Any, options: Mapping[str, Any]) -> None:
 def _inputs_of(inputs: Any) -> tuple[Iterator[Any], int | None]:
     """The inputs one by one, and how many there are, where that is known."""
     if isinstance(inputs, (str, bytes, os.PathLike)):
-        shown = told(repr(inputs), 80)
-        raise ArgumentTypeError("inputs", f"must be several inputs, got {shown}; give [it]")
+        raise ArgumentTypeError("inputs", f"must be several inputs, {_got_one(inputs)}")
     if isinstance(inputs, Mapping) or not hasattr(inputs, "__iter__"):
         kind = type(inputs).__name__
         raise ArgumentTypeError("inputs", f"must be an iterable of inputs, got {kind}; give [it]")
@@ -259,6 +276,22 @@ def _inputs_of(inputs: Any) -> tuple[Iterator[Any], int | None]:
     if pandas is not None and isinstance(inputs, pandas.DataFrame):
         return (inputs.iloc[[i]] for i in range(len(inputs))), count
     return iter(inputs), count
+
+
+def _got_one(given: str | bytes | os.PathLike[str]) -> str:
+    """What was given in place of several inputs, and what to give.
+
+    >>> _got_one("cat.jpg"), _got_one("*.jpg")
+    ("got 'cat.jpg'; give ['cat.jpg']", "got '*.jpg'; give sorted(glob.glob('*.jpg'))")
+    """
+    path = os.fspath(given)
+    shown = told(repr(path), 80)
+    if isinstance(path, str) and os.path.isdir(path):
+        files = f"sorted(pathlib.Path({shown}).glob('*.jpg'))"
+        return f"got the folder {shown}; give its files, {files} say"
+    if isinstance(path, str) and os.path.basename(path).startswith("*."):
+        return f"got {shown}; give sorted(glob.glob({shown}))"
+    return f"got {shown}; give [{shown}]"
 
 
 def _with_targets(

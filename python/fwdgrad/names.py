@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fwdgrad.errors import ArgumentError
+from fwdgrad.outputs import told
 
 
 def split_names(label: str) -> list[str]:
@@ -17,6 +18,40 @@ def split_names(label: str) -> list[str]:
     ['tench', 'Tinca tinca']
     """
     return [part.strip() for part in label.split(",") if part.strip()]
+
+
+def listed(names: Iterable[Any], most: int = 5) -> str:
+    """The first few of many names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d"], 2)
+    "'a', 'b' and 2 more"
+    """
+    shown = [told(repr(name), 60) for name in names]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
+
+
+def found_by(find: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
+    """What each of several names is of; where some are of nothing, one error lists them all.
+
+    >>> found_by(lambda name: ClassNames(["cat", "dog"]).find(name, "target", "pets"), ["dog"])
+    [1]
+    """
+    found, errors = [], {}
+    for name in names:
+        try:
+            found.append(find(name))
+        except ArgumentError as error:
+            errors[name] = error
+    if not errors:
+        return found
+    first = next(iter(errors.values()))
+    if len(errors) == 1:
+        raise first
+    rest = first.args[0].parts[2:]
+    raise ArgumentError(
+        first.argument, f"must name classes, and {len(errors)} do not: {listed(errors)}; ", *rest
+    ) from None
 
 
 def check_labels(argument: str, labels: Any, count: int | None = None) -> tuple[str, ...]:

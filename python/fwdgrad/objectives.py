@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError, Option
+from fwdgrad.names import found_by
 from fwdgrad.outputs import check_no_labels, floating, tensor_of, told
 
 Objective = str | Callable[[Any], Tensor]
@@ -197,16 +198,20 @@ def class_number(name: str, value: Any, what: str = "a class number") -> int:
     return int(number)
 
 
-def by_name(model: Any, target: Any) -> Any:
-    """The class of a name, where the model knows names (has ``find``); any other target as it is.
+def by_name(model: Any, targets: Iterable[Any]) -> list[Any]:
+    """The classes of names, where the model knows names (has ``find``); other targets as they are.
 
     >>> from fwdgrad.adapters.images import ImageClassifier
-    >>> by_name(ImageClassifier("pets", torch.nn.Identity(), 8, ("cat, puss", "dog")), "puss")
-    0
+    >>> by_name(ImageClassifier("pets", torch.nn.Identity(), 8, ("cat, puss", "dog")), ["puss", 7])
+    [0, 7]
     """
     find = getattr(model, "find", None)
-    is_name = isinstance(target, str) and target != "auto"
-    return find(target) if is_name and callable(find) else target
+
+    def one(target: Any) -> Any:
+        is_name = isinstance(target, str) and target != "auto"
+        return find(target) if is_name and callable(find) else target
+
+    return found_by(one, targets)
 
 
 def resolve_target(

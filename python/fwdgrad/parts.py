@@ -85,6 +85,39 @@ class Parts:
             found = found[..., None] * length + weights.argmax(0)
         return found.flatten()
 
+    def boxes(self) -> Tensor:
+        """Where each part lies: int64 (K, axes, 2), on each axis of the input from and to.
+
+        Of cells with smooth borders it is where they weigh half as much as where they do most, or
+        more; of labels the smallest box around them.
+
+        Example:
+            >>> Parts((3, 4, 4), Grid(2, "nearest")).boxes()[1].tolist()
+            [[0, 3], [0, 2], [2, 4]]
+        """
+        if isinstance(self.features, Grid):
+            view = self.spec.view
+            low = torch.arange(self.spec.grid[0])
+            high = low + (view.leading - 1 if view.shared else 0)
+            for length, weights in zip(view.sides, self._weights(), strict=True):
+                is_in = (weights >= weights.amax(0) / 2).int()
+                low = low[..., None] * length + is_in.argmax(0)
+                high = high[..., None] * length + length - 1 - is_in.flip(0).argmax(0)
+            low, high = (self._coordinates(one.flatten()) for one in (low, high))
+        else:
+            low = high = self._coordinates(torch.arange(math.prod(self.shape)))
+            if isinstance(self.features, Labels):
+                labels = self._labels(torch.device("cpu"))[:, None].expand(low.shape)
+                low = low.new_zeros(self.count, low.shape[1]).scatter_reduce_(
+                    0, labels, low, "amin", include_self=False
+                )
+                high = torch.zeros_like(low).scatter_reduce_(0, labels, high, "amax")
+        return torch.stack([low, high + 1], 2)
+
+    def _coordinates(self, at: Tensor) -> Tensor:
+        """Elements of the flat input on each of its axes: (K, axes)."""
+        return torch.stack(torch.unravel_index(at, self.shape), 1)
+
     def own(self, values: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each part's own value, of a map that interpolates between them, and its standard error.
 

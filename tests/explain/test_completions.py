@@ -152,6 +152,24 @@ def test_words_have_what_they_add_to_the_log_probability(answer, options, label)
     assert found.explanation.provenance["served_model"] == "m"
 
 
+def test_all_prompts_of_few_words_are_sent_once_and_the_scores_are_exact():
+    """ " yes" is likelier where both words are there, and nowhere else."""
+
+    def answer(request):
+        text = request.json["prompt"]
+        logs = [None, -1.0 if "cold" in text and "wet" in text else -5.0, 0.0]
+        words = {"tokens": [text[:-4], " yes", "."], "token_logprobs": logs}
+        return Answer({"choices": [{"text": " yes", "logprobs": words}]})
+
+    with serving(answer) as server:
+        model = Completions(server.url + "/v1", "m", answer=" yes")
+        found = fwdgrad.explain(model, "a cold wet day", n_samples=20)
+        assert len(server.requests) == 18  # what the server can do, and the prompt itself
+        again = fwdgrad.explain(model, "a cold wet day", **found.explanation.settings)
+    assert found.scores.tolist() == again.scores.tolist() == [0.0, 2.0, 2.0, 0.0]
+    assert not found.standard_errors.any()
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

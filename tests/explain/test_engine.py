@@ -211,12 +211,51 @@ def test_both_engines_give_the_same_map(line, monkeypatch):
     assert ours.attribution.abs().max() > 0
     apart = (ours.attribution - theirs.attribution).abs().max()
     assert float(apart / theirs.attribution.abs().max()) < 1e-4
-    # The engine is how, not what: neither run is another one's whose files would be lost.
     assert ours.provenance["request"] == theirs.provenance["request"]
     monkeypatch.setattr("fwdgrad.cli.evaluate.information_curve", no_curve)
     status, said, err = line("evaluate", "theirs/explanation.safetensors", "--steps", "2")
     assert (status, err) == (0, "")
     assert re.match(r"ONNX Runtime .* \(answers as torch's to ", said["engine"])
+
+
+def test_an_engine_that_is_named_is_another_request(line, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "photos" / name).write_bytes((tmp_path / "photo.png").read_bytes())
+    options = ("explain", "photos", "--samples", "16", "--no-progress", "--no-evidence")
+
+    def run(*words):
+        status, said, err = line(*options, "--output", "maps", *words)
+        return status, said.get("photos"), err
+
+    assert run("--engine", "torch") == (0, "2 explained", "")
+    # "auto" leaves it open: what either engine has made is there.
+    for words in (("--engine", "torch"), ("--engine", "auto"), ()):
+        assert run(*words) == (0, "0 explained, 2 there already", "")
+    lost = "which would be lost; give another --output, or --overwrite"
+    why = f"--output maps/a has explanation.safetensors of --engine torch, {lost}"
+    assert run("--engine", "onnxruntime") == (1, None, f"fwdgrad: error: {why}\n")
+    assert run("--engine", "onnxruntime", "--overwrite") == (0, "2 explained", "")
+    assert run() == (0, "0 explained, 2 there already", "")
+    status, _, err = run("--engine", "torch")
+    assert status == 1
+    assert "maps/a has explanation.safetensors of --engine onnxruntime" in err
+
+
+def test_the_other_engine_s_checkpoint_is_refused_by_its_name(line, monkeypatch):
+    words = ("explain", "photo.png", "--samples", "16", "--batch-size", "4", "--no-progress")
+    words += ("--output", "maps")
+
+    def stops(self, first):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fwdgrad.cli.explain._draw", lambda *_: None)
+        patch.setattr("fwdgrad.explaining._maps", stops)
+        assert line(*words, "--engine", "torch", "--checkpoint", "run")[0] == 130
+    status, _, err = line(*words, "--checkpoint", "run")
+    assert status == 1
+    assert "run is of another run: engine was 'torch', is 'onnxruntime'; model was" in err
 
 
 def test_a_gradient_is_torch_s(line):

@@ -1,12 +1,16 @@
 """fwdgrad explain of several inputs: what is made, what is not made again, and what fails."""
 
+import contextlib
 import html.parser
+import io
 import re
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fwdgrad import Explanation, cli
 
@@ -26,6 +30,8 @@ log, stop, away = Path("log"), Path("stop"), Path("away")
 
 def corner(batch):
     """Class 1 looks at the upper left quarter; while stop is there, so many samples are let by."""
+    if away.exists():
+        raise ValueError("not to be reached")
     if len(batch) > 1:
         if stop.exists() and log.exists() and log.stat().st_size >= int(stop.read_text()):
             raise KeyboardInterrupt
@@ -206,12 +212,14 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(folder, capsys):
 def test_inputs_that_fail_alike_are_told_on_one_line(folder, capsys):
     for number in range(6):
         draw(Path(f"photos/more {number}.png"), number)
-    line = [*PHOTOS, "photos", "--samples", "0"]
-    out, err = said(capsys, cli.main(line), 1)
+    away = Path("away")
+    away.touch()
+    out, err = said(capsys, cli.main([*PHOTOS, "photos"]), 1)
     assert out[0] == "photos       0 explained, 9 failed"
     assert len(err) == 1
     assert err[0].startswith("fwdgrad: error: photos/a.png, photos/b c.JPG, ")
-    assert err[0].endswith(" and 4 more: --samples must be at least 1, got 0")
+    assert err[0].endswith(": ValueError: not to be reached")
+    assert " and 4 more: the model failed" in err[0]
     assert Path("explanations/index.html").exists()
 
 
@@ -249,10 +257,80 @@ def test_a_file_of_names_and_several_targets(folder, capsys):
         *(f"heatmap-{target}.png" for target in (0, 1)),
     }
     assert Page(Path("explanations/index.html")).tags.count("img") == 4
-    # A list of one has a folder in --output, too, and what another run made stays on the page.
+    # A list of one has a folder in --output, too.
     Path("one.txt").write_text("photos/b c.JPG\n")
     assert cli.main([*PHOTOS, "--inputs", "one.txt"]) == 0
-    assert Page(Path("explanations/index.html")).tags.count("img") == 5
+    assert Page(Path("explanations/index.html")).links == ["b%20c/heatmap.png"] * 2
+
+
+def test_the_page_lists_what_was_asked_for(folder, capsys):
+    line = [*PHOTOS, "photos", "--output", "maps"]
+    assert cli.main(line) == 0
+    Path("photos/b c.JPG").unlink()
+    out, _ = said(capsys, cli.main(line))
+    assert out[-2] == "photos       0 explained, 2 there already"
+    assert Page(Path("maps/index.html")).links == [f"{x}/heatmap.png" for x in "aadd"]
+    assert Path("maps/b c/heatmap.png").exists()  # kept, and not on the page
+    # A map of a former picture is not shown for the one that cannot be read.
+    Path("photos/d.png").write_text("no picture")
+    assert cli.main(line) == 1
+    assert Page(Path("maps/index.html")).links == ["a/heatmap.png"] * 2
+    assert Path("maps/d/heatmap.png").exists()
+
+
+class Early:
+    """Workers that have done all that they were given, but for the first, when Ctrl-C comes."""
+
+    count = 2
+
+    @contextlib.contextmanager
+    def open(self, kind):
+        self.kind, self.given = kind, 0
+        yield self
+
+    def submit(self, call, *arguments):
+        future, self.given = Future(), self.given + 1
+        if self.given == 1:
+            future.set_exception(KeyboardInterrupt())
+        else:
+            future.set_result(call(self.kind, *arguments))
+        return future
+
+
+def test_ctrl_c_tells_what_workers_have_done_out_of_turn(folder, capsys, monkeypatch):
+    monkeypatch.setattr("fwdgrad.cli.many.workers_of", lambda _: Early())
+    out, err = said(capsys, cli.main([*PHOTOS, "photos", "--output", "maps"]), 130)
+    assert [one.split(": ")[0] for one in out] == ["photos/b c.JPG", "photos/d.png"]
+    assert err == ["fwdgrad: interrupted; the same command goes on from here"]
+    assert Page(Path("maps/index.html")).links[::2] == ["b%20c/heatmap.png", "d/heatmap.png"]
+
+
+def test_names_and_texts_on_standard_input(folder, capsys, monkeypatch):
+    given(monkeypatch, "photos/d.png\r\n\nphotos/a.png\n")
+    out, _ = said(capsys, cli.main([*PHOTOS, "--inputs", "-"]))
+    assert [one.split(":")[0] for one in out[:2]] == ["photos/d.png", "photos/a.png"]
+    line = [*LINE, "--model", "own.py:scores", "--target", "1"]
+    given(monkeypatch, "\ufeffa good film\n\nno\n")
+    out, _ = said(capsys, cli.main([*line, "--texts", "-", "--output", "two"]))
+    assert {path.name for path in Path("two").iterdir()} == {"index.html", "text-0001", "text-0003"}
+    given(monkeypatch, "a good film\n")
+    alone = [*line, "--text", "-", "--output", "one"]
+    assert cli.main(alone) == 0
+    one, two = Explanation.load("one/explanation.safetensors"), maps("two")["text-0001"]
+    assert one.provenance["text"] == one.provenance["request"]["text"] == "a good film"
+    assert torch.equal(one.attribution, two.attribution)
+    given(monkeypatch, "another film")
+    assert cli.main(alone) == 1
+    assert "of another run" in capsys.readouterr().err
+    given(monkeypatch, b"\xff\xfe")
+    assert cli.main(alone) == 1
+    assert "--text - cannot be read: it is no text in UTF-8" in capsys.readouterr().err
+
+
+def given(monkeypatch, content):
+    """Puts something on standard input."""
+    content = content if isinstance(content, bytes) else content.encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
 def test_the_bar(folder, capsys):
@@ -266,7 +344,11 @@ def test_the_bar(folder, capsys):
     [
         ("none", "photo none does not exist"),
         ("photos none", "photo none does not exist; nothing was explained"),
-        ("photos no1.png no2.png", "photo no1.png does not exist .and 1 more.; nothing was expl"),
+        ("photos no1.png no2.png", "2 photos do not exist: 'no1.png', 'no2.png'; nothing was"),
+        (
+            " ".join(f"no{i}.png" for i in range(9)),
+            "9 photos .*, 'no4.png' and 4 more; nothing was",
+        ),
         ("empty", "photo empty is a folder without pictures .*; name the files"),
         (
             "photos other",
@@ -286,6 +368,9 @@ def test_the_bar(folder, capsys):
         ("--text fine --texts names.txt", "give a photo or --text, .* and one of them"),
         ("photos/a.png --workers 0", "--workers must be at least 1, got 0"),
         ("photos --workers 0", "--workers must be at least 1, got 0"),
+        ("photos --samples 0", "--samples must be at least 1, got 0"),
+        ("photos --method regions --cell 0", "--cell must be .*, got 0"),
+        ("photos --device none", "--device must be 'cpu', 'cuda', .*, got 'none'"),
     ],
 )
 def test_bad_input_is_told_in_one_line_before_anything_is_run(folder, capsys, line, message):
@@ -326,10 +411,48 @@ def test_texts(folder, capsys):
     assert "b" not in page.tags[page.tags.index("main") : page.tags.index("figcaption")]
     assert page.links == ["text-0001/words.html", "text-0003/words.html"]
     assert said(capsys, cli.main(line))[0][0] == "texts        0 explained, 2 there already"
-    # A line put in between would take the place of another text's map.
-    Path("lines.txt").write_text("so good\na good film\n")
+
+
+def test_a_text_that_has_changed_is_explained_again(folder, capsys):
+    Path("lines.txt").write_text("a good film\nso good\nnot long\n")
+    line = [*LINE, "--texts", "lines.txt", "--model", "own:scores", "--objective", "output"]
+    line += ["--target", "1", "--output", "maps"]
+    assert cli.main(line) == 0
+    said(capsys, 0)
+    Path("lines.txt").write_text("a good film\ngood, good\n")
+    out, _ = said(capsys, cli.main(line))
+    assert out[0].startswith("lines.txt:2: class 1, output 18, ")
+    assert out[1] == "texts        1 explained, 1 there already"
+    page = Page(Path("maps/index.html"))
+    assert "good, good" in page.text
+    assert "not long" not in page.text
+    assert Path("maps/text-0003/words.html").exists()
+    # Another file's texts would take the place of these.
+    Path("lines.txt").rename("others.txt")
+    line = ["others.txt" if part == "lines.txt" else part for part in line]
     _, err = said(capsys, cli.main(line), 1)
     assert "--output maps/text-0001 has explanation.safetensors of another run" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--model own:nothing", "--model 'own:nothing': .* has no 'nothing'"),
+        ("--samples 0", "--samples must be at least 1, got 0"),
+        ("--method regions --value shapley", "--value is no option of --method regions"),
+        ("--objective probability --target 7", "--target must .*, got 7"),
+        ("--labels names.txt", "--labels must be 2, .*, got 1"),
+    ],
+)
+def test_a_mistake_of_all_texts_is_told_once(folder, capsys, words, message):
+    Path("lines.txt").write_text("a good film\nso good\nlong\n")
+    Path("names.txt").write_text("cat\n")
+    line = [*LINE, "--texts", "lines.txt", "--model", "own:scores", "--output", "maps"]
+    out, err = said(capsys, cli.main([*line, *words.split()]), 1)
+    assert out == []
+    assert len(err) == 1
+    assert re.fullmatch(f"fwdgrad: error: {message}.*", err[0]), err[0]
+    assert not Path("maps").exists()
 
 
 def test_rows(folder, capsys):
@@ -345,6 +468,23 @@ def test_rows(folder, capsys):
     assert page.tags.count("table") == 3
     assert "Bonn" in page.text
     assert said(capsys, cli.main(line))[0][0] == "rows         0 explained, 3 there already"
+    Path("rows.csv").rename("train.csv")
+    line[line.index("--background") + 1] = "train.csv"
+    # A row that has changed is explained again, one that cannot be is named, the others are there.
+    Path("rows.csv").write_text("age,town\n40,Ulm\n30,Ulm\nold,Ulm\n")
+    line += ["--output", "others"]
+    out, err = said(capsys, cli.main(line), 1)
+    assert out[2] == "rows         2 explained, 1 failed"
+    assert err[0].endswith("--table must have a number in column 'age', as the background has, "
+                           "got 'old'")  # fmt: skip
+    Path("rows.csv").write_text("age,town\n40,Ulm\n31,Ulm\n22,Ulm\n")
+    out, _ = said(capsys, cli.main(line))
+    assert [one.split(", ")[1] for one in out[:2]] == ["output 36", "output 27"]
+    assert out[2] == "rows         2 explained, 1 there already"
+    Path("rows.csv").write_text("aeg,town\n40,Ulm\n30,Bonn\n22,Ulm\n")
+    out, err = said(capsys, cli.main([*line, "--overwrite"]), 1)
+    assert (out, len(err)) == ([], 1)
+    assert "--table must have the background's columns, and no others: it lacks 'age'" in err[0]
 
 
 # ---- workers -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 
 import fwdgrad
 from fwdgrad import Explanation, Grid, Labels, Regions
-from fwdgrad.estimate.hadamard import Directions
+from fwdgrad.directions import Directions
 from fwdgrad.estimate.missing import with_missing
 from fwdgrad.methods import plan_of
 from fwdgrad.significance import degrees_of_freedom

@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from PIL import Image
 
 import fwdgrad
 from fwdgrad import Explanation
+from fwdgrad.interrupts import Ended
+from fwdgrad.runner import rank_ends
 from fwdgrad.runner.links import group_of
 
 from .models import Recorder, X, assert_same_bits
@@ -181,6 +185,23 @@ def test_what_a_group_is():
         fwdgrad.explain(slow, X, 0, group=3, **RUN)
     with pytest.raises(ValueError, match=r"^group must be one that this process is in"):
         fwdgrad.explain(slow, X, 0, group=dist.GroupMember.NON_GROUP_MEMBER, **RUN)
+
+
+class Lost:
+    """A link to a rank 0 that was killed."""
+
+    def __init__(self, *_):
+        pass
+
+    def receive(self):
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_a_rank_that_torchrun_ends_says_that_rank_0_was_killed(monkeypatch):
+    monkeypatch.setattr(rank_ends, "Link", Lost)
+    end = rank_ends.Others(types.SimpleNamespace(rank=lambda: 1))
+    with pytest.raises(fwdgrad.ModelError, match=r"^rank 0 has ended, killed or crashed$"):
+        end.failed(Ended(signal.SIGTERM), "")
 
 
 OWN = """

@@ -1,12 +1,16 @@
 """Which features of a map are no noise: rates on models whose truth is known."""
 
+import dataclasses
 import math
+import warnings
 
 import pytest
 import torch
 
 import fwdgrad
 from fwdgrad import Coalitions, ForwardGradient, Grid, Labels, Regions, ReliabilityWarning
+from fwdgrad.adapters.strings import TextModel
+from fwdgrad.errors import Option
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
 from fwdgrad.parts import parts_of
@@ -79,6 +83,49 @@ def test_what_features_do_together_is_told_of():
         e.significant()
     e = fwdgrad.explain(model, x, n_samples=1024, **options)
     assert e.significant().nonzero().flatten().tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("words", [6, 7, 9, 12, 17, 40])
+@pytest.mark.parametrize("n_samples", [24, 100, 200])
+def test_as_many_samples_of_words_as_the_warning_advises_are_enough(words, n_samples):
+    model = TextModel(lambda texts: [len(text) + float("b c" in text) for text in texts])
+    text = " ".join("abcdefghijklmnopqrstuvwxyz"[i % 26] for i in range(words))
+    first = fwdgrad.explain(model, text, n_samples=n_samples)
+    if advised := advice_of(first):
+        assert advice_of(fwdgrad.explain(model, text, **advised)) == {}
+    else:
+        assert n_samples >= min(1 << words, 64)
+
+
+@pytest.mark.parametrize(
+    ("method", "n_samples"),
+    [
+        (Regions(0.0, axes=1), 12),
+        (Regions(0.0, axes=1, antithetic=True), 40),
+        (ForwardGradient(scale=1.0, design="hadamard"), 130),
+    ],
+    ids=str,
+)
+def test_as_many_samples_of_a_series_as_the_warning_advises_are_enough(method, n_samples):
+    x = torch.arange(32.0).reshape(2, 16)
+
+    def run(n_samples, **options):
+        how = dataclasses.replace(method, **options)
+        model = lambda batch: batch.sum((1, 2)) + batch[:, 0, 3] * batch[:, 1, 9]  # noqa: E731
+        return fwdgrad.explain(model, x, method=how, objective="output", n_samples=n_samples)
+
+    advised = advice_of(run(n_samples))
+    assert advised["n_samples"] > n_samples
+    assert advice_of(run(**advised)) == {}
+
+
+def advice_of(explanation):
+    """What the warning of few groups says to ask for, by the options' names; else nothing."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        explanation.significant()
+    parts = [part for one in caught for part in one.message.args[0].parts]
+    return {part.name: part.value[0] for part in parts if isinstance(part, Option)}
 
 
 def test_features_lend_one_another_their_errors():
@@ -210,7 +257,6 @@ def test_labels_and_elements_are_parts():
 def test_words_and_columns_have_it_too():
     import numpy as np
 
-    from fwdgrad.adapters.strings import TextModel
     from fwdgrad.adapters.tables import TableModel
 
     model = TextModel(lambda texts: [float("fine" in text) for text in texts])

@@ -17,10 +17,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 import fwdgrad
-from fwdgrad import CheckpointError, Explanation, ForwardGradient, KeptLabel, ModelError, cli
+from fwdgrad import (
+    CheckpointError,
+    Coalitions,
+    Explanation,
+    ForwardGradient,
+    KeptLabel,
+    ModelError,
+    Regions,
+    ReliabilityWarning,
+    cli,
+)
 from fwdgrad.adapters.splits import MANY_WORDS, split_sentences
 from fwdgrad.adapters.strings import TextModel
 from fwdgrad.adapters.word_explanation import TextExplanation
+from fwdgrad.advice import advice_for_words
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "explain_sentence.py"
 TEXT = "A fine film, not dull"
@@ -123,11 +134,12 @@ def test_what_is_left_of_a_text(text, split, mask, seen):
 
 def test_each_text_is_asked_for_once_in_a_call():
     model = Recorder()
-    few = explained(model, "fine dull film", n_samples=256, batch_size=64)
+    options = {"text": "fine dull film", "method": Regions(0.0), "n_samples": 256}
+    few = explained(model, batch_size=64, **options)
     assert all(len(set(call)) == len(call) for call in model.calls)
     assert sum(map(len, model.calls)) <= 1 + 4 * 8
     assert few.explanation.n_samples == 256
-    alone = explained(count, "fine dull film", n_samples=256, batch_size=1)
+    alone = explained(count, batch_size=1, **options)
     assert torch.equal(alone.scores, few.scores)
 
 
@@ -142,21 +154,78 @@ def test_a_score_is_what_a_word_adds_averaged_over_the_others():
         return [one + 2.0 * three for one, three in zip(count(texts), triple, strict=True)]
 
     exact = banzhaf(lambda there: model([" ".join(itertools.compress(words, there))])[0], 6)
-    found = explained(model, n_samples=4096)
+    found = explained(model, n_samples=4096, method=Regions(0.0, antithetic=True))
     error = (found.scores - exact).abs()
     assert bool((error <= 4 * found.standard_errors + 1e-6).all())
     assert error.max() < 0.02
     assert found.reliability > 0.99
     assert found.explanation.method.baseline == 0.0
-    assert found.explanation.provenance["method"] == "auto: the words of a text are in or out"
     assert found.explanation.provenance["text"] == TEXT
+    by_all = explained(model)
+    assert (by_all.scores - exact).abs().max() < 1e-6
+
+
+def both_or_majority(texts):
+    words = "abcde"
+    return [
+        [float("b" in text and "c" in text), float(sum(word in text for word in words) > 2)]
+        for text in texts
+    ]
+
+
+@pytest.mark.parametrize("n_samples", [32, 33, 1000, None])
+def test_all_texts_of_few_words_are_called_once_and_the_scores_are_exact(n_samples):
+    model = Recorder(both_or_majority)
+    both, majority = explained(model, "a b c d e", [0, 1], n_samples=n_samples, batch_size=8)
+    assert both.scores.tolist() == [0.0, 0.5, 0.5, 0.0, 0.0]
+    assert majority.scores.tolist() == [0.375] * 5  # 6 of 16 texts of the others have two words
+    assert sorted(map(len, model.calls)) == [1, 8, 8, 8, 8]
+    assert len(model.seen) == 32
+    for one in (both, majority):
+        assert not one.standard_errors.any()
+        assert one.reliability == one.explanation.reliability == 1.0
+        assert one.significant().tolist() == (one.scores != 0).tolist()
+        e = one.explanation
+        assert (e.n_samples, e.method) == (32, Coalitions())
+        assert e.provenance["method"] == "auto: the words of a text are in or out"
+        text = TextModel(both_or_majority)
+        again = fwdgrad.explain(text, "a b c d e", **e.settings)
+        assert torch.equal(again.scores, one.scores)
+        again = fwdgrad.explain(text.prepare("a b c d e").forward, e.input, **e.settings)
+        assert torch.equal(again.attribution, e.attribution)
+
+
+def test_too_few_samples_for_all_texts_are_told_of():
+    with pytest.warns(ReliabilityWarning, match="n_samples=32 calls all coalitions of 5 features"):
+        few = explained(both_or_majority, "a b c d e", 0, n_samples=16)
+    assert few.explanation.n_samples == 16
+    assert isinstance(few.explanation.method, Regions)
+    assert "n_samples=32 calls all coalitions" in advice_for_words(few)
+    explicit = explained(both_or_majority, "a b c d e", 0, n_samples=16, method=Regions(0.0))
+    assert not advice_for_words(explicit)
+
+
+def test_a_model_that_answers_differently_is_told_of():
+    numbers = iter(range(100))
+    with pytest.warns(ReliabilityWarning, match="scores the same input 0 and then 8: that noise"):
+        explained(lambda texts: [float(next(numbers)) for _ in texts], "a b c")
+
+
+def test_a_mask_of_features_of_few_groups_is_exact_too():
+    groups = torch.tensor([0] * 6 + [1] * 6)
+    words = " ".join("abcdefghijkl")
+    found = explained(length, words, n_samples=4, features=groups)
+    assert found.explanation.n_samples == 4
+    assert not found.standard_errors.any()
+    assert found.scores.tolist() == [(23 - 11 + 11) / 2] * 12  # with the space between them
 
 
 def test_a_single_word():
     found = explained(lambda texts: [2.5 if text else 1.0 for text in texts], "fine")
-    assert found.scores.tolist() == pytest.approx([1.5])
-    assert math.isnan(found.reliability)
+    assert found.scores.tolist() == [1.5]
+    assert found.reliability == 1.0
     assert "fine(+++)" in str(found)
+    assert math.isnan(explained(count, "fine", method=Regions(0.0)).reliability)
 
 
 def test_the_masked_text_is_another_question():
@@ -231,7 +300,7 @@ def test_what_it_costs(words):
 
 @pytest.mark.parametrize(
     ("words", "samples", "pairs"),
-    [(1, 64, True), (28, 64, True), (30, 64, False), (30, 65, False), (30, 128, True),
+    [(28, 64, True), (30, 64, False), (30, 65, False), (30, 128, True),
      (60, 128, True), (100, 128, False), (100, 256, True), (508, None, True), (509, None, False)],
 )  # fmt: skip
 def test_samples_come_in_pairs_where_there_are_enough(words, samples, pairs):
@@ -511,7 +580,7 @@ def test_models_that_are_refused(model, fragment):
 
 @pytest.mark.parametrize("value", [0.5, torch.tensor([0.5] * 6)])
 def test_other_methods_are_refused(value):
-    with pytest.raises(ModelError, match=r"method must be 'auto' or Regions\(0.0\) for a text"):
+    with pytest.raises(ModelError, match=r"must be 'auto', Regions\(0.0\) or Coalitions\(\)"):
         explained(count, method=ForwardGradient(scale=value))
 
 
@@ -668,17 +737,18 @@ def test_a_checkpoint_of_another_text_is_refused(tmp_path):
         assert fragment in str(raised.value)
 
 
-def test_an_interrupted_run_goes_on(tmp_path):
+@pytest.mark.parametrize("text", [TEXT, TEXT + " nor long in any of its parts"])
+def test_an_interrupted_run_goes_on(tmp_path, text):
     file = tmp_path / "run.safetensors"
-    whole = explained(count, n_samples=256, batch_size=16)
+    whole = explained(count, text, n_samples=256, batch_size=16)
 
     def stop(done, total):
-        if done >= 100:
+        if done >= total / 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        explained(count, n_samples=256, batch_size=16, checkpoint=file, progress=stop)
-    again = explained(count, n_samples=256, batch_size=32, checkpoint=file)
+        explained(count, text, n_samples=256, batch_size=16, checkpoint=file, progress=stop)
+    again = explained(count, text, n_samples=256, batch_size=32, checkpoint=file)
     assert torch.equal(again.scores, whole.scores)
     assert torch.equal(again.standard_errors, whole.standard_errors)
 
@@ -722,7 +792,7 @@ def test_a_text_on_the_command_line(own, capsys):
     assert out.splitlines()[0].startswith("A fine(+++) film")
     assert "class        good, output 0.5" in out
     assert "meaning      How much the score rises where a word is there and not left out" in out
-    assert "method       regions (baseline 0, " in out
+    assert "method       coalitions (value banzhaf, baseline 0; auto: " in out
     assert "the words of a text are in or out)" in out
     assert {path.name for path in Path("out").iterdir()} == {
         "words.html",
@@ -749,6 +819,9 @@ def test_a_text_on_the_command_line(own, capsys):
         (["--split", "sentences"], "of the sentences' scores"),
         (["--method", "regions"], "method       regions (baseline 0, "),
         (["--antithetic"], "antithetic yes"),
+        (["--value", "shapley"], "method       coalitions (value shapley, "),
+        (["--labels", "bad, good", "--target", "good"], "class        good, "),
+        (["--model", "own_texts.py:scores"], "class        class 0, "),
     ],
 )
 def test_options_of_a_text(own, capsys, options, shown):
@@ -766,7 +839,7 @@ def test_a_text_model_on_the_command_line(own, capsys):
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        (["--method", "gradient"], "--method must be auto or regions for a model of strings"),
+        (["--method", "gradient"], "--method must be auto, coalitions or regions for a model of s"),
         (["--scale", "1"], "--scale is no option of --method regions"),
         (["--cell", "8"], "--cell is of photos, and --text is given"),
         (["--answers", "a,b"], "--answers are for a language model"),
@@ -779,7 +852,12 @@ def test_a_text_model_on_the_command_line(own, capsys):
         (["--model", "own_texts.pkl:scores"], "No module named 'own_texts.pkl'"),
         (["--model", "smollm2", "--mask", "_"], "--mask is of a model of strings"),
         (["--text", ""], "text must have at least one word"),
-        (["--labels", "nowhere.txt"], "--labels nowhere.txt cannot be read"),
+        (["--labels", "nowhere.txt"], "--labels nowhere.txt cannot be read: No such file or "
+         "directory; "
+         "names have commas between them: bad,good"),
+        (["--labels", "bad,,good"], "--labels bad,,good cannot be read"),
+        (["--labels", "bad,good,best"], "labels must be 2, one for each class, got 3"),
+        (["--model", "own_texts.py:nothing"], "has no 'nothing'"),
     ],
 )  # fmt: skip
 def test_what_is_refused_on_the_command_line(own, capsys, options, fragment):

@@ -127,6 +127,16 @@ def test_many_columns_are_within_their_errors():
     assert np.mean(away > 0.1) > 0.5  # the errors are no wild guess
 
 
+def test_as_many_samples_as_coalitions_are_exact_and_fewer_are_an_estimate():
+    model = TableModel(lambda rows: rows[:, 0] * rows[:, 1] + rows[:, 3], ROWS)
+    exact = fwdgrad.explain(model, ROW)
+    more, fewer = (fwdgrad.explain(model, ROW, n_samples=n) for n in (500, 12))
+    assert torch.equal(more.scores, exact.scores)
+    assert exact.explanation.n_samples == more.explanation.n_samples == 16
+    assert isinstance(fewer.explanation.method, Regions)
+    assert fewer.explanation.n_samples == 12
+
+
 def test_a_column_that_is_not_used_gets_exactly_nothing():
     e = fwdgrad.explain(TableModel(lambda rows: rows[:, 0] / 3 * rows[:, 3], ROWS), ROW)
     assert not e.scores[[1, 2]].any()
@@ -440,7 +450,7 @@ def test_of_many_columns_the_largest_are_shown():
 
 def test_the_frame_has_all_sorted():
     frame = shown().to_frame()
-    assert list(frame.columns) == ["feature", "value", "score", "standard_error"]
+    assert list(frame.columns) == ["feature", "value", "score", "standard_error", "significant"]
     assert frame["feature"].tolist()[1:] == ["<b>a\x1b[2J", "third"]
     assert frame["score"].tolist() == [-4.0, 2.0, 0.0]
 
@@ -481,6 +491,7 @@ def of_frame(frame):
     ("x", "message"),
     [
         ({"age": 1, "town": "Ulm"}, "x must have the background's columns.* it lacks 'kind'"),
+        (dict.fromkeys("abcdefgh", 1), "lacks 'age', 'town', .*has 'a', 'b', .*'e' and 3 more$"),
         ({**GOOD, "size": 1}, "x must have .* it has 'size'"),
         ({"ages": 1, "town": "Ulm", "kind": "a"}, "it lacks 'age' and has 'ages'"),
         (pd.Series({"age": 1, "city": "Ulm", "kind": "a"}), "it lacks 'town' and has 'city'"),
@@ -665,7 +676,7 @@ def test_groups_and_categories_on_the_command_line(folder, capsys):
         ("f --table no.csv", "--table no.csv cannot be read: No such file"),
         ("f --table other.csv", "--table must have the background's columns.*lacks 'town'"),
         ("f --table row.csv --cell 3", "--cell is of photos or texts"),
-        ("f --table row.csv --samples 9", "--samples must be None or 8"),
+        ("f --table row.csv --samples 9 --method coalitions", "--samples must be None or 8"),
         ("f --table row.csv --method gradient", "--method must be auto, coalitions or regions"),
         ("labels --table row.csv", "the model returned names such as 'a': labels"),
         ("g --table row.csv", "--model 'of_tables:g': of_tables of .* has no 'g'"),
@@ -675,6 +686,7 @@ def test_groups_and_categories_on_the_command_line(folder, capsys):
         ("f --table row.csv --group g=", "--group must be a name and its columns, .* got 'g='"),
         ("f --table row.csv --category =age", "--category must be a name and its columns"),
         ("f --table row.csv --group a=agee", "--group must have columns.*'agee'; did you mean 'ag"),
+        ("f --table row.csv --group a=zz,age,yy,xx", "'a' has 'zz', 'yy', 'xx'; they are 'age', "),
         ("f --table row.csv --group a=age --category b=age", "--category must not share columns"),
         ("f --table row.csv --group a=age --group a=town", "--group must have names .*'a' twice"),
         ("f --table row.csv --category town=age", "--category must have names .*'town' twice"),
@@ -697,4 +709,5 @@ def test_it_needs_a_background_and_never_reads_a_pickle(folder, capsys):
     pd.to_pickle([1], folder / "model.pkl")
     line = "explain --table row.csv --background rows.csv --model model.pkl"
     assert cli.main(line.split()) == 1
-    assert "--model must be package.module:callable, got 'model.pkl'" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--model must be package.module:callable or file.py:callable, got 'model.pkl'" in err

@@ -9,6 +9,8 @@ import torch
 
 import fwdgrad
 from fwdgrad import Labels, Regions
+from fwdgrad.adapters.pictures import ImageModel
+from fwdgrad.adapters.tables import TableModel
 from fwdgrad.adapters.word_explanation import TextExplanation
 
 WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 3.0])
@@ -82,6 +84,18 @@ class TestFields:
         assert found.feature_names == ["a", "very", "fine", "film"]
         assert found.data.tolist() == found.feature_names
         assert found.values == pytest.approx((X * WEIGHTS).numpy(), abs=1e-4)
+
+    def test_of_a_row_and_of_a_photo(self):
+        rows = np.array([[3.0, 20.0], [2.0, 10.0]])
+        model = TableModel(lambda batch: 50 * batch[:, 0], rows, feature_names=["rooms", "age"])
+        found = fwdgrad.explain(model, [4.0, 5.0]).to_shap()
+        assert found.feature_names == ["rooms", "age"]
+        assert list(found.data) == ["4", "5"]
+        assert found.values.tolist() == [75.0, 0.0]
+        photo = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+        model = ImageModel(lambda batch: batch.mean((1, 2, 3)))
+        e = fwdgrad.explain(model, photo, method=Regions("black", cell=4), n_samples=64)
+        assert np.array_equal(e.to_shap().values, e.explanation.to_shap().values)
 
     def test_bad_input(self):
         with pytest.raises(ValueError, match=r"feature_names must name each .* \(4,\), got 2"):

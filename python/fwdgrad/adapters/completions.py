@@ -15,7 +15,7 @@ from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.adapters.words import Spans, split_words
 from fwdgrad.checks import check_integer
 from fwdgrad.errors import ArgumentError, ArgumentTypeError
-from fwdgrad.methods import Regions
+from fwdgrad.methods.in_or_out import InOrOut
 
 if TYPE_CHECKING:
     import httpx2
@@ -27,7 +27,8 @@ class Completions:
     """A language model behind ``/v1/completions``, for ``fwdgrad.explain``: vLLM, llama.cpp, ...
 
     ``explain(model, prompt)`` gives each word's part in the log-probability of an answer: how much
-    it rises with the word, averaged over which others are there (the Banzhaf value). Servers
+    it rises with the word, averaged over which others are there (the Banzhaf value; exact where
+    2^words is at most n_samples). Servers
     differ in how they tell it: most echo the prompt with log-probabilities, and llama.cpp's own,
     which does not, is made to write the answer's tokens by a grammar.
 
@@ -58,7 +59,7 @@ class Completions:
         ...     return httpx2.Response(200, json={"choices": [{"text": "", "logprobs": found}]})
         >>> server = httpx2.MockTransport(answer)
         >>> model = Completions("http://model.test/v1", "m", answer=" yes", transport=server)
-        >>> e = fwdgrad.explain(model, "Is it sunny today?", n_samples=16)
+        >>> e = fwdgrad.explain(model, "Is it sunny today?", n_samples=32)
         >>> e.words, (e.scores.round() + 0.0).tolist()
         (('Is', 'it', 'sunny', 'today', '?'), [0.0, 0.0, 2.0, 0.0, 0.0])
     """
@@ -138,7 +139,7 @@ class Completions:
         }
         x = torch.ones(len(spans))
         why = "the words of a prompt are in or out"
-        return Prepared(x, forward, show, Regions(0.0), why, about=about)
+        return Prepared(x, forward, show, InOrOut(), why, about=about)
 
     def _tokens(self, answer: str) -> list[int]:
         """The numbers of an answer's tokens, of llama.cpp's server."""

@@ -62,6 +62,15 @@ def on_engine(
     return classifier, f"torch ({why_torch})"
 
 
+def engine_of(said: str) -> str:
+    """Which of ``ENGINES`` the words of ``on_engine`` are of.
+
+    >>> engine_of("ONNX Runtime 1.23 (answers as torch's to 3e-07)"), engine_of("torch (as asked)")
+    ('onnxruntime', 'torch')
+    """
+    return "torch" if said.startswith("torch") else "onnxruntime"
+
+
 def _by_onnx_runtime(classifier: ImageClassifier, pixels: Tensor) -> tuple[ImageClassifier, str]:
     try:
         import onnxruntime

@@ -123,13 +123,13 @@ class _OfPixels(torch.nn.Module):
 MODELS: dict[str, Callable[[], ImageClassifier]] = {"efficientnet-lite0": efficientnet_lite0}
 
 
-def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifier:
-    """Loads a classifier by its name, or a callable of one's own: package.module:callable.
+def load_classifier(name: str, size: int, labels: str | Path | None) -> ImageClassifier:
+    """Loads a classifier by its name, or a callable of one's own, as ``import_named`` has it.
 
     Args:
         name: a key of ``MODELS`` or an import path; the working directory is searched last.
         size: of the pictures that one's own callable takes.
-        labels: a text file of its classes' names, one a line.
+        labels: a text file of its classes' names, one a line, or these with commas between them.
 
     Raises:
         ValueError, ImportError: saying what is wrong with the name.
@@ -140,7 +140,7 @@ def load_classifier(name: str, size: int, labels: Path | None) -> ImageClassifie
         return replace(model, labels=names or model.labels)
     found = import_named(name, f"{', '.join(MODELS)} or ")
     if isinstance(found, type) or not callable(found):
-        attribute = name.partition(":")[2]
+        attribute = name.rpartition(":")[2]
         kind = f"the class {attribute}" if isinstance(found, type) else type(found).__name__
         raise ArgumentError(
             "model",

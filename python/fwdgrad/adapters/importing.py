@@ -16,8 +16,8 @@ def import_named(name: str, others: str = "") -> Any:
     """Imports an object by its path; nothing is unpickled.
 
     Args:
-        name: package.module:name, the working directory is searched last; after the colon there
-            may be attributes of attributes.
+        name: package.module:name, the working directory is searched last, or file.py:name; after
+            the colon there may be attributes of attributes.
         others: what else the name may be, for an error: "efficientnet-lite0 or ", say.
 
     Raises:
@@ -27,9 +27,11 @@ def import_named(name: str, others: str = "") -> Any:
         >>> import_named("math:sqrt")(4.0)
         2.0
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise ArgumentError("model", f"must be {others}package.module:callable, got {name!r}")
+    module_name, _, attribute = name.rpartition(":")  # in C:\\models.py:score the last one
+    if not module_name or not attribute:
+        raise ArgumentError(
+            "model", f"must be {others}package.module:callable or file.py:callable, got {name!r}"
+        )
     # A downloaded folder may have a PIL.py: import the installed modules before its own.
     for installed in ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         with contextlib.suppress(ImportError):
@@ -37,11 +39,10 @@ def import_named(name: str, others: str = "") -> Any:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
         is_file = module_name.endswith(".py")
-        hint = f"; of a file give {module_name[:-3]}:{attribute}" if is_file else ""
-        raise ImportError(f"model {name!r}: {error}{hint}") from error
+        module = _module_in(Path(module_name)) if is_file else importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"model {name!r}: {error}") from error
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -51,15 +52,40 @@ def import_named(name: str, others: str = "") -> Any:
     return found
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The names of classes in a text file, one a line.
+def _module_in(path: Path) -> Any:
+    """The module in a file, by its name, so that other processes find it as well."""
+    file = path.resolve()
+    if not file.is_file():
+        raise ArgumentError("model", f"has a file that does not exist: {path}")
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    module = importlib.import_module(file.stem)
+    found = getattr(module, "__file__", None) or "Python itself"
+    if not os.path.exists(found) or not file.samefile(found):
+        raise ArgumentError(
+            "model", f"cannot be in {path}: {file.stem!r} is the module of {found}; rename the file"
+        )
+    return module
+
+
+def read_labels(given: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of classes: in a text file, one a line, or themselves with commas between them.
 
     Raises:
-        ArgumentError: it cannot be read, or is no text.
+        ArgumentError: the file cannot be read, or is no text.
+
+    Example:
+        >>> read_labels("bad, good")
+        ('bad', 'good')
     """
+    path = Path(given)
     try:
         return tuple(path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n"))
     except OSError as error:
-        raise ArgumentError("labels", f"{path} cannot be read: {error.strerror}") from None
+        names = tuple(name.strip() for name in str(given).split(","))
+        if len(names) > 1 and all(names) and not path.exists():
+            return names
+        hint = "" if path.exists() else "; names have commas between them: bad,good"
+        raise ArgumentError("labels", f"{path} cannot be read: {error.strerror}{hint}") from None
     except UnicodeDecodeError as error:
         raise ArgumentError("labels", f"{path} is no text file: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +13,17 @@ from torch import Tensor
 from fwdgrad.adapters.cropping import Cut
 from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
+from fwdgrad.shown import OfExplanation
 from fwdgrad.terminal import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from fwdgrad.feature_table import FeatureTable
+
 
 @dataclass(eq=False, repr=False)
-class PictureExplanation:
+class PictureExplanation(OfExplanation):
     """Which parts of a photo a score depends on, in the photo's own pixels.
 
     It has all attributes of the ``Explanation`` of what the model saw, too: ``attribution``,
@@ -38,11 +41,7 @@ class PictureExplanation:
     cut: Cut
     label: str
 
-    def __getattr__(self, name: str) -> Any:
-        """What it does not have itself, the explanation has."""
-        if name.startswith("__") or name == "explanation":  # while it is copied, say
-            raise AttributeError(name)
-        return getattr(self.explanation, name)
+    _kind = "picture"
 
     def __repr__(self) -> str:
         """One line that says what it is."""
@@ -76,15 +75,24 @@ class PictureExplanation:
         height, width = self.photo.shape[:2]
         return draw_on_photo(self.explanation, self.photo, self.cut, (width, height), ax)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the explanation, with where it lies on the photo, but not the photo itself.
+    def _features(self) -> FeatureTable:
+        """With their places in the photo's pixels; of single channels, these last."""
+        height, width = self.photo.shape[:2]
+        table = self.explanation._features()
+        channel, rows, columns = table.boxes.unbind(1)
+        left, top, right, bottom = self.cut.box
+        (wide, high), (beside, above) = self.cut.scaled, self.cut.margins
+        boxes = [
+            pixels_of(rows, above, high, (top, bottom), height),
+            pixels_of(columns, beside, wide, (left, right), width),
+        ]
+        axes = ["row", "column"]
+        if bool((channel != torch.tensor([0, len(self.explanation.input)])).any()):
+            boxes, axes = [*boxes, channel], [*axes, "channel"]
+        return replace(table, axes=tuple(axes), boxes=torch.stack(boxes, 1))
 
-        ``Explanation.load`` reads it, too.
-
-        Raises:
-            ValueError, OSError: see ``Explanation.save``.
-        """
-        self.explanation.save(path)
+    def _about(self) -> dict[str, Any]:
+        return {"photo": told(self.cut, self.photo.shape[1], self.photo.shape[0])}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], photo: Any = None) -> PictureExplanation:
@@ -133,6 +141,32 @@ def told(cut: Cut, width: int, height: int) -> dict[str, Any]:
     {'width': 4, 'height': 6, 'box': [0.0, 1.0, 4.0, 5.0], 'scaled': [8, 8]}
     """
     return {"width": width, "height": height, "box": [*cut.box], "scaled": [*cut.scaled]}
+
+
+def pixels_of(
+    sides: Tensor, margin: int, scaled: int, box: tuple[float, float], length: int
+) -> Tensor:
+    """Which pixels of a photo lie in parts of what the model saw, along an axis: one at least.
+
+    Args:
+        sides: int64 (K, 2): where each part starts and stops.
+        margin, scaled: where on the axis the photo's box starts there, and how long it is.
+        box: where it starts and stops on the photo.
+        length: of the photo.
+
+    Returns:
+        int64 (K, 2): where each starts and stops; none, twice the same, of one beside the photo.
+
+    Example:
+        >>> pixels_of(torch.tensor([[0, 1], [1, 3], [3, 4]]), 1, 3, (0.0, 30.0), 30).tolist()
+        [[0, 0], [0, 20], [20, 30]]
+    """
+    at = box[0] + (sides.double() - margin) * ((box[1] - box[0]) / scaled)
+    at = at.clamp(max(box[0], 0.0), min(box[1], length))
+    start, stop = (at + 0.5).floor().long().clamp(max=length).unbind(1)
+    between = (stop <= start) & (at[:, 1] > at[:, 0])  # several of the model's in one of the photo
+    start = torch.where(between, at.mean(1).floor().long(), start)
+    return torch.stack([start, torch.where(between, start + 1, stop)], 1)
 
 
 def on_photo(values: Tensor, cut: Cut, width: int, height: int) -> Tensor:

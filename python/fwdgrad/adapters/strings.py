@@ -15,13 +15,8 @@ from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.adapters.words import Spans, shortened
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Message, ModelError, Option
 from fwdgrad.explanation import Explanation
-from fwdgrad.methods import Regions
-from fwdgrad.methods.base import Method, Request
+from fwdgrad.methods.in_or_out import InOrOut
 from fwdgrad.outputs import cause, told
-from fwdgrad.plan import Plan
-
-SAMPLES = 1024  # where nothing is asked for
-_SPARE = 4  # directions of a group at least that tell the error, where there is one group
 
 
 class TextModel:
@@ -29,8 +24,9 @@ class TextModel:
 
     Each sample is the text with some of its words, and the model is called on a list of such
     texts. A word's score is how much the model's score rises where the word is there, averaged
-    over what the others may be: its Banzhaf value. Samples with the same text are evaluated once in
-    a micro-batch.
+    over what the others may be: its Banzhaf value. Of few words, with 2^words at most n_samples,
+    each of these texts is a sample, and the values are exact; of more they are estimated. Samples
+    with the same text are evaluated once in a micro-batch.
 
     Args:
         model: takes a list of strings and returns numbers, (batch, classes) or (batch,); or for
@@ -60,7 +56,8 @@ class TextModel:
         >>> print(words.to_terminal(colour=False))
         A fine(+++) film, not dull(---)
 
-    Source: Banzhaf 1965 for the value; the estimate is that of ``Regions``.
+    Source: Banzhaf 1965 for the value; the estimate is that of ``Regions``, and of texts of few
+    words ``Coalitions``.
     """
 
     def __init__(
@@ -116,7 +113,7 @@ class TextModel:
             x=torch.ones(len(spans)),
             forward=forward,
             show=show,
-            method=_InOrOut(),
+            method=InOrOut(pairs=True),
             why=f"the {unit}s of a text{many} are in or out",
             about=about,
         )
@@ -137,23 +134,6 @@ class TextModel:
                     "of a Hugging Face pipeline)"
                 )
             raise ModelError(f"the model failed on the text: {cause(error)}{hint}") from error
-
-
-class _InOrOut(Method):
-    """Regions of zeros and ones; in pairs of opposite samples where there are enough of them.
-
-    In pairs what two words do together cancels out of the score of each: on reviews of 40 words,
-    scores of 128 samples in pairs correlate .99 with those of 4,096, and without .97. Fewer pairs
-    than words, though, cannot tell the words apart, and do far worse than single samples.
-    """
-
-    def plan(self, x: Tensor, request: Request) -> Plan:
-        """The run that explains a text."""
-        pairs, odd = divmod(request.count(SAMPLES, False), 2)
-        words = len(x)
-        group = 1 << (words - 1).bit_length()
-        enough = pairs >= 2 * group or (pairs >= group and group - words >= _SPARE)
-        return Regions(0.0, antithetic=enough and not odd).plan(x, request)
 
 
 class _OfParts:
@@ -192,8 +172,8 @@ class _OfParts:
         if not torch.equal(there.to(rows.dtype), rows):
             raise ArgumentError(
                 "method",
-                "must be 'auto' or Regions(0.0) for a text: a word is in it or out, and nothing "
-                "between",
+                "must be 'auto', Regions(0.0) or Coalitions() for a text: a word is in it or out, "
+                "and nothing between",
             )
         texts = [self.text_of(row) for row in there.tolist()]
         if texts == [self.text]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.errors import ArgumentError, ArgumentTypeError
+from fwdgrad.names import listed
 from fwdgrad.outputs import told
 from fwdgrad_kernels import NoiseSpec, noise
 
@@ -68,16 +69,25 @@ class Columns:
             background = background[kept] if self.pandas is None else background.iloc[kept]
         self.rows = background.copy()
 
-    def find(self, column: Any, argument: str, name: str) -> int:
-        """The place of a column, by its key or its name."""
+    def find(self, columns: Iterable[Any], argument: str, name: str) -> tuple[int, ...]:
+        """The places of columns, by their keys or their names."""
+        columns = list(columns)
+        places = [self._place(column) for column in columns]
+        lacking = [column for column, at in zip(columns, places, strict=True) if at is None]
+        if lacking:
+            near = difflib.get_close_matches(str(lacking[0]), self.names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"they are {listed(self.names)}"
+            raise ArgumentError(
+                argument,
+                f"must have columns of the background: {name!r} has {listed(lacking)}; {hint}",
+            )
+        return tuple(at for at in places if at is not None)
+
+    def _place(self, column: Any) -> int | None:
         for known in (self.keys, self.names):
             if not isinstance(column, bool) and column in known:
                 return list(known).index(column)
-        near = difflib.get_close_matches(str(column), self.names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; they are {_listed(self.names)}"
-        raise ArgumentError(
-            argument, f"must have columns of the background: {name!r} has {column!r}{hint}"
-        )
+        return None
 
     def values_of(self, x: Any) -> list[Any]:
         """A row's values in the background's order.
@@ -120,9 +130,7 @@ class Columns:
         lacks = [key for key in known if key not in x]
         more = [key for key in x if key not in set(known)]
         if lacks or more:
-            parts = [f"lacks {_listed(lacks)}"] * bool(lacks) + [f"has {_listed(more)}"] * bool(
-                more
-            )
+            parts = [f"lacks {listed(lacks)}"] * bool(lacks) + [f"has {listed(more)}"] * bool(more)
             raise ArgumentError(
                 "x", f"must have the background's columns, and no others: it {' and '.join(parts)}"
             )
@@ -195,10 +203,6 @@ def _names_of(names: Any, own: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _listed(names: Any) -> str:
-    return told(", ".join(repr(name) for name in names), 100)
-
-
 def _wide_enough(dtype: Any, values: list[Any], names: tuple[str, ...]) -> Any:
     """The background's type, or one that also holds the row's values."""
     if dtype.kind not in "biuf":
@@ -230,7 +234,7 @@ def _with_value(column: Any, value: Any, name: str, pandas: Any) -> Any:
             raise ArgumentError(
                 "x",
                 f"must have a category of the background's in column {name!r}, got "
-                f"{told(repr(value), 40)}; they are {_listed(dtype.categories)}",
+                f"{told(repr(value), 40)}; they are {listed(dtype.categories)}",
             )
     elif types.is_numeric_dtype(dtype):
         value = np.nan if missing else value

@@ -7,22 +7,34 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from fwdgrad.bars import MOST, draw_bars, shortened
 from fwdgrad.explanation import Explanation
+from fwdgrad.feature_table import FeatureTable
 from fwdgrad.methods import Coalitions
+from fwdgrad.shown import OfExplanation, page, part_of_page
 from fwdgrad.terminal import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST = 20  # features that are shown
 _WIDE = 30  # characters of a bar
+_STYLE = {
+    "": "background:#fff;color:#111;font:16px/1.5 sans-serif;max-width:60em;margin:2em auto",
+    "th": "padding:0 .6em;text-align:left;font-weight:normal",
+    "td": "padding:0 .6em",
+    "td:nth-child(2)": "color:#555",
+    "td:nth-child(3)": "font-family:monospace",
+}
 
 
 @dataclass(eq=False)
-class TableExplanation:
+class TableExplanation(OfExplanation):
     """What each column of a row adds to a score.
+
+    It has all attributes of ``explanation``, too: ``score``, ``target``, ``settings``, ...
 
     Attributes:
         names: of the features: columns, or groups of them.
@@ -47,10 +59,7 @@ class TableExplanation:
     explanation: Explanation
     row: Any = None
 
-    @property
-    def reliability(self) -> float:
-        """Whether other samples would give the same scores, see ``Explanation``; exact ones: 1."""
-        return self.explanation.reliability
+    _kind = "table"
 
     def significant(self, level: float = 0.05, *, correction: str = "benjamini-hochberg") -> Tensor:
         """Which features differ from zero by more than chance: bool (K,); see ``Explanation``."""
@@ -59,8 +68,22 @@ class TableExplanation:
     @property
     def order(self) -> list[int]:
         """The features from the largest share to the smallest."""
-        found: list[int] = self.scores.abs().argsort(descending=True, stable=True).tolist()
-        return found
+        return self._features().order
+
+    def _features(self) -> FeatureTable:
+        is_known = not bool(self.standard_errors.isnan().all())
+        return FeatureTable(
+            self.scores,
+            self.standard_errors,
+            (),
+            torch.zeros(len(self.names), 0, 2, dtype=torch.int64),
+            self.names,
+            self.values,
+            told=self.significant if is_known else None,
+        )
+
+    def _about(self) -> dict[str, Any]:
+        return {"background_rows": self.background_rows, "background_of": self.background_of}
 
     def __repr__(self) -> str:
         """One line that says what it is."""
@@ -72,9 +95,9 @@ class TableExplanation:
         Bars to the left decrease the score. The lighter end of a bar lies within a standard
         error, and so does the line beyond it.
         """
-        shown = self.order[:_MOST]
-        names = [_cut(self.names[i], 32) for i in shown]
-        values = [_cut(self.values[i], 20) for i in shown]
+        shown = self.order[:MOST]
+        names = [shortened(self.names[i], 32) for i in shown]
+        values = [shortened(self.values[i], 20) for i in shown]
         numbers = self._numbers(shown)
         widths = [max(map(len, texts)) for texts in (names, values, numbers)]
         lines = [self._headline()]
@@ -135,27 +158,7 @@ class TableExplanation:
         top = float((self.scores.abs() + errors).max())
         return abs(float(self.scores[i])), float(errors[i]), top
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame of feature, value, score and standard_error, the largest first.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            import pandas  # type: ignore[import-untyped]
-        except ImportError:
-            raise ImportError("to_frame needs pandas: pip install pandas") from None
-        order = self.order
-        return pandas.DataFrame(
-            {
-                "feature": [self.names[i] for i in order],
-                "value": [self.values[i] for i in order],
-                "score": self.scores[order].numpy(),
-                "standard_error": self.standard_errors[order].numpy(),
-            }
-        )
-
-    def plot(self, ax: Axes | None = None, *, most: int = _MOST) -> Axes:
+    def plot(self, ax: Axes | None = None, *, most: int = MOST) -> Axes:
         """Draws a bar for each feature: red increases the score, blue decreases it.
 
         Args:
@@ -168,31 +171,11 @@ class TableExplanation:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError:
-            raise ImportError(
-                "plot needs matplotlib: pip install 'fwdgrad-kernels[image]'"
-            ) from None
         order = self.order[:most]
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7, 1 + 0.3 * len(order)), layout="constrained")
-        scores = self.scores[order].numpy()
-        exact = not bool(self.standard_errors.any())
-        ax.barh(
-            range(len(order)),
-            scores,
-            xerr=None if exact else self.standard_errors[order].numpy(),
-            color=["tab:red" if score > 0 else "tab:blue" for score in scores],
-            error_kw={"capsize": 2},
+        texts = [f"{shortened(self.names[i], 32)} = {shortened(self.values[i], 20)}" for i in order]
+        return draw_bars(
+            ax, texts, self.scores[order], self.standard_errors[order], self._headline()
         )
-        texts = [f"{_cut(self.names[i], 32)} = {_cut(self.values[i], 20)}" for i in order]
-        ax.set_yticks(range(len(order)), texts, parse_math=False)
-        ax.invert_yaxis()
-        ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_xlabel("what it adds to the score")
-        ax.set_title(self._headline(), fontsize="small", parse_math=False)
-        return ax
 
     def to_html(self) -> str:
         """A page with a bar for each feature: red increases the score, blue decreases it.
@@ -201,6 +184,13 @@ class TableExplanation:
             A complete HTML document that refers to nothing outside itself. What the names, values
             and labels contain is escaped.
         """
+        return page(self._body("h1"), _STYLE)
+
+    def _html(self) -> str:
+        return part_of_page(self._body("h4"), _STYLE, self._kind)
+
+    def _body(self, heading: str) -> str:
+        """The bars as a page has them, below a heading."""
         rows = []
         for i, number in zip(self.order, self._numbers(self.order), strict=True):
             size, _, top = self._sizes(i)
@@ -211,17 +201,8 @@ class TableExplanation:
                 f"<tr><th>{name}</th><td>{value}</td><td>{number}</td>"
                 f'<td><div style="background:{colour};width:{wide:.2f}em">&nbsp;</div></td></tr>'
             )
+        table = "\n".join(rows)
         return (
-            '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>Explanation</title>\n'
-            "<style>body{background:#fff;color:#111;font:16px/1.5 sans-serif;max-width:60em;"
-            "margin:2em auto}th{text-align:left;font-weight:normal}td,th{padding:0 .6em}"
-            "td:nth-child(2){color:#555}td:nth-child(3){font-family:monospace}</style></head>\n"
-            f"<body><h1>{html.escape(self._headline())}</h1>\n<table>\n"
-            + "\n".join(rows)
-            + "\n</table>\n<p>Red increases the score, blue decreases it.</p></body></html>\n"
+            f"<{heading}>{html.escape(self._headline())}</{heading}>\n<table>\n{table}\n</table>\n"
+            "<p>Red increases the score, blue decreases it.</p>"
         )
-
-
-def _cut(text: str, most: int) -> str:
-    text = plain(text)
-    return text if len(text) <= most else text[: most - 1] + "…"

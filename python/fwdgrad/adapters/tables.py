@@ -16,7 +16,7 @@ from fwdgrad.adapters.table_explanation import TableExplanation
 from fwdgrad.checks import check_integer
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
 from fwdgrad.explanation import Explanation
-from fwdgrad.methods import Coalitions, Method, Regions
+from fwdgrad.methods.in_or_out import InOrOut
 from fwdgrad.names import ClassNames, check_labels
 from fwdgrad.outputs import cause, check_no_labels, floating, is_out_of_memory, tensor_of
 from fwdgrad.terminal import plain
@@ -33,8 +33,9 @@ class TableModel:
     A column that is out takes its values from the background: the score of a coalition of columns
     is the mean of ``predict`` over the background's rows with these columns set to the row's (the
     interventional expectation). With at most 12 features all coalitions are asked, and the values
-    are exact; else ``Regions(0.0)`` estimates them from 1,024. Standard errors are of that
-    estimate, not of the background: other rows there give other values.
+    are exact, unless ``n_samples`` are fewer; else ``Regions(0.0)`` estimates them, from 1,024 by
+    default. Standard errors are of that estimate, not of the background: other rows there give
+    other values.
 
     Args:
         predict: from a table to scores (rows, classes) or (rows,): a function, or an estimator,
@@ -123,8 +124,7 @@ class TableModel:
                 explanation, x,
             )  # fmt: skip
 
-        method: Method = Coalitions() if count <= EXACT else Regions(0.0)
-        why = f"{count} features are in or out" + ", in all coalitions" * (count <= EXACT)
+        why = f"{count} features are in or out"
         about = {
             "features": [plain(name) for name in names],
             "values": [plain(value) for value in shown],
@@ -134,8 +134,9 @@ class TableModel:
             "background_of": self.columns.of,
         }
         return Prepared(
-            torch.ones(count, dtype=torch.float64), rows, show, method, why, None, {"table": about}
-        )
+            torch.ones(count, dtype=torch.float64), rows, show, InOrOut(least=EXACT), why, None,
+            {"table": about},
+        )  # fmt: skip
 
 
 class Rows:
@@ -301,7 +302,7 @@ def _features_of(
             members = [members] if isinstance(members, (str, int)) else list(members)
             if not members:
                 raise ArgumentError(argument, f"must have a column in each, got none in {name!r}")
-            places = tuple(columns.find(one, argument, name) for one in members)
+            places = columns.find(members, argument, name)
             for place in places:
                 if place in owner:
                     raise ArgumentError(

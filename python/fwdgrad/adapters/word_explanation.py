@@ -8,19 +8,35 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fwdgrad.adapters.words import Spans
+from fwdgrad.bars import MOST, draw_bars, shortened
 from fwdgrad.explanation import Explanation
+from fwdgrad.feature_table import FeatureTable
+from fwdgrad.methods import Coalitions
+from fwdgrad.shown import OfExplanation, page, part_of_page
 from fwdgrad.terminal import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STYLE = {
+    "": "background:#fff;color:#111;font:18px/1.7 sans-serif;max-width:45em;margin:2em auto",
+    "span": "border-radius:3px",
+    ".text": "white-space:pre-wrap",
+    ".note": "color:#555;font-size:14px",
+}
 
 
 @dataclass(eq=False)
-class TextExplanation:
+class TextExplanation(OfExplanation):
     """Which words of a text a score depends on.
+
+    It has all attributes of ``explanation``, too: ``score``, ``target``, ``settings``, ...
 
     Attributes:
         text: what was explained.
@@ -44,6 +60,8 @@ class TextExplanation:
     explanation: Explanation
     unit: str = "word"
     mask: str | None = None
+
+    _kind = "text"
 
     @classmethod
     def of_presence(
@@ -78,8 +96,11 @@ class TextExplanation:
         """Whether other noise would give the same scores: 1 - mean squared error / variance.
 
         Both are over the words; ``explanation.reliability``, of single numbers of embeddings, is
-        far lower. Negative values come out as 0; NaN for a single word.
+        far lower. Negative values come out as 0; NaN for a single word. Where all coalitions were
+        called it is that of ``explanation``: exact ones have 1.
         """
+        if isinstance(self.explanation.method, Coalitions):
+            return self.explanation.reliability
         if len(self.scores) < 2:
             return math.nan
         share = self.standard_errors.square().mean() / self.scores.var()
@@ -165,6 +186,10 @@ class TextExplanation:
         Returns:
             A complete HTML document that refers to nothing outside itself.
         """
+        return page(self._body("h1"), _STYLE)
+
+    def _body(self, heading: str) -> str:
+        """The marked text as a page has it, below a heading."""
 
         def safe(text: str) -> str:
             return html.escape(_shown(text))
@@ -180,22 +205,52 @@ class TextExplanation:
             )
 
         return (
-            '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>Explanation</title>\n'
-            "<style>body{background:#fff;color:#111;font:18px/1.7 sans-serif;max-width:45em;"
-            "margin:2em auto}span{border-radius:3px}.text{white-space:pre-wrap}"
-            ".note{color:#555;font-size:14px}</style></head>\n"
-            f'<body><h1 dir="auto">{html.escape(self._headline())}</h1>\n'
+            f'<{heading} dir="auto">{html.escape(self._headline())}</{heading}>\n'
             f'<p class="text" dir="auto">{self._marked(safe, mark)}</p>\n'
             f'<p class="note">{html.escape(self.meaning)} '
             f"{self.explanation.n_samples} samples, reliability {self.reliability:.2f}.</p>"
-            "</body></html>\n"
         )
 
-    def to_shap(self) -> Any:
-        """The words' scores as a ``shap.Explanation``: see ``fwdgrad.integrations.shap``."""
-        from fwdgrad.integrations.shap import to_shap
+    def _html(self) -> str:
+        return part_of_page(self._body("h4"), _STYLE, self._kind)
 
-        return to_shap(self)
+    def plot(self, ax: Axes | None = None, *, most: int = MOST) -> Axes:
+        """Draws a bar for each word: red increases the score, blue decreases it.
+
+        Args:
+            ax: matplotlib axes; new ones where None.
+            most: how many words are drawn, the largest first.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        order = self._features().order[:most]
+        words = self.words
+        return draw_bars(
+            ax,
+            [shortened(words[i], 32) for i in order],
+            self.scores[order],
+            self.standard_errors[order],
+            self._headline(),
+            "how much the score depends on it" if self.reduce == "norm" else None,
+        )
+
+    def _features(self) -> FeatureTable:
+        can_tell = self.reduce == "presence" and not bool(self.standard_errors.isnan().all())
+        return FeatureTable(
+            self.scores,
+            self.standard_errors,
+            ("character",),
+            torch.tensor(self.spans)[:, None],
+            self.words,
+            told=self.significant if can_tell else None,
+        )
+
+    def _about(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("text", "unit", "mask", "reduce")}
 
     def _marked(self, safe: Callable[[str], str], mark: Callable[[str, float], str]) -> str:
         """The text with ``mark`` applied to its words and ``safe`` to everything."""

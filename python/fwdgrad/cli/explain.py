@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.adapters.engines import engine_of
 from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
 from fwdgrad.adapters.picture_explanation import draw_on_photo, told
@@ -36,11 +37,12 @@ from fwdgrad.cli.ranks import ranks_of
 from fwdgrad.cli.several import inputs_of, what_is_given
 from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
-from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, Option, warn
+from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
 from fwdgrad.found import Evidence
+from fwdgrad.names import found_by
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.runner.fingerprint import models_of
@@ -48,7 +50,7 @@ from fwdgrad.runner.loop import Progress
 from fwdgrad.scorer import is_of_shapes, module_of
 from fwdgrad.terminal import plain, say
 
-_DRAWN = 1024  # pixels of a photo's longer side that are kept to draw it
+_DRAWN = 512  # pixels of a photo's longer side that are kept to draw it, on less than these
 
 
 def _photo(arguments: argparse.Namespace, size: int) -> Photo:
@@ -124,17 +126,18 @@ class Photos(Kind):
     @functools.cached_property
     def _targets(self) -> list[int | str | None]:
         """The classes by their numbers, "auto" as it is, none of them twice."""
-        found: list[int | str | None] = []
-        for text in self.arguments.target or ["auto"]:
+
+        def class_of(text: str) -> int | str:
             if not text.strip():
                 raise ArgumentError(
                     "target", "must be a class's number, its name or auto, got nothing"
                 )
             try:
-                found.append(text if text == "auto" else int(text))
+                return text if text == "auto" else int(text)
             except ValueError:
-                found.append(self.adapter.find(text))
-        return list(dict.fromkeys(found))
+                return self.adapter.find(text)
+
+        return list(dict.fromkeys(found_by(class_of, self.arguments.target or ["auto"])))
 
     def files(self, one: argparse.Namespace) -> dict[Path, Path]:
         """The maps that are written of a photo, each with its picture."""
@@ -158,6 +161,17 @@ class Photos(Kind):
     def read(self, one: argparse.Namespace) -> dict[str, Path | None]:
         """The photo and the names of classes."""
         return {"the photo": one.photo, "--labels": one.labels}
+
+    def differs(self, one: argparse.Namespace, known: Mapping[str, Any]) -> str:
+        """What another request a map is of; "auto" leaves the engine open, so that either does."""
+        found, made = super().differs(one, known), known.get("engine")
+        if found or made is None or one.engine in (None, "auto", engine_of(made)):
+            return found
+        return f"of --engine {engine_of(made)}"
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``fwdgrad.explain``, the method among them."""
+        return photo_options(self.arguments)
 
     def check(self, one: argparse.Namespace) -> Path:
         """Raises where what is written would take another's place; returns the checkpoint."""
@@ -190,23 +204,13 @@ class Photos(Kind):
                 progress=progress,
                 name=adapter.name,
                 at_input=at_photo,
+                about={"engine": engine_of(engine)} if engine else None,
                 **options,
             )
 
         output = self.output(one)
         with made_folder(output if one.leads else None), _size_told(one, self._size):
-            try:
-                results = run()
-            except CheckpointError as error:
-                if one.checkpoint is not None or "of another run" not in str(error):
-                    raise
-                if not one.overwrite:
-                    raise CheckpointError(
-                        Message(error, ", by --output or --checkpoint; --overwrite starts afresh")
-                    ) from None
-                if one.leads:
-                    checkpoint.unlink()
-                results = run()
+            results = self.kept_by(checkpoint, one, run)
         if not one.leads:
             return results
         parts = []
@@ -333,9 +337,10 @@ def _draw(
         found.outline(heat, (left, right, bottom, top))
         figure.supxlabel(plain(legend_of(found), lines=True), fontsize=8, parse_math=False)
     figure.suptitle("\n".join(map(plain, title)), parse_math=False)  # a name is no formula
-    # Not by savefig, which draws everything twice and compresses for as long again.
+    # Not by savefig, which draws everything twice and compresses for as long again; level 3 takes
+    # a third longer than 1, for a tenth fewer bytes.
     canvas.draw()
     content = io.BytesIO()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    drawn.save(content, format="png", dpi=(120, 120), compress_level=3)
+    drawn.save(content, format="png", dpi=(120, 120), compress_level=1)
     write_atomically(path, content.getvalue())

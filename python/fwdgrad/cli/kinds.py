@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from fwdgrad.cli.options import run_options
 from fwdgrad.cli.output import check_no_input, check_not_of_another, request_of
+from fwdgrad.errors import CheckpointError, Message
 from fwdgrad.explanation import Explanation
+from fwdgrad.many import check_options
 from fwdgrad.runner.fingerprint import parameters_digest
 from fwdgrad.runner.loop import Progress
 
 Say = Callable[..., None]  # see ``fwdgrad.terminal.say``
+_Found = TypeVar("_Found")
 
 
 class Kind:
@@ -75,8 +79,26 @@ class Kind:
             check_no_input(f"--output {output}", (*files, *files.values()), read)
             if one.leads and not one.overwrite:
                 pages = {saved: [shown] for saved, shown in files.items()}
-                check_not_of_another(pages, request_of(one))
+                check_not_of_another(pages, functools.partial(self.differs, one))
         return checkpoint
+
+    def differs(self, one: argparse.Namespace, known: Mapping[str, Any]) -> str:
+        """What another request a map is of, in words; nothing where it is of the input's own.
+
+        Args:
+            one: the arguments of the input.
+            known: the map's provenance.
+        """
+        return "" if known.get("request") == request_of(one) else "of another run"
+
+    def check_options(self) -> None:
+        """Raises where an option will not do for any input, or the model for any of the inputs."""
+        check_options(self.options())
+        _ = self.model  # loads it
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``fwdgrad.explain`` that are the same for every input."""
+        return run_options(self.arguments)
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains an input and writes its files.
@@ -87,6 +109,23 @@ class Kind:
             say: says a line.
         """
         raise NotImplementedError
+
+    def kept_by(
+        self, checkpoint: Path | None, one: argparse.Namespace, run: Callable[[], _Found]
+    ) -> _Found:
+        """What a run returns, which starts afresh with --overwrite."""
+        try:
+            return run()
+        except CheckpointError as error:
+            if one.checkpoint is not None or "of another run" not in str(error):
+                raise
+            if not one.overwrite:
+                raise CheckpointError(
+                    Message(error, ", by --output or --checkpoint; --overwrite starts afresh")
+                ) from None
+            if one.leads and checkpoint is not None:
+                checkpoint.unlink()
+            return run()
 
     @functools.cached_property
     def parameters(self) -> str:
@@ -112,8 +151,6 @@ class Kind:
                 found = Explanation.load(saved).provenance
             except (OSError, ValueError):
                 return False
-            if found.get("request") != request_of(one):
-                return False
-            if found.get("asked_sha256") != self._digest(one):
+            if self.differs(one, found) or found.get("asked_sha256") != self._digest(one):
                 return False
         return True

@@ -7,7 +7,8 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 from fwdgrad.cli.kinds import Kind
 from fwdgrad.cli.output import made_folder
 from fwdgrad.cli.several import FOLDER, One
-from fwdgrad.errors import Kept, kept_warnings
+from fwdgrad.errors import ArgumentError, Kept, kept_warnings
 from fwdgrad.files import write_atomically
-from fwdgrad.many import in_flight
+from fwdgrad.many import in_flight, waited_for
 from fwdgrad.report import MARK
 from fwdgrad.report.index import index_page
 from fwdgrad.runner.loop import Progress
@@ -44,53 +45,78 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
         one.arguments.group, one.arguments.leads = None, True
         kind.check(one.arguments)
     todo = [one for one in inputs if arguments.overwrite or not kind.there(one.arguments)]
-    there = len(inputs) - len(todo)
+    there = {one.name for one in inputs} - {one.name for one in todo}
     if todo:
-        _ = kind.model  # loads it: what is wrong with it is told once
+        kind.check_options()  # what is wrong with all is told once
     if group is not None:
         group.barrier().wait()  # before there are new maps
         todo = todo[group.rank() :: group.size()]
     failed: dict[str, str] = {}
-    done, warnings = 0, Warnings()
+    done: set[str] = set()
+    warnings = Warnings()
     shows = not arguments.no_progress and bool(todo)
     unit = f"{kind.what}s"
+
+    def tell(name: str, call: Callable[[Progress], _Done], bar: InputsBar) -> None:
+        lines: list[str] = []
+        samples = 0
+        try:
+            lines, samples, kept = call(bar.within if shows else False)
+        except Exception as error:
+            if group is None and not (there or done) and _is_of_all(error):
+                raise
+            failed[name] = _reason(error, arguments)
+        else:
+            done.add(name)
+            warnings.tell(name, kept)
+        with bar.written_over():
+            for line in lines:
+                say(f"{name}: {line}")
+        bar.step(samples)
+
+    def end() -> None:
+        known = there | done
+        maps = [kind.files(one.arguments) for one in inputs if one.name in known]
+        _write_index(output, maps, failed)
+        _say_failed(failed)
+
+    running: dict[str, Future[_Done]] = {}
     with made_folder(output):
         try:
             with (
-                contextlib.closing(_calls(kind, todo, arguments.workers)) as calls,
+                contextlib.closing(_calls(kind, todo, arguments.workers, running)) as calls,
                 contextlib.closing(InputsBar(shows, len(todo), unit)) as bar,
             ):
-                for name, call in calls:
-                    lines: list[str] = []
-                    samples = 0
-                    try:
-                        lines, samples, kept = call(bar.within if shows else False)
-                    except Exception as error:
-                        failed[name] = _reason(error, arguments)
-                    else:
-                        done += 1
-                        warnings.tell(name, kept)
-                    with bar.written_over():
-                        for line in lines:
-                            say(f"{name}: {line}")
-                    bar.step(samples)
+                try:
+                    for name, call in calls:
+                        tell(name, call, bar)
+                        running.pop(name, None)
+                except KeyboardInterrupt:  # what workers have done out of turn
+                    for name, future in running.items():
+                        is_new = future.done() and name not in done | failed.keys()
+                        if is_new and isinstance(future.exception(), Exception | None):
+                            tell(name, partial(waited_for, future), bar)
+                    raise
         finally:
             if group is None:
-                _write_index(output, failed)
-                _say_failed(failed)
+                end()
     if group is not None:
         found = _of_all_ranks((done, failed), group)
-        done = sum(count for count, _ in found)
+        done = {name for some, _ in found for name in some}
         failed = {name: reason for _, some in found for name, reason in some.items()}
         if not arguments.leads:
             return 1 if failed else 0
-        _write_index(output, failed)
-        _say_failed(failed)
-    parts = [f"{done} explained"] + [f"{there} there already"] * bool(there)
+        end()
+    parts = [f"{len(done)} explained"] + [f"{len(there)} there already"] * bool(there)
     parts += [f"{len(failed)} failed"] * bool(failed)
     say(f"{unit:12} {', '.join(parts)}")
     say(f"index        {output / 'index.html'}")
     return 1 if failed else 0
+
+
+def _is_of_all(error: Exception) -> bool:
+    """Whether an error of the first input is one of every other, too."""
+    return isinstance(error, ArgumentError) and error.argument in ("labels", "target")
 
 
 def _of_all_ranks(own: Any, group: Any) -> list[Any]:
@@ -117,9 +143,12 @@ def explain_here(kind: Kind, one: argparse.Namespace, progress: Progress = False
 
 
 def _calls(
-    kind: Kind, todo: list[One], given: int | Workers | None
+    kind: Kind, todo: list[One], given: int | Workers | None, running: dict[str, Future[_Done]]
 ) -> Generator[tuple[str, Callable[[Progress], _Done]], None, None]:
-    """The inputs, each with a call that explains it or waits for the process that does."""
+    """The inputs, each with a call that explains it or waits for the process that does.
+
+    Those that were given to a process are put into ``running``.
+    """
     workers = workers_of(given)
     if workers is None or len(todo) < 2:
         for one in todo:
@@ -127,10 +156,13 @@ def _calls(
         return
     model: Any = kind  # which calls it
     with workers.open(model) as pool:
-        yield from in_flight(
-            ((one.name, pool.submit(_explain_there, os.getcwd(), one.arguments)) for one in todo),
-            2 * pool.count,
-        )
+
+        def submitted() -> Iterator[tuple[str, Future[_Done]]]:
+            for one in todo:
+                running[one.name] = pool.submit(_explain_there, os.getcwd(), one.arguments)
+                yield one.name, running[one.name]
+
+        yield from in_flight(submitted(), 2 * pool.count)
 
 
 def _explain_there(kind: Kind, folder: str, arguments: argparse.Namespace) -> _Done:
@@ -168,7 +200,7 @@ def _check_index(output: Path) -> None:
         )
 
 
-def _write_index(output: Path, failed: dict[str, str]) -> None:
-    page = index_page(output, failed)
+def _write_index(output: Path, maps: list[dict[Path, Path]], failed: dict[str, str]) -> None:
+    page = index_page(maps, failed)
     if page is not None:
         write_atomically(output / "index.html", page.encode())

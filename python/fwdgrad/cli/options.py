@@ -51,6 +51,21 @@ def method_of(name: str, options: dict[str, Any]) -> Any:
     return METHODS[name](**options)
 
 
+def in_or_out(arguments: argparse.Namespace, *of: str) -> Any:
+    """The method where features are in or out, and 0 where they are out.
+
+    Args:
+        arguments: of the command line.
+        of: what they are of, for an error.
+    """
+    name, fields = arguments.method, method_options(arguments)
+    if name == "auto" and fields:
+        name = "coalitions" if "value" in fields else "regions"
+    if name not in ("auto", "coalitions", "regions"):
+        raise ArgumentError("method", "must be auto, coalitions or regions ", *of, f", got {name}")
+    return name if name == "auto" else method_of(name, {**fields, "baseline": 0.0})
+
+
 def photo_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of ``fwdgrad.explain`` for a photo, method and features among them."""
     name, options, run = arguments.method, method_options(arguments), run_options(arguments)

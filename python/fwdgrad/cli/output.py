@@ -39,9 +39,10 @@ def check_labels(arguments: argparse.Namespace, adapter: ImageClassifier, output
     """Raises where --labels names another number of classes than the model's output has."""
     shape = tuple(getattr(outputs, "shape", ()))
     if len(shape) == 2 and adapter.labels is not None and shape[1] != len(adapter.labels):
-        raise ValueError(
-            f"--labels {arguments.labels} must name {shape[1]} classes, as many as the model has, "
-            f"got {len(adapter.labels)}"
+        raise ArgumentError(
+            "labels",
+            f"{arguments.labels} must name {shape[1]} classes, as many as the model has, got "
+            f"{len(adapter.labels)}",
         )
 
 
@@ -121,14 +122,18 @@ def made_folder(output: Path | None) -> Iterator[None]:
 _HOW = (  # what a run comes out the same with, whatever it is
     "batch_size", "checkpoint", "command", "debug", "device", "engine", "group", "inputs", "leads",
     "line", "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite",
-    "ray",
-    "spoken", "texts", "threads", "workers",
+    "ray", "spoken", "threads", "workers",
 )  # fmt: skip
 
 
 def request_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a run was asked for: the options that its map depends on, as JSON has them."""
+    """What a run was asked for: the options that its map depends on, as JSON has them.
+
+    Of a line of a file the file is named, as of a photo: what is in it may change.
+    """
     given = {name: value for name, value in vars(arguments).items() if name not in _HOW}
+    if given.get("texts") is not None:
+        del given["text"]
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in given.items()
@@ -136,22 +141,24 @@ def request_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def check_not_of_another(files: dict[Path, list[Path]], request: dict[str, Any]) -> None:
+def check_not_of_another(
+    files: dict[Path, list[Path]], differs: Callable[[Mapping[str, Any]], str]
+) -> None:
     """Raises where a run would replace files that a run with the same request has not written.
 
     Args:
         files: of each map's file the other files that are written with it.
-        request: see ``request_of``; a map's provenance has its own.
+        differs: from a map's provenance to what of another request it is, in words; "": of none.
     """
     for saved, others in files.items():
         there = [path for path in (saved, *others) if path.exists()]
         try:
-            is_own = Explanation.load(saved).provenance.get("request") == request
+            other = differs(Explanation.load(saved).provenance)
         except (OSError, ValueError):
-            is_own = False
-        if there and not is_own:
+            other = "of another run"
+        if there and other:
             raise ValueError(
-                f"--output {saved.parent} has {there[0].name} of another run, which would be lost; "
+                f"--output {saved.parent} has {there[0].name} {other}, which would be lost; "
                 "give another --output, or --overwrite"
             )
 

@@ -104,14 +104,16 @@ def _add_explain(commands: Any) -> None:
         help=f"pictures ({', '.join(FORMATS)}), or a folder of them; of several each gets a "
         "folder in --output, with index.html of all; what is there is not made again",
     )
-    add("--inputs", type=Path, metavar="FILE", help="a file of names of photos, one a line")
-    add("--text", help="a sentence, instead of a photo")
-    add("--texts", type=Path, metavar="FILE", help="a file of sentences, one a line")
+    add("--inputs", type=Path, metavar="FILE", help="a file of names of photos, one a "
+        "line; - is standard input")  # fmt: skip
+    add("--text", help="a sentence, instead of a photo; - reads it from standard input")
+    add("--texts", type=Path, metavar="FILE", help="a file of sentences, one a line; "
+        "- is standard input")  # fmt: skip
     add(
         "--model",
-        help=f"of photos: {', '.join(MODELS)} (default), or package.module:callable from (batch, "
-        "3, size, size), RGB in [0, 1], to logits (batch, classes); of texts: "
-        "package.module:callable from a list of strings to scores (batch, classes), a file that "
+        help=f"of photos: {', '.join(MODELS)} (default), or package.module:callable or "
+        "file.py:callable from (batch, 3, size, size), RGB in [0, 1], to logits (batch, classes); "
+        "of texts: such a callable from a list of strings to scores (batch, classes), a file that "
         f"examples/train_sentiment.py wrote, or {', '.join(TEXT_MODELS)}",
     )
     add(
@@ -214,7 +216,8 @@ def _add_method(explain: argparse.ArgumentParser) -> None:
 
 def _add_table(explain: argparse.ArgumentParser) -> None:
     add = explain.add_argument_group(
-        "rows of tables", "--model is package.module:callable, from a DataFrame to scores."
+        "rows of tables",
+        "--model is package.module:callable or file.py:callable, from a DataFrame to scores.",
     ).add_argument
     add("--table", type=Path, metavar="ROW.CSV", help="a row with a header, instead of a photo, or "
         "many")  # fmt: skip
@@ -257,7 +260,7 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_common(add: Any) -> None:
-    add("--labels", type=Path, help="text file of class names, one a line")
+    add("--labels", metavar="FILE|A,B", help="a text file of class names, one a line, or the names")
     add("--batch-size", type=int, help="inputs per forward call")
     add(
         "--max-pixels",

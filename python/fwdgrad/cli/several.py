@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from fwdgrad.cli.kinds import Kind
 from fwdgrad.errors import ArgumentError
+from fwdgrad.names import listed
 
 FOLDER = Path("explanations")  # of several inputs, where none is given
 _ENDINGS = (
@@ -65,18 +67,13 @@ def inputs_of(arguments: argparse.Namespace, kind: Kind) -> list[One]:
         places = [(str(path), path.stem) for path in paths]
     elif kind.what == "text":
         alone = arguments.texts is None
-        lines = {0: arguments.text} if alone else _lines(arguments.texts, "texts")
+        lines = {0: _text(arguments)} if alone else _lines(arguments, "texts")
         given = [{"text": line} for line in lines.values()]
         places = [(f"{arguments.texts}:{number}", f"text-{number:04}") for number in lines]
     else:
         table = kind.table  # type: ignore[attr-defined]
         alone = len(table) <= 1
-        rows = table.astype(object).to_dict("records") if not alone else [{}]
-        given = [
-            {"number": i, "row": {str(name): str(value) for name, value in row.items()}}
-            for i, row in enumerate(rows)
-        ]
-        given = [{}] if alone else given
+        given = [{}] if alone else [{"number": i} for i in range(len(table))]
         places = [(f"row {i + 1}", f"row-{i + 1:04}") for i in range(len(given))]
     if alone:
         own = {"photo": None, **given[0]}
@@ -97,10 +94,12 @@ def _photos(arguments: argparse.Namespace) -> Iterator[Path]:
     """The files that are named, and those in folders that are."""
     named: list[Path] = [*arguments.photo]
     if arguments.inputs is not None:
-        named += [Path(line) for line in _lines(arguments.inputs, "inputs").values()]
+        named += [Path(line) for line in _lines(arguments, "inputs").values()]
     if len(named) > 1 and (lacking := [path for path in named if not path.exists()]):
-        more = f" (and {len(lacking) - 1} more)" if lacking[1:] else ""
-        raise FileNotFoundError(f"photo {lacking[0]} does not exist{more}; nothing was explained")
+        which = f"photo {lacking[0]} does not exist"
+        if lacking[1:]:
+            which = f"{len(lacking)} photos do not exist: {listed(map(str, lacking))}"
+        raise FileNotFoundError(f"{which}; nothing was explained")
     for path in named:
         if not path.is_dir():
             yield path
@@ -117,13 +116,28 @@ def _photos(arguments: argparse.Namespace) -> Iterator[Path]:
         yield from found
 
 
-def _lines(path: Path, option: str) -> dict[int, str]:
-    """The lines of a file by their numbers, but for empty ones."""
+def _text(arguments: argparse.Namespace) -> str:
+    """The text that is given, or all of standard input, without the end of its last line."""
+    text: str = arguments.text
+    return _read(arguments, "text").rstrip("\r\n") if text == "-" else text
+
+
+def _read(arguments: argparse.Namespace, option: str) -> str:
+    """The text in the file of an option, or in standard input where that is "-"."""
+    path = Path(getattr(arguments, option))
+    if str(path) == "-" and arguments.group is not None:
+        raise ArgumentError(option, "cannot be -, standard input, of several ranks; give a file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes() if str(path) != "-" else sys.stdin.buffer.read()
+        return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise ArgumentError(option, f"{path} cannot be read: {why}") from None
+
+
+def _lines(arguments: argparse.Namespace, option: str) -> dict[int, str]:
+    """The lines of an option's file by their numbers, but for empty ones."""
+    path, text = getattr(arguments, option), _read(arguments, option)
     lines = enumerate(text.split("\n"), 1)
     found = {number: line.strip("\r") for number, line in lines if line.strip()}
     if not found:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import functools
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ from fwdgrad.adapters.tables import TableModel
 from fwdgrad.advice import advice_for_words
 from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
-from fwdgrad.cli.options import method_of, method_options, run_options
+from fwdgrad.cli.options import in_or_out, run_options
 from fwdgrad.cli.output import (
     made_folder,
     say_how,
 )
-from fwdgrad.errors import ArgumentError, Option
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
 from fwdgrad.explaining import explain
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
@@ -50,7 +52,7 @@ class Rows(Kind):
                 "--table needs --background, a CSV file of the model's data, and --model "
                 "package.module:callable"
             )
-        self._method = _method(arguments)
+        self._method = in_or_out(arguments, "with ", Option("table"))
         self._background, self.table = _tables(arguments.background, arguments.table)
         texts = list(dict.fromkeys(arguments.target or ["auto"]))
         self._targets: list[int | str | None] = [
@@ -90,33 +92,46 @@ class Rows(Kind):
         return {output / f"explanation{end}.safetensors": output / f"row{end}.html" for end in ends}
 
     def content(self, one: argparse.Namespace) -> bytes:
-        """The row."""
-        row: str = self._row(one).to_csv(index=False)
-        return row.encode(errors="surrogatepass")
+        """The row; 4.0 is 4, since other rows tell which of them a column has."""
+        row = self._row(one).astype(object).iloc[0]
+        values = [
+            int(value) if isinstance(value, float) and value.is_integer() else value
+            for value in row.tolist()
+        ]
+        return repr(list(zip(row.index, values, strict=True))).encode()
 
     def read(self, one: argparse.Namespace) -> dict[str, Path | None]:
         """The two tables."""
         return {"--table": one.table, "--background": one.background}
 
+    def check_options(self) -> None:
+        """Raises where an option will not do for any row, or the table has other columns."""
+        super().check_options()
+        with _of_table():
+            self.model.columns.values_of(self.table.iloc[0])
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``fwdgrad.explain``, the method among them."""
+        return {**run_options(self.arguments), "method": self._method}
+
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a row, and writes its files where there is an output folder."""
         checkpoint, output = self.check(one), one.output
-        with made_folder(output if one.leads else None):
-            try:
-                results: Any = explain(
-                    self.model,
-                    self._row(one),
-                    self._targets,
-                    method=self._method,
-                    checkpoint=checkpoint,
-                    progress=progress,
-                    name=one.model,
-                    **run_options(one),
-                )
-            except ArgumentError as error:
-                if error.argument != "x":
-                    raise
-                raise ArgumentError("table", *error.args[0].parts[1:]) from None
+
+        def run() -> Any:
+            return explain(
+                self.model,
+                self._row(one),
+                self._targets,
+                method=self._method,
+                checkpoint=checkpoint,
+                progress=progress,
+                name=one.model,
+                **run_options(one),
+            )
+
+        with made_folder(output if one.leads else None), _of_table():
+            results = self.kept_by(checkpoint, one, run)
         if not one.leads:
             return [result.explanation for result in results]
         _tell(results, one, self.model, say)
@@ -130,6 +145,17 @@ class Rows(Kind):
         return [result.explanation for result in results]
 
 
+@contextlib.contextmanager
+def _of_table() -> Iterator[None]:
+    """What is wrong with a row x is wrong with --table."""
+    try:
+        yield
+    except (ArgumentError, ArgumentTypeError) as error:
+        if error.argument != "x":
+            raise
+        raise type(error)("table", *error.args[0].parts[1:]) from None
+
+
 def _tell(
     results: list[TableExplanation], arguments: argparse.Namespace, model: Any, say: Say
 ) -> None:
@@ -141,18 +167,6 @@ def _tell(
             say(line_of(found))
     say_how(results[0].explanation, "row", say)
     say(f"seconds      {results[0].explanation.seconds:.1f}")
-
-
-def _method(arguments: argparse.Namespace) -> Any:
-    """The method with its options; a feature that is out is 0."""
-    name, fields = arguments.method, method_options(arguments)
-    if name == "auto" and fields:
-        name = "coalitions" if "value" in fields else "regions"
-    if name not in ("auto", "coalitions", "regions"):
-        raise ArgumentError(
-            "method", "must be auto, coalitions or regions with ", Option("table"), f", got {name}"
-        )
-    return name if name == "auto" else method_of(name, {**fields, "baseline": 0.0})
 
 
 def _tables(background: Path, row: Path) -> tuple[Any, Any]:
@@ -175,6 +189,10 @@ def _tables(background: Path, row: Path) -> tuple[Any, Any]:
         name: str for name in rows.columns if not pandas.api.types.is_numeric_dtype(rows[name])
     }
     table = read("table", row, dtype=words)
+    for name in table.columns.difference(list(words)):  # a word in a row is of that row alone
+        if not pandas.api.types.is_numeric_dtype(table[name]):
+            numbers = pandas.to_numeric(table[name], errors="coerce").astype(object)
+            table[name] = numbers.where(numbers.notna(), table[name])
     for option, path, found in (("background", background, rows), ("table", row, table)):
         if not len(found):
             raise ArgumentError(option, f"{path} has a header and no rows")

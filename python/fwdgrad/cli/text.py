@@ -21,7 +21,7 @@ from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.advice import advice_for_words
 from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
-from fwdgrad.cli.options import method_of, method_options, run_options
+from fwdgrad.cli.options import in_or_out, method_of, method_options, run_options
 from fwdgrad.cli.output import (
     made_folder,
     say_how,
@@ -49,9 +49,9 @@ class Texts(Kind):
                 raise ArgumentError(name, f"is of photos, and {_given(arguments)} is given")
         if arguments.model is None:
             raise ValueError(
-                f"{_given(arguments)} needs --model: package.module:callable from a list of "
-                "strings to scores, a file that examples/train_sentiment.py wrote, or one of "
-                f"{', '.join(TEXT_MODELS)}"
+                f"{_given(arguments)} needs --model: package.module:callable or file.py:callable "
+                "from a list of strings to scores, a file that examples/train_sentiment.py wrote, "
+                f"or one of {', '.join(TEXT_MODELS)}"
             )
         self.targets = arguments.target or ["auto"]
         if len(self.targets) > 1:
@@ -86,7 +86,10 @@ class Texts(Kind):
         """Explains a text, and writes its files where there is an output folder."""
         run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
         with made_folder(output if one.leads else None):
-            result = run(one.text, self.targets[0], checkpoint=checkpoint, progress=progress)
+            result = self.kept_by(
+                checkpoint, one,
+                lambda: run(one.text, self.targets[0], checkpoint=checkpoint, progress=progress),
+            )  # fmt: skip
         explained = result.explanation
         if not one.leads:
             return [explained]
@@ -123,14 +126,7 @@ def _of_strings(arguments: argparse.Namespace) -> _Run:
     """An own callable of strings."""
     if arguments.answers is not None:
         raise ArgumentError("answers", f"are for a language model, got model {arguments.model!r}")
-    if arguments.method not in ("auto", "regions"):
-        raise ArgumentError(
-            "method",
-            "must be auto or regions for a model of strings, whose words are there or not, got "
-            f"{arguments.method}",
-        )
-    fields = method_options(arguments)
-    method = method_of("regions", {"baseline": 0.0, **fields}) if fields else "auto"
+    method = in_or_out(arguments, "for a model of strings, whose words are there or not")
     if arguments.url is not None:
         return _run(arguments, _served(arguments), method, "auto")
     found = import_named(arguments.model)
@@ -183,13 +179,15 @@ def _of_embeddings(arguments: argparse.Namespace) -> _Run:
     for name in _OF_STRINGS:
         if getattr(arguments, name):
             raise ArgumentError(
-                name, "is of a model of strings: ", Option("model", "package.module:callable")
+                name, "is of a model of strings: ", Option("model", "file.py:callable")
             )
     answers = None if arguments.answers is None else tuple(arguments.answers.split(","))
     try:
         adapter = load_text_model(arguments.model, answers)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}, nor is it package.module:callable") from None
+        raise FileNotFoundError(
+            f"{error}, nor is it package.module:callable or file.py:callable"
+        ) from None
     method, fields, options = arguments.method, method_options(arguments), run_options(arguments)
     if options.pop("workers") is not None and arguments.text is not None:
         raise ArgumentError("workers", "are of several texts where a model takes embeddings")

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.errors import ReliabilityWarning, warn
 from fwdgrad.estimate.moments import Result
 from fwdgrad.plan import Plan, sum_dtype
 from fwdgrad.powers import exponent_of, times_power
+
+_ALIKE = 0.01  # of the scores' range, by which one input's may differ: of roundings
 
 
 def values_of(scores: Any, value: str) -> tuple[Any, Any]:
@@ -63,10 +66,11 @@ def _mean(gains: Any) -> tuple[float, float]:
     return float(there.mean()), float(there.var(ddof=1)) * (1 / len(there) - 1 / len(gains))
 
 
-def of_coalitions(plan: Plan, scores: Tensor) -> list[Result]:
+def of_coalitions(plan: Plan, scores: Tensor, clean: list[float]) -> list[Result]:
     """The map of each target, as ``fwdgrad.estimate.scores.attributions`` gives it."""
     assert plan.labels is not None
     value = getattr(plan.method, "value", "banzhaf")
+    _warn_of_chance(scores[:, 0], clean)
     results = []
     for own in scores[:, 0].unbind(1):
         unit = exponent_of(own.nan_to_num())  # so that differences are in range
@@ -82,3 +86,23 @@ def of_coalitions(plan: Plan, scores: Tensor) -> list[Result]:
             maps.append(wide.to(plan.x.device, sum_dtype(plan.x))[plan.labels])
         results.append((maps[0], maps[1], agreement))
     return results
+
+
+def _warn_of_chance(scores: Tensor, clean: list[float]) -> None:
+    """Warns where the coalition of all features, which is the input, has another score than it.
+
+    Args:
+        scores: float64 (2^K, targets).
+        clean: of the input, for each target.
+    """
+    for own, at_x in zip(scores.unbind(1), clean, strict=True):
+        there, again = own[~own.isnan()], float(own[-1])
+        spread = float(there.max() - there.min()) if len(there) else 0.0
+        if abs(again - at_x) > _ALIKE * spread:
+            warn(
+                f"the model scores the same input {at_x:.4g} and then {again:.4g}: that noise is "
+                "in the map, and no error tells it; Regions, in place of all coalitions, tells it, "
+                "and more samples of Regions lessen it",
+                ReliabilityWarning,
+            )
+            return

@@ -11,45 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fwdgrad.directions import Directions, order_of
 from fwdgrad.estimate.reliability import some
 from fwdgrad.plan import Plan
-from fwdgrad_kernels import Grid, NoiseSpec, expand, hadamard_sums, walsh_hadamard
-
-
-class Directions(NamedTuple):
-    """The directions of a Hadamard group, as indices: those that are used and the others."""
-
-    used: slice | Tensor  # rising; that of draw 0, which has the scores' mean, is always among them
-    spare: slice | Tensor
-    spares: int  # how many
-
-    @classmethod
-    def of(cls, spec: NoiseSpec) -> Directions:
-        """Those of a spec: with an order, what its grid's lines take is used.
-
-        >>> grid = Grid(2, "nearest", order=torch.tensor([5, 3]))
-        >>> found = Directions.of(NoiseSpec((4,), "rademacher", features=grid, design="hadamard"))
-        >>> found.used.tolist(), found.spare.tolist()
-        ([0, 3, 5], [1, 2, 4, 6, 7])
-        """
-        order = _order(spec)
-        if order is None:
-            return cls(slice(spec.draws), slice(spec.draws, None), spec.group - spec.draws)
-        is_used = torch.zeros(spec.group, dtype=torch.bool)
-        is_used[order] = True
-        is_used[0] = True
-        spare = (~is_used).nonzero()[:, 0]
-        return cls(is_used.nonzero()[:, 0], spare, len(spare))
-
-
-def _order(spec: NoiseSpec) -> Tensor | None:
-    order = spec.features.order if isinstance(spec.features, Grid) else None
-    return None if order is None else order.long().cpu()
+from fwdgrad_kernels import NoiseSpec, expand, hadamard_sums, walsh_hadamard
 
 
 def is_alone(plan: Plan) -> bool:
@@ -111,7 +80,7 @@ def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
         known = torch.zeros_like(found)
         known[used] = found[used]
         leaks = walsh_hadamard(walsh_hadamard(known) * walsh_hadamard(even)) / group
-    order = _order(spec)
+    order = order_of(spec)
     lines = None if order is None else tuple(order.tolist())
     variance = float((found - leaks)[spare].mean().clamp(min=0)) * _met_more(
         spec.draws, group, lines

@@ -40,7 +40,7 @@ def attributions(plan: Plan, scores: Tensor, clean: list[float], backend: str) -
         Attribution, standard error and reliability of each.
     """
     if plan.labels is not None:
-        return of_coalitions(plan, scores)
+        return of_coalitions(plan, scores, clean)
     frozen = _frozen(plan)
     return [
         _attribution(plan, found, at_x, frozen, backend)

@@ -62,6 +62,8 @@ def to_shap(explanation: Any, feature_names: Sequence[str] | None = None) -> Any
         ) from None
     data: Any
     names: list[Any] | None
+    if not hasattr(explanation, "scores"):  # shown as a picture, say
+        explanation = getattr(explanation, "explanation", explanation)
     if isinstance(explanation, Explanation):
         whole, names = explanation, None
         values, errors, data = _of_map(explanation)

@@ -66,7 +66,7 @@ METHODS: dict[str, type[Method]] = {
         IntegratedGradients,
     )
 }
-"""By name, which is short for the value with its defaults. The papers are those of the README."""
+"""By name, which is short for the value with its defaults. The papers: docs/papers.md."""
 
 
 def method_of(method: Any) -> Method | None:

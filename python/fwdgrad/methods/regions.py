@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.directions import Directions
 from fwdgrad.errors import ArgumentError, Message, Option, warn
-from fwdgrad.estimate.hadamard import Directions
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur, smallest_cell

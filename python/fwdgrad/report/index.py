@@ -1,9 +1,9 @@
-"""The page of a folder of maps: every one with its class, score and reliability."""
+"""The page of several inputs' maps: every one with its class, score and reliability."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,7 +12,6 @@ from fwdgrad.report.page import MARK
 from fwdgrad.report.style import STYLE
 from fwdgrad.report.text import escape
 
-_SHOWN = ("heatmap{}.png", "words{}.html", "row{}.html")  # what stands beside explanation{}
 _MARKED = re.compile(r'<p class="text".*?</p>|<table>.*?</table>', re.DOTALL)
 _STYLE = """
 body { max-width: 80rem; }
@@ -31,11 +30,11 @@ body { max-width: 80rem; }
 """
 
 
-def index_page(folder: Path, failed: Mapping[str, str]) -> str | None:
-    """A page of all maps in the folders within a folder.
+def index_page(maps: Iterable[Mapping[Path, Path]], failed: Mapping[str, str]) -> str | None:
+    """A page of the maps of several inputs, each in a folder beside it.
 
     Args:
-        folder: with a folder for each input, as ``fwdgrad explain`` writes them.
+        maps: of each input its maps' files, each with its picture or page.
         failed: inputs without a map, and why.
 
     Returns:
@@ -43,10 +42,7 @@ def index_page(folder: Path, failed: Mapping[str, str]) -> str | None:
         refers to nothing else; whatever names and labels contain is escaped. None where there is
         nothing to show.
     """
-    entries = []
-    for one in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if entry := _entry(one):
-            entries.append(entry)
+    entries = [entry for one in maps if (entry := _entry(one))]
     if not (entries or failed):
         return None
     title = f"{len(entries)} explained" + f", {len(failed)} failed" * bool(failed)
@@ -67,21 +63,17 @@ def index_page(folder: Path, failed: Mapping[str, str]) -> str | None:
     )
 
 
-def _entry(folder: Path) -> str:
+def _entry(files: Mapping[Path, Path]) -> str:
     """The maps of an input; nothing where there are none."""
-    figures, name = [], folder.name
-    for saved in sorted(folder.glob("explanation*.safetensors")):
-        ending = saved.stem.removeprefix("explanation")
-        shown = [path for form in _SHOWN if (path := folder / form.format(ending)).exists()]
+    figures, name = [], ""
+    for saved, shown in files.items():
         try:
             found = Explanation.load(saved)
-        except (OSError, ValueError):
+            photo = found.provenance.get("photo")
+            name = str(photo["name"]) if isinstance(photo, dict) else saved.parent.name
+            figures.append(_figure(found, shown, name))
+        except (OSError, ValueError, KeyError):  # deleted since
             continue
-        if not shown:
-            continue
-        photo = found.provenance.get("photo")
-        name = str(photo.get("name", name)) if isinstance(photo, dict) else name
-        figures.append(_figure(found, shown[0], name))
     if not figures:
         return ""
     return f"<li>\n<h2>{escape(name)}</h2>\n{''.join(figures)}</li>\n"

@@ -10,7 +10,7 @@ import torch
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
 
 DEFAULT_BATCH = {"cpu": 256, "cuda": 64}  # samples at most, where nothing is asked for ...
-DEFAULT_BYTES = {"cpu": 2**22, "cuda": 2**30}  # ... and bytes of samples; see CONTRIBUTING
+DEFAULT_BYTES = {"cpu": 2**22, "cuda": 2**30}  # ... and bytes of samples: see docs/decisions
 LARGEST_BATCH = 1024  # what a memory budget may grow a micro-batch to
 
 _UNITS = {"": 1, "B": 1}

@@ -234,7 +234,8 @@ class Others:
             self._link.wait()
         except RuntimeError as error:
             if not self._is_over:
-                self._word = _ended(0, error)
+                # Also where torchrun, which sees it as well, interrupts this one before it is told.
+                self._word, self._is_failure = _ended(0, error), True
                 self._heard.put((FAILED, None))
 
     def _next(self) -> tuple[int, Any]:
