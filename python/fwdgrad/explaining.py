@@ -277,6 +277,8 @@ def explanations(
             chosen, why = choose(x)
         number: Any = None if auto else n_samples
         most = auto.max_samples if auto else None
+        if auto is not None:
+            auto.check_method(chosen)
         request = Request(number, features_of(features), seed, most=most)
         plan = chosen.plan(x, request)
         outcome = run(plan, model, objective, targets, how, at_input, about, auto)

@@ -256,7 +256,10 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_objective(options.get("objective", "auto"))
     seed = check_integer("seed", options.get("seed", 0), 0, 2**64 - 1)
     asked = options.get("n_samples")
-    if AutoSamples.of(asked, options.get("reliability"), options.get("max_samples")) is None:
+    auto = AutoSamples.of(asked, options.get("reliability"), options.get("max_samples"))
+    if auto is not None and method is not None:
+        auto.check_method(method)
+    if auto is None:
         is_paired = getattr(method, "antithetic", False) is True
         Request(asked, seed=seed).count(1, is_paired)
     if options.get("device") is not None:

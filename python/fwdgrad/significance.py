@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_choice, check_number
+from fwdgrad.directions import Directions
 from fwdgrad.errors import ArgumentError, Message, Option, ReliabilityWarning, warn
-from fwdgrad.estimate.hadamard import Directions, is_told_by_spare
+from fwdgrad.estimate.hadamard import is_told_by_spare
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
 from fwdgrad.methods.coalitions import MOST

@@ -76,6 +76,7 @@ class Method:
     name: ClassVar[str]
     line: ClassVar[str]  # what it is, in a line
     source: ClassVar[str]  # the paper and its equation
+    grows: ClassVar[bool] = False  # whether its map can be of more and more samples of one plan
 
     def plan(self, x: Tensor, request: Request) -> Plan:
         """The run that explains an input.

@@ -74,6 +74,7 @@ class ForwardGradient(Method):
     name = "forward-gradient"
     line = "the smoothed gradient from forward calls alone, plain or blockwise"
     source = "FG equations 2 and 6"
+    grows = True
 
     scale: float | Tensor | AdaptiveScale | None = None
     distribution: str | None = None

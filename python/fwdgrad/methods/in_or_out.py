@@ -41,6 +41,8 @@ class InOrOut(Method):
         Regions(baseline=0.0, cell='auto', antithetic=True, axes=None, directions=None)
     """
 
+    grows = True
+
     pairs: bool = False
     least: int = 0
 

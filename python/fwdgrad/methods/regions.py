@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.directions import Directions
 from fwdgrad.errors import ArgumentError, Message, Option, warn
-from fwdgrad.estimate.hadamard import Directions
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur, smallest_cell
@@ -72,6 +72,7 @@ class Regions(Method):
     name = "regions"
     line = "what each region adds to the score, from few forward calls"
     source = "FG equation 2 on a mask"
+    grows = True
 
     baseline: str | float | Tensor = "blur"
     cell: int | str = "auto"
@@ -146,6 +147,12 @@ class Regions(Method):
         group = self.directions
         if isinstance(features, Grid) and _is_drawn(features, tuple(x.shape)):
             features, group = self._drawn(features, x, samples, request)
+        elif group is not None:
+            raise ArgumentError(
+                "directions",
+                f"must be None but for cells with smooth borders, of a picture or a volume, got "
+                f"{group}",
+            )
         plan = Plan(
             method=dataclasses.replace(self, cell=cell, directions=group),
             x=x,

@@ -14,6 +14,7 @@ from typing import Any
 from fwdgrad.checks import check_integer, check_no_array, check_number
 from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.estimate.moments import Result
+from fwdgrad.methods.base import Method
 from fwdgrad.outputs import told
 from fwdgrad.plan import Plan
 
@@ -69,19 +70,22 @@ class AutoSamples:
         most = check_integer("max_samples", self.max_samples, 1)
         object.__setattr__(self, "max_samples", most)
 
-    def check(self, plan: Plan) -> None:
-        """Raises where a plan's samples cannot go on until its map is sure, or not at all."""
-        name = plan.method.name
-        if plan.gradient != "forward" or plan.path is not None or plan.parameters is not None:
+    def check_method(self, method: Method) -> None:
+        """Raises where a method's map cannot be of more and more samples of one plan."""
+        if not method.grows:
             raise ArgumentError(
                 "n_samples",
-                f"'auto' is of methods from forward calls alone, got {name}; give a number, or ",
-                Option("method", "regions"),
+                "must be a number or left out with ",
+                Option("method", method.name),
+                ", got 'auto', which regions, coalitions and forward-gradient take",
             )
+
+    def check_plan(self, plan: Plan) -> None:
+        """Raises where the first look takes more samples than there may be."""
         if plan.n_samples > self.max_samples:
             raise ArgumentError(
                 "max_samples",
-                f"must be at least {plan.n_samples}, the fewest that {name} takes here, got "
+                f"must be at least {plan.n_samples}, the fewest that {plan.method.name} takes here, got "
                 f"{self.max_samples}",
             )
 

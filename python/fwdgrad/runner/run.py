@@ -98,7 +98,7 @@ def run(
     backend = backend_for(plan.x.device, settings.backend)
     forward = plan.gradient == "forward"
     if auto is not None:
-        auto.check(plan)
+        auto.check_plan(plan)
     known = {} if auto is None else {"n_samples": "auto"}  # a surer run goes on from its file
     # No tensor made in inference mode may have a gradient.
     mode: Any = contextlib.nullcontext() if forward else torch._C._InferenceMode(False)
