@@ -189,8 +189,8 @@ def explain_text(
     (explanation,) = explanations(
         forward, x, [target], method=_with_noise(method, noise), objective=objective,
         n_samples=n_samples, reliability=reliability, max_samples=max_samples, seed=seed,
-        batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name, group=group,
-        backend=backend,
+        batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
+        group=group, backend=backend,
     )  # fmt: skip
     scores, errors = _reduced(explanation, encoded, reduce)
     result = TextExplanation(

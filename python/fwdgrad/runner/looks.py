@@ -85,8 +85,8 @@ class AutoSamples:
         if plan.n_samples > self.max_samples:
             raise ArgumentError(
                 "max_samples",
-                f"must be at least {plan.n_samples}, the fewest that {plan.method.name} takes here, got "
-                f"{self.max_samples}",
+                f"must be at least {plan.n_samples}, the fewest that {plan.method.name} takes "
+                f"here, got {self.max_samples}",
             )
 
     def most(self, plan: Plan) -> int:
