@@ -1,7 +1,11 @@
 """n_samples="auto": as many samples as make the map sure."""
 
+import contextlib
 import dataclasses
+import io
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +21,7 @@ from fwdgrad import (
     NoiseGrad,
     Regions,
     SmoothGrad,
+    cli,
     explain_many,
 )
 from fwdgrad.adapters.strings import TextModel
@@ -286,7 +291,6 @@ BAD = [
         {"n_samples": None, "reliability": None, "max_samples": 9},
         "max_samples needs n_samples='auto', got n_samples=None",
     ),
-    ({"n_samples": "many"}, "n_samples must be a number or 'auto', got 'many'"),
     ({"method": "gradient"}, "n_samples must be a number or left out with method='gradient'"),
     ({"method": SmoothGrad(0.1)}, "n_samples must be a number or left out with method='smooth"),
     ({"method": IntegratedGradients()}, "n_samples must be a number or left out with method='int"),
@@ -304,6 +308,10 @@ def test_bad_values(options, message):
 def test_bad_types():
     with pytest.raises(ArgumentTypeError, match="reliability must be a number, got str 'high'"):
         explain(reliability="high")
+    with pytest.raises(
+        ArgumentTypeError, match="n_samples must be an integer or 'auto', got 'all'"
+    ):
+        explain(n_samples="all", reliability=None)
     with pytest.raises(ArgumentTypeError, match="max_samples must be an integer"):
         explain(max_samples=5.5)
 
@@ -342,3 +350,89 @@ def test_the_error_of_any_number_of_groups_is_that_over_seeds(groups):
     assert float(said / maps.std(0).square().mean().sqrt()) == pytest.approx(1, abs=0.15)
     repeats = (torch.corrcoef(maps.flatten(1)).sum() - 20) / 380
     assert sum(run.reliability for run in runs) / 20 == pytest.approx(float(repeats), abs=0.03)
+
+
+# ---- the command line --------------------------------------------------------------------------
+
+OWN = """
+import torch
+
+
+def corner(batch):
+    light = batch[:, :, :8, :8].double().mean((1, 2, 3))
+    return torch.stack([0 * light, 4 * light], 1)
+
+
+def scores(texts):
+    return [[float(len(text)), 9.0 * text.count("good")] for text in texts]
+
+
+def price(rows):
+    return rows["age"] + 5.0 * (rows["town"] == "Ulm")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN)
+    Path("ages.csv").write_text("age,town\n30,Ulm\n50,Bonn\n")
+    for name in ("one", "two"):
+        image.effect_noise((20, 20), 60).convert("RGB").save(f"{name}.png")
+    yield
+    sys.modules.pop("own", None)
+
+
+def said(*line):
+    """The exit status of fwdgrad explain, and what it said of the samples."""
+    given = ["explain", *line, "--samples", "auto", "--no-progress", "--no-evidence"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = cli.main(given)
+    lines = [one for one in out.getvalue().splitlines() if "samples" in one]
+    return status, lines
+
+
+PHOTO = ["--model", "own.py:corner", "--size", "16", "--baseline", "grey"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_command_line_says_after_how_many_it_stopped(folder, capsys):
+    status, (line,) = said("one.png", *PHOTO, "--reliability", "0.8", "--max-samples", "999")
+    e = Explanation.load("one-explanation/explanation.safetensors")
+    assert status == 0
+    told = f"samples      128, reliability {e.reliability:.3g} reached 0.8, and 1 forward call on"
+    assert line.startswith(told)
+    assert e.provenance["request"]["n_samples"] == "auto"
+    assert e.provenance["n_samples"].endswith("after 128 of at most 999")
+    status, lines = said("one.png", "two.png", *PHOTO, "--output", "both")
+    assert status == 0
+    assert [line.rpartition("reliability ")[2][4:] for line in lines] == [
+        f" after 128 samples, both/{name}" for name in ("one", "two")
+    ]
+    words = ["--text", "a good film of seven words", "--model", "own.py:scores"]
+    assert "64, reliability 1 reached 0.9, and" in said(*words)[1][0]
+    row = ["--table", "ages.csv", "--background", "ages.csv", "--model", "own.py:price"]
+    status, lines = said(*row, "--output", "rows")
+    assert (status, ["after 4 samples" in line for line in lines]) == (0, [True, True])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-samples", "9"], "--max-samples must be at least 128, the fewest that regions"),
+        (["--reliability", "2"], "--reliability must be between 0 and 1, got 2"),
+        (["--samples", "64", "--max-samples", "99"], "--max-samples needs --samples auto, got n_"),
+    ],
+)
+def test_bad_values_on_the_command_line(options, message, folder, capsys):
+    assert cli.main(["explain", "one.png", *PHOTO, "--samples", "auto", *options]) == 1
+    assert capsys.readouterr().err.startswith(f"fwdgrad: error: {message}")
+
+
+def test_samples_are_a_number_or_auto(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["explain", "one.png", "--samples", "some"])
+    assert "argument --samples: must be a number or auto, got 'some'" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fwdgrad.checks import check_integer, check_no_array, check_number
-from fwdgrad.errors import ArgumentError, Option
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
 from fwdgrad.estimate.moments import Result
 from fwdgrad.methods.base import Method
 from fwdgrad.outputs import told
@@ -54,7 +54,7 @@ class AutoSamples:
         if isinstance(n_samples, str):
             if n_samples != "auto":
                 shown = told(repr(n_samples), 80)
-                raise ArgumentError("n_samples", f"must be a number or 'auto', got {shown}")
+                raise ArgumentTypeError("n_samples", f"must be an integer or 'auto', got {shown}")
             return cls(**given)
         for name in given:
             auto = Option("n_samples", "auto")
