@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fwdgrad_kernels import Grid, NoiseSpec
+from fwdgrad_kernels import Elements, NoiseSpec
 
 
 class Directions(NamedTuple):
@@ -25,6 +25,7 @@ class Directions(NamedTuple):
         What few neighbours do together falls among the directions before the first one that is
         used (``fwdgrad.methods.directions``): those err more, and do not tell.
 
+        >>> from fwdgrad_kernels import Grid
         >>> grid = Grid(2, "nearest", order=torch.tensor([5, 3]))
         >>> found = Directions.of(NoiseSpec((4,), "rademacher", features=grid, design="hadamard"))
         >>> found.used.tolist(), found.spare.tolist(), found.telling.tolist()
@@ -43,6 +44,6 @@ class Directions(NamedTuple):
 
 
 def order_of(spec: NoiseSpec) -> Tensor | None:
-    """The draws that the lines of a spec's grid take, int64 on the CPU; None without an order."""
-    order = spec.features.order if isinstance(spec.features, Grid) else None
+    """The draws that lines of a spec's grid, or labels, take, int64 on the CPU; None: all do."""
+    order = None if isinstance(spec.features, Elements) else spec.features.order
     return None if order is None else order.long().cpu()

@@ -159,7 +159,7 @@ class Regions(Method):
             gradient="forward",
             samples=samples,
             seed=request.seed,
-            spec=hadamard_spec(x, features, 0.5, request.seed, self.antithetic),
+            spec=hadamard_spec(x, features, 0.5, request.seed, samples, self.antithetic),
             features=request.features,
             antithetic=self.antithetic,
             baseline=baseline,
