@@ -85,9 +85,9 @@ def test_a_linear_score_is_sure_at_once():
     assert (e.n_samples, e.method) == (128, Regions(0.0, cell=5, directions=128))
 
 
-@pytest.mark.filterwarnings("ignore::fwdgrad.ReliabilityWarning")
 def test_noise_never_is():
-    e = explain(erratic, max_samples=700)
+    with pytest.warns(fwdgrad.ReliabilityWarning, match="would leave less|more max_samples"):
+        e = explain(erratic, max_samples=700)
     assert e.n_samples == 640
     assert e.provenance["n_samples"].endswith("< 0.97 after 640 of at most 700")
 
@@ -175,6 +175,13 @@ def test_whole_units_of_any_plan(options, first):
     e = explain(**options, max_samples=first)
     assert e.n_samples == first
     assert_same_bits(fwdgrad.explain(curved, e.input, **e.settings), e)
+
+
+def test_features_have_a_group_of_twice_their_size_where_there_may_be_so_many():
+    """As a number of samples that it may come to has it, whatever it stops at."""
+    e = explain(linear, features=BLOCKS.expand(3, 32, 32))
+    assert (e.n_samples, plan_again(e).spec.group) == (256, 256)  # 64 features
+    assert_same_bits(fwdgrad.explain(linear, e.input, **e.settings), e)
 
 
 @pytest.mark.parametrize("call", [3, 9, 20])
@@ -308,9 +315,7 @@ def test_bad_values(options, message):
 def test_bad_types():
     with pytest.raises(ArgumentTypeError, match="reliability must be a number, got str 'high'"):
         explain(reliability="high")
-    with pytest.raises(
-        ArgumentTypeError, match="n_samples must be an integer or"
-    ):
+    with pytest.raises(ArgumentTypeError, match="n_samples must be an integer or"):
         explain(n_samples="all", reliability=None)
     with pytest.raises(ArgumentTypeError, match="max_samples must be an integer"):
         explain(max_samples=5.5)

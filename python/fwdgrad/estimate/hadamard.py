@@ -7,9 +7,9 @@ a draw also leaks into others: by how much, is known. Groups have signs of their
 independently: by the mean of what their directions tell, over their number. Samples of another
 group that was begun err as much again, and by the leaks of any score there.
 
-Where features have chosen directions (``fwdgrad.methods.directions``) that is the error of any
-number of groups. Of others, whose interactions pile up on a few features, it is that of less than
-two: from then on two halves of the run tell it.
+Of cells with chosen directions (``fwdgrad.methods.directions``), many of which act together, that
+is the error of any number of groups. Of other features it is that of less than two: from then on
+the groups differ for each feature by its own error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from fwdgrad.directions import Directions, order_of
 from fwdgrad.estimate.reliability import some
 from fwdgrad.plan import Plan
-from fwdgrad_kernels import NoiseSpec, expand, hadamard_sums, walsh_hadamard
+from fwdgrad_kernels import Grid, NoiseSpec, expand, hadamard_sums, walsh_hadamard
 
 
 def is_told_by_spare(plan: Plan) -> bool:
@@ -32,7 +32,8 @@ def is_told_by_spare(plan: Plan) -> bool:
     spec = plan.spec
     if spec is None or spec.design != "hadamard" or spec.block is not None:
         return False
-    few = plan.samples < 2 * plan.unit or order_of(spec) is not None
+    is_of_cells = isinstance(spec.features, Grid) and spec.features.order is not None
+    few = plan.samples < 2 * plan.unit or is_of_cells
     return few and plan.unit == spec.group and spec.draws > 1 and Directions.of(spec).tellings > 0
 
 

@@ -34,7 +34,7 @@ class Request:
         is_random: whether samples differ by more than a method's own noise.
         most: of a run that goes on with more samples of the same plan until its map is sure:
             perturbed inputs at most. The plan is of those of its first look, 128 or one unit of
-            samples that depend on one another.
+            samples that depend on one another, of a group as for so many.
     """
 
     n_samples: int | None = None

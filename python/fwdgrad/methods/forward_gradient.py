@@ -146,8 +146,9 @@ class ForwardGradient(Method):
             scale = 0.5 if self.scale is None else self.scale  # of x - baseline
         assert self.distribution is not None
         if self.design == "hadamard":
+            most = request.most or samples  # of one group, however many are taken
             spec = hadamard_spec(
-                x, features, scale, request.seed, samples, self.antithetic, self.block
+                x, features, scale, request.seed, most, self.antithetic, self.block
             )
         else:
             shape = tuple(x.shape)

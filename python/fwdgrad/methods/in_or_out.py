@@ -26,7 +26,8 @@ class InOrOut(Method):
     Both are of the Banzhaf value: the first is exact, the second estimates it. In pairs of opposite
     samples what two words do together cancels out of the score of each: on reviews of 40 words,
     scores of 128 samples in pairs correlate .99 with those of 4,096, and without .97. Fewer pairs
-    than words, though, cannot tell the words apart, and do far worse than single samples.
+    than words, though, cannot tell the words apart, and do far worse than single samples. A run
+    that takes as many samples as make its map sure begins with 128, and chooses as for these.
 
     Args:
         pairs: whether samples come in pairs where there are enough of them.

@@ -153,13 +153,14 @@ class Regions(Method):
                 f"must be None but for cells with smooth borders, of a picture or a volume, got "
                 f"{group}",
             )
+        most = request.most or samples  # of one group, however many are taken
         plan = Plan(
             method=dataclasses.replace(self, cell=cell, directions=group),
             x=x,
             gradient="forward",
             samples=samples,
             seed=request.seed,
-            spec=hadamard_spec(x, features, 0.5, request.seed, samples, self.antithetic),
+            spec=hadamard_spec(x, features, 0.5, request.seed, most, self.antithetic),
             features=request.features,
             antithetic=self.antithetic,
             baseline=baseline,
