@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-DPI, COLOURS = 72, 128  # of a figure: small files, which are committed
+DPI = 72  # of a figure: small files, which are committed
 
 
 def outputs_of(notebook: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], list[Any]]]:
@@ -47,14 +47,14 @@ def outputs_of(notebook: dict[str, Any], name: str) -> Iterator[tuple[dict[str, 
 def figures() -> Iterator[dict[str, Any]]:
     """The figures that are open, as outputs; they are closed."""
     import matplotlib.pyplot as plt
-    from PIL import Image
 
     for number in plt.get_fignums():
-        drawn, small = io.BytesIO(), io.BytesIO()
-        plt.figure(number).savefig(drawn, format="png", dpi=DPI, bbox_inches="tight")
-        Image.open(drawn).convert("RGB").quantize(COLOURS).save(small, "PNG", optimize=True)
+        drawn = io.BytesIO()
+        plt.figure(number).savefig(
+            drawn, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None}
+        )
         data = {
-            "image/png": base64.b64encode(small.getvalue()).decode(),
+            "image/png": base64.b64encode(drawn.getvalue()).decode(),
             "text/plain": ["a figure"],
         }
         yield {"data": data, "metadata": {}, "output_type": "display_data"}
