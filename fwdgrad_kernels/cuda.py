@@ -98,12 +98,21 @@ def _is_placed(geometry: Geometry) -> bool:
     return geometry.blocked or bool(geometry.jitters) or rows
 
 
-def _stride(geometry: Geometry) -> int:
-    """Words of a sample in the table of draws; 0 where elements have a draw each."""
+def _are_signs(geometry: Geometry) -> bool:
+    return DISTRIBUTIONS[geometry.distribution] == "rademacher"
+
+
+def _stride(geometry: Geometry, ordered: bool = False) -> int:
+    """Words of a sample in the table of draws; 0 where elements have a draw each.
+
+    Args:
+        geometry: of the spec.
+        ordered: whether of the table of those that a grid's lines take.
+    """
     if geometry.elementwise:
         return 0
-    signs = DISTRIBUTIONS[geometry.distribution] == "rademacher"
-    return 4 * -(-geometry.draws // (128 if signs else 4))
+    count = geometry.lines if ordered else geometry.draws
+    return 4 * -(-count // (128 if _are_signs(geometry) else 4))
 
 
 def _drawn(
@@ -117,6 +126,20 @@ def _drawn(
     table = torch.empty(count * stride + 1, dtype=torch.int32, device=like.device)
     module.draw(address(table), stride, spec, first, count, score, *_where(like))
     return table
+
+
+def _reordered(
+    drawn: Tensor, stride: int, geometry: Geometry, order: Tensor, count: int
+) -> tuple[Tensor, int]:
+    """The table of the draws that a grid's lines take, and its words of a sample."""
+    assert module is not None
+    words = _stride(geometry, ordered=True)
+    table = torch.empty(count * words + 1, dtype=torch.int32, device=drawn.device)
+    module.reorder(
+        address(table), words, address(drawn), stride, address(order), geometry.lines, count,
+        _are_signs(geometry), *_where(drawn),
+    )  # fmt: skip
+    return table, words
 
 
 def perturb_(
@@ -142,6 +165,7 @@ def perturb_(
     count, planes = out.shape[0] // (2 if pairs else 1), interleaved(out)
     geometry, kind = Geometry(*spec), DTYPES.index(x.dtype)
     stride = _stride(geometry)
+    order = None if geometry.labelled else labels
     if bounds is not None:
         scale_map = torch.empty_like(x, dtype=bounds.dtype)
         pixels = geometry.height * geometry.width
@@ -156,13 +180,15 @@ def perturb_(
         needed = held is not None or _is_placed(geometry)
         placed = _placed(spec, first + base if needed else None, some, out)
         before = _placed(spec, None if held is None else held + base, some, out)
-        drawn = _drawn(spec, first + base, some, stride, out)
+        drawn, words = _drawn(spec, first + base, some, stride, out), stride
+        if drawn is not None and order is not None:
+            drawn, words = _reordered(drawn, stride, geometry, order, some)
         module.perturb(
             address(out[base:]),
             address(x),
             address(scale_map),
             address(drawn),
-            stride,
+            words,
             address(placed),
             address(before),
             address(baseline),

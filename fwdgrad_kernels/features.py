@@ -33,12 +33,45 @@ class View(NamedTuple):
     jitters: bool = False
     labels: int = 0  # how many; element e has the label mask[e // inner % period]
     inner: int = 1
-    period: int = 1
+    period: int = 1  # -1 where a grid has an order: then labels is how many draws there are
 
     @property
     def sides(self) -> tuple[int, int, int]:
         """Depth, height and width."""
         return self.depth, self.height, self.width
+
+
+def grid_lines(length: int, cell: int, linear: bool, jitters: bool) -> int:
+    """How many lines of draws an axis has: the twin of grid_length in draws.h."""
+    if cell == 1 or length == 0:
+        return length
+    last = length - 1 + (cell - 1 if jitters else 0)
+    return ((2 * last + 3 * cell) // (2 * cell) if linear else last // cell) + 1
+
+
+def grid_of(view: View) -> tuple[int, int, int, int]:
+    """What takes a sample's draws: planes, layers, rows and columns of the grid of cells."""
+    if view.labels and view.period >= 0:
+        return 1, 1, 1, view.labels
+    layers, rows, columns = (
+        grid_lines(length, cell, view.linear, view.jitters)
+        for length, cell in zip(view.sides, view.cells, strict=True)
+    )
+    return (min(view.leading, 1) if view.shared else view.leading), layers, rows, columns
+
+
+def _integers(name: str, given: object) -> Tensor:
+    """Integers that were given as a tensor or an array."""
+    if isinstance(given, np.ndarray):
+        given = torch.from_numpy(given)
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} must be a tensor of integers, got {type(given).__name__}")
+    check_memory(name, given)
+    if given.is_meta or isinstance(given, FakeTensor):
+        raise ValueError(f"{name} must have values, got a meta or fake tensor")
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integers, got {given.dtype}; {name}.long() makes them")
+    return given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +89,7 @@ class Elements:
         return View(math.prod(shape[:-2]), 1, shape[-2] if len(shape) > 1 else 1, shape[-1])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Grid:
     """Draws live on a grid of cells over the trailing one, two or three axes.
 
@@ -69,6 +102,10 @@ class Grid:
             no border of cells shows in a sum over many. Else the grid starts with the input, needs
             fewer draws, and a feature is the same place in all samples.
         share_channels: all axes before those of the grid take the same draws.
+        order: which draw each line of the grid takes, (K,) distinct integers from 0 on, on the
+            input's device: that of line k in raster order is ``order[k]``. There are as many draws
+            as the highest says; those of no line move nothing. It is kept as a copy. None is
+            0 .. K - 1.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -79,12 +116,17 @@ class Grid:
         4
         >>> NoiseSpec((3, 8, 8), features=Grid(4, "nearest", share_channels=False)).draws
         12
+        >>> order = torch.tensor([3, 5, 6, 0])  # of a Hadamard design's 8 directions
+        >>> ordered = NoiseSpec((3, 8, 8), features=Grid(4, "nearest", order=order))
+        >>> ordered.grid, ordered.draws
+        ((1, 1, 2, 2), 7)
     """
 
     cell: int | tuple[int, ...]
     interpolation: str = "linear"
     jitter: bool = False
     share_channels: bool = True
+    order: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Checks what can be checked without an input."""
@@ -103,6 +145,50 @@ class Grid:
         for name in ("jitter", "share_channels"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.order is not None:
+            self._keep_order(_integers("order", self.order))
+
+    def _keep_order(self, order: Tensor) -> None:
+        if self.jitter:
+            raise ValueError("order must be None with jitter=True, got a tensor")
+        if order.dim() != 1 or not len(order):
+            raise ValueError(
+                f"order must have one axis, a draw for each line, got {tuple(order.shape)}"
+            )
+        drawn = order.long().sort().values
+        if int(drawn[0]) < 0 or int(drawn[-1]) >= 2**31 - 1:
+            bad = int(drawn[0] if int(drawn[0]) < 0 else drawn[-1])
+            raise ValueError(f"order must have draws from 0 to {2**31 - 2}, got {bad}")
+        twice = drawn[1:][drawn[1:] == drawn[:-1]]
+        if len(twice):
+            raise ValueError(f"order must have distinct draws, got {int(twice[0])} twice")
+        object.__setattr__(self, "order", order.detach().to(torch.int32, copy=True).contiguous())
+
+    def __repr__(self) -> str:
+        """In one line, whatever the length of the order."""
+        names = ("cell", "interpolation", "jitter", "share_channels")
+        shown = [f"{name}={getattr(self, name)!r}" for name in names]
+        if self.order is not None:
+            shown.append(f"order=<{len(self.order)} draws>")
+        return f"Grid({', '.join(shown)})"
+
+    def _plain(self) -> tuple[object, ...]:
+        count = None if self.order is None else len(self.order)
+        return self.cell, self.interpolation, self.jitter, self.share_channels, count
+
+    def __eq__(self, other: object) -> bool:
+        """Equal where all options are."""
+        if not isinstance(other, Grid):
+            return NotImplemented
+        if self._plain() != other._plain():
+            return False
+        if self.order is None or other.order is None:
+            return True
+        return torch.equal(self.order, other.order.to(self.order.device))
+
+    def __hash__(self) -> int:
+        """Of all but the order, of which there is the length."""
+        return hash((Grid, self._plain()))
 
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A cell's size on each of the grid's axes, which are the input's last."""
@@ -143,7 +229,16 @@ class Grid:
         divides = max(cells) > 1
         linear = divides and self.interpolation == "linear"
         jitters = divides and self.jitter
-        return View(leading, depth, height, width, cells, linear, shared, jitters)
+        view = View(leading, depth, height, width, cells, linear, shared, jitters)
+        if self.order is None:
+            return view
+        lines = math.prod(grid_of(view))
+        if len(self.order) != lines:
+            raise ValueError(
+                f"order must have a draw for each of the grid's {lines} lines, got "
+                f"{len(self.order)}"
+            )
+        return view._replace(labels=int(self.order.max()) + 1, period=-1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -170,19 +265,14 @@ class Labels:
 
     mask: Tensor
     count: int = dataclasses.field(init=False)
+    order: Tensor | None = dataclasses.field(init=False, default=None)
+    """Which draw each label takes; None: the one of its number."""
+    own: Labels | None = dataclasses.field(init=False, default=None)
+    """The labels as they were, where they take other draws."""
 
     def __post_init__(self) -> None:
         """Checks the labels."""
-        mask: object = self.mask
-        if isinstance(mask, np.ndarray):
-            mask = torch.from_numpy(mask)
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"mask must be a tensor of integers, got {type(mask).__name__}")
-        check_memory("mask", mask)
-        if mask.is_meta or isinstance(mask, FakeTensor):
-            raise ValueError("mask must have values, got a meta or fake tensor")
-        if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
-            raise TypeError(f"mask must hold integers, got {mask.dtype}; mask.long() makes them")
+        mask = _integers("mask", self.mask)
         if not mask.numel():
             raise ValueError(f"mask must have a label for every element, got {tuple(mask.shape)}")
         found = mask.long().unique()
@@ -198,21 +288,28 @@ class Labels:
         object.__setattr__(self, "mask", mask.detach().to(torch.int32, copy=True).contiguous())
         object.__setattr__(self, "count", len(found))
 
-    def without_draw_0(self) -> Labels:
-        """The same labels with the draws 1 .. K: draw 0 is no element's.
+    def taking(self, order: Tensor) -> Labels:
+        """The same labels, of which label k takes draw ``order[k]``, as the lines of a grid may.
 
         In a Hadamard design draw 0 has one sign in all samples of a group, so without antithetic
         pairs what it adds to a score is not told from the score's mean.
 
+        Args:
+            order: (K,) distinct integers from 0 on.
+
         Example:
             >>> from fwdgrad_kernels import NoiseSpec
-            >>> labels = Labels(torch.tensor([0, 1, 1])).without_draw_0()
+            >>> labels = Labels(torch.tensor([0, 1, 1])).taking(torch.tensor([2, 1]))
             >>> NoiseSpec((3,), "rademacher", features=labels, design="hadamard").draws
             3
+            >>> labels.mask.tolist(), labels.own.mask.tolist()
+            ([2, 1, 1], [0, 1, 1])
         """
-        other = copy.copy(self)
-        object.__setattr__(other, "mask", self.mask + 1)
-        object.__setattr__(other, "count", self.count + 1)
+        other, order = copy.copy(self), order.to(self.mask.device, torch.int32)
+        object.__setattr__(other, "mask", order[self.mask.long()])
+        object.__setattr__(other, "count", int(order.max()) + 1)
+        object.__setattr__(other, "order", order)
+        object.__setattr__(other, "own", self)
         return other
 
     def __repr__(self) -> str:

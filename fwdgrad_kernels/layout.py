@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fwdgrad_kernels.features import View
-from fwdgrad_kernels.spec import NoiseSpec, grid_of
+from fwdgrad_kernels.features import View, grid_of
+from fwdgrad_kernels.spec import NoiseSpec
 
 
 class Geometry(NamedTuple):
@@ -61,20 +61,30 @@ class Geometry(NamedTuple):
         return max(cells) == 1 and not self.labels and not (self.shared and self.leading > 1)
 
     @property
-    def _draws(self) -> tuple[int, int, int, int]:
+    def labelled(self) -> bool:
+        """Whether elements have labels; else these are the order of a grid's draws."""
+        return self.labels > 0 and self.period >= 0
+
+    @property
+    def _lines(self) -> tuple[int, int, int, int]:
         cells = self.cell_depth, self.cell_height, self.cell_width
         flags = bool(self.linear), bool(self.shared), bool(self.jitters)
-        return grid_of(View(*self[:4], cells, *flags, self.labels))
+        return grid_of(View(*self[:4], cells, *flags, self.labels, self.inner, self.period))
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Layers, rows and columns of the grid of draws."""
-        return self._draws[1:]
+        """Layers, rows and columns of the grid of cells."""
+        return self._lines[1:]
 
     @property
     def draws(self) -> int:
         """K, how many independent draws a sample has."""
-        return math.prod(self._draws)
+        return self.labels or self.lines
+
+    @property
+    def lines(self) -> int:
+        """How many lines of a grid, labels or elements take them."""
+        return math.prod(self._lines)
 
     @property
     def shift_ranges(self) -> tuple[int, int, int]:

@@ -191,6 +191,8 @@ def spread(spec: NoiseSpec, values: Tensor, first: int) -> Tensor:
         index = torch.arange(spec.numel, device=values.device)
         labels = labels[index // spec.view.inner % spec.view.period]
         return values[:, labels].reshape(count, *spec.shape)
+    order = spec.order_on(values.device)
+    values = values if order is None else values[:, order]
     samples = _samples(first, count, values.device)
     grid = values.reshape(count, *spec.grid)
     for axis, shift in enumerate(_shifts(spec, samples)):
@@ -260,7 +262,7 @@ def perturb(
 
 
 def expand(spec: NoiseSpec, values: Tensor, first: int, squared: bool) -> Tensor:
-    """Phi values, as the grid of a sample lies: (K,) to (planes, depth, height, width).
+    """Phi values, as the grid of a sample lies: of its lines to (planes, depth, height, width).
 
     Or by the squares of its weights. One axis after the other: the weights are products of theirs.
     """

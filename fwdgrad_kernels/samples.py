@@ -202,7 +202,8 @@ class Perturber:
                     f"scale must be on x's device {x.device}, got {self.scale_map.device}; "
                     "make the spec with scale.to(x.device)"
                 )
-        self.labels = spec.labels_on(x.device)
+        labels = spec.labels_on(x.device)
+        self.labels = spec.order_on(x.device) if labels is None else labels
         self.bounds, self.rule = None, [0.0] * 6
         if isinstance(spec.scale, AdaptiveScale):
             self.bounds = _bounds(spec.scale, spec, x)

@@ -19,7 +19,7 @@ from fwdgrad_kernels.checks import (
     check_memory,
     check_writable,
 )
-from fwdgrad_kernels.features import Elements, Features, Grid, Labels, View
+from fwdgrad_kernels.features import Elements, Features, Grid, Labels, View, grid_of
 from fwdgrad_kernels.scale import AdaptiveScale
 
 DISTRIBUTIONS = ("normal", "cauchy", "hyperbolic", "logistic", "uniform", "rademacher")
@@ -46,25 +46,6 @@ def first_outside(tensor: Tensor, good: Tensor) -> tuple[int, float] | None:
         return None
     index = int((~good).flatten().nonzero()[0])
     return index, tensor.flatten()[index].item()
-
-
-def grid_lines(length: int, cell: int, linear: bool, jitters: bool) -> int:
-    """How many lines of draws an axis has: the twin of grid_length in draws.h."""
-    if cell == 1 or length == 0:
-        return length
-    last = length - 1 + (cell - 1 if jitters else 0)
-    return ((2 * last + 3 * cell) // (2 * cell) if linear else last // cell) + 1
-
-
-def grid_of(view: View) -> tuple[int, int, int, int]:
-    """The shape of a sample's draws: planes, layers, rows and columns of the grid of cells."""
-    if view.labels:
-        return 1, 1, 1, view.labels
-    layers, rows, columns = (
-        grid_lines(length, cell, view.linear, view.jitters)
-        for length, cell in zip(view.sides, view.cells, strict=True)
-    )
-    return (min(view.leading, 1) if view.shared else view.leading), layers, rows, columns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,9 +101,9 @@ class NoiseSpec:
     view: View = dataclasses.field(init=False, repr=False)
     """The input as the kernels see it."""
     grid: tuple[int, int, int, int] = dataclasses.field(init=False, repr=False)
-    """The shape of a sample's draws: planes, layers, rows and columns of the grid of cells."""
+    """What takes a sample's draws: planes, layers, rows and columns of the grid of cells."""
     draws: int = dataclasses.field(init=False, repr=False)
-    """K, how many independent draws a sample has."""
+    """K, how many independent draws a sample has; with an order also those of no line."""
     group: int = dataclasses.field(init=False, repr=False)
     """How many consecutive samples depend on one another: M of a Hadamard design, else 1."""
     encoded: tuple[int, ...] = dataclasses.field(init=False, repr=False)
@@ -159,7 +140,7 @@ class NoiseSpec:
         self._check_block()
         self._check_stream()
         object.__setattr__(self, "grid", grid_of(self.view))
-        draws = math.prod(self.grid)
+        draws = self.view.labels or math.prod(self.grid)
         object.__setattr__(self, "draws", draws)
         group = 1 << max(draws - 1, 0).bit_length() if self.design == "hadamard" else 1
         object.__setattr__(self, "group", group)
@@ -263,6 +244,8 @@ class NoiseSpec:
             raise ValueError(
                 f"block must be None with Labels, which it would cut, got {self.block!r}"
             )
+        if self.view.labels:
+            raise ValueError(f"block must be None with a Grid's order, got {self.block!r}")
         if len(block) == 2 and self.view.height == 1 < block[0] < trailing[0]:
             raise ValueError(
                 f"block must cover axis -2 whole, whose {trailing[0]} channels share their draws, "
@@ -327,6 +310,20 @@ class NoiseSpec:
                 f"{self.features.mask.device}; use Labels(mask.to(x.device))"
             )
         return self.features.table(self.shape)
+
+    def order_on(self, device: torch.device) -> Tensor | None:
+        """The draws that the lines of the grid take, int32; None without an order.
+
+        Raises:
+            ValueError: they are on another device.
+        """
+        order = self.features.order if isinstance(self.features, Grid) else None
+        if order is not None and order.device != device:
+            raise ValueError(
+                f"features must have an order on x's device {device}, got {order.device}; use "
+                "Grid(..., order=order.to(x.device))"
+            )
+        return order
 
     @property
     def of_features(self) -> NoiseSpec:

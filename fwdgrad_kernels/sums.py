@@ -104,19 +104,18 @@ def accumulate_(
     if backend == "reference":
         reference.accumulate_(total, weights, spec, first, square)
     elif spec.view.labels:
-        _accumulate_labels_(total, weights, spec, first, square, backend)
+        _accumulate_shared_(total, weights, spec, first, square, backend)
     else:
         run = op_of("accumulate_", backend, plain)
         run(total, square, weights, list(spec.encoded), first)
     return total
 
 
-def _accumulate_labels_(
+def _accumulate_shared_(
     total: Tensor, weights: Tensor, spec: NoiseSpec, first: int, square: Tensor | None, backend: str
 ) -> None:
-    """Elements of one label have one sum, chunk by chunk: it is taken once and given to each."""
+    """By features, chunk by chunk: with labels, or the order of a grid's draws."""
     labels = spec.labels_on(total.device)
-    assert labels is not None
     encoded, start = list(spec.of_features.encoded), 0
     while start < len(weights):
         stop = min(len(weights), start + CHUNK - (first + start) % CHUNK)
@@ -125,9 +124,28 @@ def _accumulate_labels_(
         OPS.accumulate_(backend, sums[0], sums[1] if len(sums) > 1 else None, *some)
         for to, found in zip((total, square), sums, strict=False):
             assert to is not None
+            if labels is None:
+                if to is square and spec.view.linear:  # no sum of features' squares tells these
+                    found = _squares(some[0], spec, some[2], backend)
+                else:
+                    found = expand(found, spec, backend=backend)
+                to.add_(found)
+                continue
             of_labels = found.index_select(0, labels)[:, None]  # (period, inner)
             to.view(-1, spec.view.period, spec.view.inner).add_(of_labels)
         start = stop
+
+
+def _squares(weights: Tensor, spec: NoiseSpec, first: int, backend: str) -> Tensor:
+    """The sum of the squares of the samples' terms at each element."""
+    encoded = list(spec.of_features.encoded)
+    squares = weights.new_zeros(spec.shape)
+    for i in range(len(weights)):
+        term = weights.new_zeros(spec.draws)
+        OPS.accumulate_(backend, term, None, weights[i : i + 1], encoded, first + i)
+        term = expand(term, spec, backend=backend)
+        squares.addcmul_(term, term)
+    return squares
 
 
 def accumulate_features_(
@@ -263,6 +281,8 @@ def expand(
     backend = backend_for(values.device, backend)
     values = values.detach().contiguous()
     labels, view = spec.labels_on(values.device), spec.view
+    order = spec.order_on(values.device)
+    values = values if order is None else values.index_select(0, order)
     if labels is not None:
         of_labels = values.index_select(0, labels).reshape(-1, view.period, 1)
         times = spec.numel // max(view.period * view.inner, 1)

@@ -46,7 +46,7 @@ def make_spec(
     return NoiseSpec(shape, kind, *args, **options)
 
 
-def cells(*cell: int, **options: bool) -> dict[str, Any]:
+def cells(*cell: int, **options: Any) -> dict[str, Any]:
     """The keyword arguments of a spec with cells that jitter, each channel with its own draws.
 
     Example:
@@ -57,7 +57,7 @@ def cells(*cell: int, **options: bool) -> dict[str, Any]:
     return {"features": Grid(cell, "nearest", **given)}
 
 
-def linear(*cell: int, **options: bool) -> dict[str, Any]:
+def linear(*cell: int, **options: Any) -> dict[str, Any]:
     """The same, interpolated.
 
     Example:
@@ -72,6 +72,17 @@ def linear(*cell: int, **options: bool) -> dict[str, Any]:
 SHARED: dict[str, Any] = {"features": Grid((1, 1))}
 """Every pixel has a draw, and channels share it."""
 _SHARED, _STILL = {"share_channels": True}, {"jitter": False}
+
+
+def ordered(lines: int) -> dict[str, Any]:
+    """Options of a grid of so many lines, which does not jitter: an order with gaps.
+
+    Example:
+        >>> NoiseSpec((8,), **cells(3, **ordered(3))).draws
+        6
+    """
+    return {"jitter": False, "order": torch.arange(lines).flip(0) * 2 + 1}
+
 
 CASES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     # Vectors around the lengths at which the CPU kernels cut their work: 1024 and 2048.
@@ -109,6 +120,12 @@ CASES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((2, 5, 9, 11), linear(2, 3, 4)),
     ((2, 5, 9, 11), linear(3, 1, 4, **_SHARED, **_STILL)),
     ((5, 9, 11), {"block": (4, 5), **linear(2, 4, 3)}),
+    # Grids with an order of draws: of one axis, two and three, shared or not, of single pixels.
+    ((3, 50), linear(7, **_SHARED, **ordered(9))),
+    ((3, 17, 19), linear(5, 3, **_SHARED, **ordered(40))),
+    ((3, 17, 19), cells(4, 4, **ordered(75))),
+    ((3, 17, 19), cells(1, 1, **_SHARED, **ordered(17 * 19))),
+    ((2, 5, 9, 11), linear(3, 1, 4, **_SHARED, **ordered(135))),
     # Labels: of pixels, of channels, of the middle axis; one label for all.
     ((3, 17, 19), {"features": Labels(torch.arange(17 * 19).reshape(17, 19) % 23)}),
     ((5, 7, 9), {"features": Labels(torch.tensor([1, 0, 2, 2, 0]).reshape(5, 1, 1))}),
@@ -143,6 +160,7 @@ def case_id(value: object) -> str | None:
             assert isinstance(option.cell, tuple)
             names.append(option.interpolation + "x".join(map(str, option.cell)))
             names += [name for name in ("jitter", "share_channels") if getattr(option, name)]
+            names += [] if option.order is None else ["order"]
         elif isinstance(option, Labels):
             names.append(f"labels{option.count}")
         else:
@@ -182,8 +200,11 @@ def unit_error(
     if spec.view.linear:  # the larger of each draw and its neighbours, before interpolation
         kernel = tuple(3 if cell > 1 else 1 for cell in spec.view.cells)
         padding = tuple(extent // 2 for extent in kernel)
-        grid = size.reshape(count, *spec.grid)
-        size = torch.nn.functional.max_pool3d(grid, kernel, 1, padding).flatten(1)
+        order = spec.order_on(size.device)
+        lines = size if order is None else size[:, order]
+        grid = lines.reshape(count, *spec.grid)
+        lines = torch.nn.functional.max_pool3d(grid, kernel, 1, padding).flatten(1)
+        size = lines if order is None else size.index_copy(1, order.long(), lines)
     error = TOLERANCE * (1.0 + reference.spread(spec, size, first))
     return error * reference.covered(spec, first, count, device)
 

@@ -108,14 +108,14 @@ void perturb_grid_typed(const Perturb& call) {
   using C = typename Compute<T>::type;
   const Spec& spec = call.spec;
   const Grid grid = Grid::of(spec);
-  const uint64_t mask = hadamard_mask(grid.draws());
+  const uint64_t mask = hadamard_mask(draws_of(spec));
   const int64_t width = spec.width, pixels = spec.height * width, numel = spec.numel();
-  const int64_t draws = grid.draws(), bands = (spec.height + kBandRows - 1) / kBandRows;
-  const int64_t together = std::max<int64_t>(1, std::min(call.count, kMostDraws / draws));
+  const int64_t lines_each = grid.lines(), bands = (spec.height + kBandRows - 1) / kBandRows;
+  const int64_t together = std::max<int64_t>(1, std::min(call.count, kMostDraws / lines_each));
   const auto* const x = static_cast<const T*>(call.x);
   const C position = C(call.baseline.position), low = C(call.low), high = C(call.high);
   // A line is read one column further, with weight 0 at the last.
-  std::vector<float> table(together * draws + 1);
+  std::vector<float> table(together * lines_each + 1);
   const Across across(spec);
   // These elements take an eighth of what a draw for each would.
   const int threads = useful_threads(call.threads, call.count, numel / 8);
@@ -124,10 +124,18 @@ void perturb_grid_typed(const Perturb& call) {
     const uint64_t first = call.first + static_cast<uint64_t>(start);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+      std::vector<float> drawn(spec.is_ordered() ? spec.labels : 0);
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < some; ++i)
-        fill_all(Source(spec, mask, first + static_cast<uint64_t>(i), false), draws,
-                 table.data() + i * draws);
+      for (int64_t i = 0; i < some; ++i) {
+        const Source source(spec, mask, first + static_cast<uint64_t>(i), false);
+        float* const to = table.data() + i * lines_each;
+        if (!spec.is_ordered()) {
+          fill_all(source, lines_each, to);
+          continue;
+        }
+        fill_all(source, spec.labels, drawn.data());
+        for (int64_t k = 0; k < lines_each; ++k) to[k] = drawn[spec.mask[k]];
+      }
       std::vector<float> lines(2 * width);
       std::vector<float> between(spec.cell_depth > 1 ? grid.rows * grid.columns + 1 : 0);
       std::vector<C> share(width);
@@ -138,7 +146,7 @@ void perturb_grid_typed(const Perturb& call) {
         const int64_t z = work / some / bands;
         const Placement at = placement_of(spec, first + static_cast<uint64_t>(i));
         const float* const cells = layer_at(
-            table.data() + i * draws, grid,
+            table.data() + i * lines_each, grid,
             GridPosition::of(z, at.shift_z, spec.cell_depth, spec.linear), false, between.data());
         float* line[2] = {lines.data(), lines.data() + width};
         int64_t held[2] = {-1, -1};
@@ -189,7 +197,7 @@ void expand_typed(C* out, const C* values, const Spec& spec, uint64_t first, boo
   const float* const fraction_of = across.fraction.data() + lies.shift_x;
   const int64_t bands = (spec.height + kBandRows - 1) / kBandRows;
   // A line is read one column further, with weight 0 at the last.
-  std::vector<C> cells(values, values + grid.draws());
+  std::vector<C> cells(values, values + grid.lines());
   cells.push_back(C(0));
   const auto spread = [&](const C* from, C* to) {
     if (squared)
@@ -206,7 +214,7 @@ void expand_typed(C* out, const C* values, const Spec& spec, uint64_t first, boo
 #pragma omp for schedule(static)
     for (int64_t work = 0; work < grid.planes * spec.depth * bands; ++work) {
       const int64_t plane = work / bands, top = work % bands * kBandRows;
-      const C* const of_plane = cells.data() + plane / spec.depth * (grid.draws() / grid.planes);
+      const C* const of_plane = cells.data() + plane / spec.depth * (grid.lines() / grid.planes);
       const C* const layer =
           layer_at(of_plane, grid,
                    GridPosition::of(plane % spec.depth, lies.shift_z, spec.cell_depth, spec.linear),

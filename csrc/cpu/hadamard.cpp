@@ -29,7 +29,7 @@ FWDGRAD_SIMD void neighbours(double* __restrict values, int64_t pairs) {
 
 void hadamard_sums(double* out, const double* weights, const Spec& spec, uint64_t first,
                    int64_t count) {
-  const int64_t draws = Grid::of(spec).draws();
+  const int64_t draws = draws_of(spec);
   const uint64_t mask = hadamard_mask(draws);
   const int64_t group = static_cast<int64_t>(mask + 1);
   std::fill(out, out + group, 0.0);

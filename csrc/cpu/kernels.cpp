@@ -237,14 +237,14 @@ struct Plan {
   explicit Plan(const Spec& spec)
       : spec(spec),
         grid(Grid::of(spec)),
-        hadamard_mask(fwdgrad::hadamard_mask(grid.draws())),
+        hadamard_mask(fwdgrad::hadamard_mask(draws_of(spec))),
         across(spec) {}
 };
 
 // The unit values, noise or score, of runs of elements of one sample.
 class Field {
  public:
-  // drawn: with labels, all of the sample's draws.
+  // drawn: with labels or an order, all of the sample's draws.
   Field(const Plan& plan, uint64_t sample, const Placement& placement, bool score,
         const float* drawn = nullptr)
       : plan_(plan),
@@ -256,7 +256,7 @@ class Field {
   // must lie in one row.
   const float* run(int64_t first, int count) {
     const Spec& spec = plan_.spec;
-    if (spec.labels) return labelled(first, count);
+    if (spec.is_labelled()) return labelled(first, count);
     if (spec.is_elementwise()) return fill(source_, first, count, line_[0].values);
     const int64_t row = first / spec.width, x = first - row * spec.width;
     const int64_t plane = row / spec.height;
@@ -332,8 +332,11 @@ class Field {
     if (line.first == first && line.count == count) return line.at;
     line.first = first;
     line.count = count;
-    line.at = fill(source_, first, count, line.values);
-    return line.at;
+    if (!plan_.spec.is_ordered()) return line.at = fill(source_, first, count, line.values);
+    const int64_t there = std::min<int64_t>(count, plan_.grid.lines() - first);
+    take_cells(drawn_, plan_.spec.mask + first, there, line.values);
+    std::fill(line.values + there, line.values + count, 0.0f);  // read, with weight 0
+    return line.at = line.values;
   }
 
   const Plan& plan_;
@@ -346,9 +349,9 @@ class Field {
 };
 
 // All draws of samples first onwards, one sample after the other: of labels, which any element may
-// have.
+// have, and of grids with an order.
 std::vector<float> draw_all(const Plan& plan, uint64_t first, int64_t count, int threads) {
-  const int64_t draws = plan.grid.draws();
+  const int64_t draws = draws_of(plan.spec);
   std::vector<float> table(static_cast<size_t>(count * draws));
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t i = 0; i < count; ++i) {

@@ -46,6 +46,14 @@ void draw(uintptr_t out, int64_t stride, const Encoded& spec, int64_t first, int
              where(device, stream));
 }
 
+void reorder(uintptr_t out, int64_t stride, uintptr_t drawn, int64_t drawn_stride, uintptr_t order,
+             int64_t lines, int64_t count, bool signs, int device, uintptr_t stream) {
+  py::gil_scoped_release release;
+  cuda::reorder({words(out), stride, words(drawn), drawn_stride,
+                 reinterpret_cast<const int32_t*>(order), lines, count, signs},
+                where(device, stream));
+}
+
 void scale(uintptr_t out, uintptr_t x, uintptr_t bounds, const fwdgrad::EncodedRule& rule, int type,
            int distribution, int64_t planes, int64_t pixels, int64_t interleaved, int device,
            uintptr_t stream) {
@@ -104,6 +112,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("place", &place);
   m.def("blocks", &blocks);
   m.def("draw", &draw);
+  m.def("reorder", &reorder);
   m.def("scale", &scale);
   m.def("perturb", &perturb);
   m.def("expand", &expand);

@@ -34,6 +34,26 @@ __global__ void __launch_bounds__(kThreads)
   write_whole(reinterpret_cast<uint4*>(call.out) + thread, made);
 }
 
+// A thread makes a word of the table.
+template <bool signs>
+__global__ void __launch_bounds__(kThreads) reorder_words(const Reorder call) {
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t sample = thread / call.stride, word = thread - sample * call.stride;
+  if (sample >= call.count) return;
+  const uint32_t* const own = call.drawn + sample * call.drawn_stride;
+  constexpr int each = signs ? 32 : 1;
+  const int64_t left = call.lines - word * each;
+  uint32_t made = 0;
+  for (int i = 0; i < each && i < left; ++i) {
+    const int32_t from = call.order[word * each + i];
+    if constexpr (signs)
+      made |= (own[from / 32] >> (from & 31) & 1u) << i;
+    else
+      made = own[from];
+  }
+  call.out[thread] = made;
+}
+
 }  // namespace
 
 void draw(const Draw& call, Where where) {
@@ -43,7 +63,14 @@ void draw(const Draw& call, Where where) {
                       : call.score                    ? draw_words<true, false>
                                                       : draw_words<false, false>;
   FWDGRAD_LAUNCH(kernel, grid_for(call.count * call.stride / 4, 1, where.device), where, call,
-                 Source::of(call.spec), hadamard_mask(Grid::of(call.spec).draws()));
+                 Source::of(call.spec), hadamard_mask(draws_of(call.spec)));
+}
+
+void reorder(const Reorder& call, Where where) {
+  if (call.count * call.stride == 0) return;
+  const DeviceGuard guard(where.device);
+  const auto kernel = call.signs ? reorder_words<true> : reorder_words<false>;
+  FWDGRAD_LAUNCH(kernel, grid_for(call.count * call.stride, 1, where.device), where, call);
 }
 
 }  // namespace fwdgrad::cuda

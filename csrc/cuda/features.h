@@ -102,7 +102,7 @@ struct Taken {
                 Place::of(piece.x, axes.x),
                 {},
                 piece.inside,
-                may_be_labelled && spec.labels};
+                may_be_labelled && spec.is_labelled()};
     const int64_t first =
         ((piece.plane * spec.depth + piece.z) * spec.height + piece.y) * spec.width + piece.x;
     for (int j = 0; taken.labelled && j < kAcross; ++j)

@@ -29,6 +29,18 @@ struct Draw {
 };
 void draw(const Draw& call, Where where);
 
+// Such a table for the lines of a grid, `stride` words a sample: line k has draw order[k].
+struct Reorder {
+  uint32_t* out;
+  int64_t stride;
+  const uint32_t* drawn;
+  int64_t drawn_stride;
+  const int32_t* order;
+  int64_t lines, count;
+  bool signs;
+};
+void reorder(const Reorder& call, Where where);
+
 // out = the scale that each value of x asks for: float64 where x's type is, else float32.
 struct Scale {
   void* out;

@@ -53,7 +53,7 @@ def _constants(g: Geometry, exact: bool = False) -> dict[str, Any]:
         "DISTRIBUTION": _distribution(g) if g.elementwise or exact else -1,
         "BLOCKED": g.blocked,
         "ELEMENTWISE": g.elementwise,
-        "LABELS": g.labels > 0,
+        "LABELS": g.labelled,
         "JITTERS": bool(g.jitters),
         "CELLS": cells,
         "LINEAR": bool(g.linear),
@@ -157,12 +157,15 @@ def perturb_(
         some = stop - start
         placements = _placed(g, first + start, some, x)
         before = _placed(g, held + start, some, x) if held is not None and holds else placements
+        drawn = _drawn(g, placements, first + start, some, False)
+        if labels is not None and not g.labelled:
+            drawn = drawn.index_select(1, labels)  # the lines' order
         perturb_kernel[(tiles, min(some, _SLICES))](
             out[start:], x, x if scale_map is None else scale_map, x if bounds is None else bounds,
-            placements, before, _drawn(g, placements, first + start, some, False),
-            placements if labels is None else labels, x if baseline is None else baseline,
+            placements, before, drawn, labels if labels is not None and g.labelled else placements,
+            x if baseline is None else baseline,
             _bits(position), _bits(scale), _bits(low), _bits(high), *map(_bits, rule[1:]),
-            first + start, *g.key, g.stream, some, count if pairs else 0, int(holds), g.draws,
+            first + start, *g.key, g.stream, some, count if pairs else 0, int(holds), g.lines,
             g.numel, g.planes, view, *_grid(g), g.shared, g.inner, g.period,
             MAPPED=scale_map is not None, RULE=int(rule[0]),
             BASELINE=0 if baseline is None else 1 if by_plane else 2,

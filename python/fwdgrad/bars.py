@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from fwdgrad.colours import BLUE, RED, hexadecimal
 from fwdgrad.terminal import plain
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def draw_bars(
         range(count),
         scores.numpy(),
         xerr=errors.numpy() if bool(errors.any()) else None,
-        color=["tab:red" if score > 0 else "tab:blue" for score in scores.tolist()],
+        color=[hexadecimal(RED if score > 0 else BLUE) for score in scores.tolist()],
         error_kw={"capsize": 2},
     )
     ax.set_yticks(range(count), list(names), parse_math=False)

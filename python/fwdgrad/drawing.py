@@ -2,21 +2,82 @@
 
 from __future__ import annotations
 
+import dataclasses
+import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.inputs import is_of_pixels
+from fwdgrad.meaning import has_sign, headline, meaning, run_in_words
+from fwdgrad.overlay import (
+    Look,
+    Pixels,
+    bytes_of,
+    certainty,
+    full_strength,
+    laid_on,
+    picture_of,
+    values_of,
+)
+from fwdgrad.peaks import peaks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from fwdgrad.explanation import Explanation
 
+Extent = tuple[float, float, float, float]  # left, right, bottom, top
 
-def draw(explanation: Explanation, ax: Axes | None = None, *, picture: bool = True) -> Axes:
-    """Draws a map over its input; see ``Explanation.plot``.
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A larger picture, and where a map lies on it.
+
+    Attributes:
+        pixels: uint8 (h, w, 3), in whatever size.
+        size: its width and height, in the units of the extent.
+        extent: of the map.
+        lay: what is 0 beside the map, of values (H, W) of the map: (h, w).
+        interpolation: of matplotlib's; "nearest" where the pixels are those of the drawing.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+    extent: Extent
+    lay: Callable[[Tensor], Tensor]
+    interpolation: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What was drawn: the value at full strength, and what a bar of the colours says."""
+
+    full: float
+    ends: tuple[float, float]  # of the bar, as shares of it
+    beyond: tuple[bool, bool]  # whether a value lies beyond either end
+    threshold: float
+    meaning: str
+    note: str
+
+
+def draw(
+    explanation: Explanation,
+    ax: Axes | None = None,
+    look: Look | None = None,
+    frame: Frame | None = None,
+    label: str | None = None,
+) -> Axes:
+    """Draws a map over its input, with a title and a bar of the colours; see ``Explanation.plot``.
+
+    Args:
+        explanation: of anything.
+        ax: matplotlib axes; new ones where None.
+        look: the options of ``plot``.
+        frame: a picture that the input is a part of.
+        label: the class, in words.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -28,55 +89,150 @@ def draw(explanation: Explanation, ax: Axes | None = None, *, picture: bool = Tr
             raise ImportError(
                 "plot needs matplotlib: pip install 'fwdgrad-kernels[image]'"
             ) from None
-        _, ax = plt.subplots()
-    x, attribution = explanation.input.detach().cpu(), explanation.attribution
-    if getattr(explanation.method, "axes", None) == 1:
-        _draw_series(ax, x, attribution.detach().cpu().double())
-        return ax
-    if x.dim() == 4:
-        _draw_volume(ax, x, attribution.detach().cpu().double(), picture)
-        return ax
-    # Not in float32, which would lose the smallest.
-    heat = explanation.over_planes(explanation.per_deviation(attribution)).cpu()
-    image = x.float()
-    shown = picture and image.dim() == 3 and image.shape[0] in (1, 3) and is_of_pixels(image)
-    if shown:
-        ax.imshow(image.mean(0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
-    _draw_heat(ax, strength_of(heat), shown, "equal" if image.dim() == 3 else "auto")
-    ax.set_axis_off()
+        ax = plt.figure(layout="constrained").subplots()
+    drawn = draw_map(explanation, ax, look or Look(), frame, label)
+    lines = textwrap.wrap(headline(explanation, label), 70)
+    lines += [run_in_words(explanation), ax.get_title()]
+    ax.set_title("\n".join(filter(None, lines)), fontsize="medium", parse_math=False)
+    draw_bar(drawn, ax)
     return ax
 
 
-def strength_of(heat: Tensor) -> Tensor:
-    """Values as shares of a large one, in -1 .. 1: float32.
-
-    The largest hundredth of what is not zero is at full strength, so that one pixel does not fade
-    the rest.
-
-    >>> strength_of(torch.tensor([0.0, -2.0, 4.0]).double())
-    tensor([ 0.0000, -0.5000,  1.0000])
-    """
-    sizes = heat.abs()[heat.isfinite() & (heat != 0)]
-    rank = max(1, round(0.99 * sizes.numel()))
-    top = float(sizes.kthvalue(rank).values) if len(sizes) else 1.0
-    return (heat / top).clamp(-1, 1).float()
-
-
-def _draw_heat(ax: Axes, strength: Tensor, over: bool, aspect: Any, **where: Any) -> None:
-    ax.imshow(
-        strength.numpy(),
-        cmap="seismic",
-        vmin=-1,
-        vmax=1,
-        alpha=(0.75 * strength.abs().sqrt()).numpy() if over else None,
-        aspect=aspect,
-        **where,
+def draw_map(
+    explanation: Explanation,
+    ax: Axes,
+    look: Look,
+    frame: Frame | None = None,
+    label: str | None = None,
+) -> Drawn:
+    """Draws a map alone, without a title and a bar; the arguments are those of ``draw``."""
+    e = explanation
+    if getattr(e.method, "axes", None) == 1:
+        values, errors = (one.flatten(0, -2) if one.dim() > 1 else one[None] for one in _parts(e))
+        values, errors = values.mean(0), errors.mean(0)  # channels share their windows
+    elif e.input.dim() == 4:
+        values, errors = (one.mean(0) for one in _parts(e))
+    else:
+        values, errors = values_of(e)
+    full = look.scale or full_strength(values)
+    past = full * (1 + 1e-6)  # more than a rounding
+    strength = look.strength(values, errors, full)
+    if getattr(e.method, "axes", None) == 1:
+        _draw_series(ax, e.input.detach().cpu(), strength)
+    elif e.input.dim() == 4:
+        _draw_volume(ax, e.input.detach().cpu(), values, strength, look.picture)
+    else:
+        _draw_picture(ax, e, look, strength, frame)
+        sizes = (values * certainty(values, errors)).abs().where(strength != 0, 0.0)
+        number_peaks(ax, e, look, values, sizes, frame)
+    return Drawn(
+        full,
+        (
+            0.0 if look.sign == "increases" or not has_sign(e) else -1.0,
+            0.0 if look.sign == "decreases" else 1.0,
+        ),
+        (bool((values < -past).any()), bool((values > past).any())),
+        look.threshold,
+        meaning(e, label),
+        ""
+        if bool(errors.isnan().all())
+        else "not drawn: what is less than a standard error from 0",
     )
 
 
-def draw_outline(
-    ax: Axes, part: Tensor, line: str = "-", extent: tuple[float, float, float, float] | None = None
+def _parts(e: Explanation) -> list[Tensor]:
+    return [one.detach().cpu().double() for one in (e.attribution, e.standard_error)]
+
+
+def _draw_picture(
+    ax: Axes, e: Explanation, look: Look, strength: Tensor, frame: Frame | None
 ) -> None:
+    if frame is not None:
+        width, height = frame.size
+        pixels = laid_on(frame.pixels if look.picture else None, frame.lay(strength))
+        ax.imshow(pixels, extent=(0, width, height, 0), interpolation=frame.interpolation)
+    else:
+        picture = picture_of(e)
+        under = bytes_of(picture) if look.picture and picture is not None else None
+        aspect: Any = "auto" if picture is None and e.input.dim() != 3 else "equal"
+        ax.imshow(laid_on(under, strength), aspect=aspect)
+    ax.set_axis_off()
+
+
+def number_peaks(
+    ax: Axes, e: Explanation, look: Look, values: Tensor, sizes: Tensor, frame: Frame | None
+) -> None:
+    """Numbers the regions that stand out, with their values beside."""
+    if not look.top or e.input.dim() != 3:
+        return
+    height, width = sizes.shape
+    left, right, bottom, top = frame.extent if frame else (-0.5, width - 0.5, height - 0.5, -0.5)
+    wide, high = frame.size if frame else (width, height)
+    paper = {"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.7, "lw": 0}
+    count = 0
+    for row, column, value in peaks(e, values, sizes):
+        x = left + (column + 0.5) * (right - left) / width
+        y = top + (row + 0.5) * (bottom - top) / height
+        if not (-0.5 <= x <= wide and -0.5 <= y <= high):  # beside the photo
+            continue
+        count += 1
+        ax.plot(x, y, "o", ms=4, mfc="white", mec="black", mew=0.8, zorder=4)
+        beside, side = (5, "left") if x < 0.75 * wide else (-5, "right")
+        ax.annotate(
+            f"{count}: {_signed(value, '#.2')}", (x, y), (beside, 0), textcoords="offset points",
+            ha=side, va="center", fontsize=9, zorder=4, bbox=paper,
+        )  # fmt: skip
+        if count == look.top:
+            break
+
+
+def _signed(value: float, digits: str) -> str:
+    """A number with its sign, to so many digits."""
+    return f"{value:+{digits}g}".rstrip(".").replace("-", "−")
+
+
+def draw_bar(drawn: Drawn, ax: Axes, cax: Axes | None = None, wide: float | None = None) -> None:
+    """Draws the bar of the colours, with numbers and what they mean.
+
+    Args:
+        drawn: what is explained.
+        ax: with the map.
+        cax: the bar's own axes; None: it takes a part of the map's.
+        wide: inches that its words may take; None: as the map.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    low, high = drawn.ends
+    shares = torch.linspace(low, high, 256)
+    shares = shares.where(shares.abs() >= drawn.threshold, 0.0)
+    colours = ListedColormap(laid_on(None, shares[None])[0] / 255)
+    limits = Normalize(low * drawn.full, high * drawn.full)
+    where: dict[str, Any] = {"cax": cax}
+    if cax is None:
+        where = {"ax": ax, "shrink": 0.9, "aspect": 30, "pad": 0.04 + 0.08 * ax.axison}
+    inches = wide or ax.get_position().width * ax.figure.bbox.width / ax.figure.dpi
+    bar = ax.figure.colorbar(ScalarMappable(limits, colours), orientation="horizontal", **where)
+    all_ticks = (-1.0, -0.5, 0.0, 0.5, 1.0) if inches > 3.5 else (-1.0, 0.0, 1.0)
+    ticks = [share for share in all_ticks if low <= share <= high]
+    names = [_signed(share * drawn.full, ".3") if share else "0" for share in ticks]
+    for end, is_beyond, sign in zip((0, -1), drawn.beyond, "≤≥", strict=True):
+        if is_beyond and ticks[end]:
+            names[end] = f"{sign} {names[end]}"
+    bar.set_ticks([share * drawn.full for share in ticks], labels=names)
+    bar.ax.tick_params(labelsize=9, length=3)
+    bar.outline.set_linewidth(0.5)
+    letters = letters_in(inches, 9)
+    lines = textwrap.wrap(drawn.meaning, letters) + textwrap.wrap(drawn.note, letters)
+    bar.ax.set_xlabel("\n".join(lines), fontsize=9, parse_math=False)
+
+
+def letters_in(inches: float, points: float) -> int:
+    """How many letters of a size fit into a line."""
+    return max(20, int(inches * 72 / (0.5 * points)))
+
+
+def draw_outline(ax: Axes, part: Tensor, line: str = "-", extent: Extent | None = None) -> None:
     """Draws the border of a part of a picture, to be seen on any.
 
     Args:
@@ -88,14 +244,15 @@ def draw_outline(
     Raises:
         ValueError: it is of no picture.
     """
-    import numpy as np
+    from contourpy import contour_generator
+    from matplotlib.collections import LineCollection
 
     if part.dim() not in (2, 3):
         raise ValueError(f"an outline is of a picture (C, H, W), got shape {tuple(part.shape)}")
-    inside = part.cpu() if part.dim() == 2 else part.cpu().any(0)
+    # In NumPy: torch's threads cost more than so little work.
+    inside = part.cpu().numpy() if part.dim() == 2 else part.cpu().numpy().any(0)
     # Both sides of each pixel are points, so that borders lie between pixels; around all is none.
-    inside = torch.nn.functional.pad(inside.float(), (1, 1, 1, 1))
-    inside = inside.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    inside = np.pad(inside.astype(np.float64), 1).repeat(2, 0).repeat(2, 1)
     height, width = part.shape[-2:]
     left, right, bottom, top = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
     across, down = (
@@ -103,47 +260,42 @@ def draw_outline(
         + (np.arange(-1, count + 1)[:, None] + [1e-6, 1 - 1e-6]).ravel() * (last - first) / count
         for count, first, last in ((width, left, right), (height, top, bottom))
     )
-    for colour, wide in (("black", 2.2), ("white", 1.0)):
-        ax.contour(
-            across, down, inside.numpy(), levels=[0.5],
-            colors=colour, linewidths=wide, linestyles=line if colour == "white" else "-",
-        )  # fmt: skip
+    lines: Any = contour_generator(across, down, inside).lines(0.5)
+    for colour, wide, style in (("white", 2.4, "-"), ("black", 1.0, line)):
+        drawn = LineCollection(lines, colors=colour, linewidths=wide, linestyles=style)
+        ax.add_collection(drawn, autolim=False)
 
 
-def _draw_series(ax: Axes, x: Tensor, attribution: Tensor) -> None:
+def _draw_series(ax: Axes, x: Tensor, strength: Tensor) -> None:
     """Channels as lines, over a strip of what each time adds: (C, T) or (T,)."""
     lines = x.double().reshape(-1, x.shape[-1])
-    # Channels share their windows: each has what all of them add.
-    heat = attribution.reshape(-1, x.shape[-1]).mean(0)
     low, high = float(lines.min()), float(lines.max())
     room = 0.05 * (high - low) or 1.0
     extent = (-0.5, x.shape[-1] - 0.5, low - room, high + room)
-    _draw_heat(ax, strength_of(heat)[None], True, "auto", extent=extent, zorder=0)
+    ax.imshow(laid_on(None, strength[None]), aspect="auto", extent=extent, zorder=0)
     for line in lines:
         ax.plot(line.numpy(), color="black", linewidth=0.8, alpha=1 / len(lines) ** 0.5)
     ax.set_xlim(extent[:2])
     ax.set_ylim(extent[2:])
 
 
-def _draw_volume(ax: Axes, x: Tensor, attribution: Tensor, picture: bool) -> None:
+def _draw_volume(ax: Axes, x: Tensor, values: Tensor, strength: Tensor, picture: bool) -> None:
     """Slices (H, W), (D, W) and (D, H) through the largest value, side by side: (C, D, H, W)."""
-    volume, heat = x.double().mean(0), attribution.mean(0)
-    peak = [int(i) for i in torch.unravel_index(heat.abs().argmax(), heat.shape)]
-    strength = strength_of(heat)
+    volume = x.double().mean(0)
+    # Where something is drawn; what is not finite is no largest value.
+    sizes = torch.where(strength != 0, values.abs(), 0.0 * values).nan_to_num(0.0)
+    peak = [int(i) for i in torch.unravel_index(sizes.argmax(), sizes.shape)]
     low, high = float(volume.min()), float(volume.max())
-    grey = (volume - low) / ((high - low) or 1.0)
-    shape = tuple(heat.shape)
-    height = max(shape[0], shape[1])
-    canvas = [torch.full((height, 0), torch.nan), torch.zeros(height, 0)]
+    grey = ((volume - low) / ((high - low) or 1.0)).float()
+    height = max(strength.shape[:2])
+    slices = []
     for axis, at in enumerate(peak):
-        for i, whole in enumerate((grey.float(), strength)):
-            part = whole.select(axis, at)
-            side = torch.full((height, part.shape[1] + 2), torch.nan if i == 0 else 0.0)
-            side[: part.shape[0], : part.shape[1]] = part
-            canvas[i] = torch.cat([canvas[i], side], 1)
-    if picture:
-        ax.imshow(canvas[0].numpy(), cmap="gray", vmin=0, vmax=1)
-    _draw_heat(ax, canvas[1], picture, "equal")
+        one = strength.select(axis, at)
+        under = bytes_of(grey.select(axis, at)[None]) if picture else None
+        side = np.full((height, one.shape[1] + 2, 3), 255, np.uint8)
+        side[: one.shape[0], : one.shape[1]] = laid_on(under, one)
+        slices.append(side)
+    ax.imshow(np.concatenate(slices, 1))
     ax.set_axis_off()
     depth, row, column = peak
-    ax.set_title(f"slices at depth {depth}, row {row}, column {column}", fontsize="small")
+    ax.set_title(f"slices at depth {depth}, row {row}, column {column}")

@@ -245,8 +245,12 @@ class Explanation(Shown):
         if values.dim() < 3:
             return values if values.dim() == 2 else values[None]
         planes = values.flatten(0, -3)
-        shared = isinstance(self.features, Grid) and self.features.share_channels
-        if not (shared or (self.features is None and isinstance(self.method, Regions))):
+        features = self.features
+        shared = isinstance(features, Grid) and features.share_channels
+        if isinstance(features, Labels):  # superpixels, of all channels
+            labels = features.mask.expand(values.shape).flatten(0, -3)
+            shared = bool((labels == labels[:1]).all())
+        if not (shared or (features is None and isinstance(self.method, Regions))):
             return planes.sum(0)
         scale = self.method.noise_scale
         if not isinstance(scale, Tensor):
@@ -313,25 +317,43 @@ class Explanation(Shown):
     def _about(self) -> dict[str, Any]:
         return {"shape": list(self.input.shape)}
 
-    def plot(self, ax: Axes | None = None, *, picture: bool = True) -> Axes:
-        """Draws the heatmap over the input: red increases the score, blue decreases it.
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        picture: bool = True,
+        scale: float | None = None,
+        sign: str = "both",
+        threshold: float = 0.0,
+        top: int = 3,
+    ) -> Axes:
+        """Draws the map over the input: red increases the score, blue decreases it.
 
-        Of a series (regions along one axis) the channels are lines over a strip of the heatmap; of
-        a volume three slices through its largest value are drawn side by side. Where each element's
-        noise had its own scale, what is drawn is per deviation: columns of unlike units can be
-        compared by that alone.
+        The opacity of the colour is the value, as the bar beneath tells in numbers. Nothing is
+        drawn where a value is less than a standard error, and all of it from three on, where
+        standard errors are known. A picture beneath is paled, and stretched to [0, 1] where its
+        values leave it. Of a series (regions along one axis) the channels are lines over a strip
+        of the map; of a volume three slices through its largest value are drawn side by side. Where
+        each element's noise had its own scale, what is drawn is per deviation: columns of unlike
+        units can be compared by that alone.
 
         Args:
-            ax: matplotlib axes; new ones where None.
-            picture: draw the input beneath, where it is an image of values in [0, 1] with one or
-                three channels.
+            ax: matplotlib axes, of which the bar takes a part; new ones where None.
+            picture: whether the input is drawn beneath, where it has one or three channels.
+            scale: the value at full strength: give several maps the same to compare them. None: a
+                large one of this map.
+            sign: "both", "increases" or "decreases": which values are drawn.
+            threshold: the share of the scale below which nothing is drawn.
+            top: how many regions of a picture are numbered, with their values; 0: none.
 
         Returns:
             The axes.
 
         Raises:
             ImportError: matplotlib is not installed.
+            TypeError, ValueError: naming the option, what was given and what would do.
         """
         from fwdgrad.drawing import draw
+        from fwdgrad.overlay import Look
 
-        return draw(self, ax, picture=picture)
+        return draw(self, ax, Look(picture, scale, sign, threshold, top))

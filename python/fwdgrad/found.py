@@ -100,7 +100,7 @@ class Evidence:
         return {**values, "sentence": str(self)}
 
     def outline(self, ax: Axes, extent: tuple[float, float, float, float] | None = None) -> Axes:
-        """Draws the two parts' borders over a picture: enough in a whole line, missing in a dashed.
+        """Draws the two parts' borders over a picture: enough in a solid line, missing in a dashed.
 
         Args:
             ax: where the picture is, such as ``explanation.plot()`` returns.

@@ -35,7 +35,9 @@ class Parts:
     spec: NoiseSpec = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        """How the features lie on the input."""
+        """How the features lie on the input; which draws they take is no matter."""
+        if isinstance(self.features, Grid):
+            object.__setattr__(self, "features", dataclasses.replace(self.features, order=None))
         spec = NoiseSpec(self.shape, "rademacher", features=self.features)
         object.__setattr__(self, "spec", spec)
 
@@ -182,10 +184,10 @@ def parts_of(plan: Plan, *, joined: bool = False) -> Parts:
     elif plan.spec is not None:
         features = plan.spec.features
     if isinstance(features, Labels):
-        features = Labels(features.mask - features.mask.min())  # without the draw that is no part's
+        features = features.own or features
     elif isinstance(features, Grid):
         shared = features.share_channels or (joined and len(shape) in (3, 4))
-        features = dataclasses.replace(features, jitter=False, share_channels=shared)
+        features = dataclasses.replace(features, jitter=False, share_channels=shared, order=None)
         hard = labels_of(features, shape, plan.x.device)
         features = features if hard is None else hard
     axes = len(shape) - 1

@@ -210,15 +210,16 @@ def test_explain_writes_and_prints(folder, capsys):
     assert result.reliability > 0.9
     with Image.open("out/heatmap.png") as drawn:
         pixels = np.asarray(drawn.convert("RGB")).astype(int)
-    heat = pixels[60:, pixels.shape[1] // 2 :]  # beside the photo, below the title
+    top, wide = 86, 573  # below the title; a panel, 3 : 2
+    heat = pixels[top : top + 382, 609 : 609 + wide]
+    # All of the photo is there, in its shape; what was seen are columns 12 .. 47 and rows 2 .. 37.
+    assert pixels.shape[1] == 1200
+    assert (pixels[top : top + 382, 592:608] == 255).all()
+    paper = (pixels[top - 3], pixels[top + 385, 609:], pixels[:, 1184:])
+    assert all((part == 255).all() for part in paper)
     red, blue = heat[..., 0] - heat[..., 2] > 60, heat[..., 2] - heat[..., 0] > 60
     assert blue.sum() == 0
-    # All of the photo is there, in its shape; what was seen are columns 12 .. 47 and rows 2 .. 37.
-    rows, columns = (heat.min(2) < 250).nonzero()
-    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-    assert width / height == pytest.approx(60 / 40, rel=0.02)
-    red = red[rows.min() :, columns.min() :]
-    scale = width / 60
+    scale = wide / 60
     quarter = [slice(round(a * scale), round(b * scale)) for a, b in ((4, 18), (14, 28))]
     assert red[tuple(quarter)].mean() > 0.9  # brighter than grey, which increases the score
     assert red[:, : round(12 * scale)].sum() == 0
@@ -382,7 +383,7 @@ def test_why_a_text_has_no_reliability(sentiment, capsys, text, options, why):
 def test_what_to_do_about_noise(folder, capsys, options, advice):
     line = ["--objective", "logit", "--target", "0", "--baseline", "grey", "--seed", "3", *options]
     _, result = explain(*line, model="own:erratic", samples=128)
-    assert result.reliability < 0.3
+    assert result.reliability < 0.5
     printed = capsys.readouterr()
     assert advice in printed.out
     assert "reliability" not in printed.err  # Python's warning would say it twice
@@ -617,7 +618,7 @@ PLAIN = ForwardGradient(antithetic=False)
         ("", Regions(cell=3), None),  # larger than the blur's deviation of 2 pixels
         ("--cell 4", Regions(cell=4), None),
         ("--baseline black", Regions("black", cell=3), None),
-        ("--antithetic", Regions(cell=3, antithetic=True), None),
+        ("--antithetic", Regions(cell=4, antithetic=True), None),
         ("--plain", PLAIN, None),
         ("--plain --block 4", replace(PLAIN, block=4), None),
         ("--plain --block 4 6", replace(PLAIN, block=(4, 6)), None),
@@ -1003,7 +1004,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(folder, capsys, monkeypat
     assert samples_seen() == 128
     assert [path.name for path in Path("out").iterdir()] == ["checkpoint.safetensors"]
     assert explain()[0] == 0
-    assert samples_seen() == 32  # for a second time, to see that the model is the same
+    assert samples_seen() == 4  # for a second time, to see that the model is the same
 
 
 # ---- interrupted ---------------------------------------------------------------------------

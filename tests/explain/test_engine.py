@@ -250,7 +250,7 @@ def test_the_other_engine_s_checkpoint_is_refused_by_its_name(line, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fwdgrad.cli.explain._draw", lambda *_: None)
+        patch.setattr("fwdgrad.cli.explain.heatmap", lambda *_: b"")
         patch.setattr("fwdgrad.explaining._maps", stops)
         assert line(*words, "--engine", "torch", "--checkpoint", "run")[0] == 130
     status, _, err = line(*words, "--checkpoint", "run")

@@ -1,4 +1,4 @@
-"""The result: kept on disk whole, repeated from its own settings, drawn."""
+"""The result: kept on disk whole, repeated from its own settings."""
 
 import errno
 import hashlib
@@ -15,12 +15,6 @@ import fwdgrad
 from fwdgrad import Explanation, Grid, Regions, metrics
 
 from .models import SHAPE, X, assert_same_bits, bits, exact, forward_gradient
-
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
-
-# Drawing tensors where arrays are meant works until numpy 3.
-pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning")
 
 
 def explain(x=X, model=exact, **options):
@@ -223,9 +217,6 @@ def test_heatmap_sums_the_leading_axes(shape, expected, dtype):
     torch.testing.assert_close(heat, summed.to(heat.dtype))
 
 
-UNIT = (X + 1) / 2
-
-
 def region(batch):
     """(batch,): the mean of a quarter of a picture, in all of its channels."""
     return batch[:, :, :16, :16].mean((1, 2, 3))
@@ -262,64 +253,3 @@ def test_a_gradient_is_each_channels_own():
         lambda batch: batch.sum((1, 2, 3)), torch.rand(3, 4, 4), method="smoothgrad", n_samples=4
     )
     assert torch.equal(result.heatmap(), torch.full((4, 4), 3.0))
-
-
-@pytest.mark.parametrize(
-    ("x", "images"),
-    [
-        (UNIT[:1], 2),
-        (torch.cat([UNIT, UNIT[:1]]), 2),
-        (UNIT, 1),  # two channels are no picture
-        (X[:1], 1),  # nor is what leaves [0, 1]
-        (UNIT[0], 1),  # embeddings
-        (UNIT.flatten(), 1),
-    ],
-    ids=["grey", "rgb", "two channels", "standardised", "text", "vector"],
-)
-def test_plot_draws_the_input_where_it_is_a_picture(x, images):
-    import matplotlib.pyplot as plt
-
-    result = explain(x)
-    ax = result.plot()
-    assert len(ax.images) == images
-    assert ax.images[-1].get_array().shape == result.heatmap().shape
-    assert len(result.plot(picture=False).images) == 1
-    own = plt.figure().subplots()
-    assert result.plot(own) is own
-    plt.close("all")
-
-
-def test_plot_shows_the_sign_and_not_one_outlier():
-    result = explain(UNIT.repeat(1, 5, 5)[:1])
-    heat = torch.full((20, 30), 0.01)
-    heat[3, 4], heat[5, 6], heat[7, 8] = 100.0, -0.01, 0.0
-    result.attribution = heat[None]
-    drawn = result.plot(picture=False).images[0]
-    assert drawn.get_array()[[3, 0, 5, 7], [4, 0, 6, 8]].tolist() == [1, 1, -1, 0]
-    red, blue = drawn.cmap(drawn.norm(1.0)), drawn.cmap(drawn.norm(-1.0))
-    assert red[0] > red[2]
-    assert blue[2] > blue[0]
-
-
-@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-60])
-def test_plot_shows_what_few_pixels_have(size):
-    """A hundredth of 400 pixels is not zero, and below it nothing but zeros."""
-    result = explain(UNIT.repeat(1, 5, 5)[:1])
-    heat = torch.zeros(20, 30, dtype=torch.float64)
-    heat[3, 4], heat[5, 6], heat[7, 8] = size, -size, size / 2
-    result.attribution = heat[None]
-    drawn = result.plot(picture=False).images[0].get_array()
-    assert drawn[[3, 5, 7, 0], [4, 6, 8, 0]].tolist() == [1, -1, 0.5, 0]
-
-
-def test_plot_of_what_is_not_finite():
-    result = explain(UNIT[:1])
-    result.attribution = torch.zeros(1, 4, 6)
-    result.attribution[0, 0] = torch.tensor([math.inf, -math.inf, 2.0, 1.0, 0.0, 0.0])
-    drawn = result.plot(picture=False).images[0].get_array()
-    assert drawn[0].tolist() == [1, -1, 1, 0.5, 0, 0]
-
-
-def test_plot_of_nothing():
-    result = explain(UNIT[:1], model=lambda batch: torch.ones(len(batch)), target=None)
-    assert (result.plot().images[-1].get_array() == 0).all()

@@ -97,10 +97,12 @@ def test_a_series_and_a_volume_are_drawn(tmp_path):
     ax = e.plot()
     assert len(ax.lines) == 3
     assert ax.get_xlim() == (-0.5, 399.5)
+    strip = ax.images[0].get_array()[0]
+    assert (strip != 255).any(1).nonzero()[0].min() >= 90  # the model looks at 100 .. 119
     volume = torch.rand(1, 8, 12, 16)
     model = lambda batch: batch[:, 0, :4, :4, :4].sum((1, 2, 3))  # noqa: E731
     e = fwdgrad.explain(model, volume, None, method=Regions(0.0, 4), n_samples=128)
     ax = e.plot()
-    assert ax.images[-1].get_array().shape == (12, 16 + 16 + 12 + 6)
-    assert ax.get_title().startswith("slices at depth")
+    assert ax.images[-1].get_array().shape == (12, 16 + 16 + 12 + 6, 3)
+    assert "\nslices at depth" in ax.get_title()
     plt.close("all")

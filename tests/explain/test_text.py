@@ -387,9 +387,9 @@ def test_html_escapes_whatever_it_shows():
 def test_html_colours_follow_the_scores():
     spans = Page(result_of("ab cd ef", [1.0, -0.5, 0.0]).to_html()).spans
     assert [span["style"] for span in spans] == [
-        "background:rgba(255,60,60,0.70)",
-        "background:rgba(60,120,255,0.35)",
-        "background:rgba(60,120,255,0.00)",
+        "background:rgba(213,62,0,0.70)",
+        "background:rgba(0,98,178,0.35)",
+        "background:rgba(0,98,178,0.00)",
     ]
     assert [span["title"] for span in spans] == ["+1 ± 0.1", "-0.5 ± 0.05", "+0 ± 0"]
 
@@ -398,7 +398,7 @@ def test_terminal_has_signs_or_colours():
     result = result_of("ab, cd\nef", [1.0, 0.0, -0.4, -0.1])
     assert result.to_terminal(colour=False) == "ab(+++), cd(-)\nef"
     assert result.to_terminal(colour=True) == (
-        "\x1b[38;5;16;48;5;196mab\x1b[0m, \x1b[38;5;16;48;5;147mcd\x1b[0m\nef"
+        "\x1b[38;5;16;48;5;166mab\x1b[0m, \x1b[38;5;16;48;5;111mcd\x1b[0m\nef"
     )
     nothing = result_of("ab cd", [0.0, 0.0])
     assert nothing.to_terminal(colour=False) == nothing.to_terminal(colour=True) == "ab cd"

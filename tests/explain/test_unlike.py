@@ -9,6 +9,7 @@ import torch
 import fwdgrad
 from fwdgrad import ForwardGradient, Regions, metrics
 from fwdgrad.adapters.arrays import NumpyModel
+from fwdgrad.overlay import full_strength
 from fwdgrad.smoothing import check_alike
 from fwdgrad_kernels import Grid, Labels
 
@@ -269,9 +270,14 @@ def test_a_gradient_s_reliability_is_per_deviation_too():
 def test_plot_draws_what_a_deviation_does():
     pytest.importorskip("matplotlib").use("Agg")
     e, _ = of_unlike_units(4096)
-    drawn = e.plot().images[-1].get_array()[0]
+    ax = e.plot(threshold=0.9)  # what is larger than that alone
     scale = e.method.scale
-    assert abs(drawn).argmax() == int((e.attribution * scale).abs().argmax()) != 0
+    shares = (e.attribution * scale).abs().double()
+    shown = (shares >= 0.9 * full_strength(shares)).nonzero().flatten().tolist()
+    assert int(e.attribution.abs().argmax()) == 0 not in shown
+    assert (ax.images[-1].get_array()[0] != 255).any(1).nonzero()[0].tolist() == shown != []
+    words = ax.figure.axes[-1].get_xlabel().replace("\n", " ")
+    assert "per deviation of the noise on a number" in words
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_noise_is_warned_of(xaitk):
     draws = np.random.default_rng(0)
     box = Sides(changed=lambda scores: {"left": draws.random(), "right": 0.0})
     with pytest.warns(ReliabilityWarning, match="1 of 2 maps are mostly noise: that of 'left'"):
-        xaitk.ClassifierRegions(n_samples=64).generate(photo(24, 40), box)
+        xaitk.ClassifierRegions(n_samples=256).generate(photo(24, 40), box)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,9 @@ def test_images_of_no_use(xaitk):
 
 def test_the_maps_are_those_of_detections(xaitk):
     image, box = street(), Lamps()
-    found = xaitk.DetectorRegions(n_samples=64).generate(image, BOXES, SCORES, box)
+    found = xaitk.DetectorRegions(n_samples=256).generate(image, BOXES, SCORES, box)
     assert found.shape == (2, 64, 96)
-    assert box.count == 65  # for both
+    assert box.count == 257  # for both
     x = torch.from_numpy(image).permute(2, 0, 1) / 255
 
     def model(batch):
@@ -265,7 +265,7 @@ def test_the_maps_are_those_of_detections(xaitk):
         ]
 
     lamps = Detections([(tuple(row), 0) for row in BOXES.tolist()], form="lists")
-    explained = fwdgrad.explain(model, x, [0, 1], objective=lamps, method=Regions(), n_samples=64)
+    explained = fwdgrad.explain(model, x, [0, 1], objective=lamps, method=Regions(), n_samples=256)
     for own, e, (left, top, right, bottom) in zip(found, explained, BOXES, strict=True):
         assert own == pytest.approx((e.heatmap() / e.heatmap().abs().max()).numpy(), abs=1e-4)
         y, x = np.unravel_index(own.argmax(), own.shape)

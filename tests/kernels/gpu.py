@@ -1,5 +1,6 @@
 """The GPU backends, where there is no GPU too: Triton's interpreter, and csrc/cuda built as C++."""
 
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fwdgrad_kernels import Labels, cuda
+from fwdgrad_kernels import Grid, Labels, cuda
 from fwdgrad_kernels.testing import CASES, case_id, linear
 
 ROOT = Path(__file__).parents[2]
@@ -61,8 +62,11 @@ def cases(backend):
 
 
 def on_device(options):
-    """A spec's keyword arguments with its labels where the tests' tensors are."""
+    """A spec's keyword arguments with its labels, or order, where the tests' tensors are."""
     features = options.get("features")
+    if isinstance(features, Grid) and features.order is not None:
+        features = dataclasses.replace(features, order=features.order.to(DEVICE))
+        return {**options, "features": features}
     if not isinstance(features, Labels):
         return options
     return {**options, "features": Labels(features.mask.to(DEVICE))}

@@ -95,6 +95,10 @@ def scale_with(value, at=7):
          {"features": Labels(torch.arange(12).reshape(1, 2, 6))}),
         (ValueError, ["block must be None with Labels", "got 2"],
          {"features": Labels(torch.arange(6)), "block": 2}),
+        (ValueError, ["order", "each of the grid's 3 lines", "got 2"],
+         {"features": Grid((2,), "nearest", order=torch.tensor([1, 2]))}),
+        (ValueError, ["block must be None with a Grid's order", "got 2"],
+         {"features": Grid((2,), "nearest", order=torch.arange(3)), "block": 2}),
         (ValueError, ["block must cover axis -2", "4 channels share", "got (2, 3)"],
          {"shape": (4, 6), "features": Grid((2,)), "block": (2, 3)}),
         (ValueError, ["block must cover axis -2", "got 3"],
@@ -126,6 +130,17 @@ def test_spec(error, fragments, change):
          {"interpolation": "bilinear"}),
         (TypeError, ["jitter", "True or False", "1"], {"jitter": 1}),
         (TypeError, ["share_channels", "True or False", "None"], {"share_channels": None}),
+        (TypeError, ["order", "tensor of integers", "list"], {"order": [0, 1]}),
+        (TypeError, ["order", "integers", "torch.float32"], {"order": torch.ones(2)}),
+        (ValueError, ["order", "values", "meta"],
+         {"order": torch.zeros(3, dtype=torch.int64, device=META)}),
+        (ValueError, ["order", "one axis", "(1, 2)"], {"order": torch.tensor([[0, 1]])}),
+        (ValueError, ["order", "one axis", "(0,)"], {"order": torch.arange(0)}),
+        (ValueError, ["order", "from 0", "got -1"], {"order": torch.tensor([2, -1])}),
+        (ValueError, ["order", "from 0", f"got {2**40}"], {"order": torch.tensor([2**40, 0])}),
+        (ValueError, ["order", "distinct", "got 3 twice"], {"order": torch.tensor([3, 1, 3])}),
+        (ValueError, ["order must be None with jitter=True"],
+         {"order": torch.arange(3), "jitter": True}),
     ]
 )  # fmt: skip
 def test_grid(error, fragments, change):

@@ -216,7 +216,7 @@ import sys
 sys.path.insert(0, {folder!r})
 import torch, gpu, pathlib, test_cuda
 from fwdgrad_kernels import Grid, Labels, NoiseSpec, accumulate_, cuda, perturb
-from fwdgrad_kernels.testing import cells, linear
+from fwdgrad_kernels.testing import cells, linear, ordered
 cuda.module = gpu.importlib.util.module_from_spec(
     spec := gpu.importlib.util.spec_from_file_location("cuda_on_cpu._cuda", {module!r}))
 spec.loader.exec_module(cuda.module)
@@ -235,6 +235,8 @@ for kind, shape, options in (
     ("rademacher", (3, 12, 28), {{"features": Grid(2)}}),  # 128 draws: a whole group of signs
     ("rademacher", (3, 7, 9), {{"features": Grid(3)}}),
     ("rademacher", (2, 7), {{"features": Grid(2)}}),
+    ("rademacher", (3, 7, 9), linear(3, 3, **ordered(60))),
+    ("normal", (3, 7, 9), cells(3, 3, **ordered(27))),
 ):
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         wide = torch.float64 if dtype == torch.float64 else torch.float32

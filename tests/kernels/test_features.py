@@ -21,7 +21,16 @@ from fwdgrad_kernels import (
     perturb,
     reference,
 )
-from fwdgrad_kernels.testing import SHARED, assert_samples, case_id, cells, linear, make_spec
+from fwdgrad_kernels.testing import (
+    SHARED,
+    assert_samples,
+    assert_sums,
+    case_id,
+    cells,
+    linear,
+    make_spec,
+    ordered,
+)
 
 SMOOTH = linear(4, 4, share_channels=True)
 SHARE, FIXED = {"share_channels": True}, {"jitter": False}
@@ -46,6 +55,10 @@ CASES = (
     ((2, 5, 6, 7), linear(2, 3, 4, **BOTH)),
     ((2, 5, 3, 7), linear(4, 1, 2)),
     ((5, 6, 7), cells(3, 4, 2, **FIXED)),
+    # Orders of draws, as many as the grid has lines.
+    ((3, 9, 11), linear(4, 4, **SHARE, **ordered(20))),
+    ((2, 5, 6, 7), linear(2, 3, 4, **SHARE, **ordered(64))),
+    ((2, 20), cells(7, **ordered(6))),
     # Labels: of pixels, of channels, of one axis in the middle, one for all, one for each.
     ((3, 5, 6), {"features": Labels(torch.arange(30).reshape(5, 6) % 7)}),
     ((3, 5, 6), {"features": Labels(torch.tensor([1, 0, 1]).reshape(3, 1, 1))}),
@@ -119,6 +132,59 @@ def test_labels_in_memory_of_channels_last(any_backend):
     made = perturb(last, spec, 0, 3, backend=any_backend)
     assert made.stride(1) == 1
     assert torch.equal(made, perturb(x, spec, 0, 3, backend=any_backend))
+
+
+# ---- orders ----------------------------------------------------------------------------------
+
+ORDERED = {
+    "shared": ((3, 9, 11), linear(4, 4, **BOTH)),
+    "single": ((9, 12), linear(4, 3, **FIXED)),
+    "nearest": ((2, 9, 11), cells(4, 4, **FIXED)),
+    "volume": ((2, 5, 6, 7), linear(2, 3, 4, **BOTH)),
+    "pixels": ((2, 5, 6), SHARED),
+    "many": ((1, 20, 20), linear(1, 2, **FIXED)),
+}
+
+
+@covering(
+    any_backend=gpu.EVERY,
+    name=tuple(ORDERED),
+    kind=("normal", "cauchy", "rademacher", "hadamard"),
+    order=("other", "own"),
+)
+def test_lines_take_the_draws_of_an_order(any_backend, name, kind, order):
+    shape, options = ORDERED[name]
+    plain = make_spec(shape, kind, seed=2**63 + 7, **options)
+    lines = plain.draws
+    shuffled = torch.randperm(2 * lines, generator=torch.Generator().manual_seed(lines))[:lines]
+    takes = (torch.arange(lines) if order == "own" else shuffled).to(gpu.DEVICE)
+    features = dataclasses.replace(options["features"], order=takes)
+    spec = make_spec(shape, kind, seed=2**63 + 7, features=features)
+    assert (spec.grid, spec.draws) == (plain.grid, int(takes.max()) + 1)
+    first, weights, x = 2**32 - 3, random(7), random(*shape)
+    run = {"backend": any_backend}
+    if order == "own":
+        assert torch.equal(perturb(x, spec, first, 7, **run), perturb(x, plain, first, 7, **run))
+    for settings in ({}, {"baseline": 0.25, "position": 0.5, "pairs": True}):
+        made = perturb(x, spec, first, 7, **settings, **run)
+        where = [torch.full(shape, 0.25, device=gpu.DEVICE), 0.5] if settings else []
+        assert_samples(made[:7], x, spec, first, 1, (-torch.inf, torch.inf), *where)
+    total, square = torch.zeros(2, *shape, device=gpu.DEVICE)
+    accumulate_(total, weights, spec, first, square, **run)
+    assert_sums(total, square, weights, spec, first)
+    alone = accumulate_(torch.zeros_like(total), weights, spec, first, **run)
+    assert torch.equal(alone, total)
+    values = random(spec.draws)
+    for squared in (False, True):
+        expected = expand(values[takes], plain, squared=squared, **run)
+        assert torch.equal(expand(values, spec, squared=squared, **run), expected)
+
+
+def test_an_order_on_another_device():
+    spec = NoiseSpec((4,), features=Grid(2, "nearest", order=torch.arange(2)))
+    for call in (lambda x: perturb(x, spec, 0, 1), lambda x: expand(x[:2], spec)):
+        with pytest.raises(ValueError, match="order on x's device meta, got cpu"):
+            call(torch.zeros(4, device="meta"))
 
 
 # ---- between a baseline and x ----------------------------------------------------------------
@@ -351,10 +417,13 @@ def test_sums_of_elements_reduce_to_sums_of_features(any_backend, case):
     if not spec.view.linear:  # a feature's elements have its sum: the mean of them is it
         counts = phi.sum(1)
         assert torch.equal(gram, counts.diag())
-        assert torch.allclose(reduced / counts, features.double(), atol=float(error.max()))
+        some = counts > 0  # draws of no line are no elements'
+        means, own = (reduced / counts)[some], features.double()[some]
+        assert torch.allclose(means, own, atol=float(error.max()))
 
 
 GROUPED = (
+    ((3, 9, 11), linear(4, 4, **SHARE, **ordered(20))),
     ((3, 9, 11), linear(4, 4, **BOTH)),
     ((3, 9, 11), linear(4, 4, **SHARE)),
     ((2, 20), linear(7)),

@@ -75,9 +75,10 @@ def test_machine_code_spills_nothing_and_keeps_to_its_budget():
     # perturb: 6 distributions x 3 types, dense; 4 types, and 3 of images whose planes are side by
     # side, for all else of elements; 4 types, and 3 of three planes, for features; 3 types x 3 for
     # the signs of linear grids. accumulate: 5 distributions x with squares or without, dense; 2
-    # types x with or without for elements, for features and for expand; 2 for adding up. Draws: 3.
-    # Scales: 4. Placements: 2.
-    assert len(names) == 6 * 3 + 4 + 3 + 4 + 3 + 3 * 3 + 5 * 2 + 3 * 2 * 2 + 2 + 3 + 4 + 2
+    # types x with or without for elements, for features and for expand; 2 for adding up. Draws: 3,
+    # and 2 for their order. Scales: 4. Placements: 2.
+    dense, lattices = 6 * 3 + 5 * 2, 4 + 3 + 4 + 3 + 3 * 3 + 3 * 2 * 2
+    assert len(names) == dense + lattices + 2 + 3 + 2 + 4 + 2
     assert {row[0] for row in rows} == TARGETS
     for architecture, name, registers, local in rows:
         assert local == 0, (architecture, name)

@@ -27,7 +27,7 @@ from fwdgrad_kernels import (
     perturb,
 )
 from fwdgrad_kernels import triton as triton_backend
-from fwdgrad_kernels.testing import cells, linear, make_spec
+from fwdgrad_kernels.testing import cells, linear, make_spec, ordered
 
 SHAPE = (2, 6)
 BACKEND = pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -361,9 +361,10 @@ def test_the_perturber_reads_negative_views():
         ((3, 8, 12), {"scale": AdaptiveScale(-4.0, 4.0)}, {"pairs": True}),
         ((3, 8, 12), {"scale": torch.linspace(-1, 1, 288).reshape(3, 8, 12)}, {}),
         ((2, 5, 6), {"features": Labels(torch.arange(6) // 2)}, {}),
+        ((2, 9), cells(4, **ordered(6)), {"pairs": True}),
         ((7,), {}, {"relative": True}),
     ],
-    ids=["elements", "blocks", "baseline", "adaptive", "map", "labels", "relative"],
+    ids=["elements", "blocks", "baseline", "adaptive", "map", "labels", "order", "relative"],
 )
 def test_the_perturber_has_the_bits_of_perturb(shape, options, settings, backend):
     x = torch.linspace(-2, 3, torch.Size(shape).numel()).reshape(shape)

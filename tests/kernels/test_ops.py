@@ -95,10 +95,12 @@ def test_compiled_without_a_graph_break(mapped):
 def test_features_are_compiled_without_a_graph_break():
     groups = {"distribution": "rademacher", "design": "hadamard"}
     grid, labels = spec_of(features=Grid(3), **groups), spec_of(features=Labels(torch.arange(7)))
+    order = torch.arange(grid.draws).flip(0) + 1
+    ordered = spec_of(features=Grid(3, order=order), **groups)
 
     def step(x, weights, first):
         results = []
-        for spec in (grid, labels):
+        for spec in (grid, ordered, labels):
             samples = perturb(x, spec, first, 4, baseline=0.25, position=0.5)
             total = accumulate_(torch.zeros(SHAPE), weights, spec, first)
             sums = accumulate_features_(torch.zeros(spec.draws), weights, spec, first)
@@ -109,7 +111,7 @@ def test_features_are_compiled_without_a_graph_break():
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     arguments = random(*SHAPE), random(4), 8
     got, expected = compiled(*arguments), step(*arguments)
-    assert len(got) == 8
+    assert len(got) == 12
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 

@@ -60,7 +60,9 @@ def test_value(duplicate, scale):
 
 @pytest.mark.parametrize("duplicate", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
 @pytest.mark.parametrize(
-    "features", [Elements(), Grid(4, jitter=True), Labels(MASK)], ids=lambda f: type(f).__name__
+    "features",
+    [Elements(), Grid(4, jitter=True), Grid(4, order=torch.arange(16).flip(0)), Labels(MASK)],
+    ids=lambda f: type(f).__name__,
 )
 def test_features_are_values(duplicate, features):
     spec, again = NoiseSpec((3, 8, 9), features=features, seed=3), duplicate(features)
@@ -81,6 +83,23 @@ def test_each_field_of_a_grid_makes_a_difference(change):
     grid, other = Grid(4), Grid(**{"cell": 4, **change})
     assert grid != other
     assert NoiseSpec((3, 8, 9), features=grid) != NoiseSpec((3, 8, 9), features=other)
+
+
+def test_orders_are_compared_by_value_and_are_a_copy():
+    given = torch.arange(16).flip(0)
+    grid, other = Grid(4, order=given), Grid(4, order=torch.arange(16))
+    spec = NoiseSpec((3, 8, 9), features=grid)
+    assert (spec.grid, spec.draws) == ((1, 1, 4, 4), 16)
+    for same in (given.clone(), given.to(torch.uint8), given.numpy()):
+        assert Grid(4, order=same) == grid
+        assert hash(Grid(4, order=same)) == hash(grid)
+        assert NoiseSpec((3, 8, 9), features=Grid(4, order=same)) == spec
+    for different in (other, Grid(4)):
+        assert grid != different
+        assert spec != NoiseSpec((3, 8, 9), features=different)
+    assert repr(grid).endswith("share_channels=True, order=<16 draws>)")
+    given.zero_()
+    assert int(grid.order[0]) == 15
 
 
 def test_labels_are_compared_by_value():

@@ -34,19 +34,24 @@ struct GridPosition {
   }
 };
 
-// The draws of a sample, in this order; with labels, as many columns as there are.
+// The lines that take the draws of a sample, in this order but for a spec's own; with labels, as
+// many columns as there are.
 struct Grid {
   int64_t planes, layers, rows, columns;
 
   FWDGRAD_HD static Grid of(const Spec& spec) {
-    if (spec.labels) return {1, 1, 1, spec.labels};
+    if (spec.is_labelled()) return {1, 1, 1, spec.labels};
     return {spec.shared ? 1 : spec.leading,
             grid_length(spec.depth, spec.cell_depth, spec.linear, spec.jitters),
             grid_length(spec.height, spec.cell_height, spec.linear, spec.jitters),
             grid_length(spec.width, spec.cell_width, spec.linear, spec.jitters)};
   }
-  FWDGRAD_HD int64_t draws() const { return planes * layers * rows * columns; }
+  FWDGRAD_HD int64_t lines() const { return planes * layers * rows * columns; }
 };
+
+FWDGRAD_HD int64_t draws_of(const Spec& spec) {
+  return spec.labels ? spec.labels : Grid::of(spec).lines();
+}
 
 // One sample's block [y0, y1) x [x0, x1), cut at the border, and the shift of its grid.
 struct Placement {
@@ -81,7 +86,7 @@ FWDGRAD_HD Placement placement_of(const Spec& spec, uint64_t sample) {
   place_axis(words.w1, spec.width, spec.block_width, &placement.x0, &placement.x1);
   if (!spec.jitters) return placement;
   if (spec.distribution == Distribution::kHadamard)  // a group of samples shares its grid
-    sample /= hadamard_mask(Grid::of(spec).draws()) + 1;
+    sample /= hadamard_mask(draws_of(spec)) + 1;
   const Words shifts = words_of(0, kPlacement, sample, key);
   placement.shift_y = place(shifts.w2, spec.cell_height);
   placement.shift_x = place(shifts.w3, spec.cell_width);

@@ -20,9 +20,10 @@ struct Spec {
   bool shared;                                  // one draw for all leading axes
   bool jitters;                                 // samples shift their grid of cells
   int64_t labels;                               // how many there are; 0 without
-  int64_t label_inner, label_period;
-  const int32_t* mask;  // element e of the contiguous input has the label
-                        // mask[e / label_inner % label_period]
+  int64_t label_inner, label_period;            // period -1: the order of a grid's draws
+  const int32_t* mask;                          // element e of the contiguous input has the label
+                        // mask[e / label_inner % label_period]; with an order, line k of the
+                        // grid takes draw mask[k] of `labels`
   uint64_t seed;
   uint32_t stream;  // of the draws: kInputNoise, or a parameter's; not of hadamard's
 
@@ -30,6 +31,8 @@ struct Spec {
   FWDGRAD_HD int64_t numel() const { return planes() * height * width; }
   FWDGRAD_HD bool has_cells() const { return cell_depth > 1 || cell_height > 1 || cell_width > 1; }
   FWDGRAD_HD bool has_blocks() const { return block_height != height || block_width != width; }
+  FWDGRAD_HD bool is_ordered() const { return label_period < 0; }
+  FWDGRAD_HD bool is_labelled() const { return labels && !is_ordered(); }
   // Whether draw k belongs to element k of the contiguous input.
   FWDGRAD_HD bool is_elementwise() const {
     return !has_cells() && !labels && (!shared || leading == 1);

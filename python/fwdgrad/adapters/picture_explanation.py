@@ -19,7 +19,10 @@ from fwdgrad.terminal import plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from fwdgrad.drawing import Frame
     from fwdgrad.feature_table import FeatureTable
+
+DRAWN = 1024  # pixels of a photo's longer side that are drawn
 
 
 @dataclass(eq=False, repr=False)
@@ -60,20 +63,32 @@ class PictureExplanation(OfExplanation):
         height, width = self.photo.shape[:2]
         return on_photo(self.explanation.heatmap(), self.cut, width, height)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the map over all of the photo: red increases the score, blue decreases it.
-
-        Args:
-            ax: matplotlib axes; new ones where None.
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        picture: bool = True,
+        scale: float | None = None,
+        sign: str = "both",
+        threshold: float = 0.0,
+        top: int = 3,
+    ) -> Axes:
+        """Draws the map over all of the photo, as ``Explanation.plot`` does, with its options.
 
         Returns:
             The axes.
 
         Raises:
             ImportError: matplotlib is not installed.
+            TypeError, ValueError: naming the option, what was given and what would do.
         """
+        from fwdgrad.drawing import draw
+        from fwdgrad.overlay import Look
+
         height, width = self.photo.shape[:2]
-        return draw_on_photo(self.explanation, self.photo, self.cut, (width, height), ax)
+        frame = frame_of(small(self.photo), self.cut, width, height)
+        look = Look(picture, scale, sign, threshold, top)
+        return draw(self.explanation, ax, look, frame, self.label)
 
     def _features(self) -> FeatureTable:
         """With their places in the photo's pixels; of single channels, these last."""
@@ -197,33 +212,49 @@ def on_photo(values: Tensor, cut: Cut, width: int, height: int) -> Tensor:
     return values
 
 
-def draw_on_photo(
-    explanation: Explanation,
-    photo: np.ndarray[Any, Any],
+def frame_of(
+    pixels: np.ndarray[Any, Any],
     cut: Cut,
-    size: tuple[int, int],
-    ax: Axes | None = None,
-) -> Axes:
-    """Draws a map over all of its photo, where it lies.
+    width: int,
+    height: int,
+    interpolation: str | None = None,
+) -> Frame:
+    """A photo for a map to be drawn on.
 
     Args:
-        explanation: of what the model saw, a picture of values in [0, 1] with one or three
-            channels.
-        photo: all of it, uint8 (h, w, 3), in whatever size.
+        pixels: all of it, uint8 (h, w, 3), in whatever size.
         cut: what of the photo the model saw.
-        size: width and height of the photo that the cut is of.
-        ax: matplotlib axes; new ones where None.
-
-    Returns:
-        The axes.
+        width: of the photo that the cut is of.
+        height: of it.
+        interpolation: of matplotlib's, between the pixels.
     """
-    width, height = size
-    ax = explanation.plot(ax)
-    under, over = ax.images[-2:]  # what the model saw, and the map
-    under.set_data(photo.mean(2) / 255)
-    under.set_extent((0, width, height, 0))
+    from fwdgrad.drawing import Frame
+
+    high, wide = pixels.shape[:2]
+    left, top, right, bottom = cut.box
+    across, down = wide / width, high / height
+    own = replace(cut, box=(left * across, top * down, right * across, bottom * down))
     left, top, right, bottom = cut.extent
-    over.set_extent((left, right, bottom, top))
-    ax.set_xlim(0, width)  # what is beside a padded photo is not drawn
-    ax.set_ylim(height, 0)
-    return ax
+    return Frame(
+        pixels,
+        (width, height),
+        (left, right, bottom, top),
+        lambda values: on_photo(values, own, wide, high),
+        interpolation,
+    )
+
+
+def small(photo: np.ndarray[Any, Any], side: int = DRAWN) -> np.ndarray[Any, Any]:
+    """A photo (h, w, 3) with its longer side at most so long, to be drawn.
+
+    >>> small(np.zeros((4096, 2048, 3), np.uint8)).shape
+    (1024, 512, 3)
+    """
+    longer = max(photo.shape[:2])
+    if longer <= side:
+        return photo
+    from PIL import Image
+
+    height, width = (max(1, round(length * side / longer)) for length in photo.shape[:2])
+    picture = Image.fromarray(photo)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.bars import MOST, draw_bars, shortened
+from fwdgrad.colours import BLUE, RED, hexadecimal
 from fwdgrad.explanation import Explanation
 from fwdgrad.feature_table import FeatureTable
 from fwdgrad.methods import Coalitions
@@ -194,7 +195,7 @@ class TableExplanation(OfExplanation):
         rows = []
         for i, number in zip(self.order, self._numbers(self.order), strict=True):
             size, _, top = self._sizes(i)
-            colour = "#ff3c3c" if self.scores[i] > 0 else "#3c78ff"
+            colour = hexadecimal(RED if self.scores[i] > 0 else BLUE)
             wide = 20 * size / top if top > 0 else 0.0
             name, value = (html.escape(plain(text)) for text in (self.names[i], self.values[i]))
             rows.append(

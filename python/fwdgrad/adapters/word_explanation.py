@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fwdgrad.adapters.words import Spans
 from fwdgrad.bars import MOST, draw_bars, shortened
+from fwdgrad.colours import BLUE, RED, TERMINAL_BLUE, TERMINAL_RED
 from fwdgrad.explanation import Explanation
 from fwdgrad.feature_table import FeatureTable
 from fwdgrad.methods import Coalitions
@@ -198,7 +199,7 @@ class TextExplanation(OfExplanation):
 
         def mark(word: str, strength: float) -> str:
             score, error = next(numbers)
-            colour = "255,60,60" if strength > 0 else "60,120,255"
+            colour = ",".join(map(str, RED if strength > 0 else BLUE))
             return (
                 f'<span title="{score:+.3g} ± {error:.2g}" '
                 f'style="background:rgba({colour},{0.7 * abs(strength):.2f})">{word}</span>'
@@ -261,17 +262,12 @@ class TextExplanation(OfExplanation):
         return "".join([*parts, safe(self.text[last:])])
 
 
-# Backgrounds of the 6 x 6 x 6 colour cube, from faint to full.
-_RED = (224, 217, 210, 203, 196)
-_BLUE = (189, 147, 105, 63, 21)
-
-
 def _in_colour(word: str, strength: float) -> str:
     level = round(5 * abs(strength))
     if not level:
         return word
-    background = (_RED if strength > 0 else _BLUE)[level - 1]
-    letters = 231 if strength < 0 and level > 2 else 16
+    background = (TERMINAL_RED if strength > 0 else TERMINAL_BLUE)[level - 1]
+    letters = 231 if strength < 0 and level > 3 else 16
     return f"\x1b[38;5;{letters};48;5;{background}m{word}\x1b[0m"
 
 

@@ -44,6 +44,6 @@ def line_of(found: Evidence) -> str:
 def legend_of(found: Evidence) -> str:
     """What the borders in a picture mean."""
     enough, _, missing = str(found).partition("; ")
-    lines = [f"whole line: {enough}"] * (found.enough is not None)
+    lines = [f"solid line: {enough}"] * (found.enough is not None)
     lines += [f"dashed line: {missing}"] * (found.missing is not None)
     return "\n".join(lines)

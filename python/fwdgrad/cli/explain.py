@@ -9,17 +9,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fwdgrad.adapters.engines import engine_of
 from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
-from fwdgrad.adapters.picture_explanation import draw_on_photo, told
+from fwdgrad.adapters.picture_explanation import told
 from fwdgrad.advice import advice
 from fwdgrad.cli.engine import on_asked_engine
-from fwdgrad.cli.evidence import evidence_of, legend_of, line_of
+from fwdgrad.cli.evidence import evidence_of, line_of
+from fwdgrad.cli.heatmap import heatmap
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.many import explain_all
 from fwdgrad.cli.options import photo_options
@@ -41,16 +41,15 @@ from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
-from fwdgrad.found import Evidence
 from fwdgrad.names import found_by
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.runner.fingerprint import models_of
 from fwdgrad.runner.loop import Progress
 from fwdgrad.scorer import is_of_shapes, module_of
-from fwdgrad.terminal import plain, say
+from fwdgrad.terminal import say
 
-_DRAWN = 512  # pixels of a photo's longer side that are kept to draw it, on less than these
+_DRAWN = 640  # pixels of a photo's longer side that are kept to draw it, on 573 or, wide, on 1164
 
 
 def _photo(arguments: argparse.Namespace, size: int) -> Photo:
@@ -227,14 +226,7 @@ class Photos(Kind):
                 result.provenance["engine"] = engine
             parts.append(evidence_of(one, adapter, result))
             self.save(result, saved, adapter.label(result.target), one)
-            _draw(
-                result,
-                photo,
-                drawn,
-                parts[-1],
-                f"{adapter.label(result.target)}: {result.objective} {result.score:.3g}",
-                f"red increases the score, blue decreases it; reliability {result.reliability:.2f}",
-            )
+            write_atomically(drawn, heatmap(result, photo, adapter.label(result.target), parts[-1]))
         if one.checkpoint is None:
             checkpoint.unlink(missing_ok=True)
         say(f"photo        {_how_cut(photo)}")
@@ -304,43 +296,3 @@ def _size_told(arguments: argparse.Namespace, size: int) -> Iterator[None]:
         raise ModelError(
             Message(error, f"; the pictures are {size} x {size}, and --size gives others")
         ) from error
-
-
-def _draw(
-    result: Explanation, photo: Photo, path: Path, found: Evidence | None, *title: str
-) -> None:
-    """Draws the whole photo, a frame around what the model saw, and beside it the map on it.
-
-    On the map are the borders of what is enough and what is missed, where that was looked for.
-    """
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-    from PIL import Image
-
-    assert photo.whole is not None
-    figure = Figure(figsize=(8, 4.6), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    whole, heat = figure.subplots(1, 2)
-    whole.imshow(photo.whole, extent=(0, photo.width, photo.height, 0))
-    whole.set_axis_off()
-    left, top, right, bottom = photo.cut.box
-    if photo.share < 1:
-        for colour, line in (("black", "-"), ("white", "--")):  # to be seen on any photo
-            sides = right - left, bottom - top
-            whole.add_patch(Rectangle((left, top), *sides, fill=False, ec=colour, ls=line))
-    draw_on_photo(result, photo.whole, photo.cut, (photo.width, photo.height), heat)
-    if found is not None:
-        left, top, right, bottom = photo.cut.extent
-        found.outline(heat, (left, right, bottom, top))
-        figure.supxlabel(plain(legend_of(found), lines=True), fontsize=8, parse_math=False)
-    figure.suptitle("\n".join(map(plain, title)), parse_math=False)  # a name is no formula
-    # Not by savefig, which draws everything twice and compresses for as long again; level 3 takes
-    # a third longer than 1, for a tenth fewer bytes.
-    canvas.draw()
-    content = io.BytesIO()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    drawn.save(content, format="png", dpi=(120, 120), compress_level=1)
-    write_atomically(path, content.getvalue())

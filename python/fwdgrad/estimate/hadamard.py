@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from fwdgrad.directions import Directions, order_of
 from fwdgrad.estimate.reliability import some
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import NoiseSpec, expand, hadamard_sums, walsh_hadamard
@@ -26,7 +27,7 @@ def is_alone(plan: Plan) -> bool:
     if spec is None or spec.design != "hadamard" or spec.block is not None:
         return False
     one = plan.unit == spec.group and plan.samples < 2 * plan.unit
-    return one and 1 < spec.draws < spec.group
+    return one and spec.draws > 1 and Directions.of(spec).tellings > 0
 
 
 def sum_features(
@@ -68,7 +69,7 @@ def sum_features(
 
 def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
     """Of a draw's estimate, from what no draw uses."""
-    n, draws, group = len(weights), spec.draws, spec.group
+    n, group, (used, _, telling, _) = len(weights), spec.group, Directions.of(spec)
     more, asked = max(0, n - group), min(n, group)
     found = (found / asked).square_().cpu()
     leaks = torch.zeros_like(found)
@@ -76,22 +77,26 @@ def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
         ones = torch.ones(asked)
         even = (hadamard_sums(ones, spec, 0) / asked).square_()
         even[0] = 0  # what draw i leaks into j is even[i xor j] of it
-        used = (torch.arange(group) < draws).double()
-        leaks = walsh_hadamard(walsh_hadamard(found * used) * walsh_hadamard(even)) / group
-    variance = float((found - leaks)[draws:].mean().clamp(min=0)) * _met_more(draws, group)
-    variance += float(leaks[1:draws].mean())
+        known = found.clone()
+        known[telling] = 0
+        leaks = walsh_hadamard(walsh_hadamard(known) * walsh_hadamard(even)) / group
+    variance = float((found - leaks)[telling].mean().clamp(min=0)) * _met_more(spec)
+    variance += float(leaks[used][1:].mean())
     if more:
         begun = variance + (1 / more - 1 / group) * float(weights[group:].var(correction=0))
         variance = ((n - more) / n) ** 2 * variance + (more / n) ** 2 * begun
     return variance
 
 
-@functools.lru_cache(maxsize=16)
-def _met_more(draws: int, group: int) -> float:
-    """How much more often two draws' directions meet in a used direction than in an unused one."""
-    used = (torch.arange(group) < draws).double()
-    met = walsh_hadamard(walsh_hadamard(used).square())
-    return float(met[1:draws].mean() / met[draws:].mean())
+def _met_more(spec: NoiseSpec) -> float:
+    """How much more often two draws' directions meet in a used direction than in a telling one."""
+    directions = Directions.of(spec)
+    is_used = torch.zeros(spec.group, dtype=torch.float64)
+    order = order_of(spec)
+    is_used[directions.used if order is None else order] = 1
+    met = walsh_hadamard(walsh_hadamard(is_used).square())
+    apart = float(met[directions.telling].mean())
+    return float(met[directions.used][1:].mean()) / apart if apart else 1.0
 
 
 def spare_reliability(plan: Plan, attribution: Tensor, error: Tensor) -> float:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fwdgrad.directions import Directions
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import NoiseSpec, hadamard_sums
 
@@ -51,7 +52,7 @@ def with_missing(
     assert spec is not None
     weights = weights.masked_fill(missing, 0)
     of_groups = spec.design == "hadamard" and spec.block is None and plan.unit == spec.group
-    if not of_groups or spec.draws >= spec.group:
+    if not of_groups or not Directions.of(spec).tellings:
         return weights * (n / max(1, n - int(missing.sum()))), 0.0
     groups = [
         _Group(spec, first, part, gone, backend)
@@ -74,7 +75,7 @@ def _likelihood(groups: list[_Group], share: float) -> float:
         return 0.0
     fits = [group.fit(share) for group in groups]
     there = sum(group.there for group in groups)
-    spare = sum(len(group.weights) - group.draws for group in groups)
+    spare = sum(len(group.found[group.directions.spare]) for group in groups)
     scale = max(sum(fit.misfit for fit in fits), 1e-300)
     return -there * math.log(scale) - spare * math.log(share) - sum(fit.width for fit in fits)
 
@@ -107,7 +108,7 @@ class _Group:
         self, spec: NoiseSpec, first: int, weights: Tensor, gone: Tensor, backend: str
     ) -> None:
         """Transforms the weights that are there."""
-        self.weights, self.gone, self.draws = weights, gone, spec.draws
+        self.weights, self.gone, self.directions = weights, gone, Directions.of(spec)
         places = gone.nonzero()[:, 0].tolist()
         self.there = len(weights) - len(places)
         self.whole = len(weights) == spec.group and self.there > 0 and len(places) <= _MOST
@@ -119,9 +120,9 @@ class _Group:
             one = torch.zeros_like(weights)
             one[place] = 1
             row.copy_(hadamard_sums(one, spec, first, backend=backend))
-        used, spare = self.rows[:, : spec.draws], self.rows[:, spec.draws :]
-        self.grams = used @ used.T, spare @ spare.T
-        self.pulls = used @ self.found[: spec.draws], spare @ self.found[spec.draws :]
+        parts = [(self.rows[:, at], self.found[at]) for at in self.directions[:2]]
+        self.grams = tuple(rows @ rows.T for rows, _ in parts)
+        self.pulls = tuple(rows @ found for rows, found in parts)
 
     def fit(self, share: float) -> _Fit:
         """What is missing, where the variance along no draw is a share of that along the draws."""
@@ -129,8 +130,10 @@ class _Group:
         pull = (self.pulls[0] + self.pulls[1] / share)[:, None]
         guess = -torch.cholesky_solve(pull, factor)[:, 0]
         energy = (self.found + guess @ self.rows).square()
-        misfit = float(energy[: self.draws].sum() + energy[self.draws :].sum() / share)
-        drawn = float(torch.cholesky_solve(self.grams[0], factor).trace()) / self.draws
+        used, spare = self.directions[:2]
+        misfit = float(energy[used].sum() + energy[spare].sum() / share)
+        drawn = float(torch.cholesky_solve(self.grams[0], factor).trace())
+        drawn /= len(energy[used])
         return _Fit(guess, misfit, 2 * float(factor.diagonal().log().sum()), drawn)
 
     def filled(self, share: float) -> tuple[Tensor, float]:

@@ -101,7 +101,7 @@ def plan_of(
     Example:
         >>> import torch
         >>> plan_of(torch.rand(3, 224, 224), Regions(), n_samples=512).spec.features.cell
-        (11, 11)
+        (13, 13)
     """
     found = method_of(method) or choose(x)[0]
     return found.plan(x, Request(n_samples, features_of(features), seed))

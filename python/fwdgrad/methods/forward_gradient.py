@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from torch import Tensor
 
 from fwdgrad.checks import check_choice, check_integer, check_no_array
+from fwdgrad.directions import order_of
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Message, Option, warn
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur
 from fwdgrad.methods.noise import check_noise, hadamard_spec, on_device, scale_on
 from fwdgrad.plan import Plan
-from fwdgrad_kernels import DESIGNS, AdaptiveScale, Grid, Labels, NoiseSpec, Perturber
+from fwdgrad_kernels import DESIGNS, AdaptiveScale, Grid, NoiseSpec, Perturber
 
 CONTROL_VARIATES = (None, "clean", "leave-one-out", "mean")
 _SAMPLES = 1024  # where nothing is asked for
@@ -143,7 +145,9 @@ class ForwardGradient(Method):
             scale = 0.5 if self.scale is None else self.scale  # of x - baseline
         assert self.distribution is not None
         if self.design == "hadamard":
-            spec = hadamard_spec(x, features, scale, request.seed, self.antithetic, self.block)
+            spec = hadamard_spec(
+                x, features, scale, request.seed, samples, self.antithetic, self.block
+            )
         else:
             shape = tuple(x.shape)
             spec = NoiseSpec(
@@ -192,12 +196,14 @@ def warn_of_design(plan: Plan) -> None:
     """Warns where a group of orthogonal samples does not tell all features."""
     spec = plan.spec
     assert spec is not None
-    if plan.features is not None and plan.samples < spec.draws:
-        count = spec.draws - (isinstance(spec.features, Labels) and not plan.antithetic)
+    order = order_of(spec)
+    count = math.prod(spec.grid) if order is None else len(order)
+    least = count + (0 if plan.antithetic else 1)
+    if plan.features is not None and plan.samples < least:
         warn(
             Message(
                 Option("n_samples"),
-                f" must be at least {spec.draws * plan.signs} to tell {count} features "
+                f" must be at least {least * plan.signs} to tell {count} features "
                 f"apart, got {plan.n_samples}; whole groups, of {spec.group * plan.signs}, do it "
                 "best",
             )
@@ -205,10 +211,15 @@ def warn_of_design(plan: Plan) -> None:
     grid = spec.features
     if plan.antithetic or plan.samples >= 2 * spec.group or not isinstance(grid, Grid):
         return
-    if spec.jitters if not spec.view.linear else max(spec.view.cells[:2]) == 1:
+    at_0 = spec.jitters if not spec.view.linear else max(spec.view.cells[:2]) == 1
+    which = "first cell of the grid"
+    if grid.order is not None:
+        which, corner = "cell of draw 0", int(spec.view.linear and not at_0)
+        at_0 = bool((grid.order[corner:] == 0).any())
+    if at_0:
         warn(
             Message(
-                "the first cell of the grid has one sign in all samples, so that what it adds is "
+                f"the {which} has one sign in all samples, so that what it adds is "
                 "not told from the score's mean; give ",
                 Option("antithetic", True),
                 ", or a grid that is 'nearest' and does not jitter",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.directions import Directions
 from fwdgrad.errors import ArgumentError, Message, Option, warn
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur, smallest_cell
+from fwdgrad.methods.directions import directions, group_of, most_features
 from fwdgrad.methods.forward_gradient import check_moves, warn_of_design
 from fwdgrad.methods.noise import check_noise, hadamard_spec, on_device
 from fwdgrad.plan import Plan
@@ -26,17 +29,17 @@ class Regions(Method):
     """What each region adds to the score: the Banzhaf value of each cell, from few forward calls.
 
     Each sample is the input in some regions and its baseline in the others, with smooth borders
-    between cells; which, is drawn by orthogonal directions: one group of them, and nearly a cell
-    for each sample. What is attributed to a cell is how much the score rises as the cell becomes
+    between cells; which, is drawn by orthogonal directions: one group of them, and three cells to
+    four samples. What is attributed to a cell is how much the score rises as the cell becomes
     the input's, averaged over what the others may be.
 
     Args:
         baseline: what is where the input is not: "blur" (of pictures and volumes: a Gaussian of a
             32nd of the shortest side), "grey", "black", "white", a number, or a tensor. What the
             baseline leaves as it is adds nothing.
-        cell: the side of a cell in pixels; "auto" is the smallest with fewer cells than samples,
-            and than the blur mixes. ``features`` of ``explain`` replace the cells: superpixels,
-            groups of columns.
+        cell: the side of a cell in pixels; "auto" is the smallest with about three cells to
+            four samples, and no smaller than the blur mixes. ``features`` of ``explain`` replace
+            the cells: superpixels, groups of columns.
         antithetic: each draw is taken with both signs, a pair of samples.
         axes: along how many trailing axes cells lie and the blur goes: 1 of a series (C, T) or
             (T,), whose cells are windows of time for all channels; 2 of a picture, 3 of a volume.
@@ -95,6 +98,8 @@ class Regions(Method):
         features: Features
         if request.features is not None:
             features = on_device(request.features, x.device)
+            if isinstance(features, Grid):
+                features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
         elif not axes and x.dim() == 1:
             features = Elements()
         elif axes:
@@ -104,6 +109,7 @@ class Regions(Method):
                 cell = _smallest(tuple(x.shape), axes, samples)
             check_integer("cell", cell, 1, max(sides))
             features = _cells(sides, cell)
+            features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
         else:
             raise ArgumentError(
                 "features",
@@ -134,7 +140,7 @@ class Regions(Method):
             gradient="forward",
             samples=samples,
             seed=request.seed,
-            spec=hadamard_spec(x, features, 0.5, request.seed, self.antithetic),
+            spec=hadamard_spec(x, features, 0.5, request.seed, samples, self.antithetic),
             features=request.features,
             antithetic=self.antithetic,
             baseline=baseline,
@@ -174,12 +180,12 @@ def _warn_of_error(plan: Plan) -> None:
     """Warns where no direction is left to tell the map's error by."""
     spec = plan.spec
     assert spec is not None
-    if spec.draws < spec.group or plan.samples >= 2 * spec.group:
+    if Directions.of(spec).tellings or plan.samples >= 2 * spec.group:
         return
     warn(
         Message(
-            f"{spec.draws} features take every direction of their group of {spec.group} samples, "
-            "so that the map's error and reliability cannot be told; give ",
+            f"{math.prod(spec.grid)} features take every direction of their group of "
+            f"{spec.group} samples, so that the map's error and reliability cannot be told; give ",
             Option("n_samples", 2 * spec.group * plan.signs),
             ", or one feature less" if plan.features is not None else ", or a larger cell",
         )
@@ -196,17 +202,34 @@ def _cells(sides: tuple[int, ...], cell: int) -> Grid:
     return Grid(sizes, "nearest" if len(sides) == 1 else "linear", False, True)
 
 
-def _smallest(shape: tuple[int, ...], axes: int, samples: int) -> int:
-    """The smallest cells with fewer draws than samples, and than directions in their group.
+def _drawn(
+    grid: Grid, shape: tuple[int, ...], samples: int, seed: int, device: torch.device
+) -> Grid:
+    """The same cells with directions of one group that has about as many as there are samples."""
+    if not grid.view(shape).linear or grid.jitter or grid.order is not None:
+        return grid
+    lines = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").grid
+    count = math.prod(lines)
+    group = max(group_of(samples), 1 << count.bit_length())
+    return dataclasses.replace(grid, order=directions(lines, group, seed).to(device))
 
-    What has no draw tells the error. For 16 samples nothing can be left.
+
+def _smallest(shape: tuple[int, ...], axes: int, samples: int) -> int:
+    """The smallest cells that leave directions in their group free, and some to tell the error.
+
+    Of a series: with fewer draws than samples, and than directions in their group. For 16 samples
+    nothing can be left.
     """
     sides = shape[-axes:]
     best = max(sides)
     for cell in range(smallest_cell(sides), best):
         grid = _cells(sides, cell)
         draws = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").draws
-        draws += axes == 1  # see hadamard_spec
+        if axes > 1:
+            if draws <= most_features(group_of(samples)):
+                return cell
+            continue
+        draws += 1  # see hadamard_spec
         if draws > samples:
             continue
         if draws < min(1 << (draws - 1).bit_length(), samples):

@@ -6,36 +6,49 @@ import base64
 import io
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fwdgrad.explanation import Explanation
 from fwdgrad.inputs import is_of_pixels
+from fwdgrad.meaning import meaning
+from fwdgrad.overlay import (
+    Look,
+    Pixels,
+    bytes_of,
+    full_strength,
+    laid_on,
+    picture_of,
+    values_of,
+)
 from fwdgrad.report.text import escape
 
 
 def pictures(explanation: Explanation, label: str, mask: Tensor | None) -> str:
     """The figures of an explanation of a picture, as HTML; see ``report``."""
-    x = explanation.input.detach().float().cpu()
-    height, width = x.shape[1:]
-    is_plain = is_of_pixels(x)
-    photo = x if is_plain else (x - x.min()) / (float(x.max() - x.min()) or 1.0)
+    photo = picture_of(explanation)
+    assert photo is not None  # see report
+    height, width = photo.shape[1:]
+    is_plain = is_of_pixels(explanation.input)
     note = "" if is_plain else "; its values are stretched to the screen’s"
+    values, errors = values_of(explanation)
+    full = full_strength(values)
+    strength = Look().strength(values, errors, full)
+    ends = f"<span>{-full:.2g}</span><i></i><span>+{full:.2g}</span>".replace("-", "−")
     shown = [
         _figure(
             "Picture",
             f"{width} × {height} pixels, as the model sees it{note}.",
-            _png(photo),
+            _png(bytes_of(photo)),
             "The picture that was explained",
             width,
         ),
         _figure(
             "Map",
-            "Red pixels increase the score, blue ones decrease it."
-            '<span class="scale"><span>decrease</span><i></i><span>increase</span></span>',
-            _drawn(explanation),
-            f"The picture in grey; red where it increases the score of {label}, blue where it "
+            "Red pixels increase the score, blue ones decrease it: "
+            f'{escape(meaning(explanation, label))}.<span class="scale">{ends}</span>',
+            _png(laid_on(bytes_of(photo), strength)),
+            f"The picture, paled; red where it increases the score of {label}, blue where it "
             "decreases it",
             width,
         ),
@@ -44,7 +57,9 @@ def pictures(explanation: Explanation, label: str, mask: Tensor | None) -> str:
     if mask is not None:
         dimmed = photo * (0.25 + 0.75 * mask.float())
         alternative = "The picture, dark but for the object"
-        shown.append(_figure("Object", "What the mask marks.", _png(dimmed), alternative, width))
+        shown.append(
+            _figure("Object", "What the mask marks.", _png(bytes_of(dimmed)), alternative, width)
+        )
     return "".join(shown)
 
 
@@ -67,7 +82,7 @@ def _error_figure(explanation: Explanation) -> str:
         "Standard error",
         f"Of the map, at most: dark is {largest:.2g}, where the map’s own largest value is "
         f"{top:.2g}.{rest}",
-        _png(colours),
+        _png(bytes_of(colours)),
         f"The standard error at each place: the darker the larger, {largest:.2g} at most",
         error.shape[1],
     )
@@ -81,36 +96,12 @@ def _figure(title: str, caption: str, source: str, alternative: str, width: int)
     )
 
 
-def _png(pixels: Tensor) -> str:
-    """Values (1 or 3, H, W) in [0, 1] as a data URI."""
+def _png(pixels: Pixels) -> str:
+    """Pixels, uint8 (H, W, 3), as a data URI."""
     try:
         from PIL import Image
     except ImportError:
         raise ImportError("a report needs Pillow: pip install 'fwdgrad-kernels[image]'") from None
-    levels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
-    array = np.ascontiguousarray(levels.expand(3, -1, -1).permute(1, 2, 0).numpy())
     content = io.BytesIO()
-    Image.fromarray(array).save(content, format="png", optimize=True)
-    return _data(content)
-
-
-def _drawn(explanation: Explanation) -> str:
-    """What ``plot`` draws, a pixel for each of the map's."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            "a report needs matplotlib: pip install 'fwdgrad-kernels[image]'"
-        ) from None
-    height, width = explanation.heatmap().shape
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    FigureCanvasAgg(figure)
-    explanation.plot(figure.add_axes((0, 0, 1, 1)))
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return _data(content)
-
-
-def _data(content: io.BytesIO) -> str:
+    Image.fromarray(pixels).save(content, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

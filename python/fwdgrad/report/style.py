@@ -28,7 +28,7 @@ img { border-radius: 4px; }
 img.coarse { image-rendering: pixelated; }
 .scale { display: flex; align-items: center; gap: .5rem; margin-top: .35rem; }
 .scale i { flex: 1; height: .5rem; border-radius: 4px; border: 1px solid var(--line);
-  background: linear-gradient(90deg, #00004c, #00f, #fff, #f00, #800000); }
+  background: linear-gradient(90deg, #267abe, #fff, #db5b26); }
 .deletion { --colour: var(--deletion); }
 .insertion { --colour: var(--insertion); }
 .curves b { color: var(--colour); font-variant-numeric: tabular-nums; }
