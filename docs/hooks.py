@@ -17,7 +17,13 @@ import griffe
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("CHANGELOG.md", "benchmarks/results/**/*.md", "benchmarks/*.py", "examples/*.py")
+OUTSIDE = (
+    "CHANGELOG.md",
+    "benchmarks/results/**/*.md",
+    "benchmarks/results/*.png",
+    "benchmarks/*.py",
+    "examples/*.py",
+)
 EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 PROMPTS = re.compile(r"^>>> .+?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?!https?:|data:|#)([^)\s#]+)")
