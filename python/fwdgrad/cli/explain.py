@@ -271,8 +271,8 @@ class Photos(Kind):
                 say(line_of(found))
             say(f"heatmap      {drawn}")
             say(f"attribution  {saved} (with its standard error)")
-            if checks and checks[i] is not None:
-                say(f"report       {reports[saved]} ({checks[i].calls} forward calls checked it)")
+            if checks and (check := checks[i]) is not None:
+                say(f"report       {reports[saved]} ({check.calls} forward calls checked it)")
         say(f"seconds      {results[0].seconds:.1f}")
         say(f"peak memory  {peak_memory()}, the model's and Python's own included")
         return results

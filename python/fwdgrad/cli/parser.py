@@ -259,8 +259,8 @@ def _add_evaluate(commands: Any) -> None:
     )
     add("--mask", type=Path, help="a picture of the photo's size, opaque on transparent or white "
         "on black where the object is")  # fmt: skip
-    add("--report", type=Path, help="write a page: what was found and how far to trust it, in plain "
-        "English, with the curves beside those of an order drawn by chance")  # fmt: skip
+    add("--report", type=Path, help="write a page: what was found and how far to trust it, in "
+        "plain English, with the curves beside those of an order drawn by chance")  # fmt: skip
 
 
 def _add_common(add: Any) -> None:

@@ -12,7 +12,7 @@ from fwdgrad.report.text import escape
 from fwdgrad.report.words import Scale
 
 _WIDTH, _HEIGHT = 440, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 14, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 14, 50
 
 
 def range_of(*curves: Tensor) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from fwdgrad.panels import Panels
 from fwdgrad.report.curves import chart, range_of
 from fwdgrad.report.pictures import error_figure, list_of, pictures, regions_of
 from fwdgrad.report.style import STYLE
-from fwdgrad.report.text import escape, shown
+from fwdgrad.report.text import escape, shown, tied
 from fwdgrad.report.words import Scale, answer, checked, question, sureness
 
 MARK = '<meta name="generator" content="fwdgrad">'  # by which a page of ours is known
@@ -95,7 +95,7 @@ def report(
     check = "<p>It was not.</p>\n"
     if deletion is not None and insertion is not None:
         scale = Scale.of_scores(explanation, followed)
-        check = _checked(deletion, insertion, chance, scale, calls)
+        check = _checked(deletion, insertion, chance, scale, calls, explanation.n_samples)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'{MARK}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -103,7 +103,7 @@ def report(
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header>\n<h1>{title}</h1>\n<p class="answer">{escape(answer(explanation, label))}</p>\n'
+        f'<header>\n<h1>{title}</h1>\n<p class="answer">{tied(answer(explanation, label))}</p>\n'
         f"{_file(explanation)}</header>\n<main>\n"
         '<section class="pictures" aria-label="Pictures">\n'
         f"{pictures(explanation, label, mask, panels, regions)}</section>\n"
@@ -130,26 +130,29 @@ def _checked(
     chance: Sequence[Curve] | None,
     scale: Scale,
     calls: int | None,
+    n_samples: int,
 ) -> str:
     """What the curves say, and the curves."""
     limits = range_of(*(curve.scores for curve in (deletion, insertion, *(chance or ()))))
     charts = "".join(
         chart(name, curve, limits, scale, what, other)
         for name, curve, what, other in (
-            ("Deletion", deletion, "deleted", chance and chance[0]),
-            ("Insertion", insertion, "shown", chance and chance[1]),
+            ("Deletion", deletion, "deleted", chance[0] if chance else None),
+            ("Insertion", insertion, "shown", chance[1] if chance else None),
         )
     )
     how = (
         "The picture is changed bit by bit, the parts first that the map ranks highest, and the "
         "model answers anew each time. If the map is right, the answer falls early as parts are "
-        "deleted, and rises early as they are shown in a blurred picture."
+        "deleted (painted over), and rises early as they are shown in a blurred picture."
     )
     *each, last = checked(deletion, insertion, chance, scale)
     if chance is None:
         each, last = [*each, last], ""
-    cost = "" if calls is None else f"This took {calls:,} further calls of the model."
-    lines = "".join(f"<li>{escape(one)}</li>\n" for one in each)
+    cost = "" if calls is None else (
+        f"The map took {n_samples:,} calls of the model, and this check {calls:,} more."
+    )  # fmt: skip
+    lines = "".join(f"<li>{tied(one)}</li>\n" for one in each)
     return (
         f"<p>{how}</p>\n<ul>\n{lines}</ul>\n{_paragraphs(filter(None, [last, cost]))}"
         f'<div class="curves">\n{charts}</div>\n'
@@ -157,7 +160,7 @@ def _checked(
 
 
 def _paragraphs(texts: Iterable[str]) -> str:
-    return "".join(f"<p>{escape(text)}</p>\n" for text in texts)
+    return "".join(f"<p>{tied(text)}</p>\n" for text in texts)
 
 
 def _folded(title: str, content: str) -> str:

@@ -19,13 +19,13 @@ from fwdgrad.meaning import has_sign, meaning
 from fwdgrad.overlay import Look, Pixels, bytes_of, full_strength, picture_of, values_of
 from fwdgrad.panels import Panels
 from fwdgrad.ranked import found_again
-from fwdgrad.report.text import escape
+from fwdgrad.report.text import escape, tied
 from fwdgrad.report.words import Region, Scale, named, percent, region_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SIDE = 800  # pixels of a panel's longer side
+_SIDE = 640  # pixels of a panel's longer side
 _DPI = 120
 _RAISING, _LOWERING = 3, 2  # regions that are numbered, at most
 
@@ -58,11 +58,12 @@ def pictures(
 
     def photo(ax: Axes) -> None:
         panels.draw_photo(ax)
-        _outline(ax, panels, parts)
+        for name, line in (("missing", "--"), ("enough", "-")):
+            if name in parts:
+                panels.outline(ax, parts[name], line)
 
     def heat(ax: Axes) -> None:
         panels.draw_map(ax, explanation, Look(top=0), label)
-        _outline(ax, panels, parts)
         for i, one in enumerate(regions, 1):
             _number(ax, i, one.x * width, one.y * height)
 
@@ -104,7 +105,7 @@ def list_of(regions: list[Region], explanation: Explanation) -> str:
     if not regions:
         return "<p>No region stands out from chance.</p>\n"
     full = full_strength(values_of(explanation)[0])
-    lines = [f"<li>{escape(region_in_words(one, explanation, full))}</li>\n" for one in regions]
+    lines = [f"<li>{tied(region_in_words(one, explanation, full))}</li>\n" for one in regions]
     found = f'<ol class="regions">\n{"".join(lines)}</ol>\n'
     if has_sign(explanation) and not any(one.value < 0 for one in regions):
         found += "<p>No region lowers it by more than chance would.</p>\n"
@@ -167,12 +168,6 @@ def _lines_in_words(explanation: Explanation, panels: Panels) -> str:
     if not is_of_pixels(explanation.input):
         said.append("Its values are stretched to the screen’s.")
     return " ".join(said)
-
-
-def _outline(ax: Axes, panels: Panels, parts: dict[str, Tensor]) -> None:
-    for name, line in (("missing", "--"), ("enough", "-")):
-        if name in parts:
-            panels.outline(ax, parts[name], line)
 
 
 def _number(ax: Axes, number: int, x: float, y: float) -> None:

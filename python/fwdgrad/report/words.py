@@ -151,7 +151,7 @@ def region_in_words(region: Region, e: Explanation, strongest: float) -> str:
     if isinstance(e.method, (Regions, Coalitions, IntegratedGradients)):
         by = f" by {scale.change(value)}"
         if math.isfinite(region.error) and region.error > 0:
-            by += f", give or take {scale.change(region.error).split()[0]}"
+            by += f", give or take {scale.change(float(f'{region.error:.1g}')).split()[0]}"
     else:
         by = f", {percent(abs(value) / strongest)} as much as the strongest colour stands for"
     return f"{place(region.x, region.y).capitalize()}: {where}{by}."
@@ -185,7 +185,7 @@ def sureness(e: Explanation) -> list[str]:
     told = (
         f"The map was found by trial, with parts of the picture hidden by chance. A second run "
         f"with other draws would give {likeness}. (The two would agree to {max(r, 0.0):.2f}, where "
-        "1 is the same map and 0 is no likeness at all.)"
+        "1 is the same map and 0 is no likeness at all. This is estimated from this run alone.)"
     )
     return [told, *_significant(e)]
 
