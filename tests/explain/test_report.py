@@ -15,8 +15,7 @@ import torch
 
 import fwdgrad
 from fwdgrad import Explanation, ForwardGradient, IntegratedGradients, Regions, SmoothGrad, cli
-from fwdgrad.cli.reporting import by_lot
-from fwdgrad.metrics import Curve, deletion, insertion
+from fwdgrad.metrics import Curve, deletion, insertion, random_order
 from fwdgrad.ranked import found_again
 from fwdgrad.report import report
 from fwdgrad.report.words import Scale, at, checked, percent
@@ -228,7 +227,7 @@ def test_the_check_says_what_an_order_drawn_by_chance_gives(made):
     exec(OWN, namespace)
     options = {"steps": 10, "fill": 0.5, "objective": "probability"}
     lamp, x = namespace["lamp"], e.input
-    curves = [deletion(lamp, x, ranking, 1, **options) for ranking in (e, by_lot(e))]
+    curves = [deletion(lamp, x, ranking, 1, **options) for ranking in (e, random_order(e))]
     start, map_, chance = (
         f"{100 * float(v):.0f} %" for v in (curves[0].scores[0], *(at(c) for c in curves))
     )
@@ -239,8 +238,8 @@ def test_the_check_says_what_an_order_drawn_by_chance_gives(made):
     assert page.count('<path class="chance"') == 2
     assert curves[0].auc < curves[1].auc
     assert "Over the whole of both tests, the map finds what counts sooner" in words_of(page)
-    assert torch.equal(by_lot(e), by_lot(e))
-    assert by_lot(e).shape == (16, 16)
+    assert torch.equal(random_order(e), random_order(e))
+    assert random_order(e).shape == (16, 16)
 
 
 def test_a_map_no_better_than_chance_is_told():

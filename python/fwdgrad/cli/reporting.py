@@ -17,10 +17,16 @@ from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import check_writable, write_atomically
 from fwdgrad.inputs import is_of_pixels
-from fwdgrad.methods import plan_again
-from fwdgrad.metrics import Curve, deletion, gini, insertion, pointing_game, share_inside
+from fwdgrad.metrics import (
+    Curve,
+    deletion,
+    gini,
+    insertion,
+    pointing_game,
+    random_order,
+    share_inside,
+)
 from fwdgrad.panels import Panels
-from fwdgrad.parts import parts_of
 from fwdgrad.report import MARK, Number, report
 from fwdgrad.runner.memory import DEFAULT_BYTES
 
@@ -92,7 +98,7 @@ def check_of(
             deletion(forward, x, ranking, result.target, **options),
             insertion(forward, x, ranking, result.target, **options),
         )
-        for ranking in (result, *([by_lot(result)] if by_chance else []))
+        for ranking in (result, *([random_order(result)] if by_chance else []))
     ]
     return Check(*both[0], both[1] if by_chance else None, calls)
 
@@ -100,18 +106,6 @@ def check_of(
 def batch_of(x: Tensor) -> int:
     """How many inputs a call has, where that is not given."""
     return max(1, DEFAULT_BYTES["cpu"] // (x.numel() * x.element_size()))
-
-
-def by_lot(result: Explanation) -> Tensor:
-    """A map of chance with the features of another, so that both hide parts of the same shape.
-
-    Returns:
-        float64 (H, W), the same for the same seed.
-    """
-    parts = parts_of(plan_again(result))
-    draws = torch.Generator().manual_seed(result.seed % 2**63)
-    ranks = torch.rand(parts.count, generator=draws)
-    return result.over_planes(parts.mask(ranks.to(result.input.device)))
 
 
 def known(

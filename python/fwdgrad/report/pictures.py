@@ -85,7 +85,7 @@ def pictures(
             "The map",
             f"{escape(colours)} Where there is no colour, nothing is told apart from chance."
             f'<span class="scale" aria-hidden="true">{ends}</span>'
-            f'<span class="unit">Full colour is a change of {amount}{unit}.</span>',
+            f'<span class="unit">Full colour is a change of {amount}{unit} or more.</span>',
             _panel(heat, panels),
             f"The picture, paled, with numbered regions: red where it speaks for {of}, blue where "
             "it speaks against it",
@@ -185,7 +185,9 @@ def _panel(draw: Callable[[Axes], None], panels: Panels) -> str:
     height, width = panels.pixels.shape[:2]
     drawn = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     canvas = FigureCanvasAgg(drawn)
-    draw(drawn.add_axes((0, 0, 1, 1)))
+    axes = drawn.add_axes((0, 0, 1, 1))
+    draw(axes)
+    axes.set_aspect("auto")  # a rounded side leaves no white edge
     canvas.draw()
     return _png(np.asarray(canvas.buffer_rgba())[..., :3])
 
