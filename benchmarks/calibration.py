@@ -127,7 +127,7 @@ def row_of(found: list[dict[str, Any]]) -> Row:
     """Of the maps of all seeds."""
     own = torch.stack([one["own"] for one in found])
     error = torch.stack([one["error"] for one in found])
-    moves = (own != 0).any(0)  # what lies on its own blur has no error, and no value
+    moves = (error > 0).all(0)  # what lies on its own blur has no value and no error
     own, error, count = own[:, moves], error[:, moves], len(own)
     others = (own.sum(0) - own) / (count - 1)
     ratios = (own - others) / (error * math.sqrt(1 + 1 / (count - 1)))
@@ -161,14 +161,44 @@ def jobs_of(
     return sorted(found, key=lambda job: (job.samples, job.network != networks[0]))
 
 
-def tables(jobs: list[Job]) -> str:
-    """What is written of all maps that are there."""
-    groups: dict[tuple[str, str, int], dict[tuple[str, str], list[dict[str, Any]]]] = {}
+Groups = dict[tuple[str, str, int], dict[tuple[str, str], list[dict[str, Any]]]]
+
+
+def plot(groups: Groups) -> None:
+    """Said against measured, a point for each picture and budget."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, design in zip(panels, reversed(DESIGNS), strict=True):
+        for (network, drawn, samples), of in groups.items():
+            rows = [row_of(found) for found in of.values() if len(found) > 1]
+            if drawn == design and rows:
+                label = f"{network}, {samples:,} samples"
+                said, measured = [row.said for row in rows], [row.measured for row in rows]
+                axes.scatter(said, measured, s=9, alpha=0.7, label=label)
+        axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+        axes.set(
+            title=f"directions: {design}", xlabel="said: reliability", xlim=(0, 1), ylim=(0, 1)
+        )
+        axes.legend(fontsize="x-small", loc="upper left")
+    panels[0].set_ylabel("measured: correlation of two seeds")
+    figure.savefig(RESULTS.with_suffix(".png"), dpi=100)
+
+
+def found_of(jobs: list[Job]) -> Groups:
+    """What is kept of all maps that are there."""
+    groups: Groups = {}
     for job in jobs:
         if job.file.exists():
             of = groups.setdefault((job.network, job.design, job.samples), {})
             found = torch.load(job.file, weights_only=True)
             of.setdefault((job.kind, job.name), []).append(found)
+    return groups
+
+
+def tables(jobs: list[Job], groups: Groups) -> str:
+    """What is written of them."""
     most = max(len(found) for of in groups.values() for found in of.values())
     lines = [
         "| network | directions | samples | pictures | said | measured | off by, mean | 9th decile "
@@ -232,6 +262,8 @@ values over seeds (root mean squares; the median over pictures, first and ninth 
 how often a cell's interval held the mean of the other seeds. Directions: cosets are the default;
 in order are those of before, a cell for nearly each sample.
 
+![Said against measured](calibration.png)
+
 """
 
 
@@ -254,9 +286,11 @@ def main() -> None:
             for done, _ in enumerate(pool.map(run, jobs, chunksize=4), 1):
                 if done % 50 == 0:
                     print(f"{done} of {len(jobs)} maps", flush=True)
-    found = tables(jobs)
+    groups = found_of(jobs)
+    found = tables(jobs, groups)
     print(found)
     if not options.quick:
+        plot(groups)
         write_atomically(RESULTS, (HEAD.format(options.seeds) + found).encode())
 
 

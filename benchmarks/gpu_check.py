@@ -37,6 +37,7 @@ for shape, options in (
     ((3, 32, 32), {"distribution": "rademacher", "design": "hadamard"}),
     ((3, 37, 41), {"features": Grid(5, jitter=True)}), ((2, 9, 37, 41), {"features": Grid(5)}),
     ((3, 37, 41), {"features": Labels(torch.arange(37 * 41, device="cuda").view(37, 41) // 9)}),
+    ((3, 37, 41), {"features": Grid(5, order=torch.arange(90, device="cuda").flip(0) + 7)}),
 ):
     spec = NoiseSpec(shape, scale=0.5, seed=1, **options)
     x = torch.rand(shape, device="cuda")

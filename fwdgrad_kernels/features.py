@@ -265,6 +265,10 @@ class Labels:
 
     mask: Tensor
     count: int = dataclasses.field(init=False)
+    order: Tensor | None = dataclasses.field(init=False, default=None)
+    """Which draw each label takes; None: the one of its number."""
+    own: Labels | None = dataclasses.field(init=False, default=None)
+    """The labels as they were, where they take other draws."""
 
     def __post_init__(self) -> None:
         """Checks the labels."""
@@ -284,21 +288,28 @@ class Labels:
         object.__setattr__(self, "mask", mask.detach().to(torch.int32, copy=True).contiguous())
         object.__setattr__(self, "count", len(found))
 
-    def without_draw_0(self) -> Labels:
-        """The same labels with the draws 1 .. K: draw 0 is no element's.
+    def taking(self, order: Tensor) -> Labels:
+        """The same labels, of which label k takes draw ``order[k]``, as the lines of a grid may.
 
         In a Hadamard design draw 0 has one sign in all samples of a group, so without antithetic
         pairs what it adds to a score is not told from the score's mean.
 
+        Args:
+            order: (K,) distinct integers from 0 on.
+
         Example:
             >>> from fwdgrad_kernels import NoiseSpec
-            >>> labels = Labels(torch.tensor([0, 1, 1])).without_draw_0()
+            >>> labels = Labels(torch.tensor([0, 1, 1])).taking(torch.tensor([2, 1]))
             >>> NoiseSpec((3,), "rademacher", features=labels, design="hadamard").draws
             3
+            >>> labels.mask.tolist(), labels.own.mask.tolist()
+            ([2, 1, 1], [0, 1, 1])
         """
-        other = copy.copy(self)
-        object.__setattr__(other, "mask", self.mask + 1)
-        object.__setattr__(other, "count", self.count + 1)
+        other, order = copy.copy(self), order.to(self.mask.device, torch.int32)
+        object.__setattr__(other, "mask", order[self.mask.long()])
+        object.__setattr__(other, "count", int(order.max()) + 1)
+        object.__setattr__(other, "order", order)
+        object.__setattr__(other, "own", self)
         return other
 
     def __repr__(self) -> str:

@@ -24,8 +24,7 @@ void launch(int64_t* out, const Spec& spec, uint64_t first, int64_t count, Where
   const DeviceGuard guard(where.device);
   const auto kernel = place_samples<rows>;
   const dim3 grid(static_cast<unsigned>((count + kThreads - 1) / kThreads));
-  FWDGRAD_LAUNCH(kernel, grid, where, out, spec, hadamard_mask(draws_of(spec)), first,
-                 count);
+  FWDGRAD_LAUNCH(kernel, grid, where, out, spec, hadamard_mask(draws_of(spec)), first, count);
 }
 
 }  // namespace

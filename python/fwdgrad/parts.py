@@ -184,7 +184,7 @@ def parts_of(plan: Plan, *, joined: bool = False) -> Parts:
     elif plan.spec is not None:
         features = plan.spec.features
     if isinstance(features, Labels):
-        features = Labels(features.mask - features.mask.min())  # without the draw that is no part's
+        features = features.own or features
     elif isinstance(features, Grid):
         shared = features.share_channels or (joined and len(shape) in (3, 4))
         features = dataclasses.replace(features, jitter=False, share_channels=shared, order=None)

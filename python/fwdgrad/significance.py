@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_choice, check_number
+from fwdgrad.directions import Directions, order_of
 from fwdgrad.errors import ArgumentError, Message, Option, ReliabilityWarning, warn
-from fwdgrad.estimate.hadamard import Directions, is_alone
+from fwdgrad.estimate.hadamard import is_alone
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
 from fwdgrad.methods.coalitions import MOST
@@ -72,7 +73,7 @@ def degrees_of_freedom(plan: Plan, missing: int = 0) -> float:
         >>> from fwdgrad.methods import Regions, plan_of
         >>> plans = [plan_of(torch.ones(12), Regions(0.0), n_samples=n) for n in (16, 64)]
         >>> [degrees_of_freedom(plan) for plan in plans]
-        [3.0, 3.0]
+        [2.0, 1.0]
     """
     spec, there = plan.spec, 1 - missing / plan.samples
     if not plan.is_random:
@@ -103,12 +104,14 @@ def _warn_of_groups(e: Any, plan: Plan) -> None:
     if isinstance(spec.features, Grid) and spec.view.linear:  # many cells act together
         return
     cell = getattr(e.method, "cell", None) if e.features is None else None
-    enough = _GROUPS * spec.group * plan.signs
+    order = order_of(spec)
+    is_double = order is None or 2 * int(order.min()) >= spec.group  # see hadamard_spec
+    enough = _GROUPS * spec.group * plan.signs * (1 if is_double else 2)
     if is_chosen(e):  # with more samples it may be pairs, or all coalitions
         enough = min(_GROUPS * spec.group * 2, 1 << min(MOST, parts_of(plan).count))
     said = (
-        f"{plan.samples / spec.group:.3g} groups of samples: what two features do together may be "
-        "told as a third one's; ",
+        f"{plan.samples / spec.group:.3g} groups of samples: what few features do together may be "
+        "told as another one's; ",
         Option("n_samples", enough),
         *((" with ", Option("cell", cell)) if isinstance(cell, int) else ()),
         " tells them apart",

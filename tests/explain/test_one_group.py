@@ -84,6 +84,11 @@ def test_a_constant_of_the_score_falls_on_no_element(control_variate):
 
 
 def test_a_first_cell_that_is_not_told_from_the_mean_is_told_of():
-    options = {"design": "hadamard", "antithetic": False, "scale": 0.5, "features": Grid((16,))}
+    options = {
+        "design": "hadamard",
+        "antithetic": False,
+        "scale": 0.5,
+        "features": Grid((16,), jitter=True),
+    }
     with pytest.warns(UserWarning, match="first cell of the grid has one sign in all samples"):
         forward_gradient(lambda b: b.sum((1, 2)), torch.ones(2, 64), n_samples=8, **options)

@@ -74,15 +74,15 @@ def test_few_of_those_that_are_told_are_false(features, n_samples, kind, method)
 
 
 def test_what_features_do_together_is_told_of():
-    """Two features that act together fall on the direction of a third one in a single group."""
-    model = lambda batch: batch[:, 2] * batch[:, 4]  # noqa: E731
+    """What three features do together may fall on the direction of a fourth one."""
+    model = lambda batch: batch[:, 2] * batch[:, 4] * batch[:, 5]  # noqa: E731
     x = torch.ones(7, dtype=torch.float64)
     options = {"method": Regions(0.0), "objective": "output"}
     e = fwdgrad.explain(model, x, n_samples=16, **options)
-    with pytest.warns(ReliabilityWarning, match="2 groups .* n_samples=64 tells them apart"):
+    with pytest.warns(ReliabilityWarning, match="1 groups .* n_samples=128 tells them apart"):
         e.significant()
     e = fwdgrad.explain(model, x, n_samples=1024, **options)
-    assert e.significant().nonzero().flatten().tolist() == [2, 4]
+    assert e.significant().nonzero().flatten().tolist() == [2, 4, 5]
 
 
 @pytest.mark.parametrize("words", [6, 7, 9, 12, 17, 40])
@@ -221,9 +221,9 @@ def test_degrees_of_freedom():
         e = fwdgrad.explain(lambda b: b.square().sum(1), x, method=method, n_samples=n_samples)
         return degrees_of_freedom(plan_again(e))
 
-    assert of(16) == 3  # directions that neither a feature nor the mean has
-    assert of(8) == 1.5
-    assert of(128) == 7
+    assert of(16) == 2  # directions that err as a feature's
+    assert of(8) == 1
+    assert of(128) == 3
     assert of(128, method=Regions(0.0, antithetic=True)) == 3
     assert of(128, method=ForwardGradient()) == 63
     assert of(128, method=ForwardGradient(block=6)) == pytest.approx(63 * 0.35, rel=0.1)

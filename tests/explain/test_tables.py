@@ -103,7 +103,7 @@ def test_values_are_those_of_shapiq(value, index):
     assert e.scores.abs().max() > 0.05
 
 
-def test_many_columns_are_within_their_errors():
+def test_what_any_two_of_many_columns_do_together_disturbs_no_third_one():
     """Of a polynomial the value is the derivative half-way."""
     rng = np.random.default_rng(3)
     linear, pairs = rng.normal(size=20), np.triu(rng.normal(size=(20, 20)), 1) / 3
@@ -114,17 +114,12 @@ def test_many_columns_are_within_their_errors():
 
     step, middle = row - background[0], (row + background[0]) / 2
     expected = step * (linear + (pairs + pairs.T) @ middle)
-    away = []
     for seed in range(5):
         e = fwdgrad.explain(TableModel(predict, background), row, seed=seed)
         assert e.explanation.n_samples == 1024
         assert isinstance(e.explanation.method, Regions)
-        assert e.reliability > 0.9
-        away.append(np.abs(e.scores.numpy() - expected) / e.standard_errors.numpy())
-    away = np.concatenate(away)
-    assert np.mean(away < 3) >= 0.98
-    assert np.mean(away < 1) > 0.5
-    assert np.mean(away > 0.1) > 0.5  # the errors are no wild guess
+        assert e.reliability > 0.99
+        np.testing.assert_allclose(e.scores, expected, atol=1e-4)
 
 
 def test_as_many_samples_as_coalitions_are_exact_and_fewer_are_an_estimate():

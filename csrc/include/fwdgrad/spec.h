@@ -21,7 +21,7 @@ struct Spec {
   bool jitters;                                 // samples shift their grid of cells
   int64_t labels;                               // how many there are; 0 without
   int64_t label_inner, label_period;            // period -1: the order of a grid's draws
-  const int32_t* mask;  // element e of the contiguous input has the label
+  const int32_t* mask;                          // element e of the contiguous input has the label
                         // mask[e / label_inner % label_period]; with an order, line k of the
                         // grid takes draw mask[k] of `labels`
   uint64_t seed;

@@ -11,51 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fwdgrad.directions import Directions, order_of
 from fwdgrad.estimate.reliability import some
 from fwdgrad.plan import Plan
-from fwdgrad_kernels import Grid, NoiseSpec, expand, hadamard_sums, walsh_hadamard
-
-
-class Directions(NamedTuple):
-    """The directions of a Hadamard group, as indices: those that are used and the others."""
-
-    used: slice | Tensor  # rising; that of draw 0, which has the scores' mean, is always among them
-    spare: slice | Tensor
-    telling: slice | Tensor  # the spare ones that err as the used ones do
-    tellings: int  # how many of these there are
-
-    @classmethod
-    def of(cls, spec: NoiseSpec) -> Directions:
-        """Those of a spec: with an order, what its grid's lines take is used.
-
-        What few neighbours do together falls among the directions before the first one that is
-        used (``fwdgrad.methods.directions``): those err more, and do not tell.
-
-        >>> grid = Grid(2, "nearest", order=torch.tensor([5, 3]))
-        >>> found = Directions.of(NoiseSpec((4,), "rademacher", features=grid, design="hadamard"))
-        >>> found.used.tolist(), found.spare.tolist(), found.telling.tolist()
-        ([0, 3, 5], [1, 2, 4, 6, 7], [2, 4, 6, 7])
-        """
-        order = _order(spec)
-        if order is None:
-            spare = slice(spec.draws, None)
-            return cls(slice(spec.draws), spare, spare, spec.group - spec.draws)
-        is_used = torch.zeros(spec.group, dtype=torch.bool)
-        is_used[order] = True
-        is_used[0] = True
-        other = (~is_used).nonzero()[:, 0]
-        telling = other[other >= 1 << max(0, int(order.min()).bit_length() - 1)]
-        return cls(is_used.nonzero()[:, 0], other, telling, len(telling))
-
-
-def _order(spec: NoiseSpec) -> Tensor | None:
-    order = spec.features.order if isinstance(spec.features, Grid) else None
-    return None if order is None else order.long().cpu()
+from fwdgrad_kernels import NoiseSpec, expand, hadamard_sums, walsh_hadamard
 
 
 def is_alone(plan: Plan) -> bool:
@@ -129,7 +92,7 @@ def _met_more(spec: NoiseSpec) -> float:
     """How much more often two draws' directions meet in a used direction than in a telling one."""
     directions = Directions.of(spec)
     is_used = torch.zeros(spec.group, dtype=torch.float64)
-    order = _order(spec)
+    order = order_of(spec)
     is_used[directions.used if order is None else order] = 1
     met = walsh_hadamard(walsh_hadamard(is_used).square())
     apart = float(met[directions.telling].mean())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fwdgrad.estimate.hadamard import Directions
+from fwdgrad.directions import Directions
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import NoiseSpec, hadamard_sums
 

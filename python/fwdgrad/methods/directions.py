@@ -30,9 +30,9 @@ def directions(lines: Sequence[int], group: int, seed: int) -> Tensor:
         seed: of the run.
 
     Example:
-        >>> found = directions((5, 5), 64, seed=0)  # the first 16 directions stay free
-        >>> len(found.unique()), found.min() >= 16, found.max() < 64
-        (25, tensor(True), tensor(True))
+        >>> found = directions((5, 5), 32, seed=0)  # the first four directions stay free
+        >>> len(found.unique()), bool(found.min() >= 4), bool(found.max() < 32)
+        (25, True, True)
 
     Source: cosets are the blocks of a 2^(k-p) factorial design: Box and Hunter 1961. Measured in
     ``benchmarks/results/calibration.md``.

@@ -8,13 +8,14 @@ import math
 from torch import Tensor
 
 from fwdgrad.checks import check_choice, check_integer, check_no_array
+from fwdgrad.directions import order_of
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Message, Option, warn
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur
 from fwdgrad.methods.noise import check_noise, hadamard_spec, on_device, scale_on
 from fwdgrad.plan import Plan
-from fwdgrad_kernels import DESIGNS, AdaptiveScale, Grid, Labels, NoiseSpec, Perturber
+from fwdgrad_kernels import DESIGNS, AdaptiveScale, Grid, NoiseSpec, Perturber
 
 CONTROL_VARIATES = (None, "clean", "leave-one-out", "mean")
 _SAMPLES = 1024  # where nothing is asked for
@@ -144,7 +145,9 @@ class ForwardGradient(Method):
             scale = 0.5 if self.scale is None else self.scale  # of x - baseline
         assert self.distribution is not None
         if self.design == "hadamard":
-            spec = hadamard_spec(x, features, scale, request.seed, self.antithetic, self.block)
+            spec = hadamard_spec(
+                x, features, scale, request.seed, samples, self.antithetic, self.block
+            )
         else:
             shape = tuple(x.shape)
             spec = NoiseSpec(
@@ -193,13 +196,14 @@ def warn_of_design(plan: Plan) -> None:
     """Warns where a group of orthogonal samples does not tell all features."""
     spec = plan.spec
     assert spec is not None
-    lines = math.prod(spec.grid)
-    if plan.features is not None and plan.samples < lines:
-        count = lines - (isinstance(spec.features, Labels) and not plan.antithetic)
+    order = order_of(spec)
+    count = math.prod(spec.grid) if order is None else len(order)
+    least = count + (0 if plan.antithetic else 1)
+    if plan.features is not None and plan.samples < least:
         warn(
             Message(
                 Option("n_samples"),
-                f" must be at least {lines * plan.signs} to tell {count} features "
+                f" must be at least {least * plan.signs} to tell {count} features "
                 f"apart, got {plan.n_samples}; whole groups, of {spec.group * plan.signs}, do it "
                 "best",
             )

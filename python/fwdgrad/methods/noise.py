@@ -15,6 +15,7 @@ from fwdgrad.errors import ArgumentError, ArgumentTypeError
 from fwdgrad.importance import Sampling
 from fwdgrad.inputs import numbers_of
 from fwdgrad.methods.base import Method
+from fwdgrad.methods.directions import directions
 from fwdgrad.plan import sum_dtype
 from fwdgrad.smoothing import check_alike, check_bounds, warn_of_resolution, with_floor
 from fwdgrad_kernels import (
@@ -169,29 +170,50 @@ def hadamard_spec(
     features: Features,
     scale: float | Tensor | AdaptiveScale,
     seed: int,
+    samples: int,
     paired: bool,
     block: tuple[int, ...] | int | None = None,
 ) -> NoiseSpec:
     """Noise of the Hadamard design: random signs, orthogonal in a group of samples.
 
-    Without pairs its first draw has one sign in all samples, so it is given to no feature where
-    that can be; a linear grid over two axes or more has it in a corner, mostly outside. A grid with
-    an order has named each line's draw.
+    Without pairs each feature takes a direction that ``directions`` gives it, and none the first,
+    which has one sign in all samples, where features lie alike in all samples. What has an order
+    keeps it.
     """
     shape = tuple(x.shape)
     if not paired and block is None:
-        features = _without_draw_0(features, shape, x.device)
+        features = _directed(features, shape, seed, samples, x.device)
     return NoiseSpec(shape, "rademacher", scale, block, features, "hadamard", seed)
 
 
-def _without_draw_0(
-    features: Features, shape: tuple[int, ...], device: torch.device | None
+def _directed(
+    features: Features,
+    shape: tuple[int, ...],
+    seed: int,
+    samples: int,
+    device: torch.device | None,
 ) -> Features:
-    """The same features without the first draw, where their elements can be named."""
-    if isinstance(features, Grid) and features.order is not None:
+    """The same features with directions of the smallest group that holds them.
+
+    Or of one of twice that size, where there are the samples for it: then no two of them disturb a
+    third one.
+    """
+    if not isinstance(features, Elements) and features.order is not None:
+        return features
+    if isinstance(features, Grid) and features.jitter:
         return features
     labels = labels_of(features, shape, device)
-    return features if labels is None else labels.without_draw_0()
+    if labels is not None:
+        lines: tuple[int, ...] = (labels.count,)
+    else:
+        lines = NoiseSpec(shape, "rademacher", features=features, design="hadamard").grid
+    group = 1 << math.prod(lines).bit_length()
+    group *= 2 if samples >= 2 * group else 1
+    order = directions(lines, group, seed).to(device)
+    if labels is not None:
+        return labels.taking(order)
+    assert isinstance(features, Grid)
+    return dataclasses.replace(features, order=order)
 
 
 def labels_of(

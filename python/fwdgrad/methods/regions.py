@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.directions import Directions
 from fwdgrad.errors import ArgumentError, Message, Option, warn
-from fwdgrad.estimate.hadamard import Directions
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur, smallest_cell
@@ -38,8 +38,8 @@ class Regions(Method):
             32nd of the shortest side), "grey", "black", "white", a number, or a tensor. What the
             baseline leaves as it is adds nothing.
         cell: the side of a cell in pixels; "auto" is the smallest with about three cells to
-            four samples, and no smaller than the blur mixes. ``features`` of ``explain`` replace the cells: superpixels,
-            groups of columns.
+            four samples, and no smaller than the blur mixes. ``features`` of ``explain`` replace
+            the cells: superpixels, groups of columns.
         antithetic: each draw is taken with both signs, a pair of samples.
         axes: along how many trailing axes cells lie and the blur goes: 1 of a series (C, T) or
             (T,), whose cells are windows of time for all channels; 2 of a picture, 3 of a volume.
@@ -140,7 +140,7 @@ class Regions(Method):
             gradient="forward",
             samples=samples,
             seed=request.seed,
-            spec=hadamard_spec(x, features, 0.5, request.seed, self.antithetic),
+            spec=hadamard_spec(x, features, 0.5, request.seed, samples, self.antithetic),
             features=request.features,
             antithetic=self.antithetic,
             baseline=baseline,

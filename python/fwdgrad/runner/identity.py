@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.directions import order_of
 from fwdgrad.files import digest_of
 from fwdgrad.objectives import Objective, objective_name
 from fwdgrad.plan import Plan
 from fwdgrad.runner.fingerprint import parameters_digest
-from fwdgrad_kernels import CONTRACT, Grid
+from fwdgrad_kernels import CONTRACT
 
 
 def identity_of(
@@ -34,8 +35,7 @@ def identity_of(
             return None
         return digest_of(value) if isinstance(value, Tensor) else value
 
-    features = plan.spec.features if plan.spec is not None else None
-    order = features.order if isinstance(features, Grid) else None  # a method may choose it
+    order = None if plan.spec is None else order_of(plan.spec)  # a method may choose it
     options = plain(plan.method)
     options.pop("kind")
     options.pop("control_variate", None)  # of the map alone
