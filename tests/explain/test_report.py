@@ -14,7 +14,15 @@ import pytest
 import torch
 
 import fwdgrad
-from fwdgrad import Explanation, ForwardGradient, IntegratedGradients, Regions, SmoothGrad, cli
+from fwdgrad import (
+    Explanation,
+    ForwardGradient,
+    IntegratedGradients,
+    Regions,
+    SmoothGrad,
+    VarGrad,
+    cli,
+)
 from fwdgrad.metrics import Curve, deletion, insertion, random_order
 from fwdgrad.ranked import found_again
 from fwdgrad.report import report
@@ -255,6 +263,49 @@ def test_a_map_no_better_than_chance_is_told():
     assert len(checked(falls, rises, None, scale)) == 2
 
 
+def test_a_reader_is_warned_first(folder):
+    falls, rises = Curve(torch.tensor([1.0, 0.2, 0.0])), Curve(torch.tensor([0.0, 0.8, 1.0]))
+    e = fwdgrad.explain(corner, X, 0, method=Regions("grey"), n_samples=64)
+    good, bad = (
+        words_of(report(e, "corner", [], falls, rises, chance=chance)).partition("The picture")[0]
+        for chance in ((rises, falls), (falls, rises))
+    )
+    assert "Careful" not in good
+    assert "Careful: when it was checked, this map was no better than chance." in bad
+    e.reliability, e.standard_error = 0.1, e.attribution.abs()
+    noise = words_of(report(e, "corner", [], falls, rises, chance=(rises, falls)))
+    assert "Careful: most of this map is chance" in noise.partition("The picture")[0]
+
+
+def test_a_slope_is_told_as_no_change(folder):
+    """Points of percentage are of what a part adds."""
+    text = words_of(page_of(ForwardGradient(0.3))[1])
+    assert ": speaks for it." in text
+    assert "percentage points" not in text
+    assert "noise added to the picture by chance" in text
+    text = words_of(page_of(VarGrad(0.3))[1])
+    assert ": matters." in text
+    assert "speaks" not in text.partition("How sure")[0].replace("What speaks for", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.953, "95 %"), (0.9999, "more than 99 %"), (1.0, "100 %"), (0.0151, "1.5 %"),
+     (1.5e-4, "0.015 %"), (1e-7, "less than 0.001 %"), (0.0, "0 %")],
+)  # fmt: skip
+def test_probabilities_in_words(value, said):
+    assert Scale("probability", True).of(value) == said
+
+
+def test_what_is_not_a_probability_is_no_share(folder):
+    light = lambda batch: batch.mean((1, 2, 3))  # noqa: E731
+    e = fwdgrad.explain(light, X, method=Regions("black", 2), n_samples=64)
+    text = words_of(report(e, "", []))
+    assert f"What does the model’s answer depend on? The model’s answer is {e.score:.3g}." in text
+    assert "raises the score by 0.0" in text
+    assert "How was it checked? It was not." in text
+
+
 def test_numbered_regions_have_the_map_s_values(made):
     heat, regions = made.e.heatmap(), re.findall("<li>(.*?)</li>", made.page)
     assert regions[0].startswith("Top middle: raises the probability by ")
@@ -295,7 +346,7 @@ def test_the_same_page_is_made_of_the_file(made, folder, capsys):
 def test_without_evidence_nothing_is_said_of_it(folder, capsys):
     told(capsys, "--report", "--output", "out", "--no-evidence")
     text = words_of(Path("out/report.html").read_text(encoding="utf-8"))
-    assert "What speaks for “lamp”? The probability of “lamp” is 9" in text
+    assert "What speaks for “lamp”? The probability of “lamp” is " in text
     assert "line" not in text.partition("The map")[0].replace("“", "")
 
 

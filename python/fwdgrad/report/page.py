@@ -16,7 +16,7 @@ from fwdgrad.report.curves import chart, range_of
 from fwdgrad.report.pictures import error_figure, list_of, pictures, regions_of
 from fwdgrad.report.style import STYLE
 from fwdgrad.report.text import escape, shown, tied
-from fwdgrad.report.words import Scale, answer, checked, question, sureness
+from fwdgrad.report.words import Scale, answer, checked, question, sureness, tests_passed, warning
 
 MARK = '<meta name="generator" content="fwdgrad">'  # by which a page of ours is known
 
@@ -104,7 +104,8 @@ def report(
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f'<header>\n<h1>{title}</h1>\n<p class="answer">{tied(answer(explanation, label))}</p>\n'
-        f"{_file(explanation)}</header>\n<main>\n"
+        f"{_careful(explanation, tests_passed(deletion, insertion, chance))}{_file(explanation)}"
+        "</header>\n<main>\n"
         '<section class="pictures" aria-label="Pictures">\n'
         f"{pictures(explanation, label, mask, panels, regions)}</section>\n"
         "<section>\n<h2>What raises the answer, and what lowers it</h2>\n"
@@ -119,9 +120,14 @@ def report(
     )
 
 
+def _careful(explanation: Explanation, passed: int | None) -> str:
+    said = warning(explanation, passed)
+    return f'<p class="careful">{said}</p>\n' if said else ""
+
+
 def _file(explanation: Explanation) -> str:
     photo = explanation.provenance.get("photo") or {}
-    return f"<p>{escape(photo['name'])}</p>\n" if "name" in photo else ""
+    return f'<p class="file">{escape(photo["name"])}</p>\n' if "name" in photo else ""
 
 
 def _checked(
@@ -149,9 +155,8 @@ def _checked(
     *each, last = checked(deletion, insertion, chance, scale)
     if chance is None:
         each, last = [*each, last], ""
-    cost = "" if calls is None else (
-        f"The map took {n_samples:,} calls of the model, and this check {calls:,} more."
-    )  # fmt: skip
+    cost = f"The map took {n_samples:,} call{'s' * (n_samples != 1)} of the model"
+    cost = "" if calls is None else f"{cost}, and this check {calls:,} more."
     lines = "".join(f"<li>{tied(one)}</li>\n" for one in each)
     return (
         f"<p>{how}</p>\n<ul>\n{lines}</ul>\n{_paragraphs(filter(None, [last, cost]))}"

@@ -20,7 +20,7 @@ from fwdgrad.overlay import Look, Pixels, bytes_of, full_strength, picture_of, v
 from fwdgrad.panels import Panels
 from fwdgrad.ranked import found_again
 from fwdgrad.report.text import escape, tied
-from fwdgrad.report.words import Region, Scale, named, percent, region_in_words
+from fwdgrad.report.words import Region, Scale, is_change, named, percent, region_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,22 +70,26 @@ def pictures(
     of, scale = named(label), Scale.of_scores(explanation)
     if explanation.target is None:
         of = "a higher score"
-    full = full_strength(values_of(explanation)[0])
-    amount = scale.change(full).split()[0]
     colours = f"Red parts speak for {of}, blue ones against it: the stronger the colour, the more."
-    ends = f"<span>−{amount}</span><i></i><span>+{amount}</span>"
+    ends, unit = ("against it", "for it"), ""
     if not has_sign(explanation):
         colours = f"The score of {of} depends on red parts: the stronger the colour, the more."
-        ends = f'<span>0</span><i class="one"></i><span>{amount}</span>'
-    unit = " percentage points" if scale.is_share else ""
+        ends = ("little", "much")
+    elif is_change(explanation):
+        full = scale.change(full_strength(values_of(explanation)[0]))
+        ends = (f"−{full.split()[0]}", f"+{full.split()[0]}")
+        unit = f'<span class="unit">Full colour is a change of {full} or more.</span>'
+    errors = explanation.standard_error
+    is_tested = bool((errors.isfinite() & (errors > 0)).any())
+    pale = " Where there is no colour, nothing is told apart from chance." * is_tested
+    one = ' class="one"' * (not has_sign(explanation))
     found = [
         figure("The picture", lines, _panel(photo, panels), "The picture that was explained"
                + f". {lines}" * bool(lines)),
         figure(
             "The map",
-            f"{escape(colours)} Where there is no colour, nothing is told apart from chance."
-            f'<span class="scale" aria-hidden="true">{ends}</span>'
-            f'<span class="unit">Full colour is a change of {amount}{unit} or more.</span>',
+            f'{escape(colours)}{pale}<span class="scale" aria-hidden="true">'
+            f"<span>{ends[0]}</span><i{one}></i><span>{ends[1]}</span></span>{unit}",
             _panel(heat, panels),
             f"The picture, paled, with numbered regions: red where it speaks for {of}, blue where "
             "it speaks against it",
@@ -104,8 +108,7 @@ def list_of(regions: list[Region], explanation: Explanation) -> str:
     """The numbered regions in words, as HTML."""
     if not regions:
         return "<p>No region stands out from chance.</p>\n"
-    full = full_strength(values_of(explanation)[0])
-    lines = [f"<li>{tied(region_in_words(one, explanation, full))}</li>\n" for one in regions]
+    lines = [f"<li>{tied(region_in_words(one, explanation))}</li>\n" for one in regions]
     found = f'<ol class="regions">\n{"".join(lines)}</ol>\n'
     if has_sign(explanation) and not any(one.value < 0 for one in regions):
         found += "<p>No region lowers it by more than chance would.</p>\n"

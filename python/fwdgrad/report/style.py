@@ -13,9 +13,10 @@ body { margin: 0 auto; max-width: 66rem; padding: 2rem 1.25rem 4rem; background:
 h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; font-weight: 650; letter-spacing: -.01em; }
 h2 { margin: 3rem 0 .5rem; font-size: 1.25rem; line-height: 1.3; font-weight: 650; }
 h3 { margin: 0; font-size: 1rem; font-weight: 650; }
-figcaption, small, header p + p { color: var(--quiet); }
+figcaption, small, .file { color: var(--quiet); }
 header { margin-bottom: 2rem; }
 header p { margin: .5rem 0 0; }
+.careful { padding-left: .8rem; border-left: 4px solid var(--deletion); font-weight: 600; }
 .answer { font-size: 1.2rem; line-height: 1.5; }
 p, ol, ul { max-width: 44rem; }
 p { margin: .6rem 0; }

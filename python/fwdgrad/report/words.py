@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fwdgrad.advice import is_drawn
+from fwdgrad.advice import is_drawn, is_noise
 from fwdgrad.explanation import Explanation
 from fwdgrad.meaning import has_sign
 from fwdgrad.methods import Coalitions, IntegratedGradients, Regions
@@ -50,9 +50,9 @@ class Scale:
         """A score."""
         if not self.is_share:
             return f"{value + 0.0:.3g}".replace("-", "−")
-        if 0 < value < 0.005 or 0.995 < value < 1:
-            return "less than 1 %" if value < 0.5 else "more than 99 %"
-        return f"{100 * value:.0f} %"
+        if 0 < value < 1e-5:
+            return "less than 0.001 %"
+        return "more than 99 %" if 0.995 < value < 1 else percent(value)
 
     def change(self, value: float) -> str:
         """The size of a change of it."""
@@ -104,6 +104,8 @@ def answer(e: Explanation, label: str) -> str:
         said = f"The model calls this {named(label)} ({score})."
     if not known:
         return said
+    if known["enough_share"] is None and known["missing_share"] is None:
+        return f"{said} No part of the picture was found that is enough for that, or that it needs."
     return " ".join([said, _enough(known, scale), _missing(known, scale)])
 
 
@@ -117,10 +119,11 @@ def _enough(known: dict[str, Any], scale: Scale) -> str:
         return "No part of the picture was found that is enough for that by itself."
     if share > 0.995:
         return "Nothing less than the whole picture is enough for that."
-    return (
-        "The part within the solid line decides it: "
-        f"{percent(share)} of the picture is enough, and gives {scale.of(score)} by itself."
-    )
+    part = f"{percent(share)} of the picture"
+    alone = f"enough, and gives {scale.of(score)} by itself."
+    if known["of_class"]:
+        return f"The part within the solid line decides it: {part} is {alone}"
+    return f"{part} (within the solid line) is {alone}"
 
 
 def _missing(known: dict[str, Any], scale: Scale) -> str:
@@ -137,24 +140,27 @@ def _missing(known: dict[str, Any], scale: Scale) -> str:
     return f"Without {part}, it would be {scale.of(known['missing_score'])}."
 
 
-def region_in_words(region: Region, e: Explanation, strongest: float) -> str:
+def region_in_words(region: Region, e: Explanation) -> str:
     """What a numbered region does to the score: as one line of a list.
 
     Args:
         region: of the map.
         e: whose map it is.
-        strongest: the value of the strongest colour.
     """
-    scale, value = Scale.of_scores(e), region.value
-    does = "matters" if not has_sign(e) else "raises" if value > 0 else "lowers"
-    where = f"{does}{f' the {scale.name}' if has_sign(e) else ''}"
-    if isinstance(e.method, (Regions, Coalitions, IntegratedGradients)):
-        by = f" by {scale.change(value)}"
-        if math.isfinite(region.error) and region.error > 0:
-            by += f", give or take {scale.change(float(f'{region.error:.1g}')).split()[0]}"
-    else:
-        by = f", {percent(abs(value) / strongest)} as much as the strongest colour stands for"
-    return f"{place(region.x, region.y).capitalize()}: {where}{by}."
+    scale, value, where = Scale.of_scores(e), region.value, place(region.x, region.y).capitalize()
+    if not has_sign(e):
+        return f"{where}: matters."
+    if not is_change(e):
+        return f"{where}: {'speaks for it' if value > 0 else 'speaks against it'}."
+    by = scale.change(value)
+    if math.isfinite(region.error) and region.error > 0:
+        by += f", give or take {scale.change(float(f'{region.error:.1g}')).split()[0]}"
+    return f"{where}: {'raises' if value > 0 else 'lowers'} the {scale.name} by {by}."
+
+
+def is_change(e: Explanation) -> bool:
+    """Whether a map's values are changes of the score, not slopes."""
+    return isinstance(e.method, (Regions, Coalitions, IntegratedGradients))
 
 
 def place(x: float, y: float) -> str:
@@ -166,6 +172,20 @@ def place(x: float, y: float) -> str:
     across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
     down = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
     return " ".join(filter(None, [down or "middle", across or ("middle" if down else "")]))
+
+
+def warning(e: Explanation, better: int | None) -> str:
+    """What a reader must know before all else; nothing where there is no such thing.
+
+    Args:
+        e: the explanation.
+        better: see ``tests_passed``.
+    """
+    if is_noise(e):
+        return "Careful: most of this map is chance, and another run would give another one."
+    if better == 0:
+        return "Careful: when it was checked, this map was no better than chance."
+    return ""
 
 
 def sureness(e: Explanation) -> list[str]:
@@ -182,10 +202,11 @@ def sureness(e: Explanation) -> list[str]:
         else "a map that is like this one roughly at best" if r >= 0.3
         else "another map: most of this one is chance"
     )  # fmt: skip
+    tried = "parts of the picture hidden" if is_change(e) else "noise added to the picture"
     told = (
-        f"The map was found by trial, with parts of the picture hidden by chance. A second run "
-        f"with other draws would give {likeness}. (The two would agree to {max(r, 0.0):.2f}, where "
-        "1 is the same map and 0 is no likeness at all. This is estimated from this run alone.)"
+        f"The map was found by trial, with {tried} by chance. A second run with other draws would "
+        f"give {likeness}. (The two would agree to {max(r, 0.0):.2f}, where 1 is the same map and "
+        "0 is no likeness at all. This is estimated from this run alone.)"
     )
     return [told, *_significant(e)]
 
@@ -231,21 +252,25 @@ def checked(
         f"Showing {most} in a blurred picture takes it from "
         f"{scale.of(float(insertion.scores[0]))} to {scale.of(at(insertion))}{there[1]}.",
     ]
-    return [*said, *_compared(deletion, insertion, chance)]
+    passed = tests_passed(deletion, insertion, chance)
+    return said if passed is None else [*said, _PASSED[passed]]
 
 
-def _compared(deletion: Curve, insertion: Curve, chance: Sequence[Curve] | None) -> list[str]:
-    if chance is None:
-        return []
-    better = (deletion.auc < chance[0].auc) + (insertion.auc > chance[1].auc)
-    return [
-        (
-            "In neither test is the map better than chance: do not rely on it.",
-            "In one of the two tests the map is better than chance, in the other it is not: take "
-            "it with care.",
-            "Over the whole of both tests, the map finds what counts sooner than chance does.",
-        )[better]
-    ]
+def tests_passed(
+    deletion: Curve | None, insertion: Curve | None, chance: Sequence[Curve] | None
+) -> int | None:
+    """In how many of the two tests a map is better than chance; None where that is not known."""
+    if deletion is None or insertion is None or chance is None:
+        return None
+    return (deletion.auc < chance[0].auc) + (insertion.auc > chance[1].auc)
+
+
+_PASSED = (
+    "In neither test is the map better than chance: do not rely on it.",
+    "In one of the two tests the map is better than chance, in the other it is not: take it with "
+    "care.",
+    "Over the whole of both tests, the map finds what counts sooner than chance does.",
+)
 
 
 def percent(share: float) -> str:
