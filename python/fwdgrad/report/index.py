@@ -15,7 +15,7 @@ from fwdgrad.report.text import escape
 _MARKED = re.compile(r'<p class="text".*?</p>|<table>.*?</table>', re.DOTALL)
 _STYLE = """
 body { max-width: 80rem; }
-.maps { display: grid; gap: 2rem 1.5rem; padding: 0; list-style: none;
+.maps { display: grid; gap: 2rem 1.5rem; margin: 0; padding: 0; max-width: none; list-style: none;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 .maps h2 { margin: 0 0 .4rem; font-size: 1rem; }
 .maps a { color: inherit; }

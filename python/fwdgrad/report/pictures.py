@@ -65,7 +65,10 @@ def pictures(
     def heat(ax: Axes) -> None:
         panels.draw_map(ax, explanation, Look(top=0), label)
         for i, one in enumerate(regions, 1):
-            _number(ax, i, one.x * width, one.y * height)
+            inside = 0.03 * max(width, height)  # all of a number, at an edge, too
+            x, y = one.x * width, one.y * height
+            x, y = max(inside, min(x, width - inside)), max(inside, min(y, height - inside))
+            _number(ax, i, x, y)
 
     of, scale = named(label), Scale.of_scores(explanation)
     if explanation.target is None:
