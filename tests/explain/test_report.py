@@ -371,6 +371,9 @@ def test_a_page_of_another_s_is_not_replaced(folder, capsys):
     _, err = told(capsys, "--report", "--output", "out", status=1)
     assert "--report: out/report.html exists and is no report" in err
     assert Path("out/report.html").read_text() == "mine"
+    told(capsys, "--output", "out")
+    told(capsys, "--output", "out", "--seed", "1", "--overwrite")
+    assert Path("out/report.html").read_text() == "mine"
 
 
 def test_the_index_links_each_report(folder, capsys):

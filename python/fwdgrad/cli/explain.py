@@ -34,7 +34,7 @@ from fwdgrad.cli.output import (
     set_workers,
 )
 from fwdgrad.cli.ranks import ranks_of
-from fwdgrad.cli.reporting import Check, check_report, write_report_of
+from fwdgrad.cli.reporting import Check, check_report, is_report, write_report_of
 from fwdgrad.cli.several import inputs_of, what_is_given
 from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
@@ -244,8 +244,8 @@ class Photos(Kind):
             parts.append(evidence_of(one, adapter, result))
             self.save(result, saved, adapter.label(result.target), one)
             write_atomically(drawn, heatmap(result, photo, adapter.label(result.target), parts[-1]))
-            if not (is_same or one.report):
-                reports[saved].unlink(missing_ok=True)  # of another map
+            if not is_same and is_report(reports[saved]):
+                reports[saved].unlink()  # of the map that was there
         checks = [self._reported(one, adapter, result, photo, saved, path)
                   for result, (saved, path) in zip(results, reports.items(), strict=True)
                   if one.report]  # fmt: skip

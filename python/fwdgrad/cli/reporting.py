@@ -226,6 +226,11 @@ def write_report_of(
     return check
 
 
+def is_report(path: Path) -> bool:
+    """Whether a file is there, and a page of ours."""
+    return path.is_file() and MARK.encode() in path.read_bytes()[:4096]
+
+
 def check_report(path: Path, inputs: dict[str, Path | None], given: str) -> None:
     """Raises where a report cannot be written, or would take another file's place.
 
@@ -237,7 +242,7 @@ def check_report(path: Path, inputs: dict[str, Path | None], given: str) -> None
     check_no_input(given, [path], inputs)
     try:
         check_writable(path)
-        if path.exists() and path.stat().st_size and MARK.encode() not in path.read_bytes()[:4096]:
+        if path.exists() and path.stat().st_size and not is_report(path):
             raise ValueError(f"{given} exists and is no report; give another name")
     except OSError as error:
         raise ValueError(f"{given} cannot be written to: {error.strerror}") from None
