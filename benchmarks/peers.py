@@ -57,6 +57,7 @@ import fwdgrad
 from fwdgrad import ForwardGradient, Regions, metrics
 from fwdgrad.files import write_atomically
 from fwdgrad.methods.blur import light_blur
+from fwdgrad.methods.directions import directions
 from fwdgrad.runner.memory import process_memory
 from fwdgrad_kernels import CONTRACT
 
@@ -353,7 +354,7 @@ class Job:
 def job_of(network: str, name: str, where: Where, budget: int, seed: int) -> Job:
     key = [network, *code_of(METHODS[name]), *where, budget, seed, STEPS]
     if METHODS[name] in (regions, regions_on_grey):
-        key += [*code_of(Regions), *code_of(light_blur), CONTRACT]
+        key += [*code_of(Regions), *code_of(light_blur), *code_of(directions), CONTRACT]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     path = data.cache_folder() / "peers" / f"{digest}.npz"
     return Job(network, name, where, budget, seed, path)

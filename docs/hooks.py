@@ -1,12 +1,13 @@
-"""What mkdocs needs beside its settings: files from outside docs/, and signatures of methods.
+"""What mkdocs needs beside its settings: files from outside docs/, notebooks, methods' signatures.
 
 Pages link tables in ``benchmarks/results`` and programs in ``examples`` as they lie in the
 repository. ``on_files`` takes those files into the site, and ``on_page_markdown`` turns links to
-them, and theirs into ``docs/``, into links of the site.
+them, and theirs into ``docs/``, into links of the site. A notebook is a page, too.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -16,19 +17,43 @@ import griffe
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("CHANGELOG.md", "benchmarks/results/**/*.md", "benchmarks/*.py", "examples/*.py")
+OUTSIDE = (
+    "CHANGELOG.md",
+    "benchmarks/results/**/*.md",
+    "benchmarks/results/*.png",
+    "benchmarks/*.py",
+    "examples/*.py",
+)
 EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 PROMPTS = re.compile(r"^>>> .+?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)")
+LINK = re.compile(r"(?<=\]\()(?!https?:|data:|#)([^)\s#]+)")
+NOTEBOOK = re.compile(r"^(docs/notebooks/.*)\.ipynb$")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the files from outside docs/, each under its path in the repository."""
+    """Adds the files from outside docs/, each under its path in the repository, and notebooks."""
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, abs_src_path=str(path)))
+    for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
+        name = f"notebooks/{path.stem}.md"
+        files.append(File.generated(config, name, content=page_of(path)))
     return files
+
+
+def page_of(path: Path) -> str:
+    """A notebook as Markdown: its texts, code, and what that printed and drew."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "stream":
+                parts.append(f"```text\n{''.join(output['text'])}```")
+            else:
+                parts.append(f"![a figure](data:image/png;base64,{output['data']['image/png']})")
+    return "\n\n".join(parts)
 
 
 def in_repository(uri: str) -> str:
@@ -42,7 +67,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     here = posixpath.dirname(in_repository(uri))
 
     def of_site(found: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(here, found[1]))
+        target = NOTEBOOK.sub(r"\1.md", posixpath.normpath(posixpath.join(here, found[1])))
         return posixpath.relpath(target.removeprefix("docs/"), posixpath.dirname(uri) or ".")
 
     return LINK.sub(of_site, markdown)

@@ -223,7 +223,8 @@ def test_the_index_links_every_page():
 
 def test_the_site_has_every_page():
     named = set(re.findall(r"(?m)^ +- .*?([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text()))
-    assert named == {p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md")} | {"CHANGELOG.md"}
+    pages = [*DOCS.rglob("*.md"), *(p.with_suffix(".md") for p in DOCS.rglob("*.ipynb"))]
+    assert named == {p.relative_to(DOCS).as_posix() for p in pages} | {"CHANGELOG.md"}
 
 
 def test_the_reference_has_every_public_name():

@@ -82,11 +82,14 @@ _PLACES = {
     "fwdgrad.taxonomy": ("Taxonomy",),
     "fwdgrad_kernels": ("AdaptiveScale", "Elements", "Grid", "Labels"),
 }
+_MODULES = ("adapters", "integrations", "methods", "metrics", "tasks")
 _PLACE = {name: place for place, names in _PLACES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported now."""
+    """A public name or module, imported now."""
+    if name in _MODULES:
+        return importlib.import_module(f"fwdgrad.{name}")
     if name not in _PLACE:
         raise AttributeError(f"module 'fwdgrad' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_PLACE[name]), name)

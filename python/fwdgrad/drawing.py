@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,8 +124,7 @@ def draw_map(
         _draw_volume(ax, e.input.detach().cpu(), values, strength, look.picture)
     else:
         _draw_picture(ax, e, look, strength, frame)
-        sizes = (values * certainty(values, errors)).abs().where(strength != 0, 0.0)
-        number_peaks(ax, e, look, values, sizes, frame)
+        _number_peaks(ax, e, look, frame)
     return Drawn(
         full,
         (
@@ -159,34 +159,46 @@ def _draw_picture(
     ax.set_axis_off()
 
 
-def number_peaks(
-    ax: Axes, e: Explanation, look: Look, values: Tensor, sizes: Tensor, frame: Frame | None
-) -> None:
-    """Numbers the regions that stand out, with their values beside."""
-    if not look.top or e.input.dim() != 3:
-        return
+def standing_out(
+    e: Explanation, look: Look, frame: Frame | None = None
+) -> Iterator[tuple[float, float, float, float]]:
+    """The regions of a picture that stand out, the strongest first: x, y, value, standard error.
+
+    Args:
+        e: of a picture.
+        look: what is not drawn does not stand out.
+        frame: a picture that the input is a part of, in whose units x and y are.
+    """
+    values, errors = values_of(e)
+    strength = look.strength(values, errors, look.scale or full_strength(values))
+    sizes = (values * certainty(values, errors)).abs().where(strength != 0, 0.0)
     height, width = sizes.shape
     left, right, bottom, top = frame.extent if frame else (-0.5, width - 0.5, height - 0.5, -0.5)
     wide, high = frame.size if frame else (width, height)
-    paper = {"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.7, "lw": 0}
-    count = 0
     for row, column, value in peaks(e, values, sizes):
         x = left + (column + 0.5) * (right - left) / width
         y = top + (row + 0.5) * (bottom - top) / height
-        if not (-0.5 <= x <= wide and -0.5 <= y <= high):  # beside the photo
-            continue
-        count += 1
+        if -0.5 <= x <= wide and -0.5 <= y <= high:  # not beside the photo
+            yield x, y, value, float(errors[row, column])
+
+
+def _number_peaks(ax: Axes, e: Explanation, look: Look, frame: Frame | None) -> None:
+    """Numbers the regions that stand out, with their values beside."""
+    if not look.top or e.input.dim() != 3:
+        return
+    wide = frame.size[0] if frame else e.input.shape[-1]
+    paper = {"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.7, "lw": 0}
+    found = itertools.islice(standing_out(e, look, frame), look.top)
+    for count, (x, y, value, _) in enumerate(found, 1):
         ax.plot(x, y, "o", ms=4, mfc="white", mec="black", mew=0.8, zorder=4)
         beside, side = (5, "left") if x < 0.75 * wide else (-5, "right")
         ax.annotate(
-            f"{count}: {_signed(value, '#.2')}", (x, y), (beside, 0), textcoords="offset points",
+            f"{count}: {signed(value, '#.2')}", (x, y), (beside, 0), textcoords="offset points",
             ha=side, va="center", fontsize=9, zorder=4, bbox=paper,
         )  # fmt: skip
-        if count == look.top:
-            break
 
 
-def _signed(value: float, digits: str) -> str:
+def signed(value: float, digits: str) -> str:
     """A number with its sign, to so many digits."""
     return f"{value:+{digits}g}".rstrip(".").replace("-", "−")
 
@@ -215,7 +227,7 @@ def draw_bar(drawn: Drawn, ax: Axes, cax: Axes | None = None, wide: float | None
     bar = ax.figure.colorbar(ScalarMappable(limits, colours), orientation="horizontal", **where)
     all_ticks = (-1.0, -0.5, 0.0, 0.5, 1.0) if inches > 3.5 else (-1.0, 0.0, 1.0)
     ticks = [share for share in all_ticks if low <= share <= high]
-    names = [_signed(share * drawn.full, ".3") if share else "0" for share in ticks]
+    names = [signed(share * drawn.full, ".3") if share else "0" for share in ticks]
     for end, is_beyond, sign in zip((0, -1), drawn.beyond, "≤≥", strict=True):
         if is_beyond and ticks[end]:
             names[end] = f"{sign} {names[end]}"

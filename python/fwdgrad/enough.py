@@ -16,27 +16,18 @@ from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.found import Evidence
 from fwdgrad.inputs import is_of_pixels
-from fwdgrad.methods import (
-    AdaptGrad,
-    ForwardGradient,
-    FusionGrad,
-    Gradient,
-    NoiseGrad,
-    SmoothGrad,
-    plan_again,
-)
+from fwdgrad.methods import plan_again
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur
 from fwdgrad.objectives import Objective, kind_of, objective_again, scores_of
 from fwdgrad.outputs import floating, tensor_of
-from fwdgrad.parts import Parts, parts_of
+from fwdgrad.parts import Parts
 from fwdgrad.plan import Plan
+from fwdgrad.ranked import ranked
 from fwdgrad.scorer import Scorer, check_mode
 from fwdgrad.torch_state import TorchState
 from fwdgrad_kernels import Labels
 
-# Their maps are of the score per unit of the input, not of what the input adds.
-_GRADIENTS = (Gradient, SmoothGrad, AdaptGrad, NoiseGrad, FusionGrad, ForwardGradient)
 _FURTHER = 3  # sizes below the one that bisection finds that are tried, too
 
 
@@ -156,12 +147,8 @@ def _asked(model: Any, explanation: Any, x: Any, baseline: Any) -> _Asked:
     if not callable(forward):
         raise ArgumentTypeError("model", f"must be what was explained, got {type(model).__name__}")
     plan = plan_again(e)
-    parts = parts_of(plan, joined=True)
     outside = _outside(plan, baseline)
-    values = e.attribution
-    if type(e.method) in _GRADIENTS and plan.baseline is None:
-        # Pixels' gradients have signs that hardly hold over a cell: there it is how large they are.
-        values = values.abs() if plan.x.dim() in (3, 4) else values * (plan.x - outside)
+    parts, adds = ranked(e, plan, outside)
     own = getattr(explanation, "cut", None)
     if own is not None:
         left, top, right, bottom = own.extent
@@ -169,7 +156,7 @@ def _asked(model: Any, explanation: Any, x: Any, baseline: Any) -> _Asked:
     if "names" not in shown:
         shown["unit"] = {3: "picture", 4: "volume"}.get(plan.x.dim(), "feature")
     return _Asked(
-        e, forward, plan.x, outside, parts, parts.means(values).cpu(),
+        e, forward, plan.x, outside, parts, adds,
         _labeller(model, prepared, e), shown,
     )  # fmt: skip
 

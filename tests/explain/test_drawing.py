@@ -336,4 +336,7 @@ def test_the_report_s_map_is_the_same():
     ]
     sources = re.findall(r'src="data:image/png;base64,(.*?)"', report(e, "light", [], *curves))
     with Image.open(io.BytesIO(base64.b64decode(sources[1]))) as read:
-        assert (np.asarray(read) == pixels(e.plot(top=0))).all()
+        found = np.asarray(read).astype(int)[10::20, 10::20]  # a pixel's middle
+    assert found.shape == (32, 32, 3)
+    # But for between pixels, and beneath the numbers.
+    assert (abs(found - pixels(e.plot(top=0))) < 10).all(-1).mean() > 0.95

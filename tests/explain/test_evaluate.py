@@ -457,8 +457,8 @@ def test_the_report_has_the_numbers_that_were_printed(written):
         number, _, note = value.partition(" (")
         assert rows[name] == number
         assert note.rstrip(")").split(")")[0] in text.replace("&#x27;", "'")
-    heads = " ".join(Page(text).of("b"))
-    assert heads.split() == [lines[name].split()[0] for name in ("deletion", "insertion")]
+    heads = [head.split()[-1] for head in Page(text).of("title")[1:]]  # of the curves
+    assert heads == [lines[name].split()[0] for name in ("deletion", "insertion")]
     assert rows["samples"] == "640"
     assert rows["seed"] == "1"
     assert rows["method"] == "ForwardGradient"
@@ -548,7 +548,7 @@ def test_labels_are_escaped(folder, capsys):
     text = Path("out.html").read_text(encoding="utf-8")
     assert "<script" not in text
     page = Page(text)
-    assert page.of("h1") == [f"{nasty} (class 0)"]
+    assert page.of("h1") == [f"What speaks for “{nasty}”?"]
     assert page.rows()["class"] == f"{nasty} (class 0)"
     assert any(nasty in v for tag, name, v in page.attributes if name == "alt")
     odd = Explanation.load("map.safetensors")
@@ -598,7 +598,7 @@ def test_settings_of_every_kind(folder):
     rows = Page(report(one, "light", [], curve, curve)).rows()
     assert rows["baseline"] == "a tensor (3, 8, 8)"
     assert (rows["block"], rows["n_samples"], rows["antithetic"]) == ("(3, 4)", "1", "no")
-    one.method = IntegratedGradients(0.0, steps=5)
+    one.method, one.n_samples = IntegratedGradients(0.0, steps=5), 5
     rows = Page(report(one, "light", [], curve, curve)).rows()
     assert (rows["method"], rows["steps"], rows["gradient"]) == (
         "IntegratedGradients",

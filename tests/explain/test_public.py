@@ -115,6 +115,12 @@ def test_the_names_are_known_without_torch():
     assert done.stdout.strip() == "False", done.stderr
 
 
+def test_packages_need_no_import_of_their_own():
+    code = "import fwdgrad; fwdgrad.tasks; print(fwdgrad.metrics.insertion.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "insertion", done.stderr
+
+
 # ---- files ---------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from fwdgrad.adapters.picture_explanation import told
 from fwdgrad.advice import advice
 from fwdgrad.cli.engine import on_asked_engine
 from fwdgrad.cli.evidence import evidence_of, line_of
-from fwdgrad.cli.heatmap import heatmap
+from fwdgrad.cli.heatmap import heatmap, panels_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.many import explain_all
 from fwdgrad.cli.options import photo_options
@@ -34,6 +34,7 @@ from fwdgrad.cli.output import (
     set_workers,
 )
 from fwdgrad.cli.ranks import ranks_of
+from fwdgrad.cli.reporting import Check, check_report, is_report, write_report_of
 from fwdgrad.cli.several import inputs_of, what_is_given
 from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
@@ -44,6 +45,7 @@ from fwdgrad.files import write_atomically
 from fwdgrad.names import found_by
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
+from fwdgrad.report.index import report_beside
 from fwdgrad.runner.fingerprint import models_of
 from fwdgrad.runner.loop import Progress
 from fwdgrad.scorer import is_of_shapes, module_of
@@ -147,6 +149,17 @@ class Photos(Kind):
             output / f"explanation{end}.safetensors": output / f"heatmap{end}.png" for end in ends
         }
 
+    def reports(self, one: argparse.Namespace) -> dict[Path, Path]:
+        """Of each map that is written of a photo its report, whether that is asked for or not."""
+        return {saved: report_beside(saved) for saved in self.files(one)}
+
+    def there(self, one: argparse.Namespace) -> bool:
+        """Whether all files have been written, reports among them where these are asked for."""
+        found = super().there(one)
+        return found and not (
+            one.report and any(not p.exists() for p in self.reports(one).values())
+        )
+
     def output(self, one: argparse.Namespace) -> Path:
         """The folder of a photo's files, which always are written."""
         found: Path = one.output or Path(f"{one.photo.stem}-explanation")
@@ -176,6 +189,9 @@ class Photos(Kind):
         """Raises where what is written would take another's place; returns the checkpoint."""
         checkpoint = super().check(one)
         assert checkpoint is not None  # there always is a folder
+        for path in self.reports(one).values() if one.report else ():
+            if path.exists():  # in a folder that is there
+                check_report(path, self.read(one), f"--report: {path}")
         if one.leads and not one.overwrite:
             check_of_one_photo(self.output(one), self.files(one), request_of(one))
         return checkpoint
@@ -207,7 +223,8 @@ class Photos(Kind):
                 **options,
             )
 
-        output = self.output(one)
+        output, reports = self.output(one), self.reports(one)
+        is_same = one.leads and self.there(one)  # then reports that are there are of this map
         with made_folder(output if one.leads else None), _size_told(one, self._size):
             results = self.kept_by(checkpoint, one, run)
         if not one.leads:
@@ -227,6 +244,11 @@ class Photos(Kind):
             parts.append(evidence_of(one, adapter, result))
             self.save(result, saved, adapter.label(result.target), one)
             write_atomically(drawn, heatmap(result, photo, adapter.label(result.target), parts[-1]))
+            if not is_same and is_report(reports[saved]):
+                reports[saved].unlink()  # of the map that was there
+        checks = [self._reported(one, adapter, result, photo, saved, path)
+                  for result, (saved, path) in zip(results, reports.items(), strict=True)
+                  if one.report]  # fmt: skip
         if one.checkpoint is None:
             checkpoint.unlink(missing_ok=True)
         say(f"photo        {_how_cut(photo)}")
@@ -236,7 +258,9 @@ class Photos(Kind):
             say(f"engine       {engine}")
         say_how(results[0], "photo", say)
         files = self.files(one).items()
-        for result, found, (saved, drawn) in zip(results, parts, files, strict=True):
+        for i, (result, found, (saved, drawn)) in enumerate(
+            zip(results, parts, files, strict=True)
+        ):
             label = adapter.label(result.target)
             say(f"class        {label}, {result.objective} {result.score:.4g}")
             if result.convergence_delta is not None:
@@ -247,9 +271,28 @@ class Photos(Kind):
                 say(line_of(found))
             say(f"heatmap      {drawn}")
             say(f"attribution  {saved} (with its standard error)")
+            if checks and (check := checks[i]) is not None:
+                say(f"report       {reports[saved]} ({check.calls} forward calls checked it)")
         say(f"seconds      {results[0].seconds:.1f}")
         say(f"peak memory  {peak_memory()}, the model's and Python's own included")
         return results
+
+    def _reported(
+        self,
+        one: argparse.Namespace,
+        adapter: ImageClassifier,
+        result: Explanation,
+        photo: Photo,
+        saved: Path,
+        path: Path,
+    ) -> Check | None:
+        """Writes a map's report; a model that fails now has the map already."""
+        among = len(self._targets)
+        try:
+            return write_report_of(path, one, adapter, result, panels_of(photo), saved, among)
+        except (ModelError, TypeError, ValueError) as error:
+            warn(Message("there is no report, for the map cannot be checked: ", error))
+            return None
 
 
 def explain(arguments: argparse.Namespace) -> int:

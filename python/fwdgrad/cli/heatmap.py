@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fwdgrad.adapters.photos import Photo
-from fwdgrad.adapters.picture_explanation import frame_of
 from fwdgrad.cli.evidence import legend_of
-from fwdgrad.drawing import draw_bar, draw_map, letters_in
+from fwdgrad.drawing import draw_bar, letters_in
 from fwdgrad.explanation import Explanation
 from fwdgrad.found import Evidence
 from fwdgrad.meaning import headline, run_in_words
 from fwdgrad.overlay import Look
+from fwdgrad.panels import Panels
 from fwdgrad.terminal import plain
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def heatmap(result: Explanation, photo: Photo, label: str, found: Evidence | Non
     from matplotlib.figure import Figure
     from PIL import Image
 
-    assert photo.whole is not None
     stacked = photo.width > _STACKED * photo.height
     room = _WIDE - 2 * _EDGE if stacked else (_WIDE - 3 * _EDGE) / 2
     wide = min(room, _HIGH * photo.width / photo.height)
@@ -73,20 +72,14 @@ def heatmap(result: Explanation, photo: Photo, label: str, found: Evidence | Non
     text(legend, head + high + 0.08, fontsize=9)
 
     whole = axes(_EDGE + (room - wide) / 2, head, wide, high)
-    size = round(wide * _DPI), round(high * _DPI)  # the drawing's own pixels
-    pixels = np.asarray(Image.fromarray(photo.whole).resize(size, Image.Resampling.BICUBIC))
-    whole.imshow(pixels, extent=(0, photo.width, photo.height, 0), interpolation="nearest")
-    whole.set_axis_off()
-    _frame(whole, photo)
+    panels = panels_of(photo).scaled(round(wide * _DPI), round(high * _DPI))
+    panels.draw_photo(whole)
 
     left, top = (_EDGE, head + high + below) if stacked else (2 * _EDGE + room, head)
     heat = axes(left + (room - wide) / 2, top, wide, high)
-    frame = frame_of(pixels, photo.cut, photo.width, photo.height, "nearest")
-    drawn = draw_map(result, heat, Look(), frame, label)
+    drawn = panels.draw_map(heat, result, Look(), label)
     if found is not None:
-        found.outline(heat, frame.extent)
-    heat.set_xlim(0, photo.width)  # what is beside a padded photo is not drawn
-    heat.set_ylim(photo.height, 0)
+        found.outline(heat, panels.frame.extent)
     length = min(0.8 * room, 4.0)
     bar_axes = axes(left + (room - length) / 2, top + high + 0.1, length, 0.13)
     draw_bar(drawn, heat, bar_axes, room)
@@ -99,15 +92,10 @@ def heatmap(result: Explanation, photo: Photo, label: str, found: Evidence | Non
     return content.getvalue()
 
 
-def _frame(ax: Axes, photo: Photo) -> None:
-    """A frame around what the model saw, where that is not all."""
-    from matplotlib.patches import Rectangle
-
-    left, top, right, bottom = photo.cut.box
-    if photo.share < 1:
-        for colour, line in (("black", "-"), ("white", "--")):  # to be seen on any photo
-            sides = right - left, bottom - top
-            ax.add_patch(Rectangle((left, top), *sides, fill=False, ec=colour, ls=line))
+def panels_of(photo: Photo) -> Panels:
+    """All of a photo, and what of it the model saw."""
+    assert photo.whole is not None
+    return Panels(photo.whole, photo.width, photo.height, photo.cut)
 
 
 def _legend(photo: Photo, found: Evidence | None, wide: int) -> list[str]:

@@ -7,6 +7,7 @@
 """
 
 from fwdgrad.metrics.agreement import cosine, pearson, spearman, top_k_overlap
+from fwdgrad.metrics.chance import random_order
 from fwdgrad.metrics.curves import Curve, deletion, insertion, rise_blur
 from fwdgrad.metrics.information import InformationCurve, information_curve, median_curve
 from fwdgrad.metrics.localization import pointing_game, share_inside
@@ -27,6 +28,7 @@ __all__ = [
     "median_curve",
     "pearson",
     "pointing_game",
+    "random_order",
     "randomised",
     "rise_blur",
     "share_inside",

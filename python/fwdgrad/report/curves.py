@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fwdgrad.metrics.curves import Curve
 from fwdgrad.report.text import escape
+from fwdgrad.report.words import Scale
 
 _WIDTH, _HEIGHT = 440, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 14, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 14, 50
 
 
 def range_of(*curves: Tensor) -> tuple[float, float]:
@@ -38,15 +39,23 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(k * step, 12) for k in range(first, last + 1)]
 
 
-def chart(name: str, curve: Curve, limits: tuple[float, float], followed: str, what: str) -> str:
+def chart(
+    name: str,
+    curve: Curve,
+    limits: tuple[float, float],
+    scale: Scale,
+    what: str,
+    chance: Curve | None = None,
+) -> str:
     """A curve as SVG, over the area that is measured.
 
     Args:
         name: "Deletion" or "Insertion".
         curve: of scores.
         limits: the range of scores that the axis shows.
-        followed: the name of the score.
-        what: what is done to pixels: "deleted" or "inserted".
+        scale: how scores are told.
+        what: what is done to a picture: "deleted" or "shown".
+        chance: the same in an order drawn by chance.
     """
     ticks = _ticks(*limits)
     low, high = ticks[0], ticks[-1]
@@ -57,15 +66,16 @@ def chart(name: str, curve: Curve, limits: tuple[float, float], followed: str, w
     def down(value: float) -> float:
         return _TOP + (high - value) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    points = [
-        f"{across(f):.1f} {down(s):.1f}"
-        for f, s in zip(curve.fractions.tolist(), curve.scores.tolist(), strict=True)
-    ]
-    line = "M" + "L".join(points)
+    def path(one: Curve) -> str:
+        points = zip(one.fractions.tolist(), one.scores.tolist(), strict=True)
+        return "M" + "L".join(f"{across(f):.1f} {down(s):.1f}" for f, s in points)
+
+    line = path(curve)
     area = f"{line}L{across(1):.1f} {down(0):.1f}L{across(0):.1f} {down(0):.1f}Z"
     grid = "".join(
         f'<path class="grid" d="M{across(0)} {down(t):.1f}H{across(1)}"/>'
-        f'<text class="tick" x="{_LEFT - 7}" y="{down(t) + 4:.1f}" text-anchor="end">{t:g}</text>'
+        f'<text class="tick" x="{_LEFT - 7}" y="{down(t) + 4:.1f}" text-anchor="end">'
+        f"{f'{100 * t:g} %' if scale.is_share else f'{t:g}'}</text>"
         for t in ticks
     )
     grid += "".join(
@@ -74,15 +84,25 @@ def chart(name: str, curve: Curve, limits: tuple[float, float], followed: str, w
         for f in (0, 0.25, 0.5, 0.75, 1)
     )
     kind = name.lower()
-    first, last = curve.scores[0].item(), curve.scores[-1].item()
+    first, last = (scale.of(curve.scores[i].item()) for i in (0, -1))
+    area_is = f"area {curve.auc:.4f}"
+    drawn, key, other = f'<path class="line" d="{line}"/>', "", ""
+    if chance is not None:
+        drawn = f'<path class="chance" d="{path(chance)}"/>\n{drawn}'
+        other = f" Dashed: in an order drawn by chance, area {chance.auc:.4f}."
+        key = (
+            '<span class="key"><i></i> in the map’s order</span> '
+            '<span class="key"><i class="dashed"></i> in an order drawn by chance</span>'
+        )
+    followed = escape(scale.name.capitalize())
     return (
-        f'<figure class="{kind}">\n<figcaption><h3>{name} <b>{curve.auc:.4f}</b></h3>'
-        f"{escape(followed)} as pixels are {what}</figcaption>\n"
+        f'<figure class="{kind}">\n<figcaption><h3>{name}</h3>'
+        f"{followed} as more of the picture is {what}<br>{key}</figcaption>\n"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="{kind}-title '
-        f'{kind}-text">\n<title id="{kind}-title">{name} curve, area {curve.auc:.4f}</title>\n'
-        f'<desc id="{kind}-text">{escape(followed)} over the share of pixels {what}, in the map’s '
-        f"order: {first:.3g} at first, {last:.3g} at the end.</desc>\n"
-        f'{grid}\n<path class="area" d="{area}"/>\n<path class="line" d="{line}"/>\n'
+        f'{kind}-text">\n<title id="{kind}-title">{name} curve, {area_is}</title>\n'
+        f'<desc id="{kind}-text">{followed} over the share of the picture {what}, in the map’s '
+        f"order: {escape(first)} at first, {escape(last)} at the end.{other}</desc>\n"
+        f'{grid}\n<path class="area" d="{area}"/>\n{drawn}\n'
         f'<text class="tick" x="{(across(0) + across(1)) / 2:.1f}" y="{_HEIGHT - 5}" '
-        f'text-anchor="middle">share of the pixels {what}</text>\n</svg>\n</figure>\n'
+        f'text-anchor="middle">share of the picture {what}</text>\n</svg>\n</figure>\n'
     )

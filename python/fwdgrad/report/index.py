@@ -15,13 +15,14 @@ from fwdgrad.report.text import escape
 _MARKED = re.compile(r'<p class="text".*?</p>|<table>.*?</table>', re.DOTALL)
 _STYLE = """
 body { max-width: 80rem; }
-.maps { display: grid; gap: 2rem 1.5rem; padding: 0; list-style: none;
+.maps { display: grid; gap: 2rem 1.5rem; margin: 0; padding: 0; max-width: none; list-style: none;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 .maps h2 { margin: 0 0 .4rem; font-size: 1rem; }
 .maps a { color: inherit; }
 .maps figure + figure { margin-top: 1rem; }
 .maps img { background: #fff; }
 .maps figcaption { margin-top: .3rem; }
+.of { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .text { white-space: pre-wrap; color: var(--ink); }
 .text span { border-radius: 3px; }
 .marked { max-height: 20rem; overflow: auto; overflow-wrap: normal; }
@@ -71,7 +72,7 @@ def _entry(files: Mapping[Path, Path]) -> str:
             found = Explanation.load(saved)
             photo = found.provenance.get("photo")
             name = str(photo["name"]) if isinstance(photo, dict) else saved.parent.name
-            figures.append(_figure(found, shown, name))
+            figures.append(_figure(found, saved, shown, name))
         except (OSError, ValueError, KeyError):  # deleted since
             continue
     if not figures:
@@ -79,7 +80,16 @@ def _entry(files: Mapping[Path, Path]) -> str:
     return f"<li>\n<h2>{escape(name)}</h2>\n{''.join(figures)}</li>\n"
 
 
-def _figure(found: Explanation, shown: Path, name: str) -> str:
+def report_beside(saved: Path) -> Path:
+    """Where the report of a map lies.
+
+    >>> report_beside(Path("maps/cat/explanation-281.safetensors")).name
+    'report-281.html'
+    """
+    return saved.with_name(f"report{saved.stem.removeprefix('explanation')}.html")
+
+
+def _figure(found: Explanation, saved: Path, shown: Path, name: str) -> str:
     label = escape(found.provenance.get("label", f"class {found.target}"))
     link = quote(f"{shown.parent.name}/{shown.name}")
     if shown.suffix == ".png":
@@ -89,6 +99,10 @@ def _figure(found: Explanation, shown: Path, name: str) -> str:
         marked = _MARKED.search(shown.read_text(encoding="utf-8"))
         inside = f'<div class="marked" tabindex="0">{marked[0] if marked else ""}</div>'
     page = "" if shown.suffix == ".png" else f' <a href="{link}">{shown.name}</a>'
+    report = report_beside(saved)
+    if report.exists():
+        where = quote(f"{report.parent.name}/{report.name}")
+        page += f'; <a href="{where}">report<span class="of"> of {escape(name)}, {label}</span></a>'
     return (
         f"<figure>\n{inside}\n<figcaption><b>{label}</b>, {escape(found.objective)} "
         f"{found.score:.4g}; reliability {found.reliability:.2f}{page}</figcaption>\n</figure>\n"

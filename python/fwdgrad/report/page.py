@@ -11,10 +11,12 @@ from torch import Tensor
 from fwdgrad.explanation import Explanation
 from fwdgrad.metrics.curves import Curve
 from fwdgrad.objectives import OBJECTIVES
+from fwdgrad.panels import Panels
 from fwdgrad.report.curves import chart, range_of
-from fwdgrad.report.pictures import pictures
+from fwdgrad.report.pictures import error_figure, list_of, pictures, regions_of
 from fwdgrad.report.style import STYLE
-from fwdgrad.report.text import escape, shown
+from fwdgrad.report.text import escape, shown, tied
+from fwdgrad.report.words import Scale, answer, checked, question, sureness, tests_passed, warning
 
 MARK = '<meta name="generator" content="fwdgrad">'  # by which a page of ours is known
 
@@ -31,27 +33,38 @@ def report(
     explanation: Explanation,
     label: str,
     numbers: Sequence[Number],
-    deletion: Curve,
-    insertion: Curve,
+    deletion: Curve | None = None,
+    insertion: Curve | None = None,
     *,
+    chance: Sequence[Curve] | None = None,
+    calls: int | None = None,
     followed: str | None = None,
     mask: Tensor | None = None,
     command: str | None = None,
     model: str | None = None,
     saved: str = "explanation.safetensors",
+    panels: Panels | None = None,
 ) -> str:
-    """A page with the picture, its map, the standard error, both curves and the numbers.
+    """A page for people who have never seen a map: what was found, and how far to trust it.
+
+    It says in plain English what the model answers and which part decides it, shows the picture
+    and its map with numbered regions, says how sure that is and how it was checked, and has the
+    method, the numbers and what repeats them in parts that unfold.
 
     Args:
-        explanation: of a picture (C, H, W) with one or three channels.
+        explanation: of a picture (C, H, W) with one or three channels. What ``fwdgrad explain``
+            told to be enough is outlined, and said first.
         label: what was explained, in words.
         numbers: the table's lines.
-        deletion, insertion: see ``fwdgrad.metrics``.
+        deletion, insertion: see ``fwdgrad.metrics``; None: nothing was checked.
+        chance: both of them in an order drawn by chance.
+        calls: of the model, for these curves.
         followed: the name of the score that they follow. Default: the explanation's objective.
         mask: bool (H, W), true on the object, where it is known.
         command: the line that makes this page.
         model: the model's name, as ``load_classifier`` takes it.
         saved: the explanation's own file.
+        panels: all of the photo that the input is a part of. Default: the input.
 
     Returns:
         A complete HTML document that refers to nothing outside itself. Whatever the label and the
@@ -76,43 +89,91 @@ def report(
         raise ValueError(
             f"explanation must be of a picture (1 or 3, H, W), got an input of {tuple(x.shape)}"
         )
-    followed = followed or explanation.objective
-    title = escape(label)
-    limits = range_of(deletion.scores, insertion.scores)
-    charts = "".join(
-        chart(name, curve, limits, followed, what)
-        for name, curve, what in (
-            ("Deletion", deletion, "deleted"),
-            ("Insertion", insertion, "inserted"),
-        )
-    )
+    panels = panels or Panels.of_input(explanation)
+    regions = regions_of(explanation, panels)
+    title = escape(question(explanation, label))
+    check = "<p>It was not.</p>\n"
+    if deletion is not None and insertion is not None:
+        scale = Scale.of_scores(explanation, followed)
+        check = _checked(deletion, insertion, chance, scale, calls, explanation.n_samples)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'{MARK}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # No request leaves the page, whatever a label would like.
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>{title}: explanation</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{title}</h1>\n<p>{_summary(explanation)}</p>\n</header>\n<main>\n"
-        f'<section class="pictures" aria-label="Pictures">\n{pictures(explanation, label, mask)}'
-        "</section>\n"
-        "<section>\n<h2>Does the score follow the map?</h2>\n"
-        "<p>Pixels are deleted, or inserted into a blurred picture, in the map’s order: those that "
-        "increase the score most come first. With a good map the score falls early as they are "
-        "deleted: a small area is good. It rises early as they are inserted: a large area is good."
-        "</p>\n"
-        f'<div class="curves">\n{charts}</div>\n</section>\n'
-        f"<section>\n<h2>Numbers</h2>\n{_table(numbers)}</section>\n"
-        "<section>\n<h2>How to repeat it</h2>\n"
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<header>\n<h1>{title}</h1>\n<p class="answer">{tied(answer(explanation, label))}</p>\n'
+        f"{_careful(explanation, tests_passed(deletion, insertion, chance))}{_file(explanation)}"
+        "</header>\n<main>\n"
+        '<section class="pictures" aria-label="Pictures">\n'
+        f"{pictures(explanation, label, mask, panels, regions)}</section>\n"
+        "<section>\n<h2>What raises the answer, and what lowers it</h2>\n"
+        f"{list_of(regions, explanation)}</section>\n"
+        f"<section>\n<h2>How sure is that?</h2>\n{_paragraphs(sureness(explanation))}</section>\n"
+        f"<section>\n<h2>How was it checked?</h2>\n{check}</section>\n"
+        "<section>\n<h2>Details</h2>\n"
+        f"{_folded('Method and numbers', f'<p>{_summary(explanation)}</p>{_table(numbers)}')}"
+        f"{_folded('What a value is, and its standard error', error_figure(explanation, label))}"
         f"{_repeat(explanation, command, model, saved)}</section>\n"
         "</main>\n</body>\n</html>\n"
     )
 
 
-def _summary(explanation: Explanation) -> str:
+def _careful(explanation: Explanation, passed: int | None) -> str:
+    said = warning(explanation, passed)
+    return f'<p class="careful">{said}</p>\n' if said else ""
+
+
+def _file(explanation: Explanation) -> str:
     photo = explanation.provenance.get("photo") or {}
-    parts = [str(photo["name"])] if "name" in photo else []
-    parts += [
+    return f'<p class="file">{escape(photo["name"])}</p>\n' if "name" in photo else ""
+
+
+def _checked(
+    deletion: Curve,
+    insertion: Curve,
+    chance: Sequence[Curve] | None,
+    scale: Scale,
+    calls: int | None,
+    n_samples: int,
+) -> str:
+    """What the curves say, and the curves."""
+    limits = range_of(*(curve.scores for curve in (deletion, insertion, *(chance or ()))))
+    charts = "".join(
+        chart(name, curve, limits, scale, what, other)
+        for name, curve, what, other in (
+            ("Deletion", deletion, "deleted", chance[0] if chance else None),
+            ("Insertion", insertion, "shown", chance[1] if chance else None),
+        )
+    )
+    how = (
+        "The picture is changed bit by bit, the parts first that the map ranks highest, and the "
+        "model answers anew each time. If the map is right, the answer falls early as parts are "
+        "deleted (painted over), and rises early as they are shown in a blurred picture."
+    )
+    *each, last = checked(deletion, insertion, chance, scale)
+    if chance is None:
+        each, last = [*each, last], ""
+    cost = f"The map took {n_samples:,} call{'s' * (n_samples != 1)} of the model"
+    cost = "" if calls is None else f"{cost}, and this check {calls:,} more."
+    lines = "".join(f"<li>{tied(one)}</li>\n" for one in each)
+    return (
+        f"<p>{how}</p>\n<ul>\n{lines}</ul>\n{_paragraphs(filter(None, [last, cost]))}"
+        f'<div class="curves">\n{charts}</div>\n'
+    )
+
+
+def _paragraphs(texts: Iterable[str]) -> str:
+    return "".join(f"<p>{tied(text)}</p>\n" for text in texts)
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details>\n<summary>{title}</summary>\n{content}</details>\n"
+
+
+def _summary(explanation: Explanation) -> str:
+    parts = [
         _name_of(explanation.method),
         f"{explanation.objective} {explanation.score:.3g}",
         f"{explanation.n_samples} samples",
@@ -134,15 +195,17 @@ def _table(numbers: Iterable[Number]) -> str:
 
 def _repeat(explanation: Explanation, command: str | None, model: str | None, saved: str) -> str:
     code = "\n".join(map(escape, _lines(explanation, model, saved)))
-    parts = [f"<p>The map, in Python:</p>\n<pre><code>{code}</code></pre>\n"]
+    found = f'<p>The map, in Python:</p>\n<pre tabindex="0"><code>{code}</code></pre>\n'
     if command is not None:
-        parts.append(f"<p>This page:</p>\n<pre><code>{escape(command)}</code></pre>\n")
-    for title, rows in (
-        ("Settings", _settings(explanation)),
-        ("Made with", _rows(explanation.provenance)),
-    ):
-        parts.append(f"<details>\n<summary>{title}</summary>\n{_table(rows)}</details>\n")
-    return "".join(parts)
+        line = f'<pre tabindex="0"><code>{escape(command)}</code></pre>\n'
+        found += f"<p>This page:</p>\n{line}"
+    return "".join(
+        (
+            _folded("How to repeat it", found),
+            _folded("Settings", _table(_settings(explanation))),
+            _folded("Made with", _table(_rows(explanation.provenance))),
+        )
+    )
 
 
 def _lines(explanation: Explanation, model: str | None, saved: str) -> list[str]:

@@ -1,69 +1,130 @@
-"""The pictures of a report: the input, its map, the standard error and the object."""
+"""The pictures of a report: the photo, its map, the object and the standard error."""
 
 from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fwdgrad.explanation import Explanation
 from fwdgrad.inputs import is_of_pixels
-from fwdgrad.meaning import meaning
-from fwdgrad.overlay import (
-    Look,
-    Pixels,
-    bytes_of,
-    full_strength,
-    laid_on,
-    picture_of,
-    values_of,
-)
-from fwdgrad.report.text import escape
+from fwdgrad.meaning import has_sign, meaning
+from fwdgrad.overlay import Look, Pixels, bytes_of, full_strength, picture_of, values_of
+from fwdgrad.panels import Panels
+from fwdgrad.ranked import found_again
+from fwdgrad.report.text import escape, tied
+from fwdgrad.report.words import Region, Scale, is_change, named, percent, region_in_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SIDE = 640  # pixels of a panel's longer side
+_DPI = 120
+_RAISING, _LOWERING = 3, 2  # regions that are numbered, at most
 
 
-def pictures(explanation: Explanation, label: str, mask: Tensor | None) -> str:
-    """The figures of an explanation of a picture, as HTML; see ``report``."""
-    photo = picture_of(explanation)
-    assert photo is not None  # see report
-    height, width = photo.shape[1:]
-    is_plain = is_of_pixels(explanation.input)
-    note = "" if is_plain else "; its values are stretched to the screen’s"
-    values, errors = values_of(explanation)
-    full = full_strength(values)
-    strength = Look().strength(values, errors, full)
-    ends = f"<span>{-full:.2g}</span><i></i><span>+{full:.2g}</span>".replace("-", "−")
-    shown = [
-        _figure(
-            "Picture",
-            f"{width} × {height} pixels, as the model sees it{note}.",
-            _png(bytes_of(photo)),
-            "The picture that was explained",
-            width,
-        ),
-        _figure(
-            "Map",
-            "Red pixels increase the score, blue ones decrease it: "
-            f'{escape(meaning(explanation, label))}.<span class="scale">{ends}</span>',
-            _png(laid_on(bytes_of(photo), strength)),
-            f"The picture, paled; red where it increases the score of {label}, blue where it "
-            "decreases it",
-            width,
-        ),
-        _error_figure(explanation),
+def regions_of(explanation: Explanation, panels: Panels) -> list[Region]:
+    """The regions that raise the score most, and then those that lower it most."""
+    found = [
+        Region(x / panels.width, y / panels.height, value, error)
+        for x, y, value, error in panels.standing_out(explanation)
     ]
+    return [
+        *itertools.islice((one for one in found if one.value > 0), _RAISING),
+        *itertools.islice((one for one in found if one.value < 0), _LOWERING),
+    ]
+
+
+def pictures(
+    explanation: Explanation,
+    label: str,
+    mask: Tensor | None,
+    panels: Panels,
+    regions: list[Region],
+) -> str:
+    """The figures of an explanation of a picture, as HTML; see ``report``."""
+    width, height = panels.width, panels.height
+    size = _SIDE * width // max(width, height), _SIDE * height // max(width, height)
+    panels = panels.scaled(*(max(1, side) for side in size))
+    parts = found_again(explanation)
+    lines = _lines_in_words(explanation, panels)
+
+    def photo(ax: Axes) -> None:
+        panels.draw_photo(ax)
+        for name, line in (("missing", "--"), ("enough", "-")):
+            if name in parts:
+                panels.outline(ax, parts[name], line)
+
+    def heat(ax: Axes) -> None:
+        panels.draw_map(ax, explanation, Look(top=0), label)
+        for i, one in enumerate(regions, 1):
+            inside = 0.03 * max(width, height)  # all of a number, at an edge, too
+            x, y = one.x * width, one.y * height
+            x, y = max(inside, min(x, width - inside)), max(inside, min(y, height - inside))
+            _number(ax, i, x, y)
+
+    of, scale = named(label), Scale.of_scores(explanation)
+    if explanation.target is None:
+        of = "a higher score"
+    colours = f"Red parts speak for {of}, blue ones against it: the stronger the colour, the more."
+    ends, unit = ("against it", "for it"), ""
+    if not has_sign(explanation):
+        colours = f"The score of {of} depends on red parts: the stronger the colour, the more."
+        ends = ("little", "much")
+    elif is_change(explanation):
+        full = scale.change(full_strength(values_of(explanation)[0]))
+        ends = (f"−{full.split()[0]}", f"+{full.split()[0]}")
+        unit = f'<span class="unit">Full colour is a change of {full} or more.</span>'
+    errors = explanation.standard_error
+    is_tested = bool((errors.isfinite() & (errors > 0)).any())
+    pale = " Where there is no colour, nothing is told apart from chance." * is_tested
+    one = ' class="one"' * (not has_sign(explanation))
+    found = [
+        figure("The picture", lines, _panel(photo, panels), "The picture that was explained"
+               + f". {lines}" * bool(lines)),
+        figure(
+            "The map",
+            f'{escape(colours)}{pale}<span class="scale" aria-hidden="true">'
+            f"<span>{ends[0]}</span><i{one}></i><span>{ends[1]}</span></span>{unit}",
+            _panel(heat, panels),
+            f"The picture, paled, with numbered regions: red where it speaks for {of}, blue where "
+            "it speaks against it",
+        ),
+    ]  # fmt: skip
     if mask is not None:
-        dimmed = photo * (0.25 + 0.75 * mask.float())
+        picture = picture_of(explanation)
+        assert picture is not None
+        dimmed = _png(bytes_of(picture * (0.25 + 0.75 * mask.float())))
         alternative = "The picture, dark but for the object"
-        shown.append(
-            _figure("Object", "What the mask marks.", _png(bytes_of(dimmed)), alternative, width)
-        )
-    return "".join(shown)
+        found.append(figure("Object", "What the mask marks.", dimmed, alternative))
+    return "".join(found)
 
 
-def _error_figure(explanation: Explanation) -> str:
+def list_of(regions: list[Region], explanation: Explanation) -> str:
+    """The numbered regions in words, as HTML."""
+    if not regions:
+        return "<p>No region stands out from chance.</p>\n"
+    lines = [f"<li>{tied(region_in_words(one, explanation))}</li>\n" for one in regions]
+    found = f'<ol class="regions">\n{"".join(lines)}</ol>\n'
+    if has_sign(explanation) and not any(one.value < 0 for one in regions):
+        found += "<p>No region lowers it by more than chance would.</p>\n"
+    elif has_sign(explanation) and not any(one.value > 0 for one in regions):
+        found += "<p>No region raises it by more than chance would.</p>\n"
+    return found
+
+
+def error_figure(explanation: Explanation, label: str) -> str:
+    """The standard error at each place, as HTML."""
+    means = f"A value of the map is the {escape(meaning(explanation, label))}."
+    if not meaning(explanation, label).startswith("change"):
+        means = f"A value of the map: {escape(meaning(explanation, label))}."
     error = explanation.over_planes(explanation.standard_error).cpu()
     known = error.isfinite()
     largest = float(error[known].max()) if bool(known.any()) else math.nan
@@ -71,29 +132,70 @@ def _error_figure(explanation: Explanation) -> str:
         why = "None: the run was too short to tell, or its method leaves no way to."
         if largest == 0:
             why = "Zero everywhere: no other seed would change the map."
-        return f"<figure>\n<figcaption><h2>Standard error</h2>{why}</figcaption>\n</figure>\n"
+        return f"<p>{means}</p>\n<p>{why}</p>\n"
     strength = (error / largest).where(known, 0.0)[..., None]
     paper, ink = torch.tensor([[247, 246, 250], [72, 42, 120]], dtype=torch.float64) / 255
     colours = (paper + (ink - paper) * strength).permute(2, 0, 1)
     top = float(explanation.over_planes(explanation.attribution).abs().max())
     unknown = float((~known).double().mean())
     rest = f" It is not known at {100 * unknown:.2g} % of the places." if unknown else ""
-    return _figure(
+    return f"<p>{means}</p>\n" + figure(
         "Standard error",
         f"Of the map, at most: dark is {largest:.2g}, where the map’s own largest value is "
         f"{top:.2g}.{rest}",
         _png(bytes_of(colours)),
         f"The standard error at each place: the darker the larger, {largest:.2g} at most",
-        error.shape[1],
+        level=3,
+        kind="coarse" if error.shape[1] < 112 else "",
     )
 
 
-def _figure(title: str, caption: str, source: str, alternative: str, width: int) -> str:
-    coarse = ' class="coarse"' if width < 112 else ""
+def figure(
+    title: str, caption: str, source: str, alternative: str, level: int = 2, kind: str = ""
+) -> str:
+    """A picture with its caption, as HTML: the caption is markup, the rest is text."""
+    coarse = f' class="{kind}"' if kind else ""
     return (
         f'<figure>\n<img{coarse} src="{source}" alt="{escape(alternative)}">\n'
-        f"<figcaption><h2>{title}</h2>{caption}</figcaption>\n</figure>\n"
+        f"<figcaption><h{level}>{title}</h{level}>{caption}</figcaption>\n</figure>\n"
     )
+
+
+def _lines_in_words(explanation: Explanation, panels: Panels) -> str:
+    """What the borders on the picture mean."""
+    known = explanation.provenance.get("evidence") or {}
+    said = []
+    if known.get("enough_share") is not None:
+        said.append(f"Solid line: the part that is enough, {percent(known['enough_share'])}.")
+    if known.get("missing_share") is not None:
+        said.append(f"Dashed line: the part that is missed, {percent(known['missing_share'])}.")
+    if panels.share < 1:
+        said.append("Frame: what the model saw. Shares of the picture are shares of that.")
+    if not is_of_pixels(explanation.input):
+        said.append("Its values are stretched to the screen’s.")
+    return " ".join(said)
+
+
+def _number(ax: Axes, number: int, x: float, y: float) -> None:
+    ax.annotate(
+        str(number), (x, y), ha="center", va="center", fontsize=13, weight="bold", zorder=4,
+        color="black", bbox={"boxstyle": "circle,pad=0.25", "fc": "white", "ec": "black", "lw": 1},
+    )  # fmt: skip
+
+
+def _panel(draw: Callable[[Axes], None], panels: Panels) -> str:
+    """What is drawn on axes that fill a picture of a panel's size, as a data URI."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width = panels.pixels.shape[:2]
+    drawn = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    canvas = FigureCanvasAgg(drawn)
+    axes = drawn.add_axes((0, 0, 1, 1))
+    draw(axes)
+    axes.set_aspect("auto")  # a rounded side leaves no white edge
+    canvas.draw()
+    return _png(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def _png(pixels: Pixels) -> str:
@@ -103,5 +205,5 @@ def _png(pixels: Pixels) -> str:
     except ImportError:
         raise ImportError("a report needs Pillow: pip install 'fwdgrad-kernels[image]'") from None
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="png", optimize=True)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

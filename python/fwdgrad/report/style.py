@@ -13,29 +13,41 @@ body { margin: 0 auto; max-width: 66rem; padding: 2rem 1.25rem 4rem; background:
 h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; font-weight: 650; letter-spacing: -.01em; }
 h2 { margin: 3rem 0 .5rem; font-size: 1.25rem; line-height: 1.3; font-weight: 650; }
 h3 { margin: 0; font-size: 1rem; font-weight: 650; }
-header p, p, figcaption, small { color: var(--quiet); }
-header p { margin: .35rem 0 2rem; }
-p { max-width: 44rem; }
+figcaption, small, .file { color: var(--quiet); }
+header { margin-bottom: 2rem; }
+header p { margin: .5rem 0 0; }
+.careful { padding-left: .8rem; border-left: 4px solid var(--deletion); font-weight: 600; }
+.answer { font-size: 1.2rem; line-height: 1.5; }
+p, ol, ul { max-width: 44rem; }
+p { margin: .6rem 0; }
+ol, ul { margin: .6rem 0; padding-left: 1.6rem; }
+li { margin: .25rem 0; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .9rem; line-height: 1.45; }
 figcaption h2, figcaption h3 { color: var(--ink); }
 figcaption h2 { margin: .6rem 0 .1rem; font-size: 1rem; }
 .pictures, .curves { display: grid; gap: 1.75rem 1.5rem; }
-.pictures { grid-template-columns: repeat(auto-fit, minmax(min(100%, 14rem), 1fr)); }
+.pictures { grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .curves { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 img, svg { display: block; width: 100%; height: auto; }
 img { border-radius: 4px; }
 img.coarse { image-rendering: pixelated; }
 .scale { display: flex; align-items: center; gap: .5rem; margin-top: .35rem; }
+.unit { display: block; }
+.scale i.one { background: linear-gradient(90deg, #fff, #db5b26); }
+.key { display: inline-block; margin-right: 1rem; }
+.key i { display: inline-block; width: 1.6rem; vertical-align: middle;
+  border-top: 2px solid var(--colour); }
+.key i.dashed { border-top: 2px dashed var(--quiet); }
 .scale i { flex: 1; height: .5rem; border-radius: 4px; border: 1px solid var(--line);
   background: linear-gradient(90deg, #267abe, #fff, #db5b26); }
 .deletion { --colour: var(--deletion); }
 .insertion { --colour: var(--insertion); }
-.curves b { color: var(--colour); font-variant-numeric: tabular-nums; }
 .curves svg { margin-top: .5rem; max-width: 34rem; }
 .grid { stroke: var(--line); }
 .tick { fill: var(--quiet); font: 13px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 .line { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: round; }
+.chance { fill: none; stroke: var(--quiet); stroke-width: 2; stroke-dasharray: 6 4; }
 .area { fill: var(--colour); fill-opacity: .16; }
 table { border-collapse: collapse; width: 100%; max-width: 44rem;
   font-variant-numeric: tabular-nums; }
@@ -46,8 +58,11 @@ th { width: 11.5rem; padding-right: 1rem; font-weight: 400; color: var(--quiet);
 small { font-size: .85rem; margin-left: .4rem; }
 pre { margin: .5rem 0 1.25rem; padding: .8rem 1rem; max-width: 100%; overflow-x: auto;
   border-radius: 6px; background: var(--well); font-size: .85rem; overflow-wrap: normal; }
-details { margin-top: .75rem; }
-summary { cursor: pointer; color: var(--ink); }
+details { margin-top: .25rem; border-top: 1px solid var(--line); }
+details figure { max-width: 24rem; }
+summary { cursor: pointer; padding: .6rem 0; font-weight: 600; }
+summary:focus-visible, pre:focus-visible { outline: 2px solid var(--insertion);
+  outline-offset: 2px; }
 @media (max-width: 40rem) {
   body { padding-top: 1.25rem; }
   h1 { font-size: 1.5rem; }

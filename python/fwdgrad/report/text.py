@@ -20,6 +20,15 @@ def escape(text: object) -> str:
     return html.escape(plain(text))
 
 
+def tied(text: str) -> str:
+    """A sentence, escaped, in which no number stands on another line than its unit.
+
+    >>> tied("5 % & 1 percentage point") == "5\u00a0% &amp; 1 percentage point"
+    True
+    """
+    return escape(text).replace(" %", "\u00a0%")
+
+
 def shown(value: Any) -> str:
     """A setting's value in a few words.
 
