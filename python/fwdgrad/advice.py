@@ -17,7 +17,6 @@ from fwdgrad_kernels import Labels
 
 GOOD = 0.8  # from here on a map is called repeatable
 LOW = 0.3  # below it is warned of: such a map correlates less than 0.55 with one of no noise
-_SAMPLES = Option("n_samples")
 
 
 def advice(result: Explanation) -> Message:
@@ -38,7 +37,8 @@ def advice(result: Explanation) -> Message:
         return Message("little of the map is noise, by its own error; another seed would tell more")
     if result.reliability >= GOOD:
         return Message("other noise would give much the same map")
-    more = "much of the map is noise: ask for more ", _SAMPLES
+    samples = _samples(result)
+    more = "much of the map is noise: ask for more ", samples
     if isinstance(result.features, Labels):
         return Message(*more, ", or give fewer features")
     cell = getattr(result.method, "cell", None)
@@ -48,7 +48,7 @@ def advice(result: Explanation) -> Message:
             return Message(*more)
         coarser = "much of the detail is noise: a ", Option("cell"), f" above {cell}"
         is_finest = cell <= smallest_cell(result.input.shape[-axes:])
-        many = (" or more ", _SAMPLES) if is_finest else ()
+        many = (" or more ", samples) if is_finest else ()
         return Message(*coarser, *many, " would leave less of it")
     # A table's columns or a volume's planes are not to be joined.
     if not isinstance(_source(result), ForwardGradient) or result.input.dim() != 3:
@@ -63,7 +63,7 @@ def advice_for_words(result: Any) -> Message:
         return why_nan(result.explanation, len(result.scores))
     if not is_noise(result):
         return _all_instead(result.explanation)
-    more = "much of it is noise: ask for more ", _SAMPLES
+    more = "much of it is noise: ask for more ", _samples(result.explanation)
     alike = result.explanation.attribution.dim() == 1
     if alike or not isinstance(_source(result.explanation), ForwardGradient):
         return Message(*more)
@@ -74,6 +74,11 @@ def advice_for_words(result: Any) -> Message:
 def _all_instead(e: Explanation) -> Message:
     """Advice to call all coalitions, where asking for more samples of a few features does so."""
     return all_instead(parts_of(plan_again(e)).count, e.n_samples) if is_chosen(e) else Message()
+
+
+def _samples(result: Explanation) -> Option:
+    """What to raise for more samples: of a run that stops by itself, the most that it may take."""
+    return Option("max_samples" if "n_samples" in result.provenance else "n_samples")
 
 
 def _source(result: Explanation) -> Any:
@@ -105,7 +110,7 @@ def why_nan(result: Explanation, words: int | None = None) -> Message:
     least = 2 * plan.unit * plan.signs
     if result.n_samples >= least:
         return Message("it is the same everywhere, by half of the run at least")
-    halves = "no two halves of the run to compare: that takes ", _SAMPLES
+    halves = "no two halves of the run to compare: that takes ", _samples(result)
     return Message(*halves, f" {least} or more")
 
 

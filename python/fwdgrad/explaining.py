@@ -27,8 +27,8 @@ from fwdgrad.methods import METHODS, choose, method_of
 from fwdgrad.methods.base import RENAMED, Method, Request, hint_of
 from fwdgrad.methods.noise import features_of
 from fwdgrad.objectives import Objective, check_objective, objective_name
-from fwdgrad.plan import Plan
 from fwdgrad.powers import warn_unless_finite
+from fwdgrad.runner.looks import AutoSamples
 from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.run import Outcome, run
 from fwdgrad.runner.settings import Settings
@@ -44,7 +44,9 @@ class RunOptions(TypedDict, total=False):
 
     method: str | Method
     objective: Objective
-    n_samples: int | None
+    n_samples: int | str | None
+    reliability: float | None
+    max_samples: int | None
     features: Features | Tensor | None
     seed: int
     batch_size: int | None
@@ -92,7 +94,9 @@ def explain(
     *,
     method: str | Method = "auto",
     objective: Objective = "auto",
-    n_samples: int | None = None,
+    n_samples: int | str | None = None,
+    reliability: float | None = None,
+    max_samples: int | None = None,
     features: Features | Tensor | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -136,7 +140,15 @@ def explain(
             at the output at x: one number a sample, rows that are probabilities, and rows in
             [0, 1] that do not sum to 1, of several labels, are taken as they are; else softmax.
         n_samples: perturbed inputs that the model is called on; one more call is made at x itself.
-            None: as many as the method takes by default.
+            None: as many as the method takes by default. "auto": as many as make the map sure,
+            by a method from forward calls alone. It plans as for 128, and looks at the map of the
+            first 128 samples, or of one Hadamard group where that is more; then of about half as
+            many again each time, always of whole groups and pairs. No sample is asked twice. At
+            the first look at which every target's map is sure it stops. The result does not depend
+            on how the run was made, and the explanation's ``settings`` repeat it as a number.
+        reliability: with "auto", from which reliability on the map is sure, between 0 and 1; None:
+            0.9. One that cannot be told is not.
+        max_samples: with "auto", after how many samples it stops at the latest; None: 4,096.
         features: what moves together, for ``Regions`` and ``ForwardGradient``: ``Elements()``,
             ``Grid(cell)`` over one to three axes (series (C, T), pictures, volumes (C, D, H, W)),
             ``Labels(mask)``, or a mask of integers. An element's attribution is that of the
@@ -198,8 +210,9 @@ def explain(
         forward, x = prepared.forward, prepared.x
     found = explanations(
         forward, x, list(target) if several else [target], prepared=prepared,
-        method=method, objective=objective, n_samples=n_samples, features=features, seed=seed,
-        batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
+        method=method, objective=objective, n_samples=n_samples, reliability=reliability,
+        max_samples=max_samples, features=features, seed=seed, batch_size=batch_size,
+        memory=memory, checkpoint=checkpoint, progress=progress, name=name,
         workers=workers, group=group, backend=backend, device=device,
     )  # fmt: skip
     shown = found if prepared is None else [prepared.show(one) for one in found]
@@ -214,7 +227,9 @@ def explanations(
     *,
     method: str | Method = "auto",
     objective: Objective = "auto",
-    n_samples: int | None = None,
+    n_samples: int | str | None = None,
+    reliability: float | None = None,
+    max_samples: int | None = None,
     features: Features | Tensor | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -226,7 +241,8 @@ def explanations(
     """What ``explain`` gives for each target, without a warning where it is mostly noise.
 
     Args:
-        model, x, targets, method, objective, n_samples, features, seed, device: see ``explain``.
+        model, x, targets, method, objective, n_samples, reliability, max_samples, features, seed,
+            device: see ``explain``.
         at_input: is given the model's output at x, before the samples are made.
         prepared: what an adapter made the input of.
         about: what else makes two runs the same, as JSON has it; see ``Prepared``.
@@ -238,7 +254,8 @@ def explanations(
     with how.together():
         check_model(model)
         check_objective(objective)
-        for name, value in (("n_samples", n_samples), ("seed", seed), ("method", method)):
+        auto = AutoSamples.of(n_samples, reliability, max_samples)
+        for name, value in (("seed", seed), ("method", method)):
             check_no_array(name, value)
         seed = check_integer("seed", seed, 0, 2**64 - 1)
         wanted = method_of(method)
@@ -258,12 +275,19 @@ def explanations(
                 chosen, why = prepared.method, prepared.why
         if chosen is None:
             chosen, why = choose(x)
-        plan = chosen.plan(x, Request(n_samples, features_of(features), seed))
-        outcome = run(plan, model, objective, targets, how, at_input, about)
-    maps = _maps(plan, outcome)
+        number: Any = None if auto else n_samples
+        most = auto.max_samples if auto else None
+        if auto is not None:
+            auto.check_method(chosen)
+        request = Request(number, features_of(features), seed, most=most)
+        plan = chosen.plan(x, request)
+        outcome = run(plan, model, objective, targets, how, at_input, about, auto)
+    maps = _maps(outcome)
     known = {} if how.name is None else {"model": how.name}
     known |= {"method": f"auto: {why}"} if why is not None else {}
-    return _explanations(plan, outcome, maps, time.perf_counter() - started, {**about, **known})
+    if auto is not None:
+        known["n_samples"] = auto.told(outcome.plan, [reliability for _, _, reliability in maps])
+    return _explanations(outcome, maps, time.perf_counter() - started, {**about, **known})
 
 
 _NAMES = ["target", *Options.__annotations__]
@@ -287,9 +311,12 @@ def unexpected(name: str, of: str = "explain") -> str:
     return f"{of}() got an unexpected keyword argument {name!r}; {hint}"
 
 
-def _maps(plan: Plan, outcome: Outcome) -> list[Result]:
+def _maps(outcome: Outcome) -> list[Result]:
     """The map of each target, its standard error and its reliability."""
-    if outcome.scores is not None:
+    plan = outcome.plan
+    if outcome.maps is not None:
+        results = outcome.maps
+    elif outcome.scores is not None:
         results = attributions(plan, outcome.scores, outcome.scorer.clean, outcome.backend)
     else:
         assert outcome.moments is not None
@@ -312,7 +339,6 @@ def _maps(plan: Plan, outcome: Outcome) -> list[Result]:
 
 
 def _explanations(
-    plan: Plan,
     outcome: Outcome,
     maps: list[Result],
     seconds: float,
@@ -320,7 +346,8 @@ def _explanations(
 ) -> list[Explanation]:
     from fwdgrad import __version__
 
-    x, scorer = plan.x, outcome.scorer
+    plan, scorer = outcome.plan, outcome.scorer
+    x = plan.x
     provenance = {
         "fwdgrad": __version__,
         "contract": CONTRACT,

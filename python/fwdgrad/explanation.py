@@ -91,17 +91,18 @@ class Explanation(Shown):
         attribution: the estimated gradient, of the input's shape, in score units per input unit;
             with a baseline, the derivative along input - baseline, in score units. Of regions it is
             one map that all channels see (``expand``): clone it before you write into it.
-        standard_error: of each element of it, in its units. Hadamard samples of fewer than two
-            whole groups have it from the directions that no draw uses; one without such has NaN.
+        standard_error: of each element of it, in its units. Hadamard samples of cells with smooth
+            borders, and of other features where there are fewer than two whole groups, have it from
+            the directions that no draw uses; one without such has NaN.
         reliability: the correlation, over the elements, of the maps of two half-runs (per
             deviation, where each element has its own scale of noise), stepped up to the full run
             by Spearman-Brown. Near 1 the map would come out the same from other noise; near 0 it
             is noise itself, and more samples, blocks or cells are needed, or all elements are
-            alike, which the standard errors tell. Fewer than two whole Hadamard groups, which
-            cannot be halved, have it from their standard errors, and then it is rougher: 0.1 to
-            0.2 too high (more so where other noise would shift the cells), too low where opposite
-            cells act together, as of a large object in the middle. NaN where there is neither.
-        n_samples: perturbed inputs that the model was called on.
+            alike, which the standard errors tell. Where these are from directions that no draw
+            uses, so is it, and then it is rougher: 0.1 to 0.2 too high (more so where other noise
+            would shift the cells), too low where opposite cells act together, as of a large object
+            in the middle. NaN where there is neither.
+        n_samples: perturbed inputs that the model was called on; of "auto" how many these were.
         target: the class that was explained; None where the model returns one number.
         score: the objective at the input itself.
         objective: its name; of "auto" what it came to.
@@ -113,7 +114,8 @@ class Explanation(Shown):
         convergence_delta: on a path (integrated gradients), by how much the attribution's sum
             exceeds the change of the score from the baseline to the input; None elsewhere.
         provenance: versions, backend, device, threads, digest of the input; the model's name where
-            one was given; where the method or the objective was "auto", why it came out so.
+            one was given; where the method, the objective or the number of samples was "auto", why
+            it came out so.
     """
 
     attribution: Tensor
@@ -269,8 +271,9 @@ class Explanation(Shown):
         A feature is tested once, however many elements it has; between cells with smooth borders
         an element is told where more than half of it is of told ones. The tests are Student's t,
         with as many degrees of freedom as the errors have: independent samples, or groups of
-        Hadamard samples, less one; of less than two groups the directions that no feature uses. Of
-        few groups the features lend one another their errors (Smyth's moderated t).
+        Hadamard samples, less one; of less than two groups, and of cells with smooth borders, the
+        directions that no feature uses. Of few groups the features lend one another their errors
+        (Smyth's moderated t).
 
         The rates are checked by simulation, see ``docs/how-to/evidence.md``. They do not hold where
         a score depends on few features, by what they do together, and there are less than 8 groups

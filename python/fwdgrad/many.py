@@ -15,7 +15,7 @@ from typing import Any
 from typing_extensions import Unpack
 
 from fwdgrad.adapters.prepared import Adapter
-from fwdgrad.checks import check_integer, check_no_array
+from fwdgrad.checks import check_integer
 from fwdgrad.devices import device_of
 from fwdgrad.errors import (
     ArgumentError,
@@ -29,6 +29,7 @@ from fwdgrad.methods import method_of
 from fwdgrad.methods.base import Request
 from fwdgrad.objectives import check_objective
 from fwdgrad.outputs import told
+from fwdgrad.runner.looks import AutoSamples
 from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.settings import Settings
 from fwdgrad.runner.workers import Workers, result_of, workers_of
@@ -69,8 +70,9 @@ def explain_many(
         progress: True for one bar on standard error, with the time that is left and the calls of
             the model a second, or a callable of (inputs done, all); all is None where it is
             not known, as of a generator.
-        **options: method, objective, n_samples, features, seed, batch_size, memory, name, backend
-            and device of ``explain``. Every input has the same seed.
+        **options: method, objective, n_samples, reliability, max_samples, features, seed,
+            batch_size, memory, name, backend and device of ``explain``. Every input has the same
+            seed.
 
     Returns:
         An iterator of what ``explain`` returns for each input. An error says first which input it
@@ -253,9 +255,13 @@ def check_options(options: Mapping[str, Any]) -> None:
     method = method_of(options.get("method", "auto"))
     check_objective(options.get("objective", "auto"))
     seed = check_integer("seed", options.get("seed", 0), 0, 2**64 - 1)
-    check_no_array("n_samples", options.get("n_samples"))
-    is_paired = getattr(method, "antithetic", False) is True
-    Request(options.get("n_samples"), seed=seed).count(1, is_paired)
+    asked = options.get("n_samples")
+    auto = AutoSamples.of(asked, options.get("reliability"), options.get("max_samples"))
+    if auto is not None and method is not None:
+        auto.check_method(method)
+    if auto is None:
+        is_paired = getattr(method, "antithetic", False) is True
+        Request(asked, seed=seed).count(1, is_paired)
     if options.get("device") is not None:
         device_of(options["device"])
     own = ("batch_size", "memory", "name", "backend")

@@ -11,7 +11,7 @@ from torch import Tensor
 from fwdgrad.checks import check_choice, check_number
 from fwdgrad.directions import Directions, order_of
 from fwdgrad.errors import ArgumentError, Message, Option, ReliabilityWarning, warn
-from fwdgrad.estimate.hadamard import is_alone
+from fwdgrad.estimate.hadamard import is_told_by_spare
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
 from fwdgrad.methods.coalitions import MOST
@@ -78,8 +78,9 @@ def degrees_of_freedom(plan: Plan, missing: int = 0) -> float:
     spec, there = plan.spec, 1 - missing / plan.samples
     if not plan.is_random:
         return math.inf
-    if spec is not None and is_alone(plan):
-        return Directions.of(spec).tellings * min(1.0, plan.samples / spec.group) * there
+    if spec is not None and is_told_by_spare(plan):
+        groups = plan.samples / spec.group
+        return Directions.of(spec).tellings * min(groups, max(1, int(groups))) * there
     units = -(-plan.samples // plan.unit) if plan.unit > 1 else plan.samples * there
     if spec is not None and spec.block is not None:  # the other samples leave an element alone
         units *= spec.coverage
@@ -89,7 +90,7 @@ def degrees_of_freedom(plan: Plan, missing: int = 0) -> float:
 def _lends(plan: Plan) -> bool:
     """Whether features have their errors from few groups of the same samples."""
     spec = plan.spec
-    return spec is not None and spec.design == "hadamard" and not is_alone(plan)
+    return spec is not None and spec.design == "hadamard" and not is_told_by_spare(plan)
 
 
 def _warn_of_groups(e: Any, plan: Plan) -> None:

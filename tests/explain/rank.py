@@ -29,6 +29,10 @@ RUNS = {
         | {"method": Coalitions(baseline=0.0), "features": torch.arange(48).view(X.shape) // 8}
         | {"n_samples": None},
     ),
+    "until it is sure": (
+        PHOTO,
+        RUN | {"method": Regions("grey"), "n_samples": "auto", "reliability": 0.99},
+    ),
     "one at a time": (X, RUN | {"batch_size": 1}),
     "a size of its own": (X, RUN | {"batch_size": None}),
 }

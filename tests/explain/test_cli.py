@@ -281,7 +281,7 @@ def test_the_list_of_methods(capsys):
         line = f"{re.escape(method.line)} \\[{re.escape(method.source)}\\]"
         assert re.search(rf"^  {name} +{line}$", out, re.MULTILINE)
     assert re.search(r"^  gradient .*\n +options: none$", out, re.MULTILINE)
-    listed = "baseline, cell, antithetic, axes"
+    listed = "baseline, cell, antithetic, axes, directions"
     assert re.search(rf"^  regions .*\n +options: {listed}$", out, re.MULTILINE)
 
 

@@ -144,16 +144,17 @@ class RequestModel:
             raise ArgumentError("target", f"must be a number without labels=, got {name!r}")
         return ClassNames(self.labels).find(name, "target", "the model")
 
-    def announce(self, n_samples: int, batch_size: int = 0) -> None:
+    def announce(self, n_samples: int, batch_size: int = 0, is_most: bool = False) -> None:
         """Says on standard error how many requests that many samples take.
 
         Args:
             n_samples: of the run.
             batch_size: samples in a micro-batch, where the run has it.
+            is_most: whether the run may end with fewer.
         """
         sizes = [size for size in (self.batch_size, batch_size) if size]
         requests = -(-n_samples // min(sizes, default=1))
-        most = "" if sizes else "at most "
+        most = "at most " if is_most or not sizes else ""
         text = f"{most}{requests:,} requests to {self.client.shown}, {self.concurrency} at a time"
         if self.client.rate is not None:
             text += f", at least {requests / self.client.rate:,.0f} s at that rate"

@@ -64,7 +64,9 @@ def explain_text(
     *,
     method: str | Method = "forward-gradient",
     objective: Objective = "auto",
-    n_samples: int | None = None,
+    n_samples: int | str | None = None,
+    reliability: float | None = None,
+    max_samples: int | None = None,
     span: int | None = None,
     scale: float | None = None,
     share_channels: bool = False,
@@ -102,7 +104,9 @@ def explain_text(
             the sum of the map over its tokens. "integrated-gradients" starts from embeddings of
             zeros.
         objective: see ``fwdgrad.explain``.
-        n_samples: perturbed texts that the model is called on; None: the method's default.
+        n_samples: perturbed texts that the model is called on; None: the method's default;
+            "auto": as many as make the map sure, see ``fwdgrad.explain``.
+        reliability, max_samples: with "auto", see ``fwdgrad.explain``.
         span: the number of neighbouring tokens in the random block that alone gets noise
             (``ForwardGradient``); None: all tokens get some. Less variance at equal coverage, and
             fewer words that are disturbed at once.
@@ -184,9 +188,9 @@ def explain_text(
         forward, x = _OfFactors(forward, x), torch.ones_like(x[:, 0])
     (explanation,) = explanations(
         forward, x, [target], method=_with_noise(method, noise), objective=objective,
-        n_samples=n_samples, seed=seed, batch_size=batch_size, memory=memory,
-        checkpoint=checkpoint, progress=progress, name=name, group=group,
-        backend=backend,
+        n_samples=n_samples, reliability=reliability, max_samples=max_samples, seed=seed,
+        batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
+        group=group, backend=backend,
     )  # fmt: skip
     scores, errors = _reduced(explanation, encoded, reduce)
     result = TextExplanation(

@@ -17,6 +17,7 @@ from fwdgrad.cli.kinds import Kind
 from fwdgrad.cli.output import made_folder
 from fwdgrad.cli.several import FOLDER, One
 from fwdgrad.errors import ArgumentError, Kept, kept_warnings
+from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
 from fwdgrad.many import in_flight, waited_for
 from fwdgrad.report import MARK
@@ -136,10 +137,15 @@ def explain_here(kind: Kind, one: argparse.Namespace, progress: Progress = False
         found = kind.run(one, progress, _say_nothing)
     lines = [
         f"{result.provenance['label']}, {result.objective} {result.score:.4g}, reliability "
-        f"{result.reliability:.2f}, {one.output}"
+        f"{result.reliability:.2f}{_told(result)}, {one.output}"
         for result in found
     ]
     return lines, found[0].n_samples, kept
+
+
+def _told(result: Explanation) -> str:
+    """After how many samples a run of --samples auto stopped, at other numbers of each input."""
+    return f" after {result.n_samples} samples" if "n_samples" in result.provenance else ""
 
 
 def _calls(

@@ -11,7 +11,10 @@ from fwdgrad.cli.choices import METHOD_OPTIONS
 from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.methods import METHODS
 
-_RUN = ("objective", "n_samples", "seed", "batch_size", "memory", "device", "workers", "group")
+_RUN = (
+    "objective", "n_samples", "reliability", "max_samples", "seed", "batch_size", "memory",
+    "device", "workers", "group",
+)  # fmt: skip
 
 
 def run_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -68,7 +68,16 @@ def say_how(result: Explanation, what: str, say: Callable[..., None]) -> None:
     say(f"method       {name}" + (f" ({note})" if note else ""))
     if decided := decision(result):
         say(f"objective    {result.objective} ({decided})")
-    say(f"samples      {result.n_samples}, and 1 forward call on the {what} itself")
+    how = samples_told(result)
+    say(f"samples      {result.n_samples}{how}, and 1 forward call on the {what} itself")
+
+
+def samples_told(result: Explanation) -> str:
+    """Why a run of --samples auto stopped after so many; nothing of another."""
+    known: str = result.provenance.get("n_samples", "")
+    known = known.removeprefix("auto: ").partition(" after ")[0]
+    known = known.replace(">=", "reached").replace("<", "did not reach")
+    return known and f", {known}"
 
 
 def set_threads(arguments: argparse.Namespace) -> None:

@@ -148,8 +148,13 @@ def _add_explain(commands: Any) -> None:
         "others by the softmax; auto (default): values in [0, 1] and single numbers as they are, "
         "else the probability",
     )
-    add("--samples", dest="n_samples", type=int, help="perturbed inputs that the model is called "
-        "on; a pair counts two (default: 1024, or what the method needs)")  # fmt: skip
+    add("--samples", dest="n_samples", type=_samples, metavar="N|auto", help="perturbed inputs "
+        "that the model is called on; a pair counts two (default: 1024, or what the method needs); "
+        "auto: from 128 on as many as make the map sure")  # fmt: skip
+    add("--reliability", type=float, help="of the map, at which --samples auto stops "
+        "(default: 0.9)")  # fmt: skip
+    add("--max-samples", type=int, metavar="N", help="at which --samples auto stops at the latest "
+        "(default: 4096)")  # fmt: skip
     _add_method(explain)
     _add_table(explain)
     add("--seed", type=int, default=0, help="of the random draws (default: 0)")
@@ -285,6 +290,14 @@ def _add_common(add: Any) -> None:
         help="where the model is called: a module is moved there, a function is given its batch "
         "there (default: cpu)",
     )
+
+
+def _samples(text: str) -> int | str:
+    """How many samples: a number or auto."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or auto, got {text!r}") from None
 
 
 def _levels(text: str) -> float | tuple[float, ...]:

@@ -1,16 +1,22 @@
-"""Maps of less than two Hadamard groups, and their error from the directions that no draw uses.
+"""Maps of Hadamard groups, and their error from the directions that no draw uses.
 
 A group has M directions for fewer draws. A linear score has nothing along the others, so what is
 found there is what higher orders (and noise) put into any direction. Two draws i and j that act
 together put it into direction i xor j, and not all are met as often. Of a group that is not whole,
-a draw also leaks into others: by how much, is known. Samples of a second group that was begun err
-as much again, and by the leaks of any score there.
+a draw also leaks into others: by how much, is known. Groups have signs of their own, so they err
+independently: by the mean of what their directions tell, over their number. Samples of another
+group that was begun err as much again, and by the leaks of any score there.
+
+Of cells with chosen directions (``fwdgrad.methods.directions``), many of which act together, that
+is the error of any number of groups. Of other features it is that of less than two: from then on
+the groups differ for each feature by its own error.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,22 +24,23 @@ from torch import Tensor
 from fwdgrad.directions import Directions, order_of
 from fwdgrad.estimate.reliability import some
 from fwdgrad.plan import Plan
-from fwdgrad_kernels import NoiseSpec, expand, hadamard_sums, walsh_hadamard
+from fwdgrad_kernels import Grid, NoiseSpec, expand, hadamard_sums, walsh_hadamard
 
 
-def is_alone(plan: Plan) -> bool:
-    """Whether a run is less than two Hadamard groups, with directions that no draw uses."""
+def is_told_by_spare(plan: Plan) -> bool:
+    """Whether directions that no draw uses tell the error, or two halves of the run do."""
     spec = plan.spec
     if spec is None or spec.design != "hadamard" or spec.block is not None:
         return False
-    one = plan.unit == spec.group and plan.samples < 2 * plan.unit
-    return one and spec.draws > 1 and Directions.of(spec).tellings > 0
+    is_of_cells = isinstance(spec.features, Grid) and spec.features.order is not None
+    few = plan.samples < 2 * plan.unit or is_of_cells
+    return few and plan.unit == spec.group and spec.draws > 1 and Directions.of(spec).tellings > 0
 
 
 def sum_features(
     weights: Tensor, spec: NoiseSpec, backend: str, added: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The map of less than two groups, and its error: summed for features, and expanded once.
+    """The map of all groups, and its error: summed for features, and expanded once a group.
 
     Each draw's estimate errs alike, and its directions are orthogonal: the errors of draws that an
     element lies between add up as those of independent ones.
@@ -48,11 +55,11 @@ def sum_features(
         The sums over n, and their standard error, of the input's shape.
     """
     n, dtype = len(weights), weights.dtype
-    groups = weights.split(spec.group)  # the second was begun at most
+    groups = weights.split(spec.group)  # the last may be begun
     sums = [
         hadamard_sums(part, spec, g * spec.group, backend=backend) for g, part in enumerate(groups)
     ]
-    variance = _variance(sums[0], weights, spec) + added
+    variance = _variance(sums, groups, spec) + added
 
     def on_input(values: list[Tensor], squared: bool) -> Tensor:
         maps = (
@@ -67,10 +74,22 @@ def sum_features(
     return mean.contiguous(), spread.contiguous().sqrt_()
 
 
-def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
-    """Of a draw's estimate, from what no draw uses."""
-    n, group, (used, _, telling, _) = len(weights), spec.group, Directions.of(spec)
-    more, asked = max(0, n - group), min(n, group)
+def _variance(sums: list[Tensor], groups: Sequence[Tensor], spec: NoiseSpec) -> float:
+    """Of a draw's estimate, from what no draw uses: all groups count by their samples."""
+    n, whole = sum(map(len, groups)), max(1, len(groups) - (len(groups[-1]) < spec.group))
+    pairs = zip(sums[:whole], groups[:whole], strict=True)
+    variance = sum(_of_group(found, len(part), spec) for found, part in pairs) / whole
+    more = n - sum(map(len, groups[:whole]))
+    found = (n - more) ** 2 * variance / whole
+    if more:
+        leaks = (1 / more - 1 / spec.group) * float(groups[-1].var(correction=0))
+        found += more**2 * (variance + leaks)
+    return found / n**2
+
+
+def _of_group(found: Tensor, asked: int, spec: NoiseSpec) -> float:
+    """The variance of a draw's estimate from the first group, or from a whole one."""
+    group, (used, _, telling, _) = spec.group, Directions.of(spec)
     found = (found / asked).square_().cpu()
     leaks = torch.zeros_like(found)
     if asked < group:
@@ -81,11 +100,7 @@ def _variance(found: Tensor, weights: Tensor, spec: NoiseSpec) -> float:
         known[telling] = 0
         leaks = walsh_hadamard(walsh_hadamard(known) * walsh_hadamard(even)) / group
     variance = float((found - leaks)[telling].mean().clamp(min=0)) * _met_more(spec)
-    variance += float(leaks[used][1:].mean())
-    if more:
-        begun = variance + (1 / more - 1 / group) * float(weights[group:].var(correction=0))
-        variance = ((n - more) / n) ** 2 * variance + (more / n) ** 2 * begun
-    return variance
+    return variance + float(leaks[used][1:].mean())
 
 
 def _met_more(spec: NoiseSpec) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.estimate.coalitions import of_coalitions
-from fwdgrad.estimate.hadamard import is_alone, spare_reliability, sum_features
+from fwdgrad.estimate.hadamard import is_told_by_spare, spare_reliability, sum_features
 from fwdgrad.estimate.missing import is_missing, with_missing
 from fwdgrad.estimate.moments import Result, enter_unit_, standard_error_
 from fwdgrad.estimate.reliability import reliability, some, stride_of
@@ -50,8 +50,9 @@ def attributions(plan: Plan, scores: Tensor, clean: list[float], backend: str) -
 
 def bytes_of_sums(plan: Plan) -> int:
     """Memory that ``attributions`` takes, beside the scores."""
-    x, alone = plan.x, is_alone(plan)
-    maps = 2 if plan.unit == 1 or alone else 3  # sums, and that of a unit
+    x, alone = plan.x, is_told_by_spare(plan)
+    one_group = alone and plan.samples <= plan.unit
+    maps = 2 if plan.unit == 1 or one_group else 3  # sums, and that of a unit
     size = plan.of_one_channel.numel if alone and plan.baseline is not None else x.numel()
     total = maps * size * sum_dtype(x).itemsize + size + x.nbytes  # what is frozen, the input kept
     given = getattr(plan.method, "baseline", None)
@@ -97,7 +98,7 @@ def _attribution(
     """Of one target, whose scores are (samples, signs)."""
     x, spec = plan.x, plan.spec
     assert spec is not None
-    dtype, alone = sum_dtype(x), is_alone(plan)
+    dtype, alone = sum_dtype(x), is_told_by_spare(plan)
     # Scaled, for whatever the score's unit is, differences and sums of squares must hold it: first
     # so that all scores are below 1, then for the weights, which may be far smaller.
     missing = is_missing(scores)

@@ -22,7 +22,7 @@ def choose(x: Tensor) -> tuple[Method, str]:
         >>> choose(torch.zeros(20))[1]
         'x of shape (20,) is no picture'
         >>> choose(torch.rand(3, 32, 32))[0]
-        Regions(baseline='blur', cell='auto', antithetic=False, axes=None)
+        Regions(baseline='blur', cell='auto', antithetic=False, axes=None, directions=None)
     """
     shape = tuple(x.shape)
     is_sized = x.dim() == 3 and shape[0] in (1, 3) and min(shape[1:]) >= SIDE

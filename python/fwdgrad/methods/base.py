@@ -16,6 +16,7 @@ from fwdgrad.parameters import ParameterNoise
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import Features
 
+FIRST = 128  # samples of the first look of a run that goes on until its map is sure
 _MOST = 2**40  # samples; their scores alone would take terabytes
 
 _Class = TypeVar("_Class", bound=type)
@@ -31,6 +32,9 @@ class Request:
         seed: of all that is drawn, 0 .. 2^64 - 1.
         multiple: the number of samples (pairs count once) must be a multiple of this.
         is_random: whether samples differ by more than a method's own noise.
+        most: of a run that goes on with more samples of the same plan until its map is sure:
+            perturbed inputs at most. The plan is of those of its first look, 128 or one unit of
+            samples that depend on one another, of a group as for so many.
     """
 
     n_samples: int | None = None
@@ -38,11 +42,13 @@ class Request:
     seed: int = 0
     multiple: int = 1
     is_random: bool = False
+    most: int | None = None
 
     def count(self, default: int, antithetic: bool = False) -> int:
         """How many samples there are; one with both signs of its noise counts once."""
         signs = 2 if antithetic else 1
         if self.n_samples is None:
+            default = default if self.most is None else FIRST
             return -(-default // (signs * self.multiple)) * self.multiple
         n = check_integer("n_samples", self.n_samples, 1)
         if n > _MOST:
@@ -55,6 +61,13 @@ class Request:
             )
         return n // signs
 
+    def whole(self, plan: Plan) -> Plan:
+        """The plan as it is; of a run that goes on, with its first units whole."""
+        if self.most is None or plan.labels is not None:
+            return plan
+        samples = -(-plan.samples // plan.unit) * plan.unit
+        return dataclasses.replace(plan, samples=samples)
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Method:
@@ -63,6 +76,7 @@ class Method:
     name: ClassVar[str]
     line: ClassVar[str]  # what it is, in a line
     source: ClassVar[str]  # the paper and its equation
+    grows: ClassVar[bool] = False  # whether its map can be of more and more samples of one plan
 
     def plan(self, x: Tensor, request: Request) -> Plan:
         """The run that explains an input.

@@ -50,6 +50,7 @@ class Coalitions(Method):
     name = "coalitions"
     line = "the exact Banzhaf or Shapley values of a few features"
     source = "Banzhaf 1965; Shapley 1953"
+    grows = True
 
     value: str = "banzhaf"
     baseline: str | float | Tensor = 0.0

@@ -75,6 +75,7 @@ class ForwardGradient(Method):
     name = "forward-gradient"
     line = "the smoothed gradient from forward calls alone, plain or blockwise"
     source = "FG equations 2 and 6"
+    grows = True
 
     scale: float | Tensor | AdaptiveScale | None = None
     distribution: str | None = None
@@ -145,8 +146,9 @@ class ForwardGradient(Method):
             scale = 0.5 if self.scale is None else self.scale  # of x - baseline
         assert self.distribution is not None
         if self.design == "hadamard":
+            most = request.most or samples  # of one group, however many are taken
             spec = hadamard_spec(
-                x, features, scale, request.seed, samples, self.antithetic, self.block
+                x, features, scale, request.seed, most, self.antithetic, self.block
             )
         else:
             shape = tuple(x.shape)
@@ -166,6 +168,7 @@ class ForwardGradient(Method):
             clip=self.clip,
             control_variate=self.control_variate,
         )
+        plan = request.whole(plan)
         check_moves(plan)
         if self.design == "hadamard":
             warn_of_design(plan)

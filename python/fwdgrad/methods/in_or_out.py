@@ -26,7 +26,8 @@ class InOrOut(Method):
     Both are of the Banzhaf value: the first is exact, the second estimates it. In pairs of opposite
     samples what two words do together cancels out of the score of each: on reviews of 40 words,
     scores of 128 samples in pairs correlate .99 with those of 4,096, and without .97. Fewer pairs
-    than words, though, cannot tell the words apart, and do far worse than single samples.
+    than words, though, cannot tell the words apart, and do far worse than single samples. A run
+    that takes as many samples as make its map sure begins with 128, and chooses as for these.
 
     Args:
         pairs: whether samples come in pairs where there are enough of them.
@@ -38,8 +39,10 @@ class InOrOut(Method):
         >>> InOrOut().plan(torch.ones(5), Request(n_samples=100)).method
         Coalitions(value='banzhaf', baseline=0.0)
         >>> InOrOut(pairs=True).plan(torch.ones(40), Request(n_samples=1000)).method
-        Regions(baseline=0.0, cell='auto', antithetic=True, axes=None)
+        Regions(baseline=0.0, cell='auto', antithetic=True, axes=None, directions=None)
     """
+
+    grows = True
 
     pairs: bool = False
     least: int = 0
@@ -49,7 +52,7 @@ class InOrOut(Method):
         labels = labels_of(on_device(request.features, x.device), tuple(x.shape), x.device)
         count = len(x) if labels is None else labels.count
         asked, coalitions = request.count(SAMPLES), 1 << min(count, MOST)
-        if request.n_samples is None and count <= self.least:
+        if request.n_samples is None and count <= self.least and _may(request, coalitions):
             asked = coalitions
         if labels is not None and count <= MOST and coalitions <= asked:
             return Coalitions().plan(x, dataclasses.replace(request, n_samples=None))
@@ -59,6 +62,11 @@ class InOrOut(Method):
         group = 1 << (count - 1).bit_length()
         enough = pairs >= 2 * group or (pairs >= group and group - count >= _SPARE)
         return Regions(0.0, antithetic=self.pairs and enough and not odd).plan(x, request)
+
+
+def _may(request: Request, samples: int) -> bool:
+    """Whether a run that goes on until its map is sure may take so many."""
+    return request.most is None or samples <= request.most
 
 
 def all_instead(count: int, n_samples: int) -> Message:

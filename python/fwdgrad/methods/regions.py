@@ -44,6 +44,11 @@ class Regions(Method):
         axes: along how many trailing axes cells lie and the blur goes: 1 of a series (C, T) or
             (T,), whose cells are windows of time for all channels; 2 of a picture, 3 of a volume.
             None: all but the first of a picture (C, H, W) and a volume (C, D, H, W).
+        directions: the orthogonal directions in a group of samples, of which each cell of a picture
+            or a volume takes one: a power of two above their number. None: about as many as there
+            are samples. A run of ``n_samples="auto"`` has whole groups of those of its first look,
+            128 or more, and its explanation's method names them: the same cells would take other
+            directions for another number of samples.
 
     Raises:
         TypeError, ValueError: naming the option, what was given and what would do.
@@ -67,11 +72,13 @@ class Regions(Method):
     name = "regions"
     line = "what each region adds to the score, from few forward calls"
     source = "FG equation 2 on a mask"
+    grows = True
 
     baseline: str | float | Tensor = "blur"
     cell: int | str = "auto"
     antithetic: bool = False
     axes: int | None = None
+    directions: int | None = None
 
     def __post_init__(self) -> None:
         """Checks each option."""
@@ -85,6 +92,12 @@ class Regions(Method):
         check_no_array("axes", self.axes)
         if self.axes is not None:
             object.__setattr__(self, "axes", check_integer("axes", self.axes, 1, 3))
+        check_no_array("directions", self.directions)
+        if self.directions is not None:
+            count = check_integer("directions", self.directions, 2)
+            if count & (count - 1):
+                raise ArgumentError("directions", f"must be a power of two, got {count}")
+            object.__setattr__(self, "directions", count)
 
     def plan(self, x: Tensor, request: Request) -> Plan:
         """The samples, of whose scores the map is summed."""
@@ -98,8 +111,6 @@ class Regions(Method):
         features: Features
         if request.features is not None:
             features = on_device(request.features, x.device)
-            if isinstance(features, Grid):
-                features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
         elif not axes and x.dim() == 1:
             features = Elements()
         elif axes:
@@ -109,7 +120,6 @@ class Regions(Method):
                 cell = _smallest(tuple(x.shape), axes, samples)
             check_integer("cell", cell, 1, max(sides))
             features = _cells(sides, cell)
-            features = _drawn(features, tuple(x.shape), samples, request.seed, x.device)
         else:
             raise ArgumentError(
                 "features",
@@ -134,23 +144,54 @@ class Regions(Method):
                 Option("baseline", 0.0 if axes == 1 else "grey"),
                 ", say",
             )
+        group = self.directions
+        if isinstance(features, Grid) and _is_drawn(features, tuple(x.shape)):
+            features, group = self._drawn(features, x, samples, request)
+        elif group is not None:
+            raise ArgumentError(
+                "directions",
+                f"must be None but for cells with smooth borders, of a picture or a volume, got "
+                f"{group}",
+            )
+        most = request.most or samples  # of one group, however many are taken
         plan = Plan(
-            method=dataclasses.replace(self, cell=cell),
+            method=dataclasses.replace(self, cell=cell, directions=group),
             x=x,
             gradient="forward",
             samples=samples,
             seed=request.seed,
-            spec=hadamard_spec(x, features, 0.5, request.seed, samples, self.antithetic),
+            spec=hadamard_spec(x, features, 0.5, request.seed, most, self.antithetic),
             features=request.features,
             antithetic=self.antithetic,
             baseline=baseline,
             position=0.5,
             control_variate=None if self.antithetic else "mean",
         )
+        plan = request.whole(plan)
         check_moves(plan)
         warn_of_design(plan)
-        _warn_of_error(plan)
+        if request.most is None:
+            _warn_of_error(plan)
         return plan
+
+    def _drawn(
+        self, grid: Grid, x: Tensor, samples: int, request: Request
+    ) -> tuple[Grid, int | None]:
+        """The same cells with directions of one group, and how many it has where that is fixed."""
+        lines = NoiseSpec(tuple(x.shape), "rademacher", features=grid, design="hadamard").grid
+        count, fixed = math.prod(lines), self.directions
+        if fixed is not None and fixed <= count:
+            raise ArgumentError(
+                "directions",
+                f"must be more than the {count} lines of the grid's cells, got {fixed}",
+            )
+        group = fixed or max(group_of(samples), 1 << count.bit_length())
+        if fixed is None and request.most is not None:
+            while most_features(group) < count:
+                group *= 2
+            fixed = group
+        order = directions(lines, group, request.seed).to(x.device)
+        return dataclasses.replace(grid, order=order), fixed
 
     def _axes_of(self, x: Tensor) -> int | None:
         """Along how many trailing axes cells lie; None where they cannot."""
@@ -202,16 +243,9 @@ def _cells(sides: tuple[int, ...], cell: int) -> Grid:
     return Grid(sizes, "nearest" if len(sides) == 1 else "linear", False, True)
 
 
-def _drawn(
-    grid: Grid, shape: tuple[int, ...], samples: int, seed: int, device: torch.device
-) -> Grid:
-    """The same cells with directions of one group that has about as many as there are samples."""
-    if not grid.view(shape).linear or grid.jitter or grid.order is not None:
-        return grid
-    lines = NoiseSpec(shape, "rademacher", features=grid, design="hadamard").grid
-    count = math.prod(lines)
-    group = max(group_of(samples), 1 << count.bit_length())
-    return dataclasses.replace(grid, order=directions(lines, group, seed).to(device))
+def _is_drawn(grid: Grid, shape: tuple[int, ...]) -> bool:
+    """Whether a grid's cells take chosen directions: those with smooth borders that stay."""
+    return grid.view(shape).linear and not grid.jitter and grid.order is None
 
 
 def _smallest(shape: tuple[int, ...], axes: int, samples: int) -> int:

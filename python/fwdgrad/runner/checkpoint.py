@@ -93,6 +93,13 @@ class Checkpoint:
         except (OSError, KeyError, ValueError, TypeError):
             return False  # or ``load`` says why
 
+    def held(self) -> int:
+        """Of how many samples the file has the scores, as far as can be told."""
+        try:
+            return len(read_tensors(self.path, _KIND)[1]["scores"])
+        except (OSError, KeyError, ValueError, TypeError):
+            return 0  # or ``load`` says why
+
     def load(self, state: State, samples: int, *, gaps: bool = False) -> tuple[int, int | None]:
         """Fills in the state that is in the file: of how many samples, and the micro-batch's size.
 

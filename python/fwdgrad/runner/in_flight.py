@@ -15,6 +15,7 @@ from torch import Tensor
 from fwdgrad.estimate.missing import is_missing
 from fwdgrad.interrupts import Interrupts
 from fwdgrad.runner.checkpoint import Checkpoint
+from fwdgrad.runner.looks import Goal
 from fwdgrad.runner.loop import Progress, progress_bar
 from fwdgrad.runner.work import Found
 
@@ -27,6 +28,7 @@ def loop_in_flight(
     look: Callable[[int, int, int], None],
     scores: Tensor,
     *,
+    goal: Goal,
     signs: int,
     batch: int,
     in_flight: int,
@@ -41,6 +43,7 @@ def loop_in_flight(
         record: ``record(future, first, count)`` keeps them.
         look, again: see ``fwdgrad.runner.loop.loop``.
         scores: (samples, signs, targets), NaN where there is none yet.
+        goal: how many of them are called for: no more is handed out before.
         signs: forward calls per sample: 2 for antithetic pairs.
         batch: how many samples a forward call takes.
         in_flight: how many micro-batches are.
@@ -72,14 +75,23 @@ def loop_in_flight(
             return size
 
         try:
-            todo = _ranges(scores, count)
+            wanted = 0
+            todo: Iterator[tuple[int, int]] = iter(())
             while True:
                 for first, size in todo:
                     pending[submit(first, size)] = first, size
                     if len(pending) == in_flight:
                         break
                 if not pending:
-                    break
+                    interrupts.let_through()
+                    known, wanted = wanted, goal.after(wanted)
+                    interrupts.open = False
+                    if bar is not None and goal.said:
+                        bar.set_postfix_str(goal.said)
+                    if wanted == known:
+                        break
+                    todo = _ranges(scores[:wanted], known, count)
+                    continue
                 interrupts.let_through()
                 finished = wait(pending, return_when=FIRST_COMPLETED).done
                 interrupts.open = False
@@ -104,7 +116,7 @@ def loop_in_flight(
             if bar is not None:
                 bar.close()
         if checkpoint:
-            checkpoint.save(state, samples, batch)
+            checkpoint.save(state, max(reach, wanted), batch)
 
 
 def _keep_others(
@@ -130,10 +142,13 @@ def _keep_others(
             continue
 
 
-def _ranges(scores: Tensor, count: int) -> Iterator[tuple[int, int]]:
-    """Consecutive samples without a score, at most so many at once: first and how many."""
+def _ranges(scores: Tensor, start: int, count: int) -> Iterator[tuple[int, int]]:
+    """Consecutive samples without a score, at most so many at once: first and how many.
+
+    Those before ``start`` have been asked for.
+    """
     first = -1
-    for sample, missing in enumerate(is_missing(scores).tolist()):
+    for sample, missing in enumerate(is_missing(scores[start:]).tolist(), start):
         if first >= 0 and (not missing or sample - first == count):
             yield first, sample - first
             first = -1

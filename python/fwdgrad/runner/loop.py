@@ -23,6 +23,7 @@ from fwdgrad.errors import Message, ModelError
 from fwdgrad.interrupts import Interrupts
 from fwdgrad.outputs import is_out_of_memory
 from fwdgrad.runner.checkpoint import Checkpoint, State
+from fwdgrad.runner.looks import Goal
 from fwdgrad.runner.memory import BatchSize, free_cached
 from fwdgrad.runner.samples import Results
 
@@ -51,6 +52,7 @@ def loop(
     state: State,
     *,
     samples: int,
+    goal: Goal,
     signs: int,
     together: int,
     batch: BatchSize,
@@ -73,7 +75,8 @@ def loop(
             what was recorded every second.
         release: frees the buffer of samples.
         state: what is kept of the samples, by name; filled in place.
-        samples: how many samples there are.
+        samples: how many samples there are at most.
+        goal: how many are called for.
         signs: forward calls per sample: 2 for antithetic pairs.
         together: samples whose number has the same quotient by this may share a call.
         batch: how many samples a forward call takes.
@@ -127,11 +130,22 @@ def loop(
             pass
         # Else none at all: it has a lock for all threads.
         bar = progress_bar(samples * signs, done * signs) if progress is True else None
-        entering = False
+        entering, wanted = False, 0
         try:
-            while done < samples:
+            while True:
+                if done >= wanted:
+                    look_until(done)
+                    release()
+                    interrupts.let_through()
+                    known, wanted = wanted, goal.after(wanted)
+                    interrupts.open = False
+                    if bar is not None and goal.said:
+                        bar.set_postfix_str(goal.said)
+                    if wanted == known:
+                        break
+                    continue
                 first = done
-                count = min(max(1, batch.size // signs), samples - done, together - done % together)
+                count = min(max(1, batch.size // signs), wanted - done, together - done % together)
                 results = attempt(lambda: step(first, count, batch.size))  # noqa: B023
                 if results is _NO_ROOM:
                     continue
@@ -159,7 +173,6 @@ def loop(
                     interrupts.let_through()
                     progress(done * signs, samples * signs)
                     interrupts.open = False
-            look_until(done)
         except BaseException:  # nothing that was computed is lost, nor entered by halves
             interrupts.open = False
             if checkpoint and not entering:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.estimate.missing import is_missing
-from fwdgrad.estimate.moments import Moments
-from fwdgrad.estimate.scores import bytes_of_sums, why_still
+from fwdgrad.estimate.moments import Moments, Result
+from fwdgrad.estimate.scores import attributions, bytes_of_sums, why_still
 from fwdgrad.objectives import Objective, objective_name
 from fwdgrad.outputs import told
 from fwdgrad.parameters import NoisyParameters
@@ -25,8 +25,8 @@ from fwdgrad.runner.fingerprint import Answer, telling_samples
 from fwdgrad.runner.gradients import Gradients, weights_of_samples
 from fwdgrad.runner.identity import identity_of
 from fwdgrad.runner.in_flight import loop_in_flight
+from fwdgrad.runner.looks import AutoSamples, Goal, Looks
 from fwdgrad.runner.loop import check_finite, is_waited_for, kept, loop, others_kept
-from fwdgrad.runner.memory import BatchSize
 from fwdgrad.runner.samples import Results, Samples
 from fwdgrad.runner.settings import Settings
 from fwdgrad.runner.work import Found, Work, score
@@ -46,12 +46,16 @@ class Outcome:
         scorer: with the targets, the objective, and the scores at the input.
         backend: of the kernels.
         scores: float64 (samples, signs, targets), from forward calls.
+        plan: of the samples that were taken.
+        maps: of each target, where a look has made them.
         moments: of gradients, where the model gave some.
         starts: the targets' scores where a path starts.
     """
 
     scorer: Scorer
     backend: str
+    plan: Plan
+    maps: list[Result] | None = None
     scores: Tensor | None = None
     moments: Moments | None = None
     starts: list[float] | None = None
@@ -70,17 +74,19 @@ def run(
     settings: Settings,
     at_input: Callable[[Any], None] | None = None,
     about: Mapping[str, Any] | None = None,
+    auto: AutoSamples | None = None,
 ) -> Outcome:
     """Calls a model on every sample of a plan.
 
     Args:
-        plan: of the run.
+        plan: of the run; with ``auto``, of its first look.
         model: takes a batch (batch, *x.shape).
         objective: what is explained, see ``fwdgrad.explain``.
         targets: of which classes.
         settings: how the run is made.
         at_input: is given the model's output at x, before any sample is made.
         about: what else makes two runs the same, as JSON has it.
+        auto: when the map is sure enough to stop; None: after the plan's samples.
 
     Raises:
         ModelError: the model failed or returned something of no use.
@@ -91,12 +97,16 @@ def run(
     check_mode(model)
     backend = backend_for(plan.x.device, settings.backend)
     forward = plan.gradient == "forward"
+    if auto is not None:
+        auto.check_plan(plan)
+    known = {} if auto is None else {"n_samples": "auto"}  # a surer run goes on from its file
     # No tensor made in inference mode may have a gradient.
     mode: Any = contextlib.nullcontext() if forward else torch._C._InferenceMode(False)
     ranks = settings.ranks
     if ranks is not None:  # before any call of the model
         given = identity_of(plan, model, targets, objective, settings.name)
-        ranks.agree({**(about or {}), **given, "batch_size": settings.batch_size})
+        asked = {"batch_size": settings.batch_size, **({} if auto is None else vars(auto))}
+        ranks.agree({**(about or {}), **given, **asked, **known})
     with TorchState(), mode:
         scorer = Scorer(model, plan.x, targets, objective)
         for look in (at_input, getattr(scorer.objective, "check_at_input", None)):
@@ -117,14 +127,14 @@ def run(
             scorer.clean = ranks.agree({**found, "output": answer.rest}, answer, scorer.clean)
         if settings.checkpoint is not None and (ranks is None or ranks.rank == 0):
             own = identity_of(plan, model, scorer.targets, scorer.objective, settings.name)
-            identity = {**(about or {}), **own}
+            identity = {**(about or {}), **own, **known}
             file = Checkpoint(settings.checkpoint, identity, answer, scorer.clean)
         if ranks is not None:
             ranks.kept = others_kept(file)
-        outcome = Outcome(scorer, backend)
+        outcome = Outcome(scorer, backend, plan)
         with file.locked() if file is not None else contextlib.nullcontext():
             if forward:
-                outcome.scores = _scores(samples, scorer, settings, file)
+                _scores(outcome, samples, settings, file, auto)
             else:
                 outcome.moments = _moments(samples, scorer, settings, file, model)
         if plan.path is not None:
@@ -143,12 +153,19 @@ def run(
 
 
 def _scores(
-    samples: Samples, scorer: Scorer, settings: Settings, file: Checkpoint | None
-) -> Tensor:
-    """The score of every sample and target: float64 (samples, signs, targets)."""
-    plan = samples.plan
+    outcome: Outcome,
+    samples: Samples,
+    settings: Settings,
+    file: Checkpoint | None,
+    auto: AutoSamples | None,
+) -> None:
+    """Finds the score of every sample and target."""
+    plan, scorer = samples.plan, outcome.scorer
+    most = plan.samples
+    if auto is not None:  # a run that was to be surer may have kept more
+        most = max(auto.most(plan), file.held() if file is not None else 0)
     # Where the model's output is: a copy to the host would wait for each micro-batch.
-    shape, device = (plan.samples, plan.signs, len(scorer.targets)), scorer.device
+    shape, device = (most, plan.signs, len(scorer.targets)), scorer.device
     scores = torch.full(shape, torch.nan, dtype=torch.float64, device=device)
 
     def evaluate(batch: Tensor) -> list[Tensor]:
@@ -160,11 +177,18 @@ def _scores(
     def judged(found: list[Tensor]) -> Tensor:
         return torch.stack(found, dim=1)
 
+    def maps(first: int) -> list[Result]:
+        own = dataclasses.replace(plan, samples=first)
+        return attributions(own, scores[:first].cpu(), scorer.clean, samples.backend)
+
+    goal = Goal(most) if auto is None else Looks(auto, plan, maps)
     _stream(
         samples, scorer, settings, file, evaluate, judged, scores, None, "score",
-        {"scores": scores}, bytes_of_sums(plan),
+        {"scores": scores}, bytes_of_sums(plan), goal,
     )  # fmt: skip
-    scores = scores.cpu()
+    outcome.scores = scores = scores[: goal.samples].cpu()
+    outcome.plan = plan = dataclasses.replace(plan, samples=goal.samples)
+    outcome.maps = getattr(goal, "results", None)
     lost = int(is_missing(scores).sum())
     if lost:
         why = getattr(scorer.model, "failures", {})
@@ -185,7 +209,6 @@ def _scores(
                 f"{'zero' if zero else 'noise alone'}: {text}{why_still(plan, value, at_x)} may "
                 "change it"
             )
-    return scores
 
 
 def _moments(
@@ -214,7 +237,7 @@ def _moments(
 
     _stream(
         samples, scorer, settings, file, Gradients(model, scorer, samples.noisy), judged, ends,
-        moments.enter, "gradient", moments.state, plan.x.nbytes,
+        moments.enter, "gradient", moments.state, plan.x.nbytes, Goal(plan.samples),
     )  # fmt: skip
     return moments
 
@@ -231,6 +254,7 @@ def _stream(
     what: str,
     state: State,
     sums: int,
+    goal: Goal,
 ) -> None:
     """Calls the model for every sample.
 
@@ -247,6 +271,7 @@ def _stream(
         state: see there; "scores" in it, (samples, signs, targets), are of some first samples at
             least.
         sums: bytes that follow the samples.
+        goal: how many samples are called for.
     """
     plan, signs = samples.plan, samples.plan.signs
     may_miss = float(getattr(scorer.model, "max_missing", 0))
@@ -286,9 +311,9 @@ def _stream(
         if may_miss and enter is None:
             gone = is_missing(rows)
             rows, missing = rows[~gone], missing + int(gone.sum())
-            if missing > may_miss * plan.samples:
+            if missing > may_miss * goal.samples:
                 raise ModelError(
-                    f"{missing} of {plan.samples} samples have no score, more than "
+                    f"{missing} of {goal.samples} samples have no score, more than "
                     f"max_missing={may_miss:g} of the model{left}"
                 )
         check_finite(rows, first, what, left, lambda: _hint(plan))
@@ -306,19 +331,22 @@ def _stream(
     ranks = settings.ranks
     if ranks is not None and ranks.rank:
         work_of_own = Work(samples, scorer)
-        numbers.copy_(ranks.serve(functools.partial(work_of_own.scores, scorer.model)))
+        found = ranks.serve(functools.partial(work_of_own.scores, scorer.model))
+        goal.samples = len(found)
+        numbers[: len(found)] = found
         return
     if workers is not None:
         size = settings.batch_size or getattr(scorer.model, "batch_size", None)
         if size is None:
             size = _FEW
             if concurrency == 1 and not may_miss:  # several for each: none waits long for the last
-                size = _batch_size(plan, settings, {}, 0).size
+                size = settings.batch_of(plan, {}, 0).size
                 shares = 4 * getattr(workers, "count", 1)
                 size = max(signs, min(size, plan.n_samples // shares))
         announce = getattr(scorer.model, "announce", None)
         if announce is not None:
-            announce(plan.n_samples, size)
+            fixed = type(goal) is Goal
+            announce(len(numbers) * signs, size, *(() if fixed else (True,)))
 
         def keep(future: Future[Found], first: int, count: int) -> None:
             try:
@@ -332,11 +360,11 @@ def _stream(
             work = pool.share(Work(samples, scorer))
             loop_in_flight(
                 lambda first, count: pool.submit(score, work, first, count, size), keep, look,
-                numbers, signs=signs, batch=size, in_flight=pool.count, checkpoint=file,
+                numbers, goal=goal, signs=signs, batch=size, in_flight=pool.count, checkpoint=file,
                 again=again, progress=settings.progress,
             )  # fmt: skip
         if ranks is not None:
-            ranks.spread(numbers)
+            ranks.spread(numbers[: goal.samples])
         return
     waits = is_waited_for(numbers.device)
     scorer.looks = not waits
@@ -347,30 +375,17 @@ def _stream(
         look,
         samples.release,
         state,
-        samples=plan.samples,
+        samples=len(numbers),
+        goal=goal,
         signs=signs,
-        together=plan.per_draw if samples.noisy is not None else plan.samples,
-        batch=_batch_size(plan, settings, state, sums),
+        together=plan.per_draw if samples.noisy is not None else len(numbers),
+        batch=settings.batch_of(plan, state, sums),
         checkpoint=file,
         again=again,
         progress=settings.progress,
         device=plan.x.device,
         waits=waits,
     )
-
-
-def _batch_size(plan: Plan, settings: Settings, state: State, sums: int) -> BatchSize:
-    x, spec = plan.x, plan.spec
-    fixed = x.nbytes + sum(tensor.nbytes for tensor in state.values())
-    if spec is not None and isinstance(spec.scale, Tensor):
-        fixed += spec.scale.nbytes
-    if plan.path is not None:
-        fixed += 2 * x.nbytes  # the baseline, and a point between
-    if isinstance(plan.baseline, Tensor):
-        fixed += plan.baseline.nbytes
-    memory = settings.memory
-    assert not isinstance(memory, str)
-    return BatchSize(settings.batch_size, memory, x.nbytes, fixed, sums, x.device)
 
 
 def _hint(plan: Plan) -> str:

@@ -7,12 +7,15 @@ import dataclasses
 import os
 from typing import Any
 
+from torch import Tensor
+
 from fwdgrad.checks import check_integer, check_no_array
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
 from fwdgrad.outputs import told
+from fwdgrad.plan import Plan
 from fwdgrad.runner.links import group_of
 from fwdgrad.runner.loop import Progress
-from fwdgrad.runner.memory import parse_memory
+from fwdgrad.runner.memory import BatchSize, parse_memory
 from fwdgrad.runner.ranks import Ranks
 from fwdgrad.runner.workers import Workers, workers_of
 
@@ -90,6 +93,25 @@ class Settings:
     def together(self) -> contextlib.AbstractContextManager[None]:
         """What ranks do at once, see ``Ranks``."""
         return contextlib.nullcontext() if self.ranks is None else self.ranks.together()
+
+    def batch_of(self, plan: Plan, state: dict[str, Tensor], sums: int) -> BatchSize:
+        """How many samples of a plan a forward call takes.
+
+        Args:
+            plan: of the run.
+            state: what is kept of the samples.
+            sums: bytes that follow the samples.
+        """
+        x, spec = plan.x, plan.spec
+        fixed = x.nbytes + sum(tensor.nbytes for tensor in state.values())
+        if spec is not None and isinstance(spec.scale, Tensor):
+            fixed += spec.scale.nbytes
+        if plan.path is not None:
+            fixed += 2 * x.nbytes  # the baseline, and a point between
+        if isinstance(plan.baseline, Tensor):
+            fixed += plan.baseline.nbytes
+        assert not isinstance(self.memory, str)
+        return BatchSize(self.batch_size, self.memory, x.nbytes, fixed, sums, x.device)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
