@@ -246,7 +246,7 @@ def test_the_other_engine_s_checkpoint_is_refused_by_its_name(line, monkeypatch)
     words = ("explain", "photo.png", "--samples", "16", "--batch-size", "4", "--no-progress")
     words += ("--output", "maps")
 
-    def stops(self, first):
+    def stops(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

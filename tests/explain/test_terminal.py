@@ -197,7 +197,9 @@ def test_the_options_of_methods_are_fields_of_theirs_under_the_same_name():
         assert name in there
         assert parser.written("explain", Option(name)) == "--" + name.replace("_", "-")
     # Those that take values of Python alone.
-    assert there - {*choices.METHOD_OPTIONS} == {"axes", "gradient", "parameters", "sampling"}
+    assert there - {*choices.METHOD_OPTIONS} == {
+        *("axes", "directions", "gradient", "parameters", "sampling")
+    }
 
 
 def test_a_message_names_options_as_the_command_has_them():
