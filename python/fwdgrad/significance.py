@@ -73,7 +73,7 @@ def degrees_of_freedom(plan: Plan, missing: int = 0) -> float:
         >>> from fwdgrad.methods import Regions, plan_of
         >>> plans = [plan_of(torch.ones(12), Regions(0.0), n_samples=n) for n in (16, 64)]
         >>> [degrees_of_freedom(plan) for plan in plans]
-        [2.0, 1.0]
+        [2.0, 8.0]
     """
     spec, there = plan.spec, 1 - missing / plan.samples
     if not plan.is_random:

@@ -8,8 +8,9 @@ independently: by the mean of what their directions tell, over their number. Sam
 group that was begun err as much again, and by the leaks of any score there.
 
 Of cells with chosen directions (``fwdgrad.methods.directions``), many of which act together, that
-is the error of any number of groups. Of other features it is that of less than two: from then on
-the groups differ for each feature by its own error.
+is the error of any number of groups. Of other features it is that of less than four, or of less
+than two where their directions were not chosen: from then on the groups differ for each feature by
+its own error.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ from fwdgrad.estimate.reliability import some
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import Grid, NoiseSpec, expand, hadamard_sums, walsh_hadamard
 
+_FEW = 4.0  # groups, below which they tell a feature's own error too roughly
+
 
 def is_told_by_spare(plan: Plan) -> bool:
     """Whether directions that no draw uses tell the error, or two halves of the run do."""
     spec = plan.spec
     if spec is None or spec.design != "hadamard" or spec.block is not None:
         return False
-    is_of_cells = isinstance(spec.features, Grid) and spec.features.order is not None
-    few = plan.samples < 2 * plan.unit or is_of_cells
+    most = 2.0
+    if order_of(spec) is not None:
+        most = math.inf if isinstance(spec.features, Grid) else _FEW
+    few = plan.samples < most * plan.unit
     return few and plan.unit == spec.group and spec.draws > 1 and Directions.of(spec).tellings > 0
 
 
