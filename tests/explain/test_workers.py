@@ -92,12 +92,13 @@ def test_what_was_found_is_kept_where_a_worker_fails(how, message, tmp_path):
         scores.append(Curved()(batch))
         return scores[-1]
 
-    alone = fwdgrad.explain(heard, X, 0, method=Regions(), **RUN)
+    seed = {"seed": 1}  # whose highest score does not come first
+    alone = fwdgrad.explain(heard, X, 0, method=Regions(), **{**RUN, **seed})
     scores = torch.cat(scores)[:, 0]
     high = scores[:20].max().item()  # of the input, and of some first samples
     assert scores[20:].max() > high
     file = tmp_path / "run.safetensors"
-    run = {**RUN, "method": Regions(), "checkpoint": file}
+    run = {**RUN, **seed, "method": Regions(), "checkpoint": file}
     asked = []
     with pytest.raises(ModelError, match=message):
         fwdgrad.explain(Curved((high, how)), X, 0, workers=1, **run)
