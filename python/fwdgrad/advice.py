@@ -16,6 +16,7 @@ from fwdgrad.powers import sum_of_squares
 from fwdgrad_kernels import Labels
 
 GOOD = 0.8  # from here on a map is called repeatable
+_ROUGH = 0.5  # below it more than half of a map's variance is noise
 LOW = 0.3  # below it is warned of: such a map correlates less than 0.55 with one of no noise
 
 
@@ -33,12 +34,13 @@ def advice(result: Explanation) -> Message:
     if not is_drawn(result):
         return Message("nothing was drawn by chance")
     of_regions = isinstance(result.method, Regions)
-    if result.reliability >= GOOD and of_regions:  # told by its own error, and too high; see there
-        return Message("little of the map is noise, by its own error; another seed would tell more")
+    if result.reliability >= GOOD and of_regions:  # told by its own error
+        return Message("another seed would give much the same map, by its own error")
     if result.reliability >= GOOD:
         return Message("other noise would give much the same map")
     samples = _samples(result)
-    more = "much of the map is noise: ask for more ", samples
+    is_rough = result.reliability < _ROUGH
+    more = f"{'much' if is_rough else 'some'} of the map is noise: ask for more ", samples
     if isinstance(result.features, Labels):
         return Message(*more, ", or give fewer features")
     cell = getattr(result.method, "cell", None)
@@ -46,7 +48,8 @@ def advice(result: Explanation) -> Message:
         axes = getattr(result.method, "axes", None) or result.input.dim() - 1
         if 2 * cell > max(result.input.shape[-axes:]):
             return Message(*more)
-        coarser = "much of the detail is noise: a ", Option("cell"), f" above {cell}"
+        much = "much" if is_rough else "some"
+        coarser = f"{much} of the detail is noise: a ", Option("cell"), f" above {cell}"
         is_finest = cell <= smallest_cell(result.input.shape[-axes:])
         many = (" or more ", samples) if is_finest else ()
         return Message(*coarser, *many, " would leave less of it")

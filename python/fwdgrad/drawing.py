@@ -64,6 +64,9 @@ class Drawn:
     note: str
 
 
+_LETTER, _LINE = 5.6, 14.0  # points that a number's letter takes, and a line
+
+
 def draw(
     explanation: Explanation,
     ax: Axes | None = None,
@@ -189,13 +192,27 @@ def _number_peaks(ax: Axes, e: Explanation, look: Look, frame: Frame | None) -> 
     wide = frame.size[0] if frame else e.input.shape[-1]
     paper = {"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.7, "lw": 0}
     found = itertools.islice(standing_out(e, look, frame), look.top)
+    point, taken = 72 / ax.figure.get_dpi(), list[tuple[float, float, float, float]]()
     for count, (x, y, value, _) in enumerate(found, 1):
         ax.plot(x, y, "o", ms=4, mfc="white", mec="black", mew=0.8, zorder=4)
+        text = f"{count}: {signed(value, '#.2')}"
         beside, side = (5, "left") if x < 0.75 * wide else (-5, "right")
+        right, up = (float(one) * point for one in ax.transData.transform((x, y)))
+        left = right + 5 if side == "left" else right - 5 - _LETTER * len(text)
+        for aside in (0, -_LINE, _LINE, -2 * _LINE, 2 * _LINE):  # until it covers no other
+            box = (left, up + aside, left + _LETTER * len(text), up + aside + _LINE)
+            if not any(_overlap(box, other) for other in taken):
+                break
+        taken.append(box)
         ax.annotate(
-            f"{count}: {signed(value, '#.2')}", (x, y), (beside, 0), textcoords="offset points",
+            text, (x, y), (beside, aside), textcoords="offset points",
             ha=side, va="center", fontsize=9, zorder=4, bbox=paper,
         )  # fmt: skip
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, bottom, right, top) do."""
+    return all(one[i] < other[i + 2] and other[i] < one[i + 2] for i in (0, 1))
 
 
 def signed(value: float, digits: str) -> str:

@@ -116,6 +116,7 @@ class _Asked:
     adds: Tensor  # float64 (K,); of parts from K on there is always all
     label: Callable[[int | None], str | None]
     shown: dict[str, Any]  # of ``Evidence``: how it is told
+    photo: tuple[slice, slice] | None = None  # the rows and columns that a picture's shares are of
 
     def sample(self, is_in: Tensor) -> Tensor:
         """The input where parts are in, and what stands for it elsewhere."""
@@ -157,8 +158,17 @@ def _asked(model: Any, explanation: Any, x: Any, baseline: Any) -> _Asked:
         shown["unit"] = {3: "picture", 4: "volume"}.get(plan.x.dim(), "feature")
     return _Asked(
         e, forward, plan.x, outside, parts, adds,
-        _labeller(model, prepared, e), shown,
+        _labeller(model, prepared, e), shown, _photo_in(e),
     )  # fmt: skip
+
+
+def _photo_in(e: Explanation) -> tuple[slice, slice] | None:
+    """Rows and columns of the input that are of a photo, and not beside a padded one."""
+    wide, high = (e.provenance.get("picture") or {}).get("scaled", (0, 0))
+    if not wide or e.input.dim() != 3:
+        return None
+    top, left = (e.input.shape[1] - high) // 2, (e.input.shape[2] - wide) // 2
+    return slice(top, top + high), slice(left, left + wide)
 
 
 def _prepared(model: Any, explanation: Any, e: Explanation, x: Any) -> Prepared | None:
@@ -331,7 +341,8 @@ class _Search:
         if "names" not in self.asked.shown:
             mask = self.asked.parts.mask(mask.to(self.asked.x.device)) > 0.5
         if self.asked.shown["unit"] in ("picture", "volume"):
-            share = float(mask.double().mean())
+            photo = self.asked.photo
+            share = float((mask if photo is None else mask[(..., *photo)]).double().mean())
         return {"mask": mask, "count": size, "share": share, "score": self._at(alone, size)[0]}
 
     def found(self) -> Evidence:

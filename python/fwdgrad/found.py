@@ -129,7 +129,7 @@ class Evidence:
         if self.enough is None:
             return (
                 f"no part is told to be enough: the {self.unit if self._is_area else 'input'} "
-                f"scores {self.score:.3g}, and what stands for it {self.baseline_score + 0.0:.3g}"
+                f"scores {self.score:.3g}, and its baseline {self.baseline_score + 0.0:.3g}"
             )
         be = "is" if self._is_area or self.enough_count == 1 else "are"
         told = f"{self.enough_count} of {self.count} {self.unit}{'s' * (self.count != 1)}"

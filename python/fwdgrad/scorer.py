@@ -44,7 +44,12 @@ def check_model(model: Any) -> None:
     """
     if not callable(model):
         methods = [name for name in ("predict_proba", "predict") if hasattr(model, name)]
-        hint = f"; wrap its {methods[0]}: fwdgrad.adapters.arrays.NumpyModel" if methods else ""
+        hint = ""
+        if methods:
+            hint = (
+                f"; wrap it: fwdgrad.adapters.tables.TableModel for rows, strings.TextModel for "
+                f"texts, or its {methods[0]} as arrays.NumpyModel for arrays"
+            )
         is_file = isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".onnx")
         if is_file or all(hasattr(model, name) for name in ("get_inputs", "get_outputs", "run")):
             hint = "; give an ONNX model as fwdgrad.adapters.arrays.OnnxModel(model)"

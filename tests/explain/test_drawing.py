@@ -340,3 +340,23 @@ def test_the_report_s_map_is_the_same():
     assert found.shape == (32, 32, 3)
     # But for between pixels, and beneath the numbers.
     assert (abs(found - pixels(e.plot(top=0))) < 10).all(-1).mean() > 0.95
+
+
+def test_numbers_do_not_cover_one_another():
+    figure = pytest.importorskip("matplotlib.figure").Figure(figsize=(4, 4), dpi=100)
+    weight = torch.zeros(64, 64)
+    weight[28:36, 20:28], weight[28:36, 36:44], weight[28:36, 52:60] = 3.0, 2.0, -1.0
+
+    def model(batch):
+        return (batch.mean(1) * weight).sum((1, 2))
+
+    e = fwdgrad.explain(
+        model, torch.full((3, 64, 64), 0.9), None, method=fwdgrad.Regions(0.0, cell=8),
+        n_samples=256,
+    )  # fmt: skip
+    ax = e.plot(figure.add_axes((0, 0, 1, 1)))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts if ": " in text.get_text()]
+    assert len(boxes) == 3
+    apart = [not one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i]]
+    assert all(apart)

@@ -212,7 +212,7 @@ def test_where_what_is_out_scores_no_less():
     assert found.enough is found.missing is None
     assert found.calls == 2
     assert str(found) == (
-        "no part is told to be enough: the input scores -4, and what stands for it 0; "
+        "no part is told to be enough: the input scores -4, and its baseline 0; "
         "so none takes it away"
     )
 
@@ -358,3 +358,15 @@ def test_nothing_is_left_behind():
     evidence(corner, e)
     assert torch.equal(before[0], e.input)
     assert torch.is_grad_enabled() == before[1]
+
+
+def test_shares_of_a_padded_photo_are_of_the_photo():
+    """What is beside it is no part of the picture, whatever the map says of the cells there."""
+    photo = np.zeros((20, 80, 3), np.uint8)
+    photo[:, 40:] = np.random.default_rng(0).integers(0, 256, (20, 40, 3))
+    model = ImageModel(lambda batch: batch.std((1, 2, 3)), size=64, fit="pad")
+    e = fwdgrad.explain(model, photo, None, method=Regions("grey"), n_samples=128)
+    found = fwdgrad.evidence(model, e)
+    rows = slice(24, 40)  # 16 of 64, where the photo is
+    assert found.enough_share == pytest.approx(found.enough[:, rows].double().mean().item())
+    assert found.enough_share > 2 * found.enough.double().mean()

@@ -682,3 +682,8 @@ def test_a_module_in_training_mode_is_seen():
     )
     with pytest.warns(UserWarning, match="training mode"):
         fwdgrad.explain(ImageModel(module), NOISE, method=BLACK, n_samples=16)
+
+
+def test_to_fit_a_photo_needs_a_size():
+    with pytest.raises(ValueError, match="size must be given with fit='pad'"):
+        ImageModel(lambda batch: batch.mean((1, 2, 3)), fit="pad")

@@ -117,6 +117,8 @@ class ImageModel(Named):
         self.share = share or (_CENTRE if fit == "centre" else 1.0)
         if share is not None and fit == "pad":
             raise ArgumentError("share", "is of fit='whole' or 'centre', got 'pad'")
+        if fit != "whole" and self.size is None:
+            raise ArgumentError("size", f"must be given with fit={fit!r}: what the model takes")
         if input == "pil":
             for argument, is_own in (
                 ("mean", mean is not None), ("std", std is not None), ("dtype", dtype is not None),
