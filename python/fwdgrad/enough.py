@@ -319,7 +319,7 @@ class _Search:
 
     def _smallest(self, does: Callable[[int], bool]) -> int | None:
         """The smallest size that does, as far as bisection and a few more calls can tell."""
-        most = int((self.asked.adds > 0).sum()) or self.count  # what speaks for it, by the map
+        most = int((self.asked.adds > 0).sum()) or self.count  # what increases it, by the map
         tops = dict.fromkeys((most, self.count, *(most * part // 8 for part in range(7, 0, -1))))
         high = next((size for size in tops if size and does(size)), None)
         if high is None:

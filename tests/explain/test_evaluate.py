@@ -548,7 +548,7 @@ def test_labels_are_escaped(folder, capsys):
     text = Path("out.html").read_text(encoding="utf-8")
     assert "<script" not in text
     page = Page(text)
-    assert page.of("h1") == [f"What speaks for “{nasty}”?"]
+    assert page.of("h1") == [f"What raises the score of “{nasty}”?"]
     assert page.rows()["class"] == f"{nasty} (class 0)"
     assert any(nasty in v for tag, name, v in page.attributes if name == "alt")
     odd = Explanation.load("map.safetensors")

@@ -280,12 +280,12 @@ def test_a_reader_is_warned_first(folder):
 def test_a_slope_is_told_as_no_change(folder):
     """Points of percentage are of what a part adds."""
     text = words_of(page_of(ForwardGradient(0.3))[1])
-    assert ": speaks for it." in text
+    assert ": raises it." in text
     assert "percentage points" not in text
     assert "noise added to the picture by chance" in text
     text = words_of(page_of(VarGrad(0.3))[1])
     assert ": matters." in text
-    assert "speaks" not in text.partition("How sure")[0].replace("What speaks for", "")
+    assert "raises it" not in text.partition("How sure")[0]
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_the_same_page_is_made_of_the_file(made, folder, capsys):
 def test_without_evidence_nothing_is_said_of_it(folder, capsys):
     told(capsys, "--report", "--output", "out", "--no-evidence")
     text = words_of(Path("out/report.html").read_text(encoding="utf-8"))
-    assert "What speaks for “lamp”? The probability of “lamp” is " in text
+    assert "What raises the score of “lamp”? The probability of “lamp” is " in text
     assert "line" not in text.partition("The map")[0].replace("“", "")
 
 

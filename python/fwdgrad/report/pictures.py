@@ -72,9 +72,9 @@ def pictures(
 
     of, scale = named(label), Scale.of_scores(explanation)
     if explanation.target is None:
-        of = "a higher score"
-    colours = f"Red parts speak for {of}, blue ones against it: the stronger the colour, the more."
-    ends, unit = ("against it", "for it"), ""
+        of = "the model"
+    colours = f"Red parts raise the score of {of}, blue ones lower it: the more colour, the more."
+    ends, unit = ("lowers it", "raises it"), ""
     if not has_sign(explanation):
         colours = f"The score of {of} depends on red parts: the stronger the colour, the more."
         ends = ("little", "much")
@@ -94,8 +94,8 @@ def pictures(
             f'{escape(colours)}{pale}<span class="scale" aria-hidden="true">'
             f"<span>{ends[0]}</span><i{one}></i><span>{ends[1]}</span></span>{unit}",
             _panel(heat, panels),
-            f"The picture, paled, with numbered regions: red where it speaks for {of}, blue where "
-            "it speaks against it",
+            f"The picture, paled, with numbered regions: red where it raises the score of "
+            f"{of}, blue where it lowers it",
         ),
     ]  # fmt: skip
     if mask is not None:

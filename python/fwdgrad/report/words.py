@@ -90,7 +90,7 @@ def question(e: Explanation, label: str) -> str:
     if e.target is None:
         return "What does the model’s answer depend on?"
     predicted = _known(e).get("of_class")
-    return f"Why {named(label)}?" if predicted else f"What speaks for {named(label)}?"
+    return f"Why {named(label)}?" if predicted else f"What raises the score of {named(label)}?"
 
 
 def answer(e: Explanation, label: str) -> str:
@@ -151,7 +151,7 @@ def region_in_words(region: Region, e: Explanation) -> str:
     if not has_sign(e):
         return f"{where}: matters."
     if not is_change(e):
-        return f"{where}: {'speaks for it' if value > 0 else 'speaks against it'}."
+        return f"{where}: {'raises it' if value > 0 else 'lowers it'}."
     by = scale.change(value)
     if math.isfinite(region.error) and region.error > 0:
         by += f", give or take {scale.change(float(f'{region.error:.1g}')).split()[0]}"
