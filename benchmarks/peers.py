@@ -55,9 +55,9 @@ from torch.nn import functional
 
 import fwdgrad
 from fwdgrad import ForwardGradient, Regions, metrics
+from fwdgrad.directions import directions
 from fwdgrad.files import write_atomically
 from fwdgrad.methods.blur import light_blur
-from fwdgrad.methods.directions import directions
 from fwdgrad.runner.memory import process_memory
 from fwdgrad_kernels import CONTRACT
 

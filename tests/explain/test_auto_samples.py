@@ -26,9 +26,9 @@ from fwdgrad import (
 )
 from fwdgrad.adapters.strings import TextModel
 from fwdgrad.adapters.tables import TableModel
+from fwdgrad.directions import directions
 from fwdgrad.errors import ArgumentError, ArgumentTypeError
 from fwdgrad.methods import plan_again, plan_of
-from fwdgrad.methods.directions import directions
 from fwdgrad.runner.looks import AutoSamples, Looks
 from fwdgrad.runner.workers import Threads
 from fwdgrad_kernels import NoiseSpec

@@ -5,9 +5,8 @@ import torch
 
 import fwdgrad
 from fwdgrad import Grid, Regions
-from fwdgrad.directions import Directions
+from fwdgrad.directions import Directions, coset_of, directions, most_features
 from fwdgrad.methods import plan_again, plan_of
-from fwdgrad.methods.directions import coset_of, directions, most_features
 from fwdgrad.parts import parts_of
 
 LINES = [(9, 9), (13, 13), (19, 19), (27, 27), (7, 15), (4, 5, 6), (12,), (40,), (3,), (1,)]

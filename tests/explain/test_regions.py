@@ -7,8 +7,8 @@ import torch
 
 import fwdgrad
 from fwdgrad import Elements, Grid, Labels, Regions, metrics
+from fwdgrad.directions import directions
 from fwdgrad.methods.blur import blurred, light_blur, smallest_cell
-from fwdgrad.methods.directions import directions
 from fwdgrad_kernels import NoiseSpec, noise
 
 from .models import Recorder, forward_gradient

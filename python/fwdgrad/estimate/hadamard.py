@@ -7,7 +7,7 @@ a draw also leaks into others: by how much, is known. Groups have signs of their
 independently: by the mean of what their directions tell, over their number. Samples of another
 group that was begun err as much again, and by the leaks of any score there.
 
-Of cells with chosen directions (``fwdgrad.methods.directions``), many of which act together, that
+Of cells with chosen directions (``fwdgrad.directions``), many of which act together, that
 is the error of any number of groups. Of other features it is that of less than four, or of less
 than two where their directions were not chosen: from then on the groups differ for each feature by
 its own error.

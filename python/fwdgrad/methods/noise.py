@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_choice, check_clip, check_no_array, check_number, first_outside
+from fwdgrad.directions import directions
 from fwdgrad.errors import ArgumentError, ArgumentTypeError
 from fwdgrad.importance import Sampling
 from fwdgrad.inputs import numbers_of
 from fwdgrad.methods.base import Method
-from fwdgrad.methods.directions import directions
 from fwdgrad.plan import sum_dtype
 from fwdgrad.smoothing import check_alike, check_bounds, warn_of_resolution, with_floor
 from fwdgrad_kernels import (

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_integer, check_no_array
-from fwdgrad.directions import Directions
+from fwdgrad.directions import Directions, directions, group_of, most_features
 from fwdgrad.errors import ArgumentError, Message, Option, warn
 from fwdgrad.methods.base import Method, Request, method
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur, smallest_cell
-from fwdgrad.methods.directions import directions, group_of, most_features
 from fwdgrad.methods.forward_gradient import check_moves, warn_of_design
 from fwdgrad.methods.noise import check_noise, hadamard_spec, on_device
 from fwdgrad.plan import Plan
