@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.adapters.picture_explanation import cut_of
 from fwdgrad.adapters.prepared import Adapter, Prepared
 from fwdgrad.checks import check_number
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
@@ -164,10 +165,10 @@ def _asked(model: Any, explanation: Any, x: Any, baseline: Any) -> _Asked:
 
 def _photo_in(e: Explanation) -> tuple[slice, slice] | None:
     """Rows and columns of the input that are of a photo, and not beside a padded one."""
-    wide, high = (e.provenance.get("picture") or {}).get("scaled", (0, 0))
-    if not wide or e.input.dim() != 3:
+    if not e.provenance.get("picture"):
         return None
-    top, left = (e.input.shape[1] - high) // 2, (e.input.shape[2] - wide) // 2
+    cut = cut_of(e)
+    (left, top), (wide, high) = cut.margins, cut.scaled
     return slice(top, top + high), slice(left, left + wide)
 
 

@@ -125,11 +125,9 @@ class PictureExplanation(OfExplanation):
         from fwdgrad.adapters.pixels import read_any, to_bytes
 
         found = Explanation.load(path)
-        about: Any = found.provenance.get("picture")
         try:
-            width, height = int(about["width"]), int(about["height"])
-            box, scaled = tuple(map(float, about["box"])), tuple(map(int, about["scaled"]))
-            cut = Cut(box, scaled, (found.input.shape[2], found.input.shape[1]))  # type: ignore[arg-type]
+            width, height = (int(found.provenance["picture"][side]) for side in ("width", "height"))
+            cut = cut_of(found)
         except (TypeError, KeyError, ValueError, IndexError):
             raise ValueError(f"{path} does not say where it lies on a photo") from None
         if photo is not None:
@@ -147,6 +145,18 @@ class PictureExplanation(OfExplanation):
             ]
             pixels = to_bytes(torch.stack(planes).clamp_(0, 1))
         return cls(found, pixels, cut, str(found.provenance.get("label", f"class {found.target}")))
+
+
+def cut_of(explanation: Explanation) -> Cut:
+    """What of its photo an explanation is of, by its provenance.
+
+    Raises:
+        KeyError, TypeError, ValueError, IndexError: it does not say, or not rightly.
+    """
+    about = explanation.provenance["picture"]
+    box, scaled = tuple(map(float, about["box"])), tuple(map(int, about["scaled"]))
+    height, width = explanation.input.shape[1:]
+    return Cut(box, scaled, (width, height))  # type: ignore[arg-type]
 
 
 def told(cut: Cut, width: int, height: int) -> dict[str, Any]:

@@ -20,17 +20,17 @@ from fwdgrad.cli.reporting import (
     fill_of,
     known,
     measured,
+    write_page,
 )
 from fwdgrad.devices import placed
 from fwdgrad.errors import Message, ModelError
 from fwdgrad.explanation import Explanation
-from fwdgrad.files import write_atomically
 from fwdgrad.metrics import (
     information_curve,
 )
 from fwdgrad.metrics.maps import heatmap_of
 from fwdgrad.objectives import OBJECTIVES, resolve_target, scores_of
-from fwdgrad.report import Number, report
+from fwdgrad.report import Number
 from fwdgrad.scorer import outputs_at
 from fwdgrad.terminal import say
 
@@ -98,21 +98,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     for name, value, note in numbers:
         say(f"{name:{width}}  {value}" + (f" ({note})" if note else ""))
     if arguments.report is not None:
-        page = report(
-            result,
-            adapter.label(result.target),
-            numbers,
-            check.deleted,
-            check.inserted,
-            chance=check.chance,
-            calls=check.calls,
-            followed=objective,
-            mask=mask,
-            command=arguments.line,
-            model=arguments.model,
-            saved=str(arguments.map),
-        )
-        write_atomically(arguments.report, page.encode())
+        more = {"followed": objective, "mask": mask, "saved": str(arguments.map)}
+        write_page(arguments.report, arguments, adapter, result, numbers, check, **more)
         say(f"{'report':{width}}  {arguments.report}")
 
 

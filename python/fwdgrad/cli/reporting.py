@@ -209,6 +209,20 @@ def write_report_of(
         *curves_told(result.objective, check, fill, why),
         *measured(result, check),
     ]
+    write_page(path, arguments, adapter, result, numbers, check, saved=saved.name, panels=panels)
+    return check
+
+
+def write_page(
+    path: Path,
+    arguments: argparse.Namespace,
+    adapter: ImageClassifier,
+    result: Explanation,
+    numbers: list[Number],
+    check: Check,
+    **more: Any,
+) -> None:
+    """Writes the report of a map that was checked; more is what else ``report`` takes."""
     page = report(
         result,
         adapter.label(result.target),
@@ -219,11 +233,9 @@ def write_report_of(
         calls=check.calls,
         command=arguments.line,
         model=arguments.model,
-        saved=saved.name,
-        panels=panels,
+        **more,
     )
     write_atomically(path, page.encode())
-    return check
 
 
 def is_report(path: Path) -> bool:

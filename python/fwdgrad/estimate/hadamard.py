@@ -82,8 +82,9 @@ def sum_features(
 def _variance(sums: list[Tensor], groups: Sequence[Tensor], spec: NoiseSpec) -> float:
     """Of a draw's estimate, from what no draw uses: all groups count by their samples."""
     n, whole = sum(map(len, groups)), max(1, len(groups) - (len(groups[-1]) < spec.group))
-    pairs = zip(sums[:whole], groups[:whole], strict=True)
-    variance = sum(_of_group(found, len(part), spec) for found, part in pairs) / whole
+    pairs, directions = zip(sums[:whole], groups[:whole], strict=True), Directions.of(spec)
+    met = _met_more(spec, directions)
+    variance = sum(_of_group(f, len(part), spec, directions, met) for f, part in pairs) / whole
     more = n - sum(map(len, groups[:whole]))
     found = (n - more) ** 2 * variance / whole
     if more:
@@ -92,9 +93,11 @@ def _variance(sums: list[Tensor], groups: Sequence[Tensor], spec: NoiseSpec) -> 
     return found / n**2
 
 
-def _of_group(found: Tensor, asked: int, spec: NoiseSpec) -> float:
+def _of_group(
+    found: Tensor, asked: int, spec: NoiseSpec, directions: Directions, met: float
+) -> float:
     """The variance of a draw's estimate from the first group, or from a whole one."""
-    group, (used, _, telling, _) = spec.group, Directions.of(spec)
+    group, (used, _, telling, _) = spec.group, directions
     found = (found / asked).square_().cpu()
     leaks = torch.zeros_like(found)
     if asked < group:
@@ -104,13 +107,12 @@ def _of_group(found: Tensor, asked: int, spec: NoiseSpec) -> float:
         known = found.clone()
         known[telling] = 0
         leaks = walsh_hadamard(walsh_hadamard(known) * walsh_hadamard(even)) / group
-    variance = float((found - leaks)[telling].mean().clamp(min=0)) * _met_more(spec)
+    variance = float((found - leaks)[telling].mean().clamp(min=0)) * met
     return variance + float(leaks[used][1:].mean())
 
 
-def _met_more(spec: NoiseSpec) -> float:
+def _met_more(spec: NoiseSpec, directions: Directions) -> float:
     """How much more often two draws' directions meet in a used direction than in a telling one."""
-    directions = Directions.of(spec)
     is_used = torch.zeros(spec.group, dtype=torch.float64)
     order = order_of(spec)
     is_used[directions.used if order is None else order] = 1

@@ -16,7 +16,7 @@ from fwdgrad.estimate.missing import is_missing
 from fwdgrad.interrupts import Interrupts
 from fwdgrad.runner.checkpoint import Checkpoint
 from fwdgrad.runner.looks import Goal
-from fwdgrad.runner.loop import Progress, progress_bar
+from fwdgrad.runner.loop import Progress, progress_bar, wanted_next
 from fwdgrad.runner.work import Found
 
 GRACE_SECONDS = 1.0  # that Ctrl-C leaves to what is in flight
@@ -83,11 +83,7 @@ def loop_in_flight(
                     if len(pending) == in_flight:
                         break
                 if not pending:
-                    interrupts.let_through()
-                    known, wanted = wanted, goal.after(wanted)
-                    interrupts.open = False
-                    if bar is not None and goal.said:
-                        bar.set_postfix_str(goal.said)
+                    known, wanted = wanted, wanted_next(goal, wanted, interrupts, bar)
                     if wanted == known:
                         break
                     todo = _ranges(scores[:wanted], known, count)

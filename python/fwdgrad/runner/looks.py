@@ -133,9 +133,13 @@ class Goal:
     Attributes:
         samples: how many it calls for, as far as is known.
         said: what there is to say of the last look, beside a bar.
+        results: each target's map of the samples so far, where a look made it.
+        may_end: whether it may turn out that fewer do.
     """
 
     said = ""
+    results: list[Result] | None = None
+    may_end = False
 
     def __init__(self, samples: int) -> None:
         """Nothing is called for yet."""
@@ -153,17 +157,15 @@ class Looks(Goal):
         auto: when it is.
         plan: of the first look.
         judge: gives each target's map, of so many first samples.
-
-    Attributes:
-        results: of the last look.
     """
+
+    may_end = True
 
     def __init__(self, auto: AutoSamples, plan: Plan, judge: Callable[[int], list[Result]]) -> None:
         """Nothing is called for yet."""
         super().__init__(plan.samples)
         self._auto, self._judge, self._unit = auto, judge, plan.unit
         self._most = auto.most(plan)
-        self.results: list[Result] | None = None
 
     def after(self, done: int) -> int:
         """See ``Goal``."""

@@ -136,11 +136,7 @@ def loop(
                 if done >= wanted:
                     look_until(done)
                     release()
-                    interrupts.let_through()
-                    known, wanted = wanted, goal.after(wanted)
-                    interrupts.open = False
-                    if bar is not None and goal.said:
-                        bar.set_postfix_str(goal.said)
+                    known, wanted = wanted, wanted_next(goal, wanted, interrupts, bar)
                     if wanted == known:
                         break
                     continue
@@ -190,6 +186,16 @@ def loop(
             release()
         if checkpoint:
             checkpoint.save(state, done, batch.size)
+
+
+def wanted_next(goal: Goal, done: int, interrupts: Interrupts, bar: Any) -> int:
+    """``Goal.after``, through which Ctrl-C comes; what it says is shown beside a bar."""
+    interrupts.let_through()
+    wanted = goal.after(done)
+    interrupts.open = False
+    if bar is not None and goal.said:
+        bar.set_postfix_str(goal.said)
+    return wanted
 
 
 def progress_bar(total: int, done: int) -> Any:

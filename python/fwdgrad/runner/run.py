@@ -188,7 +188,7 @@ def _scores(
     )  # fmt: skip
     outcome.scores = scores = scores[: goal.samples].cpu()
     outcome.plan = plan = dataclasses.replace(plan, samples=goal.samples)
-    outcome.maps = getattr(goal, "results", None)
+    outcome.maps = goal.results
     lost = int(is_missing(scores).sum())
     if lost:
         why = getattr(scorer.model, "failures", {})
@@ -345,8 +345,7 @@ def _stream(
                 size = max(signs, min(size, plan.n_samples // shares))
         announce = getattr(scorer.model, "announce", None)
         if announce is not None:
-            fixed = type(goal) is Goal
-            announce(len(numbers) * signs, size, *(() if fixed else (True,)))
+            announce(len(numbers) * signs, size, *((True,) if goal.may_end else ()))
 
         def keep(future: Future[Found], first: int, count: int) -> None:
             try:
