@@ -334,10 +334,14 @@ def integrated(model, text):
     [
         ([], ["--text needs --model"]),
         (["--model", "nowhere"], ["model must be a file", "smollm2", "nowhere"]),
+        (["--model", "smolm2"], ["file.py:callable; did you mean 'smollm2'?"]),
         (["--model", "photo.png"], ["no text model's file"]),
         (["--model", "SENTIMENT", "--answers", "a,b"], ["answers are for a language model"]),
         (["--model", "SENTIMENT", "--cell", "3"], ["--cell is of photos"]),
-        (["--model", "SENTIMENT", "--target", "great"], ["target must be one of bad, good"]),
+        (
+            ["--model", "SENTIMENT", "--target", "goood"],
+            ["good, got 'goood'; did you mean"],
+        ),
         (["--model", "SENTIMENT", "--method", "adaptgrad"], ["AdaptGrad", "smoothgrad"]),
         (
             ["--model", "SENTIMENT", "--method", "gradient", "--scale", "1"],
@@ -847,7 +851,9 @@ ERRORS = [
     ("", {"photo": "own.py"}, ["own.py", "cannot be read"]),
     ("", {"photo": "empty"}, ["photo empty is a folder without pictures (.png, .jpg, "]),
     ("", {"model": "resnet"}, ["efficientnet-lite0", "package.module:callable", "'resnet'"]),
-    ("", {"model": "own:none"}, ["own:none", "has no 'none'"]),
+    ("", {"model": "own:none"}, ["own:none", "own.py has no 'none'; did you mean 'one'?"]),
+    ("", {"model": "own.py:sharse"}, ["own.py:sharse': the file has no 'sharse'; did you mean 's"]),
+    ("", {"model": "eficientnet-lite"}, ["lite'; did you mean 'efficientnet-lite0'?"]),
     ("", {"model": "nomodule:corner"}, ["nomodule:corner", "No module named 'nomodule'"]),
     ("", {"model": ":corner"}, ["package.module:callable", "':corner'"]),
     ("", {"model": "own:"}, ["package.module:callable", "'own:'"]),
@@ -934,6 +940,10 @@ ERRORS = [
     ("--answers a,b", {}, ["--answers", "--text"]),
     ("--samples many", {}, ["--samples", "many"]),
     ("--colour red", {}, ["--colour"]),
+    ("--smaples 9", {}, ["arguments: --smaples 9; did you mean --samples? (see fwdgrad explain "]),
+    ("--n-samples=9", {}, ["--n-samples=9; did you mean --samples?"]),
+    ("--objective logti", {}, ["--objective", "'logti'", "; did you mean logit?"]),
+    ("--method regoins", {}, ["; did you mean regions?"]),
     ("--baseline pink", {}, ["--baseline", "pink", "grey"]),
 ]
 
@@ -955,6 +965,22 @@ def test_an_error_is_one_line(folder, capsys, options, arguments, fragments):
     refused(capsys, status, *fragments)
     new = {path.name for path in set(folder.rglob("*")) - before if path.suffix != ".pyc"}
     assert new <= {"log", "__pycache__"}
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("explian photo.png", "; did you mean explain? (see fwdgrad --help)"),
+        ("evaluate a --setps 3", "--setps 3; did you mean --steps? (see fwdgrad evaluate --help)"),
+        ("info --debgu", "--debgu; did you mean --debug? (see fwdgrad info --help)"),
+        ("info --nothing-like-it", "arguments: --nothing-like-it (see fwdgrad info --help)"),
+    ],
+)
+def test_what_was_meant_is_asked_of_every_command(capsys, line, end):
+    with pytest.raises(SystemExit):
+        cli.main(line.split())
+    out, err = capsys.readouterr()
+    assert (out, err[-len(end) - 1 :]) == ("", f"{end}\n")
 
 
 def test_no_command_is_an_error(capsys):

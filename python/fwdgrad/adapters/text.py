@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 from fwdgrad.adapters.encoded import EncodedText, TextAdapter
 from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.advice import advice_for_words, is_noise
-from fwdgrad.checks import check_integer
+from fwdgrad.checks import check_choice, check_integer
 from fwdgrad.devices import device_of, move_model
 from fwdgrad.errors import (
     ArgumentError,
@@ -329,6 +329,5 @@ def _class_of(model: TextAdapter, name: str) -> int:
         raise ArgumentError(
             "target", f"must be a number: {model.name}'s classes have no names: {name!r}"
         )
-    if name not in model.labels:
-        raise ArgumentError("target", f"must be one of {', '.join(model.labels)}, got {name!r}")
+    check_choice("target", name, model.labels)
     return model.labels.index(name)

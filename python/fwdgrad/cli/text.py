@@ -26,7 +26,7 @@ from fwdgrad.cli.output import (
     made_folder,
     say_how,
 )
-from fwdgrad.errors import ArgumentError, Option
+from fwdgrad.errors import ArgumentError, Option, did_you_mean
 from fwdgrad.explaining import explain
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
@@ -187,6 +187,7 @@ def _of_embeddings(arguments: argparse.Namespace) -> _Run:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}, nor is it package.module:callable or file.py:callable"
+            + did_you_mean(arguments.model, TEXT_MODELS)
         ) from None
     method, fields, options = arguments.method, method_options(arguments), run_options(arguments)
     if options.pop("workers") is not None and arguments.text is not None:

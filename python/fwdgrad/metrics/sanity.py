@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_integer
+from fwdgrad.errors import did_you_mean
 from fwdgrad.explanation import Explanation
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.maps import elements_of
@@ -78,7 +79,8 @@ def randomised(
         raise ValueError(f"model must have parameters to draw, {type(model).__name__} has none")
     unknown = sorted(set(names if layers is None else layers) - set(names))
     if unknown:
-        raise ValueError(f"layers must be names in {names}, got {unknown[0]!r}")
+        hint = did_you_mean(unknown[0], names)
+        raise ValueError(f"layers must be names in {names}, got {unknown[0]!r}{hint}")
     drawn = copy.deepcopy(model).cpu()
     with TorchState(), torch.no_grad(), _Drawn(torch.Generator().manual_seed(seed)):
         for name in names:  # all of them: then those of one layer do not depend on the choice
