@@ -787,6 +787,45 @@ def test_another_runs_map_is_not_overwritten(folder, capsys):
     assert explain("--seed", "1", "--overwrite")[1].seed == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--samples 0", "--samples must be at least 1, got 0"),
+        ("--seed -1", "--seed must lie in 0"),
+        ("--method regions --scale 1", "--scale is no option of --method regions"),
+        ("--cell 0", "--cell must be"),
+        ("--workers 0", "--workers must be at least 1, got 0"),
+        ("--batch-size 0", "--batch-size must be at least 1, got 0"),
+        ("--max-pixels 0", "--max-pixels must be at least 1, got 0"),
+        ("--device none", "--device must be"),
+        ("--labels none.txt", "--labels none.txt cannot be read"),
+        ("--target lamp", "target must be a number"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["photo", "photos", "text", "row"])
+def test_options_are_checked_before_what_is_in_the_output_folder(
+    folder, sentiment, capsys, options, message, kind
+):
+    if kind == "row":
+        pytest.importorskip("pandas")
+    if kind in ("text", "row") and options in ("--cell 0", "--labels none.txt", "--target lamp"):
+        pytest.skip("is of photos, or the model's answer tells")
+    Path("rows.csv").write_text("a,b\n1,2\n")
+    Path("copy.png").write_bytes(Path("photo.png").read_bytes())
+    line = {
+        "photo": "photo.png --size 16 --model own:corner",
+        "photos": "photo.png copy.png --size 16 --model own:corner",
+        "text": f"--text fine --model {sentiment}",
+        "row": "--table rows.csv --background rows.csv --model own:corner",
+    }[kind]
+    for name in ("out", "out/photo"):
+        Path(name).mkdir()
+        for taken in ("explanation.safetensors", "index.html", "words.html"):
+            Path(name, taken).write_text("my own")
+    status = cli.main(["explain", *line.split(), "--output", "out", *options.split()])
+    refused(capsys, status, message)
+
+
 def test_a_file_of_the_users_own_is_not_overwritten(folder, sentiment, capsys):
     Path("out").mkdir()
     Path("out/heatmap.png").write_text("my own")

@@ -342,6 +342,7 @@ def test_a_camera_turns_photo_and_mask(folder):
         ("--mask wide.png", {}, ["must be 8 x 8 pixels, as the map is, got 9 x 8"]),
         ("--report .", {}, ["--report . cannot be written to", "a folder, not a file"]),
         ("--report no/out.html", {}, ["--report no/out.html cannot be written to"]),
+        ("--report own.py --steps 0", {}, ["--steps must be at least 1, got 0"]),
     ],
 )
 def test_refused(folder, capsys, options, changes, fragments):

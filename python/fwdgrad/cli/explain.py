@@ -185,6 +185,11 @@ class Photos(Kind):
         """The arguments of ``fwdgrad.explain``, the method among them."""
         return photo_options(self.arguments)
 
+    def check_model(self) -> None:
+        """Raises where the model will not do, or knows no class of a name."""
+        super().check_model()
+        _ = self._targets
+
     def check(self, one: argparse.Namespace) -> Path:
         """Raises where what is written would take another's place; returns the checkpoint."""
         checkpoint = super().check(one)
@@ -306,6 +311,7 @@ def explain(arguments: argparse.Namespace) -> int:
             raise ArgumentError(name, "is of rows of tables: give ", Option("table"))
     with ranks_of(arguments):
         kind = kinds[what](arguments)
+        kind.check_options()
         inputs = inputs_of(arguments, kind)
         if len(inputs) == 1 and inputs[0].is_alone:
             kind.run(inputs[0].arguments, not arguments.no_progress, say)

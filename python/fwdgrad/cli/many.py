@@ -41,14 +41,13 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
     """
     output: Path = arguments.output or FOLDER
     group = arguments.group
+    kind.check_model()  # what is wrong with all is told once
     _check_index(output)
     for one in inputs:  # before any is explained
         one.arguments.group, one.arguments.leads = None, True
         kind.check(one.arguments)
     todo = [one for one in inputs if arguments.overwrite or not kind.there(one.arguments)]
     there = {one.name for one in inputs} - {one.name for one in todo}
-    if todo:
-        kind.check_options()  # what is wrong with all is told once
     if group is not None:
         group.barrier().wait()  # before there are new maps
         todo = todo[group.rank() :: group.size()]

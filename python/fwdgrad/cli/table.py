@@ -104,9 +104,9 @@ class Rows(Kind):
         """The two tables."""
         return {"--table": one.table, "--background": one.background}
 
-    def check_options(self) -> None:
-        """Raises where an option will not do for any row, or the table has other columns."""
-        super().check_options()
+    def check_model(self) -> None:
+        """Raises where the model will not do for any row, or the table has other columns."""
+        super().check_model()
         with _of_table():
             self.model.columns.values_of(self.table.iloc[0])
 
@@ -116,6 +116,7 @@ class Rows(Kind):
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a row, and writes its files where there is an output folder."""
+        self.check_model()
         checkpoint, output = self.check(one), one.output
 
         def run() -> Any:

@@ -33,6 +33,7 @@ from fwdgrad.files import write_atomically
 from fwdgrad.runner.loop import Progress
 
 _OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "report")
+_OF_NOISE = ("auto", "forward-gradient")
 _OF_STRINGS = ("labels", "mask", "split")
 
 
@@ -82,6 +83,11 @@ class Texts(Kind):
         """The model's file, where it is one, and the names of classes."""
         return {"--model": Path(one.model), "--labels": one.labels}
 
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``fwdgrad.explain``, the method among them."""
+        method = (_method_of_strings if self._of_strings else _method_of_embeddings)(self.arguments)
+        return {**run_options(self.arguments), "method": method}
+
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a text, and writes its files where there is an output folder."""
         run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
@@ -122,11 +128,26 @@ def _given(arguments: argparse.Namespace) -> str:
 _Run = tuple[Any, Callable[..., TextExplanation]]  # a model, and how it explains a text
 
 
+def _method_of_strings(arguments: argparse.Namespace) -> Any:
+    return in_or_out(arguments, "for a model of strings, whose words are there or not")
+
+
+def _method_of_embeddings(arguments: argparse.Namespace) -> Any:
+    method, fields = arguments.method, method_options(arguments)
+    if method in _OF_NOISE:
+        method = "forward-gradient"
+        if not {"design", "distribution"} & fields.keys():
+            fields["design"] = "hadamard"
+    if method == "integrated-gradients":
+        fields["baseline"] = 0.0  # black is for pictures
+    return method_of(method, fields)
+
+
 def _of_strings(arguments: argparse.Namespace) -> _Run:
     """An own callable of strings."""
     if arguments.answers is not None:
         raise ArgumentError("answers", f"are for a language model, got model {arguments.model!r}")
-    method = in_or_out(arguments, "for a model of strings, whose words are there or not")
+    method = _method_of_strings(arguments)
     if arguments.url is not None:
         return _run(arguments, _served(arguments), method, "auto")
     found = import_named(arguments.model)
@@ -189,18 +210,14 @@ def _of_embeddings(arguments: argparse.Namespace) -> _Run:
             f"{error}, nor is it package.module:callable or file.py:callable"
             + did_you_mean(arguments.model, TEXT_MODELS)
         ) from None
-    method, fields, options = arguments.method, method_options(arguments), run_options(arguments)
+    options = run_options(arguments)
     if options.pop("workers") is not None and arguments.text is not None:
         raise ArgumentError("workers", "are of several texts where a model takes embeddings")
-    if method in ("auto", "forward-gradient"):
-        method, options["share_channels"] = "forward-gradient", True
-        if not {"design", "distribution"} & fields.keys():
-            fields["design"] = "hadamard"
-    if method == "integrated-gradients":
-        fields["baseline"] = 0.0  # black is for pictures
-    options["method"] = method_of(method, fields)
-    if "scale" in fields:  # of the words alone, which only explain_text knows
-        options |= {"method": replace(options["method"], scale=None), "scale": fields["scale"]}
+    if arguments.method in _OF_NOISE:
+        options["share_channels"] = True
+    options["method"] = method = _method_of_embeddings(arguments)
+    if arguments.scale is not None:  # of the words alone, which only explain_text knows
+        options |= {"method": replace(method, scale=None), "scale": arguments.scale}
 
     def run(text: str, target: str, **how: Any) -> TextExplanation:
         wanted = int(target) if target.isdecimal() else target
