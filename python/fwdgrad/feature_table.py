@@ -26,7 +26,7 @@ class Feature:
         standard_error: of it; NaN where there is none.
         place: what indexes the input, ``photo[place]``, ``text[place]``, ``x[place]``: of a cell
             where it weighs most, of a label the smallest box around it; None of a column.
-        value: of a column the row's, in words; of an element its number; None elsewhere.
+        value: of a column the row's, a number or a word; of an element its number; None elsewhere.
     """
 
     name: str

@@ -123,7 +123,7 @@ def test_the_numbers(folder, capsys):
         "antithetic yes)",
         "samples": "640",
         "reliability": "0.950 (other noise would give much the same map)",
-        "seconds": "1.2",
+        "seconds": "1.2 (of the map, without the start of the model)",
         "curves of": "logit (in 4 steps)",
         "fill": "0.25 (as given)",
         "deletion": f"{(0.625 + 3 * 0.25) / 4:.4f} (low is good)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -148,6 +149,7 @@ def explain_text(
     and, for spans, equation 6. It takes gradients with respect to word embeddings, and does not say
     how those of a word become one number.
     """
+    started = time.perf_counter()
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be 'input' or 'norm', got {reduce!r}")
     if not isinstance(share_channels, bool):
@@ -190,7 +192,7 @@ def explain_text(
         forward, x, [target], method=_with_noise(method, noise), objective=objective,
         n_samples=n_samples, reliability=reliability, max_samples=max_samples, seed=seed,
         batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
-        group=group, backend=backend,
+        group=group, backend=backend, started=started,
     )  # fmt: skip
     scores, errors = _reduced(explanation, encoded, reduce)
     result = TextExplanation(

@@ -30,6 +30,7 @@ from fwdgrad.cli.output import (
     peak_memory,
     request_of,
     say_how,
+    say_seconds,
     set_threads,
     set_workers,
 )
@@ -278,8 +279,8 @@ class Photos(Kind):
             say(f"attribution  {saved} (with its standard error)")
             if checks and (check := checks[i]) is not None:
                 say(f"report       {reports[saved]} ({check.calls} forward calls checked it)")
-        say(f"seconds      {results[0].seconds:.1f}")
         say(f"peak memory  {peak_memory()}, the model's and Python's own included")
+        say_seconds(one, say, results[0])
         return results
 
     def _reported(

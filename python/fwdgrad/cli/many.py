@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fwdgrad.cli.kinds import Kind
-from fwdgrad.cli.output import made_folder
+from fwdgrad.cli.output import made_folder, say_seconds
 from fwdgrad.cli.several import FOLDER, One
 from fwdgrad.errors import ArgumentError, Kept, kept_warnings
 from fwdgrad.explanation import Explanation
@@ -111,6 +111,7 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
     parts += [f"{len(failed)} failed"] * bool(failed)
     say(f"{unit:12} {', '.join(parts)}")
     say(f"index        {output / 'index.html'}")
+    say_seconds(arguments, say)
     return 1 if failed else 0
 
 

@@ -119,7 +119,7 @@ def known(
         Number("score", f"{result.score:.4g}"),
         Number("samples", str(result.n_samples)),
         Number("reliability", f"{result.reliability:.3f}", arguments.spoken(advice(result))),
-        Number("seconds", f"{result.seconds:.1f}"),
+        Number("seconds", f"{result.seconds:.1f}", "of the map, without the start of the model"),
     ]
 
 

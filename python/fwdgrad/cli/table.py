@@ -18,10 +18,7 @@ from fwdgrad.advice import advice_for_words
 from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import in_or_out, run_options
-from fwdgrad.cli.output import (
-    made_folder,
-    say_how,
-)
+from fwdgrad.cli.output import made_folder, say_how, say_seconds
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
 from fwdgrad.explaining import explain
 from fwdgrad.explanation import Explanation
@@ -141,6 +138,7 @@ class Rows(Kind):
             write_atomically(page, result.to_html().encode())
             say(f"page         {page}")
             say(f"attribution  {saved} (of the features, with its standard error)")
+        say_seconds(one, say, results[0].explanation)
         if output is not None and one.checkpoint is None and checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return [result.explanation for result in results]
@@ -167,7 +165,6 @@ def _tell(
         if (found := evidence_of(arguments, model, result)) is not None:
             say(line_of(found))
     say_how(results[0].explanation, "row", say)
-    say(f"seconds      {results[0].explanation.seconds:.1f}")
 
 
 def _tables(background: Path, row: Path) -> tuple[Any, Any]:

@@ -22,10 +22,7 @@ from fwdgrad.advice import advice_for_words
 from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import in_or_out, method_of, method_options, run_options
-from fwdgrad.cli.output import (
-    made_folder,
-    say_how,
-)
+from fwdgrad.cli.output import made_folder, say_how, say_seconds
 from fwdgrad.errors import ArgumentError, Option, did_you_mean
 from fwdgrad.explaining import explain
 from fwdgrad.explanation import Explanation
@@ -109,7 +106,6 @@ class Texts(Kind):
         say(f"reliability  {result.reliability:.3f} {of_words}{advice and f' ({advice})'}")
         if (found := evidence_of(one, self.model, result)) is not None:
             say(line_of(found))
-        say(f"seconds      {explained.seconds:.1f}")
         for saved, page in self.files(one).items():
             self.save(explained, saved, result.label, one)
             write_atomically(page, result.to_html().encode())
@@ -118,6 +114,7 @@ class Texts(Kind):
             say(f"words        {page}")
             of_what = f"of the {result.unit}s" if self._of_strings else "of the embeddings"
             say(f"attribution  {saved} ({of_what}, with its standard error)")
+        say_seconds(one, say, explained)
         return [explained]
 
 
