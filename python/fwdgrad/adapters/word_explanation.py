@@ -18,6 +18,7 @@ from fwdgrad.bars import MOST, draw_bars, shortened
 from fwdgrad.colours import BLUE, RED, TERMINAL_BLUE, TERMINAL_RED
 from fwdgrad.explanation import Explanation
 from fwdgrad.feature_table import FeatureTable
+from fwdgrad.meaning import score_name, score_of
 from fwdgrad.methods import Coalitions
 from fwdgrad.shown import OfExplanation, page, part_of_page
 from fwdgrad.terminal import plain
@@ -126,14 +127,15 @@ class TextExplanation(OfExplanation):
     @property
     def meaning(self) -> str:
         """What a score and its colour mean, in words."""
+        score = score_of(self.explanation, self.label)
         if self.reduce == "norm":
-            return "The redder a word, the more the score depends on it."
+            return f"The redder a word, the more the {score} depends on it."
         if self.reduce == "input":
-            return "Red words increase the score, blue words decrease it."
+            return f"Red words increase the {score}, blue words decrease it."
         out = "left out" if self.mask is None else f"replaced by {plain(self.mask)}"
         return (
-            f"How much the score rises where a {self.unit} is there and not {out}, averaged over "
-            f"what the others are: red {self.unit}s increase the score, blue ones decrease it."
+            f"How much the {score} rises where a {self.unit} is there and not {out}, averaged over "
+            f"what the others are: red {self.unit}s increase it, blue ones decrease it."
         )
 
     @property
@@ -156,7 +158,7 @@ class TextExplanation(OfExplanation):
         return f"{head}\n{self.to_terminal()}{meaning}"
 
     def _headline(self) -> str:
-        return f"{plain(self.label)}: {self.explanation.objective} {self.explanation.score:.4g}"
+        return f"{plain(self.label)}: {score_name(self.explanation)} {self.explanation.score:.4g}"
 
     def to_terminal(self, colour: bool | None = None) -> str:
         """The text with marked words: red ones increase the score, blue ones decrease it.
@@ -229,14 +231,16 @@ class TextExplanation(OfExplanation):
             ImportError: matplotlib is not installed.
         """
         order = self._features().order[:most]
-        words = self.words
+        words, score = self.words, score_of(self.explanation, self.label)
         return draw_bars(
             ax,
             [shortened(words[i], 32) for i in order],
             self.scores[order],
             self.standard_errors[order],
             self._headline(),
-            "how much the score depends on it" if self.reduce == "norm" else None,
+            f"how much the {score} depends on it"
+            if self.reduce == "norm"
+            else f"what it adds to the {score}",
         )
 
     def _features(self) -> FeatureTable:

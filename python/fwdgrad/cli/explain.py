@@ -42,6 +42,7 @@ from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
+from fwdgrad.meaning import score_name
 from fwdgrad.names import found_by
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
@@ -262,7 +263,7 @@ class Photos(Kind):
             zip(results, parts, files, strict=True)
         ):
             label = adapter.label(result.target)
-            say(f"class        {label}, {result.objective} {result.score:.4g}")
+            say(f"class        {label}, {score_name(result)} {result.score:.4g}")
             if result.convergence_delta is not None:
                 say(f"convergence  delta {result.convergence_delta:.3g}: the map's sum less the "
                     "change of the score from the baseline")  # fmt: skip

@@ -30,6 +30,7 @@ from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.explaining import explain
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
+from fwdgrad.meaning import score_name
 from fwdgrad.runner.loop import Progress
 
 _OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "report")
@@ -94,7 +95,7 @@ class Texts(Kind):
         if not one.leads:
             return [explained]
         say(result.to_terminal(), lines=True)
-        say(f"class        {result.label}, {explained.objective} {explained.score:.4g}")
+        say(f"class        {result.label}, {score_name(explained)} {explained.score:.4g}")
         if self._of_strings:
             say(f"meaning      {result.meaning}")
         say_how(explained, "text", say)

@@ -13,14 +13,12 @@ import numpy as np
 
 from fwdgrad.advice import is_drawn, is_noise
 from fwdgrad.explanation import Explanation
-from fwdgrad.meaning import has_sign
+from fwdgrad.meaning import has_sign, is_probability
 from fwdgrad.methods import Coalitions, IntegratedGradients, Regions
 from fwdgrad.metrics.curves import Curve
-from fwdgrad.objectives import AUTO
 from fwdgrad.terminal import plain
 
 CHECKED = 0.1  # the share of a picture that a sentence tells of
-_SHARES = (AUTO["probabilities"][1], AUTO["labels"][1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +38,9 @@ class Scale:
     @classmethod
     def of_scores(cls, explanation: Explanation, objective: str | None = None) -> Scale:
         """That of an explanation's score, or of another objective's."""
-        name = objective or explanation.objective
-        is_share = name in ("probability", "sigmoid") or (
-            name == "output" and explanation.provenance.get("objective") in _SHARES
-        )
+        is_share = is_probability(explanation)
+        if objective not in (None, explanation.objective):
+            is_share = objective in ("probability", "sigmoid")
         return cls("probability" if is_share else "score", is_share)
 
     def of(self, value: float) -> str:
