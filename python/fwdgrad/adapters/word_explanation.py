@@ -6,7 +6,7 @@ import html
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -191,25 +191,34 @@ class TextExplanation(OfExplanation):
         """
         return page(self._body("h1"), _STYLE)
 
-    def _body(self, heading: str) -> str:
-        """The marked text as a page has it, below a heading."""
+    def marked_html(self, underlined: Collection[int] = ()) -> str:
+        """The text with coloured words, each with its score under the pointer.
+
+        Args:
+            underlined: numbers of words.
+        """
 
         def safe(text: str) -> str:
             return html.escape(_shown(text))
 
-        numbers = iter(zip(self.scores.tolist(), self.standard_errors.tolist(), strict=True))
+        numbers = enumerate(zip(self.scores.tolist(), self.standard_errors.tolist(), strict=True))
 
         def mark(word: str, strength: float) -> str:
-            score, error = next(numbers)
+            i, (score, error) = next(numbers)
+            line = ' class="enough"' if i in underlined else ""
             colour = ",".join(map(str, RED if strength > 0 else BLUE))
             return (
-                f'<span title="{score:+.3g} ± {error:.2g}" '
+                f'<span{line} title="{score:+.3g} ± {error:.2g}" '
                 f'style="background:rgba({colour},{0.7 * abs(strength):.2f})">{word}</span>'
             )
 
+        return self._marked(safe, mark)
+
+    def _body(self, heading: str) -> str:
+        """The marked text as a page has it, below a heading."""
         return (
             f'<{heading} dir="auto">{html.escape(self._headline())}</{heading}>\n'
-            f'<p class="text" dir="auto">{self._marked(safe, mark)}</p>\n'
+            f'<p class="text" dir="auto">{self.marked_html()}</p>\n'
             f'<p class="note">{html.escape(self.meaning)} '
             f"{self.explanation.n_samples} samples, reliability {self.reliability:.2f}.</p>"
         )

@@ -33,7 +33,7 @@ from fwdgrad.files import write_atomically
 from fwdgrad.meaning import score_name
 from fwdgrad.runner.loop import Progress
 
-_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "report")
+_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine")
 _OF_STRINGS = ("labels", "mask", "split")
 
 
@@ -54,6 +54,7 @@ class Texts(Kind):
                 "from a list of strings to scores, a file that examples/train_sentiment.py wrote, "
                 f"or one of {', '.join(TEXT_MODELS)}"
             )
+        self.check_report_s_place()
         self.targets = arguments.target or ["auto"]
         if len(self.targets) > 1:
             listed = ", ".join(self.targets)
@@ -86,6 +87,7 @@ class Texts(Kind):
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a text, and writes its files where there is an output folder."""
         run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
+        stale = self.stale(one)
         with made_folder(output if one.leads else None):
             result = self.kept_by(
                 checkpoint, one,
@@ -108,11 +110,14 @@ class Texts(Kind):
         for saved, page in self.files(one).items():
             self.save(explained, saved, result.label, one)
             write_atomically(page, result.to_html().encode())
+            reported = self.reported(one, result, result.label, saved, stale)
             if one.checkpoint is None and checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
             say(f"words        {page}")
             of_what = f"of the {result.unit}s" if self._of_strings else "of the embeddings"
             say(f"attribution  {saved} ({of_what}, with its standard error)")
+            if reported:
+                say(f"report       {reported}")
         return [explained]
 
 
