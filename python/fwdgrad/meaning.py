@@ -45,7 +45,9 @@ def is_probability(explanation: Explanation) -> bool:
 
 
 def score_name(explanation: Explanation) -> str:
-    """What the score is called beside its value: the objective, or that it is a probability."""
+    """What the score is called beside its value: the objective, a probability where it is one."""
+    if "box" in explanation.provenance:  # a detector's: its name is that of all targets
+        return "score"
     return "probability" if is_probability(explanation) else explanation.objective
 
 

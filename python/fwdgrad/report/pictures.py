@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.advice import is_drawn
+from fwdgrad.drawing import draw_box
 from fwdgrad.explanation import Explanation
 from fwdgrad.inputs import is_of_pixels
 from fwdgrad.meaning import has_sign, meaning
@@ -130,6 +131,7 @@ def pictures(
 
     def photo(ax: Axes) -> None:
         panels.draw_photo(ax)
+        draw_box(ax, explanation, panels.frame.extent)
         for name, line in (("missing", "--"), ("enough", "-")):
             if name in parts:
                 panels.outline(ax, parts[name], line)
@@ -159,7 +161,7 @@ def pictures(
     pale = " Where there is no colour, nothing is told apart from chance." * is_tested
     one = ' class="one"' * (not has_sign(explanation))
     found = [
-        figure("The picture", lines, _panel(photo, panels), "The picture that was explained"
+        figure("The picture", tied(lines), _panel(photo, panels), "The picture that was explained"
                + f". {lines}" * bool(lines)),
         figure(
             "The map",
@@ -236,7 +238,7 @@ def figure(
 def _lines_in_words(explanation: Explanation, panels: Panels) -> str:
     """What the borders on the picture mean."""
     known = explanation.provenance.get("evidence") or {}
-    said = []
+    said = ["Green line: what was found."] * ("box" in explanation.provenance)
     if known.get("enough_share") is not None:
         said.append(f"Solid line: the part that is enough, {percent(known['enough_share'])}.")
     if known.get("missing_share") is not None:

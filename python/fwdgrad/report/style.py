@@ -41,9 +41,9 @@ img.coarse { image-rendering: pixelated; }
 .key i.dashed { border-top: 2px dashed var(--quiet); }
 .scale i { flex: 1; height: .5rem; border-radius: 4px; border: 1px solid var(--line);
   background: linear-gradient(90deg, #267abe, #fff, #db5b26); }
-.scale i.ink { background: linear-gradient(90deg, rgba(38,122,190,.7), transparent,
-  rgba(219,91,38,.7)); }
-.scale i.ink.one { background: linear-gradient(90deg, transparent, rgba(219,91,38,.7)); }
+.scale i.ink { background: linear-gradient(90deg, rgba(0,98,178,.7), transparent,
+  rgba(213,62,0,.7)); }
+.scale i.ink.one { background: linear-gradient(90deg, transparent, rgba(213,62,0,.7)); }
 .text { font-size: 1.2rem; line-height: 1.9; white-space: pre-wrap; margin-top: .8rem; }
 .text span { border-radius: 3px; padding: .1em 0; }
 .enough { text-decoration: underline; text-decoration-thickness: 2px;
