@@ -324,3 +324,10 @@ def test_what_is_neither_picture_nor_words():
     e = fwdgrad.explain(lambda batch: batch.sum(1), torch.ones(3), method="gradient")
     with pytest.raises(ValueError, match=r"must be of a picture .*, a text or a row of a table"):
         report(e, "sum", [])
+
+
+def test_several_rows_need_no_folder_named(folder, capsys):
+    rows = pandas.read_csv("data.csv").iloc[:2]
+    rows.to_csv("rows.csv", index=False)
+    told(capsys, *OF_ROW, "--table", "rows.csv", "--report", "--samples", "8")
+    assert len(list(Path().glob("*/row-000?/report.html"))) == 2

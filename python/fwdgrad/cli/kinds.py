@@ -69,11 +69,6 @@ class Kind:
             return []
         return [path for path in self.reports(one).values() if is_report(path)]
 
-    def check_report_s_place(self) -> None:
-        """Raises where a report is asked for and no folder for it."""
-        if self.arguments.report and self.arguments.output is None:
-            raise ArgumentError("report", "needs ", Option("output"), ", the folder of its page")
-
     def content(self, one: argparse.Namespace) -> bytes:
         """What is read of an input, and may be another while its name stays."""
         raise NotImplementedError
@@ -91,6 +86,8 @@ class Kind:
         """Raises where what is written would take another's place; returns the checkpoint."""
         checkpoint: Path | None = one.checkpoint
         output, files = self.output(one), self.files(one)
+        if one.report and output is None:
+            raise ArgumentError("report", "needs ", Option("output"), ", the folder of its page")
         if output is not None:
             checkpoint = checkpoint or output / "checkpoint.safetensors"
             read = {**self.read(one), "--checkpoint": checkpoint}

@@ -52,7 +52,6 @@ class Rows(Kind):
                 "--table needs --background, a CSV file of the model's data, and --model "
                 "package.module:callable"
             )
-        self.check_report_s_place()
         self._method = in_or_out(arguments, "with ", Option("table"))
         self._background, self.table = _tables(arguments.background, arguments.table)
         texts = list(dict.fromkeys(arguments.target or ["auto"]))

@@ -54,7 +54,6 @@ class Texts(Kind):
                 "from a list of strings to scores, a file that examples/train_sentiment.py wrote, "
                 f"or one of {', '.join(TEXT_MODELS)}"
             )
-        self.check_report_s_place()
         self.targets = arguments.target or ["auto"]
         if len(self.targets) > 1:
             listed = ", ".join(self.targets)
@@ -86,7 +85,7 @@ class Texts(Kind):
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a text, and writes its files where there is an output folder."""
-        run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
+        checkpoint, run, output = self.check(one), self._model_and_run[1], one.output
         stale = self.stale(one)
         with made_folder(output if one.leads else None):
             result = self.kept_by(
