@@ -310,6 +310,27 @@ def test_a_score_that_is_no_probability():
     assert "How was it checked? It was not." in text
 
 
+def test_a_mask_with_braces_and_no_evidence():
+    model = TextModel(
+        lambda texts: torch.tensor([2.0 * text.count("fine") for text in texts]), mask="{x}"
+    )
+    words = fwdgrad.explain(model, "A fine film as fine as any", n_samples=128)
+    check, _ = check_of_features(model, words)
+    curves = {"chance": check.chance, "calls": check.calls}
+    text = words_of(report(words, words.label, [], check.deleted, check.inserted, **curves))
+    assert "Replacing the 2 words that rank highest by {x} takes the score from 4 to 0" in text
+    assert "Putting the 2 words that rank highest into a blank text takes it from 0 to 4" in text
+    assert "enough" not in text
+
+
+def test_what_is_too_small_to_be_listed_is_not_denied():
+    model = TableModel(lambda rows: rows @ [2000.0, -1.0, 0.0, 0.0], np.zeros((1, 4)))
+    page = report(fwdgrad.explain(model, np.ones(4)), "price", [])
+    assert listed(page) == ["x0 = 1: raises the score by 2,000."]
+    assert "No column lowers it" not in page
+    assert "The model gives this row a score of 1,999." in words_of(page)
+
+
 def test_names_and_values_are_text():
     model = TableModel(
         lambda rows: rows.sum(1), np.zeros((1, 4)), feature_names=["<i>", "b", "c", "d"]

@@ -242,10 +242,11 @@ class OfFeatures:
         score, error = factor * float(self.scores[i]), factor * float(self.errors[i])
         top = factor * float(self.scores.abs().max())
         digits = 2 - math.floor(math.log10(top)) if top > 0 else 0
-        kind = f".{max(0, digits)}f" if -6 < digits < 8 else ".2e"
-        told = f"{score:+{kind}}".replace("-", "−") if float(f"{score:{kind}}") else f"{0:{kind}}"
-        by = f"{error:{kind}}"
-        return f"{told} ± {by}" if error > 0 and float(by) else told
+        kind = f",.{max(0, digits)}f" if -6 < digits < 8 else ".2e"
+        nothing, by = f"{0.0:{kind}}", f"{error:{kind}}"
+        told = f"{score:+{kind}}".replace("-", "−")
+        told = nothing if told[1:] == nothing else told
+        return f"{told} ± {by}" if error > 0 and by != nothing else told
 
     # ---- The list, how sure, the details ---------------------------------------------------
 
@@ -260,7 +261,7 @@ class OfFeatures:
             return f"<p>No {self.unit} stands out from chance.</p>\n"
         lines = "".join(f"<li>{tied(self._in_words(i))}</li>\n" for i in [*raising, *lowering])
         listed = f'<ul class="features">\n{lines}</ul>\n'
-        if self.has_sign and not (raising and lowering):
+        if self.has_sign and len({*self.scores[self.told].sign().tolist()}) == 1:
             verb = "lowers" if raising else "raises"
             by_chance = " by more than chance would" * bool((self.errors > 0).any())
             listed += f"<p>No {self.unit} {verb} it{by_chance}.</p>\n"

@@ -28,6 +28,8 @@ class Scale:
     Example:
         >>> Scale("probability", True).of(0.953), Scale("logit", False).of(0.953)
         ('95 %', '0.953')
+        >>> Scale("score", False).of(-190250.7)
+        '−190,251'
         >>> Scale("probability", True).change(-0.0213)
         '2.1 percentage points'
     """
@@ -46,7 +48,8 @@ class Scale:
     def of(self, value: float) -> str:
         """A score."""
         if not self.is_share:
-            return f"{value + 0.0:.3g}".replace("-", "−")
+            told = f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value + 0.0:.3g}"
+            return told.replace("-", "−")
         if 0 < value < 1e-5:
             return "less than 0.001 %"
         return "more than 99 %" if 0.995 < value < 1 else percent(value)
@@ -306,9 +309,9 @@ def checked(
     there = [f", {terms.other} to {scale.of(at(curve, share))}" for curve in chance or ()]
     there = there or ["", ""]
     said = [
-        f"{terms.deleting.format(most)} takes the {scale.name} from "
+        f"{terms.deleting.replace('{}', most, 1)} takes the {scale.name} from "
         f"{scale.of(float(deletion.scores[0]))} to {scale.of(at(deletion, share))}{there[0]}.",
-        f"{terms.showing.format(most)} takes it from "
+        f"{terms.showing.replace('{}', most, 1)} takes it from "
         f"{scale.of(float(insertion.scores[0]))} to {scale.of(at(insertion, share))}{there[1]}.",
     ]
     passed = tests_passed(deletion, insertion, chance)
@@ -348,4 +351,4 @@ def _number(value: float) -> str:
     >>> _number(123.4), _number(2.13), _number(0.0456)
     ('123', '2.1', '0.046')
     """
-    return f"{value:.0f}" if 99.5 <= value < 1e6 else f"{value:.2g}"
+    return f"{value:,.0f}" if 99.5 <= value < 1e6 else f"{value:.2g}"
