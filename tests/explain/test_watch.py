@@ -264,3 +264,114 @@ def test_what_cannot_be_called():
         explain(callback=print)
     with pytest.raises(TypeError, match=r"explain_many\(\) got an unexpected .* 'on_look'"):
         explain_many(exact, [X], on_look=print)
+
+
+# ---- the command line --------------------------------------------------------------------------
+
+OWN = """
+import torch
+
+
+def corner(batch):
+    light = batch[:, :, :8, :8].double().mean((1, 2, 3))
+    return torch.stack([0 * light, light + (light * 1e6).sin()], 1)
+
+
+def scores(texts):
+    return [[float(len(text)), 9.0 * text.count("good")] for text in texts]
+
+
+def price(rows):
+    return rows["age"] * 1.0
+"""
+PHOTOS = ["--model", "own.py:corner", "--size", "16", "--baseline", "grey", "--no-evidence"]
+UNSURE = ["--samples", "auto", "--reliability", "0.9999999", "--max-samples", "512"]
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """What was in heatmap.png before each was drawn; what is drawn is its number of samples."""
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("own.py").write_text(OWN)
+    Path("ages.csv").write_text("age\n30\n50\n")
+    for name in ("one", "two"):
+        image.effect_noise((20, 20), 60).convert("RGB").save(f"{name}.png")
+    found = []
+
+    def draw(result, *_):
+        path = Path("one-explanation/heatmap.png")
+        found.append(path.read_text() if path.exists() else None)
+        if os.environ.get("STOPPED_AT") == str(result.n_samples):
+            raise KeyboardInterrupt
+        return str(result.n_samples).encode()
+
+    monkeypatch.setattr("fwdgrad.cli.explain.heatmap", draw)
+    yield found
+    sys.modules.pop("own", None)
+
+
+def command(*line):
+    """The exit status of fwdgrad explain, and what it says is wrong."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main(["explain", *line, "--no-progress"])
+    return status, err.getvalue()
+
+
+def test_the_picture_is_drawn_at_each_look(drawn, monkeypatch):
+    line = ["one.png", *PHOTOS, *UNSURE]
+    monkeypatch.setenv("STOPPED_AT", "384")
+    assert command(*line, "--watch")[0] == 130
+    assert drawn == [None, "128", "256"]
+    assert not Path("one-explanation/explanation.safetensors").exists()
+    monkeypatch.delenv("STOPPED_AT")
+    drawn.clear()
+    assert command(*line, "--watch") == (0, "")  # goes on, and what it has drawn is its own
+    assert drawn == ["256", "128", "256", "384"]
+    watched = Explanation.load("one-explanation/explanation.safetensors")
+    assert "watch" not in watched.provenance["request"]
+    drawn.clear()
+    assert command(*line, "--watch") == (0, "")  # the map is there, and its picture stays
+    assert drawn == ["512"]
+    assert command(*line, "--output", "unwatched")[0] == 0
+    alone = Explanation.load("unwatched/explanation.safetensors")
+    assert alone.n_samples == watched.n_samples == 512
+    assert_same_bits(alone, watched)
+
+
+def test_several_photos_and_targets_are_drawn(drawn):
+    names = ["one.png", "two.png"]
+    line = [*PHOTOS, *UNSURE[:-1], "256", "--target", "0", "--target", "1", "--watch"]
+    assert command(*names, *line)[0] == 0
+    assert len(drawn) == 8
+    assert len({*Path("explanations").glob("*/heatmap-*.png")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["one.png", *PHOTOS], "--watch needs --samples auto"),
+        (["one.png", *PHOTOS, "--samples", "256"], "--watch needs --samples auto"),
+        (["--text", "a good film", "--model", "own.py:scores"], "--watch is of photos, and --text"),
+        (
+            ["--table", "ages.csv", "--background", "ages.csv", "--model", "own.py:price"],
+            "--watch is of photos or texts",
+        ),
+    ],
+)
+def test_what_cannot_be_watched(line, message, drawn):
+    status, err = command(*line, "--watch")
+    assert (status, drawn) == (1, [])
+    assert err.startswith(f"fwdgrad: error: {message}")
+
+
+def test_a_picture_of_somebody_else_is_not_drawn_over(drawn):
+    Path("one-explanation").mkdir()
+    Path("one-explanation/heatmap.png").write_text("mine")
+    status, err = command("one.png", *PHOTOS, *UNSURE, "--watch")
+    assert status == 1
+    assert "has heatmap.png of another run, which would be lost" in err
+    assert Path("one-explanation/heatmap.png").read_text() == "mine"
