@@ -180,15 +180,16 @@ def explain(
             That alone tells two functions apart that are both called ``<lambda>``;
             ``fwdgrad.runner.fingerprint`` says how closely.
         progress: True for a bar on standard error, or a callable of (calls done, all).
-        on_look: a function that is given the explanation of the samples so far, or a list where
-            ``target`` is one; at the end the one that is returned. With "auto" it is called at
-            each look. With a number of samples, of ``Regions`` and ``ForwardGradient`` at 16
-            samples, or at as many whole Hadamard groups as hold these, then at twice as many each
-            time. Fewer than a group would mix up features: cells of a picture, which are one group
-            where ``Regions`` is given no ``directions``, are shown at the end alone, as is what
-            other methods find. It costs no forward call and changes no bit; sums of maps take
-            twice as long. It is called where ``explain`` is, of ranks in rank 0; an error in it
-            ends the run as Ctrl-C does. A run that goes on from a checkpoint looks anew.
+        on_look: a function that is called with the explanation of the samples so far (a list of
+            them where ``target`` is one), and at the end with what is returned. With "auto" that is
+            at each look. With a number, ``Regions`` and ``ForwardGradient`` are looked at after 16
+            samples, or after as many whole Hadamard groups as have 16, and then at twice as many
+            each time. Part of a group would mix up features, so of a picture's cells, one group of
+            nearly all samples unless ``Regions`` is given ``directions``, there is no early map;
+            nor is there of other methods. Looks make no forward call and change no bit; together
+            they take about as long as the last sum. It is called by the thread that called
+            ``explain``, of ranks in rank 0. An error in it ends the run as Ctrl-C does. A run that
+            goes on from a checkpoint begins with the looks at what is there.
         name: what you call the model, "v3" say: kept in the explanation; a checkpoint of another
             name is refused.
         workers: where the model is called, for methods from forward calls alone: a number of local

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -118,13 +119,23 @@ RUNS = {
 # ---- what is shown, and when -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("how", [{}, {"batch_size": 7}, {"workers": Threads(3)}], ids=str)
+def uneven(recorder, _):
+    """Some calls take longer than others, so that scores come in another order."""
+    time.sleep(0.002 * (len(recorder.asked) % 3))
+
+
+HOWS = {"here": {}, "small": {"batch_size": 7}, "threads": {"batch_size": 7, "workers": Threads(3)}}
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [(name, how) for name in RUNS for how in HOWS if (name, how) != ("gradient", "threads")],
+)
 def test_a_look_shows_the_map_of_so_many_samples(name, how):
     model, x, run, looks = RUNS[name]
-    if name == "gradient" and "workers" in how:
-        pytest.skip("it takes no workers")
-    alone, watched, seen = Recorder(model), Recorder(model), []
+    before = uneven if how == "threads" and name != "coalitions" else None
+    how = HOWS[how]
+    alone, watched, seen = Recorder(model), Recorder(model, before), []
     plain = explain(alone, x, **run, **how)
     e = explain(watched, x, on_look=seen.append, **run, **how)
     assert [one.n_samples for one in seen] == looks
@@ -236,6 +247,15 @@ def test_an_error_in_it_loses_nothing(error, how, run, tmp_path):
     assert recorder.calls <= e.n_samples - 128 + 4  # some are asked again, to compare
     first = 32 if run["n_samples"] == 256 else 128
     assert [seen[0].n_samples, seen[-1].n_samples] == [first, e.n_samples]
+
+
+def test_what_is_not_finite_is_not_shown():
+    model = Recorder()
+    model.model = lambda batch: exact(batch) * (torch.nan if len(model.asked) == 6 else 1)
+    seen = []
+    with pytest.raises(fwdgrad.ModelError, match="score is nan for 8 of 8 samples"):
+        explain(model, n_samples=256, batch_size=8, on_look=seen.append)
+    assert [one.n_samples for one in seen] == [32]  # samples 32 .. 39 are in no look
 
 
 @pytest.mark.parametrize("how", [{}, {"workers": Threads(2)}], ids=["here", "threads"])
