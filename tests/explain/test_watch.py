@@ -96,7 +96,12 @@ RUNS = {
         {"n_samples": 256, "features": None, "method": Regions(0.0, cell=8, directions=64)},
         [64, 128, 256],
     ),
-    "coalitions": (exact, X, {"method": Coalitions(), "n_samples": None}, [4096]),
+    "coalitions": (
+        exact,
+        X,
+        {"method": Coalitions(), "features": CELLS // 2, "n_samples": None},
+        [64],
+    ),
     "gradient": (
         lambda batch: batch.flatten(1).sum(1),
         X,
@@ -133,7 +138,7 @@ HOWS = {"here": {}, "small": {"batch_size": 7}, "threads": {"batch_size": 7, "wo
 )
 def test_a_look_shows_the_map_of_so_many_samples(name, how):
     model, x, run, looks = RUNS[name]
-    before = uneven if how == "threads" and name != "coalitions" else None
+    before = uneven if how == "threads" else None
     how = HOWS[how]
     alone, watched, seen = Recorder(model), Recorder(model, before), []
     plain = explain(alone, x, **run, **how)
