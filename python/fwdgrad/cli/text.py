@@ -33,7 +33,7 @@ from fwdgrad.files import write_atomically
 from fwdgrad.meaning import score_name
 from fwdgrad.runner.loop import Progress
 
-_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine")
+_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "watch")
 _OF_STRINGS = ("labels", "mask", "split")
 
 
