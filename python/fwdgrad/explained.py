@@ -45,6 +45,7 @@ def explanations_of(
         **({"missing_samples": outcome.missing} if outcome.missing else {}),
     }
     found = []
+    own = getattr(scorer.objective, "about", None)
     for t, (attribution, error, reliability) in enumerate(maps):
         delta = None
         if outcome.starts is not None:
@@ -65,7 +66,7 @@ def explanations_of(
                 input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
                 seconds=seconds,
                 convergence_delta=delta,
-                provenance=dict(provenance),
+                provenance={**provenance, **(own(scorer.targets[t], x) if own else {})},
             )
         )
     return found
