@@ -111,7 +111,9 @@ def main() -> None:
 
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(4 * len(found), 4), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(4 * len(found), 5), squeeze=False, layout="constrained"
+    )
     for one, e, ax in zip(found, maps, axes[0], strict=True):
         left, top, right, bottom = one.box
         label = one.label if names is None else names[int(one.label)]
@@ -122,7 +124,6 @@ def main() -> None:
             f"{'in' if inside else 'outside'} the box, reliability {e.reliability:.2f}"
         )
         e.plot(ax)
-        ax.add_patch(plt.Rectangle((left, top), right - left, bottom - top, fill=False, ec="lime"))
         ax.set_title(f"{label} {one.score:.2f}")
     figure.savefig(arguments.output)
     print(f"maps: {arguments.output}")

@@ -22,7 +22,7 @@ def draw_bars(
     scores: Tensor,
     errors: Tensor,
     title: str,
-    meaning: str | None = None,
+    meaning: str,
 ) -> Axes:
     """Draws a bar for each score, the first on top: red increases the score, blue decreases it.
 
@@ -31,7 +31,7 @@ def draw_bars(
         names: beside the bars.
         scores, errors: (K,); without lines where all errors are 0 or unknown.
         title: above.
-        meaning: of a bar's length; None: what it adds to the score.
+        meaning: of a bar's length.
 
     Returns:
         The axes.
@@ -57,7 +57,7 @@ def draw_bars(
     ax.set_yticks(range(count), list(names), parse_math=False)
     ax.invert_yaxis()
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_xlabel(meaning or "what it adds to the score")
+    ax.set_xlabel(meaning, parse_math=False)
     ax.set_title(title, fontsize="small", parse_math=False)
     return ax
 

@@ -1,9 +1,10 @@
-"""The two colours of all maps, which the colour-blind can tell apart, and how they are mixed."""
+"""The colours of all maps, which the colour-blind can tell apart, and how they are mixed."""
 
 from __future__ import annotations
 
 RED = (213, 62, 0)  # increases the score: vermilion, which is no green to anyone
 BLUE = (0, 98, 178)  # decreases it
+GREEN = (0, 145, 95)  # what a detector found
 
 # The same in a terminal: the 6 x 6 x 6 colour cube, from faint to full.
 TERMINAL_RED = (223, 216, 209, 202, 166)

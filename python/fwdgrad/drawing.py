@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.colours import GREEN, hexadecimal
 from fwdgrad.meaning import has_sign, headline, meaning, run_in_words
 from fwdgrad.overlay import (
     Look,
@@ -127,6 +128,7 @@ def draw_map(
         _draw_volume(ax, e.input.detach().cpu(), values, strength, look.picture)
     else:
         _draw_picture(ax, e, look, strength, frame)
+        draw_box(ax, e, frame.extent if frame else None)
         _number_peaks(ax, e, look, frame)
     return Drawn(
         full,
@@ -293,6 +295,28 @@ def draw_outline(ax: Axes, part: Tensor, line: str = "-", extent: Extent | None 
     for colour, wide, style in (("white", 2.4, "-"), ("black", 1.0, line)):
         drawn = LineCollection(lines, colors=colour, linewidths=wide, linestyles=style)
         ax.add_collection(drawn, autolim=False)
+
+
+def draw_box(ax: Axes, e: Explanation, extent: Extent | None = None) -> None:
+    """Draws the box that a detector found, where an explanation is of one whose place is known.
+
+    Args:
+        ax: where the picture is.
+        e: of it.
+        extent: where it lies there; None: as it is.
+    """
+    from matplotlib.patches import Rectangle
+
+    if "box" not in e.provenance:
+        return
+    height, width = e.input.shape[-2:]
+    left, right, bottom, top = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
+    across, down = (right - left) / width, (bottom - top) / height
+    x, y, x_end, y_end = e.provenance["box"]
+    sides = (x_end - x) * across, (y_end - y) * down
+    for colour, wide in (("white", 3.6), (hexadecimal(GREEN), 1.8)):
+        corner = left + x * across, top + y * down
+        ax.add_patch(Rectangle(corner, *sides, fill=False, ec=colour, lw=wide, zorder=3))
 
 
 def _draw_series(ax: Axes, x: Tensor, strength: Tensor) -> None:

@@ -97,7 +97,7 @@ negative
     keep = check_number("keep", keep)
     if not 0 < keep <= 1:
         raise ArgumentError("keep", f"must be above 0 and at most 1, got {keep:g}")
-    asked = _asked(model, explanation, x, baseline)
+    asked = asked_of(model, explanation, x, baseline)
     e = asked.explanation
     if objective == "auto":
         objective = objective_again(e.objective, "the explanation is of")
@@ -106,7 +106,7 @@ negative
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
+class Asked:
     """What is searched: the model, the input, its parts and what each adds by the map."""
 
     explanation: Explanation
@@ -127,7 +127,7 @@ class _Asked:
         return torch.lerp(outside.expand(self.x.shape), self.x, mask.to(self.x.dtype))
 
 
-def _asked(model: Any, explanation: Any, x: Any, baseline: Any) -> _Asked:
+def asked_of(model: Any, explanation: Any, x: Any, baseline: Any) -> Asked:
     """What is to be searched, of whatever was explained."""
     e = explanation if isinstance(explanation, Explanation) else None
     e = getattr(explanation, "explanation", None) if e is None else e
@@ -157,7 +157,7 @@ def _asked(model: Any, explanation: Any, x: Any, baseline: Any) -> _Asked:
         shown["extent"] = left, right, bottom, top
     if "names" not in shown:
         shown["unit"] = {3: "picture", 4: "volume"}.get(plan.x.dim(), "feature")
-    return _Asked(
+    return Asked(
         e, forward, plan.x, outside, parts, adds,
         _labeller(model, prepared, e), shown, _photo_in(e),
     )  # fmt: skip
@@ -188,7 +188,7 @@ def _prepared(model: Any, explanation: Any, e: Explanation, x: Any) -> Prepared 
     return model.prepare(known if x is None else x)
 
 
-def _of_embeddings(model: Any, explanation: Any, e: Explanation) -> _Asked:
+def _of_embeddings(model: Any, explanation: Any, e: Explanation) -> Asked:
     """Of a text whose words are embeddings: one that is out is zeros."""
     if not hasattr(explanation, "words"):
         raise ArgumentTypeError(
@@ -204,7 +204,7 @@ def _of_embeddings(model: Any, explanation: Any, e: Explanation) -> _Asked:
         return names[target] if names and target is not None else None
 
     shown = {"label": explanation.label, "names": explanation.words, "unit": explanation.unit}
-    return _Asked(e, encoded.forward, x, 0.0, parts, explanation.scores.double(), label, shown)
+    return Asked(e, encoded.forward, x, 0.0, parts, explanation.scores.double(), label, shown)
 
 
 def _outside(plan: Plan, given: Any) -> float | Tensor:
@@ -246,7 +246,7 @@ def _labeller(
 class _Search:
     """Samples with the first parts of the map's order, alone or left out; each called once."""
 
-    def __init__(self, asked: _Asked, objective: Objective, keep: float) -> None:
+    def __init__(self, asked: Asked, objective: Objective, keep: float) -> None:
         """Calls the model on the input and on what stands for all of it."""
         self.asked, self.keep, self.calls = asked, keep, 0
         self.count = len(asked.adds)

@@ -16,7 +16,7 @@ from fwdgrad.methods import (
     SmoothGradSquared,
     VarGrad,
 )
-from fwdgrad.objectives import OBJECTIVES
+from fwdgrad.objectives import AUTO, OBJECTIVES
 from fwdgrad.terminal import plain
 from fwdgrad_kernels import Grid, Labels
 
@@ -29,10 +29,40 @@ def has_sign(explanation: Explanation) -> bool:
     return not isinstance(explanation.method, (SmoothGradSquared, VarGrad))
 
 
+def is_probability(explanation: Explanation) -> bool:
+    """Whether the score is a probability: by the objective, or by what the model returned.
+
+    >>> import torch, fwdgrad
+    >>> share = lambda batch: torch.stack([batch[:, 0], 1 - batch[:, 0]], 1)
+    >>> is_probability(fwdgrad.explain(share, torch.tensor([0.25, 1.0]), method="gradient"))
+    True
+    """
+    e = explanation
+    decision = str(e.provenance.get("objective", "")).removeprefix("auto: ")
+    return e.objective in ("probability", "sigmoid") or (
+        e.objective == "output" and decision == AUTO["probabilities"][1]
+    )
+
+
+def score_name(explanation: Explanation) -> str:
+    """What the score is called beside its value: the objective, a probability where it is one."""
+    if "box" in explanation.provenance:  # a detector's: its name is that of all targets
+        return "score"
+    return "probability" if is_probability(explanation) else explanation.objective
+
+
+def score_of(explanation: Explanation, label: str | None = None) -> str:
+    """What the score is called in a sentence: "probability of cat" where it is one, or "score"."""
+    e = explanation
+    if not is_probability(e):
+        return "score"
+    return "probability" if e.target is None else _score(e, label)
+
+
 def headline(explanation: Explanation, label: str | None = None) -> str:
     """What was explained and what it scores."""
     e = explanation
-    of = f"{e.objective} {e.score:.3g}"
+    of = f"{score_name(e)} {e.score:.3g}"
     if e.target is not None:
         label = label or str(e.provenance.get("label", f"class {e.target}"))
     elif label and e.objective == "output":
@@ -92,7 +122,7 @@ def _score(e: Explanation, label: str | None) -> str:
     if e.target is None:
         return "model's output" if e.objective == "output" else "score"
     label = label or str(e.provenance.get("label", f"class {e.target}"))
-    name = e.objective if e.objective in OBJECTIVES else "score"  # a callable's may be long
+    name = score_name(e) if e.objective in OBJECTIVES else "score"  # a callable's may be long
     return f"{name} of {plain(re.sub(r' [(]class [0-9]+[)]$', '', label))}"
 
 

@@ -19,7 +19,8 @@ Objective = str | Callable[[Any], Tensor]
 # A callable may have ``n_targets``: it makes so many scores of a sample, (batch, n_targets), each
 # a target; ``settled(outputs, x)``: what is explained, by the model's output at the input, or an
 # error; ``check_at_input(outputs)``, which may warn; ``why_still(outputs, score)``: why all samples
-# may have the same score.
+# may have the same score; ``about(target, x)``: what an explanation's provenance says of a target,
+# such as its ``label``, and its ``box`` in the pixels of a picture.
 
 _NAMED: dict[str, Callable[[Tensor, int], Tensor]] = {
     "output": lambda outputs, target: outputs[:, target],

@@ -331,7 +331,7 @@ def of_three(seed, columns=12):
 @pytest.mark.parametrize("groups", [2, 3, 4, 5, 8])
 def test_errors_of_few_groups_are_what_is_seen(groups):
     errors, told = [], []
-    for seed in range(40):
+    for seed in range(40, 80):
         score, values = of_three(seed)
         x = torch.ones(len(values), dtype=torch.float64)
         options = {"method": Regions(0.0), "objective": "output", "seed": seed}
@@ -339,7 +339,7 @@ def test_errors_of_few_groups_are_what_is_seen(groups):
         errors.append((e.attribution - values).abs())
         told.append(e.standard_error)
     errors, told = torch.cat(errors), torch.cat(told)
-    # Of four groups alone it was 1.6, and .85 lay within 1.96 errors.
-    assert (errors / told).square().mean().sqrt() < 1.23
+    # Of how four groups differ alone it was 1.6, and .85 lay within. By chance .02 more or less.
+    assert (errors / told).square().mean().sqrt() < 1.15
     assert (errors < 1.96 * told).double().mean() > 0.9
     assert 0.75 < (errors.square().mean() / told.square().mean()).sqrt() < 1.1

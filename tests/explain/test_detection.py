@@ -351,3 +351,52 @@ def test_without_an_objective_the_error_names_it(model):
     dicts = lambda batch: [{"boxes": torch.zeros(1, 4)} for _ in batch]  # noqa: E731
     with pytest.raises(ModelError, match=r"of what a detector returns give objective=fwdgrad\.ad"):
         fwdgrad.explain(dicts, X, 0, n_samples=16, method=ForwardGradient(0.1))
+
+
+def test_the_box_that_is_explained_is_kept_and_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    for e, one in zip(explain(target=[0, 1]), Detections.of(finder(X[None])), strict=True):
+        assert e.provenance["box"] == list(one.box)
+        assert e.provenance["label"] == str(one)
+        e.save(tmp_path / "map.safetensors")
+        again = fwdgrad.Explanation.load(tmp_path / "map.safetensors")
+        ax = again.plot()
+        (under, over) = ax.patches
+        left, top, right, bottom = one.box
+        for drawn in (under, over):  # pixels of a picture start half a unit before their middle
+            assert drawn.get_xy() == (left - 0.5, top - 0.5)
+            assert (drawn.get_width(), drawn.get_height()) == (right - left, bottom - top)
+        assert ax.get_title().startswith(f"{one}: score {e.score:.3g}\n")
+        assert not explain_light().plot().patches
+
+
+def explain_light():
+    return fwdgrad.explain(lambda batch: batch.mean((1, 2, 3)), X, n_samples=64)
+
+
+@pytest.mark.parametrize(
+    ("box", "known"),
+    [
+        ((0.0, 0.0, 0.5, 1.0), [0.0, 0.0, 8.0, 8.0]),  # shares of the sides
+        ((2.0, 1.0, 10.0, 8.2), [2.0, 1.0, 10.0, 8.2]),
+        ((2.0, 1.0, 100.0, 80.0), None),  # of another size of the picture
+    ],
+)
+def test_the_units_of_a_box(box, known):
+    assert Detections([(box, 3)]).about(None, torch.zeros(3, 8, 16)).get("box") == known
+
+
+def test_a_box_on_a_photo_lies_where_the_model_saw_it():
+    pytest.importorskip("matplotlib")
+    import matplotlib.pyplot as plt
+
+    from fwdgrad.drawing import draw_box
+
+    e = explain(target=0)
+    _, ax = plt.subplots()
+    side = X.shape[-1]
+    draw_box(ax, e, (100.0, 100.0 + 2 * side, 50.0 + 2 * side, 50.0))  # twice as large
+    left, top, right, bottom = e.provenance["box"]
+    assert ax.patches[0].get_xy() == (100 + 2 * left, 50 + 2 * top)
+    assert ax.patches[0].get_width() == 2 * (right - left)
+    assert ax.patches[0].get_height() == 2 * (bottom - top)

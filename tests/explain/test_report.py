@@ -387,9 +387,3 @@ def test_the_index_links_each_report(folder, capsys):
         assert f'<a href="{name}/report.html">' in index
         assert Path(f"maps/{name}/report.html").exists()
     assert "2 there already" in told(capsys, "--report", "--output", "maps", photos=photos)[0]
-
-
-@pytest.mark.parametrize("given", [("--text", "A fine film"), ("--table", "rows.csv")])
-def test_a_report_is_of_photos(folder, capsys, given):
-    assert cli.main(["explain", *given, "--model", "own:lamp", "--report"]) == 1
-    assert "--report is of photos" in capsys.readouterr().err

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import fwdgrad
 from fwdgrad import Explanation, ForwardGradient
-from fwdgrad.metrics import deletion, insertion
+from fwdgrad.adapters.strings import TextModel
+from fwdgrad.adapters.tables import TableModel
+from fwdgrad.metrics import Curve, deletion, insertion
 from fwdgrad.report import Number, report
 
 from .models import mostly_slow
@@ -195,6 +198,38 @@ def test_the_page_fits_the_window(tmp_path, page, width):
         assert line[0] + line[2] < svg[0] + svg[2]
         assert svg[1] < line[1]
         assert line[1] + line[3] < svg[1] + svg[3]
+
+
+def of_words():
+    """The page of a text of which a word is longer than a phone is wide."""
+
+    def count(texts):
+        return torch.tensor([2.0 * text.count("fine") - text.count("dull") for text in texts])
+
+    text = f"A fine film, {'very' * 30} fine, if dull. " + "And more of it. " * 4
+    return fwdgrad.explain(TextModel(count), text, n_samples=128)
+
+
+def of_columns():
+    """The page of a row whose names and values are long."""
+    names = [f"{'a long name ' * n}{'x' * 60}" for n in range(5)]
+    weights = np.array([3.0, -2.0, 1.0, 0.5, -0.1])
+    model = TableModel(lambda rows: rows @ weights, np.zeros((2, 5)), feature_names=names)
+    return fwdgrad.explain(model, np.array([1.0, 1e-9, 123456.789, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("result", [of_words, of_columns])
+def test_texts_and_rows_fit_the_window(tmp_path, width, result):
+    found = result()
+    curve = Curve(torch.tensor([1.0, 0.4, 0.2]))
+    numbers = [Number("a long name", "12345.678", "and a note that takes more than a line " * 2)]
+    page = report(
+        found, found.label or "it", numbers, curve, curve, chance=(curve, curve), calls=40
+    ).replace("<details>", "<details open>")
+    places = layout(tmp_path, page, width)
+    assert places["width"] == places["widest"] == width
+    assert len(places["curves"]) == 2
 
 
 @pytest.mark.parametrize("width", mostly_slow([390, 1200, 360, 500, 768, 850], keep=2))

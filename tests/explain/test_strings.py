@@ -248,7 +248,7 @@ def test_how_it_is_shown():
     assert "(+++)" in text
     assert meaning == (
         "How much the score rises where a word is there and not replaced by <x>, averaged over "
-        "what the others are: red words increase the score, blue ones decrease it."
+        "what the others are: red words increase it, blue ones decrease it."
     )
     page = found.to_html()
     assert "not replaced by &lt;x&gt;, averaged" in page
@@ -790,8 +790,8 @@ def test_a_text_on_the_command_line(own, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines()[0].startswith("A fine(+++) film")
-    assert "class        good, output 0.5" in out
-    assert "meaning      How much the score rises where a word is there and not left out" in out
+    assert "class        good, probability 0.5" in out
+    assert "meaning      How much the probability of good rises where a word is there" in out
     assert "method       coalitions (value banzhaf, baseline 0; auto: " in out
     assert "the words of a text are in or out)" in out
     assert {path.name for path in Path("out").iterdir()} == {
@@ -882,4 +882,5 @@ def test_the_example(monkeypatch, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "brilliant(" in out
     assert "silly(---)" in out
-    assert "How much the score rises where a word is there" in page.read_text(encoding="utf-8")
+    meaning = "How much the probability of good rises where a word is there"
+    assert meaning in page.read_text(encoding="utf-8")

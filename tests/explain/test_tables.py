@@ -334,7 +334,7 @@ def test_a_pipeline_of_a_frame_by_the_names_of_its_classes(pipelines):
         e = fwdgrad.explain(TableModel(predict, data), data.iloc[0], "good")
         assert (e.label, e.explanation.target) == ("good", 1)
         assert e.explanation.score == pipeline.predict_proba(data.iloc[[0]])[0, 1]
-        assert str(e).startswith("good: output ")
+        assert str(e).startswith("good: probability ")
     other = fwdgrad.explain(TableModel(pipeline, data), data.iloc[0], ["good", "bad"])
     assert torch.allclose(other[1].scores, -other[0].scores, rtol=0, atol=1e-12)
     again = fwdgrad.explain(TableModel(pipeline, data, labels=["no", "yes"]), data.iloc[0], "yes")
@@ -658,8 +658,10 @@ def test_options_of_rows_and_several_targets(folder, capsys):
     line = LINE + "p --table row.csv --labels names.txt --target high --target 0 --value shapley"
     assert cli.main([*line.split(), "--max-background", "9"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("high: output 0.775; Shapley values, exact, from 8 coalitions, 9 of 30 ")
-    assert "\nlow: output 0.225; " in out
+    assert out.startswith(
+        "high: probability 0.775; Shapley values, exact, from 8 coalitions, 9 of 30 "
+    )
+    assert "\nlow: probability 0.225; " in out
     assert cli.main((LINE + "f --table row.csv --method regions --samples 64").split()) == 0
     assert "64 samples, reliability" in capsys.readouterr().out
 

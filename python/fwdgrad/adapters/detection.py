@@ -228,6 +228,29 @@ class Detections:
             )
         return known
 
+    def about(self, target: int | None, x: Tensor) -> dict[str, Any]:
+        """What an explanation's provenance says of a target: its label, and its box in pixels.
+
+        Boxes within 0 to 1 are shares of the picture's sides; of others that do not lie in it the
+        units are not known, and there is no box.
+
+        Example:
+            >>> Detections([((0, 0, 0.5, 1), "cat")]).about(0, torch.zeros(3, 8, 16))
+            {'label': 'cat at 0 0 0.5 1', 'box': [0.0, 0.0, 8.0, 8.0]}
+        """
+        one = self.found[target or 0]
+        label = one.label if isinstance(one.label, str) else f"class {one.label}"
+        found: dict[str, Any] = {"label": _said(label, one.box)}
+        if x.dim() != 3:
+            return found
+        far = [float(side) for side in (x.shape[2], x.shape[1])] * 2
+        box = list(one.box)
+        if max(box) <= 1.0:
+            box = [share * side for share, side in zip(box, far, strict=True)]
+        if all(side <= 1.05 * most for side, most in zip(box, far, strict=True)):
+            found["box"] = box
+        return found
+
     def __call__(self, outputs: Any) -> Tensor:
         """The scores of each sample: (batch, n_targets)."""
         seen = read(outputs, form_of(outputs, self.form))

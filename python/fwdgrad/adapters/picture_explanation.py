@@ -13,6 +13,7 @@ from torch import Tensor
 from fwdgrad.adapters.cropping import Cut
 from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
+from fwdgrad.meaning import score_name
 from fwdgrad.shown import OfExplanation
 from fwdgrad.terminal import plain
 
@@ -51,7 +52,7 @@ class PictureExplanation(OfExplanation):
         height, width = self.photo.shape[:2]
         found = self.explanation
         return (
-            f"PictureExplanation({plain(self.label)}: {found.objective} {found.score:.4g}, photo "
+            f"PictureExplanation({plain(self.label)}: {score_name(found)} {found.score:.4g}, photo "
             f"{width} x {height}, {found.n_samples} samples, reliability {found.reliability:.2f})"
         )
 

@@ -227,7 +227,8 @@ class ImageModel(Named):
         photo, about = to_bytes(picture), {"picture": told(cut, width, height)}
 
         def show(explanation: Explanation) -> PictureExplanation:
-            label = self.label(explanation.target)
+            own = explanation.provenance.get("label")  # a detection's
+            label = str(own) if own else self.label(explanation.target)
             explanation.provenance["label"] = label
             return PictureExplanation(explanation, photo, cut, label)
 

@@ -15,6 +15,7 @@ from fwdgrad.bars import MOST, draw_bars, shortened
 from fwdgrad.colours import BLUE, RED, hexadecimal
 from fwdgrad.explanation import Explanation
 from fwdgrad.feature_table import FeatureTable
+from fwdgrad.meaning import score_name, score_of
 from fwdgrad.methods import Coalitions
 from fwdgrad.shown import OfExplanation, page, part_of_page
 from fwdgrad.terminal import plain
@@ -126,7 +127,7 @@ class TableExplanation(OfExplanation):
             of = f" of {self.background_of:,}"
         label = "" if self.label is None else f"{plain(self.label)}: "
         rows = f"{self.background_rows}{of} background rows"
-        return f"{label}{e.objective} {e.score:.4g}; {self._how()}, {rows}"
+        return f"{label}{score_name(e)} {e.score:.4g}; {self._how()}, {rows}"
 
     def _how(self) -> str:
         e = self.explanation
@@ -187,8 +188,9 @@ class TableExplanation(OfExplanation):
         pairs = [(self.names[i], word(self.values[i])) for i in order]
         texts = [f"{shortened(name, 32)} = {shortened(value, 20)}" for name, value in pairs]
         return draw_bars(
-            ax, texts, self.scores[order], self.standard_errors[order], self._headline()
-        )
+            ax, texts, self.scores[order], self.standard_errors[order], self._headline(),
+            f"what it adds to the {score_of(self.explanation, self.label)}",
+        )  # fmt: skip
 
     def to_html(self) -> str:
         """A page with a bar for each feature: red increases the score, blue decreases it.
@@ -216,8 +218,8 @@ class TableExplanation(OfExplanation):
                 f"<tr><th>{name}</th><td>{value}</td><td>{number}</td>"
                 f'<td><div style="background:{colour};width:{wide:.2f}em">&nbsp;</div></td></tr>'
             )
-        table = "\n".join(rows)
+        table, score = "\n".join(rows), html.escape(score_of(self.explanation, self.label))
         return (
             f"<{heading}>{html.escape(self._headline())}</{heading}>\n<table>\n{table}\n</table>\n"
-            "<p>Red increases the score, blue decreases it.</p>"
+            f"<p>Red increases the {score}, blue decreases it.</p>"
         )

@@ -18,6 +18,7 @@ from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.methods.in_or_out import InOrOut
 from fwdgrad.names import ClassNames, check_labels
+from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import cause, check_no_labels, floating, is_out_of_memory, tensor_of
 from fwdgrad.terminal import plain
 
@@ -152,8 +153,6 @@ class Rows:
         joined: each column of the background with the row's own value at the end.
     """
 
-    explained_as = "output"
-
     def __init__(self, model: TableModel, joined: list[Any]) -> None:
         """Calls the model on the row itself."""
         self.predict = model.predict
@@ -170,6 +169,12 @@ class Rows:
             if is_out_of_memory(error):
                 raise
             raise ModelError(f"predict failed on the row x: {cause(error)}") from error
+
+    @property
+    def explained_as(self) -> str | None:
+        """Margins and predictions as they are; of probabilities "auto" says that it sees them."""
+        is_seen = kind_of(torch.from_numpy(self.whole)) == "probabilities"
+        return None if is_seen else "output"
 
     def find(self, name: str) -> int:
         """The class of a name."""

@@ -6,7 +6,7 @@ import html
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from fwdgrad.bars import MOST, draw_bars, shortened
 from fwdgrad.colours import BLUE, RED, TERMINAL_BLUE, TERMINAL_RED
 from fwdgrad.explanation import Explanation
 from fwdgrad.feature_table import FeatureTable
+from fwdgrad.meaning import score_name, score_of
 from fwdgrad.methods import Coalitions
 from fwdgrad.shown import OfExplanation, page, part_of_page
 from fwdgrad.terminal import plain
@@ -126,14 +127,15 @@ class TextExplanation(OfExplanation):
     @property
     def meaning(self) -> str:
         """What a score and its colour mean, in words."""
+        score = score_of(self.explanation, self.label)
         if self.reduce == "norm":
-            return "The redder a word, the more the score depends on it."
+            return f"The redder a word, the more the {score} depends on it."
         if self.reduce == "input":
-            return "Red words increase the score, blue words decrease it."
+            return f"Red words increase the {score}, blue words decrease it."
         out = "left out" if self.mask is None else f"replaced by {plain(self.mask)}"
         return (
-            f"How much the score rises where a {self.unit} is there and not {out}, averaged over "
-            f"what the others are: red {self.unit}s increase the score, blue ones decrease it."
+            f"How much the {score} rises where a {self.unit} is there and not {out}, averaged over "
+            f"what the others are: red {self.unit}s increase it, blue ones decrease it."
         )
 
     @property
@@ -156,7 +158,7 @@ class TextExplanation(OfExplanation):
         return f"{head}\n{self.to_terminal()}{meaning}"
 
     def _headline(self) -> str:
-        return f"{plain(self.label)}: {self.explanation.objective} {self.explanation.score:.4g}"
+        return f"{plain(self.label)}: {score_name(self.explanation)} {self.explanation.score:.4g}"
 
     def to_terminal(self, colour: bool | None = None) -> str:
         """The text with marked words: red ones increase the score, blue ones decrease it.
@@ -189,25 +191,34 @@ class TextExplanation(OfExplanation):
         """
         return page(self._body("h1"), _STYLE)
 
-    def _body(self, heading: str) -> str:
-        """The marked text as a page has it, below a heading."""
+    def marked_html(self, underlined: Collection[int] = ()) -> str:
+        """The text with coloured words, each with its score under the pointer.
+
+        Args:
+            underlined: numbers of words.
+        """
 
         def safe(text: str) -> str:
             return html.escape(_shown(text))
 
-        numbers = iter(zip(self.scores.tolist(), self.standard_errors.tolist(), strict=True))
+        numbers = enumerate(zip(self.scores.tolist(), self.standard_errors.tolist(), strict=True))
 
         def mark(word: str, strength: float) -> str:
-            score, error = next(numbers)
+            i, (score, error) = next(numbers)
+            line = ' class="enough"' if i in underlined else ""
             colour = ",".join(map(str, RED if strength > 0 else BLUE))
             return (
-                f'<span title="{score:+.3g} ± {error:.2g}" '
+                f'<span{line} title="{score:+.3g} ± {error:.2g}" '
                 f'style="background:rgba({colour},{0.7 * abs(strength):.2f})">{word}</span>'
             )
 
+        return self._marked(safe, mark)
+
+    def _body(self, heading: str) -> str:
+        """The marked text as a page has it, below a heading."""
         return (
             f'<{heading} dir="auto">{html.escape(self._headline())}</{heading}>\n'
-            f'<p class="text" dir="auto">{self._marked(safe, mark)}</p>\n'
+            f'<p class="text" dir="auto">{self.marked_html()}</p>\n'
             f'<p class="note">{html.escape(self.meaning)} '
             f"{self.explanation.n_samples} samples, reliability {self.reliability:.2f}.</p>"
         )
@@ -229,14 +240,16 @@ class TextExplanation(OfExplanation):
             ImportError: matplotlib is not installed.
         """
         order = self._features().order[:most]
-        words = self.words
+        words, score = self.words, score_of(self.explanation, self.label)
         return draw_bars(
             ax,
             [shortened(words[i], 32) for i in order],
             self.scores[order],
             self.standard_errors[order],
             self._headline(),
-            "how much the score depends on it" if self.reduce == "norm" else None,
+            f"how much the {score} depends on it"
+            if self.reduce == "norm"
+            else f"what it adds to the {score}",
         )
 
     def _features(self) -> FeatureTable:

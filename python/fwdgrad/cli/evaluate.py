@@ -91,7 +91,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         by_chance=arguments.report is not None,
     )
-    numbers = [Number("model", adapter.name), *known(arguments, result, adapter)]
+    numbers = [
+        Number("model", adapter.name),
+        *known(arguments, result, adapter.label(result.target)),
+    ]
     if engine:
         numbers.append(Number("engine", engine))
     numbers += [
@@ -104,7 +107,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         say(f"{name:{width}}  {value}" + (f" ({note})" if note else ""))
     if arguments.report is not None:
         more = {"followed": objective, "mask": mask, "saved": str(arguments.map)}
-        write_page(arguments.report, arguments, adapter, result, numbers, check, **more)
+        label = adapter.label(result.target)
+        write_page(arguments.report, arguments, label, result, numbers, check, **more)
         say(f"{'report':{width}}  {arguments.report}")
 
 

@@ -35,7 +35,7 @@ from fwdgrad.cli.output import (
     set_workers,
 )
 from fwdgrad.cli.ranks import ranks_of
-from fwdgrad.cli.reporting import Check, check_report, is_report, write_report_of
+from fwdgrad.cli.reporting import Check, write_report_of
 from fwdgrad.cli.several import inputs_of, what_is_given
 from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
@@ -43,10 +43,10 @@ from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
+from fwdgrad.meaning import score_name
 from fwdgrad.names import found_by
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
-from fwdgrad.report.index import report_beside
 from fwdgrad.runner.fingerprint import models_of
 from fwdgrad.runner.loop import Progress
 from fwdgrad.scorer import is_of_shapes, module_of
@@ -96,6 +96,8 @@ class Photos(Kind):
         for name in ("answers", "api_key_env", "mask", "split", "url"):
             if getattr(arguments, name) is not None:
                 raise ArgumentError(name, "is of --text")
+        if arguments.watch and arguments.n_samples != "auto":
+            raise ArgumentError("watch", "needs ", Option("n_samples", "auto"))
         arguments.model = arguments.model or next(iter(MODELS))
         size = 224 if arguments.size is None else arguments.size
         if size < 8:
@@ -150,17 +152,6 @@ class Photos(Kind):
             output / f"explanation{end}.safetensors": output / f"heatmap{end}.png" for end in ends
         }
 
-    def reports(self, one: argparse.Namespace) -> dict[Path, Path]:
-        """Of each map that is written of a photo its report, whether that is asked for or not."""
-        return {saved: report_beside(saved) for saved in self.files(one)}
-
-    def there(self, one: argparse.Namespace) -> bool:
-        """Whether all files have been written, reports among them where these are asked for."""
-        found = super().there(one)
-        return found and not (
-            one.report and any(not p.exists() for p in self.reports(one).values())
-        )
-
     def output(self, one: argparse.Namespace) -> Path:
         """The folder of a photo's files, which always are written."""
         found: Path = one.output or Path(f"{one.photo.stem}-explanation")
@@ -195,9 +186,6 @@ class Photos(Kind):
         """Raises where what is written would take another's place; returns the checkpoint."""
         checkpoint = super().check(one)
         assert checkpoint is not None  # there always is a folder
-        for path in self.reports(one).values() if one.report else ():
-            if path.exists():  # in a folder that is there
-                check_report(path, self.read(one), f"--report: {path}")
         if one.leads and not one.overwrite:
             check_of_one_photo(self.output(one), self.files(one), request_of(one))
         return checkpoint
@@ -216,6 +204,14 @@ class Photos(Kind):
                 check_labels(one, adapter, outputs)
             probable = _most_probable(outputs, adapter)
 
+        def draw(found: list[Explanation]) -> None:
+            for result, drawn in zip(found, self.files(one).values(), strict=True):
+                write_atomically(drawn, heatmap(result, photo, adapter.label(result.target)))
+
+        output, reports = self.output(one), self.reports(one)
+        stale = self.stale(one)
+        watches = one.watch and one.leads and not self.there(one)
+
         def run() -> list[Explanation]:
             return explanations(
                 adapter.forward,
@@ -223,14 +219,13 @@ class Photos(Kind):
                 targets,
                 checkpoint=checkpoint,
                 progress=progress,
+                on_look=draw if watches else None,
                 name=adapter.name,
                 at_input=at_photo,
                 about={"engine": engine_of(engine)} if engine else None,
                 **options,
             )
 
-        output, reports = self.output(one), self.reports(one)
-        is_same = one.leads and self.there(one)  # then reports that are there are of this map
         with made_folder(output if one.leads else None), _size_told(one, self._size):
             results = self.kept_by(checkpoint, one, run)
         if not one.leads:
@@ -250,8 +245,8 @@ class Photos(Kind):
             parts.append(evidence_of(one, adapter, result))
             self.save(result, saved, adapter.label(result.target), one)
             write_atomically(drawn, heatmap(result, photo, adapter.label(result.target), parts[-1]))
-            if not is_same and is_report(reports[saved]):
-                reports[saved].unlink()  # of the map that was there
+            if reports[saved] in stale:
+                reports[saved].unlink(missing_ok=True)
         checks = [self._reported(one, adapter, result, photo, saved, path)
                   for result, (saved, path) in zip(results, reports.items(), strict=True)
                   if one.report]  # fmt: skip
@@ -268,7 +263,7 @@ class Photos(Kind):
             zip(results, parts, files, strict=True)
         ):
             label = adapter.label(result.target)
-            say(f"class        {label}, {result.objective} {result.score:.4g}")
+            say(f"class        {label}, {score_name(result)} {result.score:.4g}")
             if result.convergence_delta is not None:
                 say(f"convergence  delta {result.convergence_delta:.3g}: the map's sum less the "
                     "change of the score from the baseline")  # fmt: skip

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fwdgrad.checks import check_integer
+from fwdgrad.cli.feature_report import write_report_of_features
 from fwdgrad.cli.options import run_options
 from fwdgrad.cli.output import check_no_input, check_not_of_another, request_of
-from fwdgrad.errors import CheckpointError, Message
+from fwdgrad.cli.reporting import check_report, is_report
+from fwdgrad.errors import ArgumentError, CheckpointError, Message, Option
 from fwdgrad.explanation import Explanation
 from fwdgrad.many import check_options
+from fwdgrad.report.index import report_beside
 from fwdgrad.runner.fingerprint import parameters_digest
 from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.workers import workers_of
@@ -58,6 +61,16 @@ class Kind:
         """The maps that are written of an input, each with its picture or page."""
         raise NotImplementedError
 
+    def reports(self, one: argparse.Namespace) -> dict[Path, Path]:
+        """Of each map that is written of an input its report, asked for or not."""
+        return {saved: report_beside(saved) for saved in self.files(one)}
+
+    def stale(self, one: argparse.Namespace) -> list[Path]:
+        """Before a run, the reports that will not be of its maps."""
+        if one.leads and self.there(one):
+            return []
+        return [path for path in self.reports(one).values() if is_report(path)]
+
     def content(self, one: argparse.Namespace) -> bytes:
         """What is read of an input, and may be another while its name stays."""
         raise NotImplementedError
@@ -75,13 +88,23 @@ class Kind:
         """Raises where what is written would take another's place; returns the checkpoint."""
         checkpoint: Path | None = one.checkpoint
         output, files = self.output(one), self.files(one)
+        if one.report and output is None:
+            raise ArgumentError("report", "needs ", Option("output"), ", the folder of its page")
         if output is not None:
             checkpoint = checkpoint or output / "checkpoint.safetensors"
             read = {**self.read(one), "--checkpoint": checkpoint}
             check_no_input(f"--output {output}", (*files, *files.values()), read)
             if one.leads and not one.overwrite:
-                pages = {saved: [shown] for saved, shown in files.items()}
+                # Beside a checkpoint a picture without a map is what --watch has drawn so far.
+                pages = {
+                    saved: [shown]
+                    for saved, shown in files.items()
+                    if saved.exists() or not checkpoint.exists()
+                }
                 check_not_of_another(pages, functools.partial(self.differs, one))
+            for path in self.reports(one).values() if one.report else ():
+                if path.exists():  # in a folder that is there
+                    check_report(path, self.read(one), f"--report: {path}")
         return checkpoint
 
     def differs(self, one: argparse.Namespace, known: Mapping[str, Any]) -> str:
@@ -135,6 +158,32 @@ class Kind:
                 checkpoint.unlink()
             return run()
 
+    def reported(
+        self,
+        one: argparse.Namespace,
+        result: Any,
+        label: str,
+        saved: Path,
+        stale: list[Path],
+        among: int = 1,
+    ) -> str | None:
+        """Writes the report of a text or a row where one is asked for; what is said of it.
+
+        Args:
+            one: the arguments of the input.
+            result: what ``explain`` returned.
+            label: what was explained.
+            saved: the explanation's file.
+            stale: see ``stale``.
+            among: how many explanations the same calls made.
+        """
+        path = self.reports(one)[saved]
+        if path in stale:
+            path.unlink(missing_ok=True)
+        if not one.report:
+            return None
+        return write_report_of_features(path, one, self.model, result, label, saved, among)
+
     @functools.cached_property
     def parameters(self) -> str:
         """The digest of the model's parameters, where some are found."""
@@ -151,7 +200,12 @@ class Kind:
         result.save(saved)
 
     def there(self, one: argparse.Namespace) -> bool:
-        """Whether a run of the same request, input and model has written all files."""
+        """Whether a run of the same request, input and model has written all files.
+
+        Reports are among them where these are asked for.
+        """
+        if one.report and any(not path.exists() for path in self.reports(one).values()):
+            return False
         for saved, shown in self.files(one).items():
             if not (saved.exists() and shown.exists()):
                 return False

@@ -20,6 +20,7 @@ from fwdgrad.errors import ArgumentError, Kept, kept_warnings
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
 from fwdgrad.many import in_flight, waited_for
+from fwdgrad.meaning import score_name
 from fwdgrad.report import MARK
 from fwdgrad.report.index import index_page
 from fwdgrad.runner.loop import Progress
@@ -136,7 +137,7 @@ def explain_here(kind: Kind, one: argparse.Namespace, progress: Progress = False
     with kept_warnings() as kept:
         found = kind.run(one, progress, _say_nothing)
     lines = [
-        f"{result.provenance['label']}, {result.objective} {result.score:.4g}, reliability "
+        f"{result.provenance['label']}, {score_name(result)} {result.score:.4g}, reliability "
         f"{result.reliability:.2f}{_told(result)}, {one.output}"
         for result in found
     ]

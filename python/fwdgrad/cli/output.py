@@ -141,7 +141,7 @@ def say_seconds(
 _HOW = (  # what a run comes out the same with, whatever it is
     "batch_size", "began", "checkpoint", "command", "debug", "device", "engine", "group", "inputs",
     "leads", "line", "max_pixels", "memory", "no_evidence", "no_progress", "number", "output",
-    "overwrite", "ray", "report", "spoken", "threads", "workers",
+    "overwrite", "ray", "report", "spoken", "threads", "watch", "workers",
 )  # fmt: skip
 
 

@@ -172,6 +172,8 @@ def _add_explain(commands: Any) -> None:
         "(default: 0.9)")  # fmt: skip
     add("--max-samples", type=int, metavar="N", help="at which --samples auto stops at the latest "
         "(default: 4096)")  # fmt: skip
+    add("--watch", action="store_true", help="of a photo: draw heatmap.png at each look of "
+        "--samples auto, too: an open viewer shows it get surer")  # fmt: skip
     _add_method(explain)
     _add_table(explain)
     add("--seed", type=int, default=0, help="of the random draws (default: 0)")
@@ -188,7 +190,7 @@ def _add_explain(commands: Any) -> None:
         "the samples of a single one (default: none)")  # fmt: skip
     add("--ray", metavar="ADDRESS", help="of a cluster of Ray, host:port or auto, whose actors "
         "--workers are then; --output must be a folder that its machines share")  # fmt: skip
-    add("--report", action="store_true", help="of a photo write report.html, too: what was found "
+    add("--report", action="store_true", help="write report.html, too: what was found "
         "and how far to trust it, in plain English, and a check of it by deletion and insertion, "
         "which takes a fifth as many forward calls as the map")  # fmt: skip
     add("--no-progress", action="store_true", help="no bar")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.adapters.images import ImageClassifier
-from fwdgrad.advice import advice
+from fwdgrad.advice import advice, advice_for_words
 from fwdgrad.cli.output import check_no_input, decision, method_told
 from fwdgrad.errors import ArgumentError
 from fwdgrad.explanation import Explanation
@@ -108,23 +108,24 @@ def batch_of(x: Tensor) -> int:
     return max(1, DEFAULT_BYTES["cpu"] // (x.numel() * x.element_size()))
 
 
-def known(
-    arguments: argparse.Namespace, result: Explanation, adapter: ImageClassifier
-) -> list[Number]:
-    """What a map's file says of it, a line each."""
+def known(arguments: argparse.Namespace, result: Any, label: str) -> list[Number]:
+    """What a map's file says of it, a line each; of a text or a row the result of ``explain``."""
+    e, advised = result, advice
+    if not isinstance(result, Explanation):
+        e, advised = result.explanation, advice_for_words
     return [
-        Number("class", adapter.label(result.target)),
-        Number("method", *method_told(result)),
-        Number("objective", result.objective, decision(result)),
-        Number("score", f"{result.score:.4g}"),
-        Number("samples", str(result.n_samples)),
-        Number("reliability", f"{result.reliability:.3f}", arguments.spoken(advice(result))),
-        Number("seconds", f"{result.seconds:.1f}", "of the map, without the start of the model"),
+        Number("class", label),
+        Number("method", *method_told(e)),
+        Number("objective", e.objective, decision(e)),
+        Number("score", f"{e.score:.4g}"),
+        Number("samples", str(e.n_samples)),
+        Number("reliability", f"{result.reliability:.3f}", arguments.spoken(advised(result))),
+        Number("seconds", f"{e.seconds:.1f}", "of the map, without the start of the model"),
     ]
 
 
-def measured(result: Explanation, check: Check, mask: Tensor | None = None) -> list[Number]:
-    """What was measured of a map, a line each."""
+def curves_measured(check: Check) -> list[Number]:
+    """The areas under curves, a line each."""
     deleted, inserted = check.deleted, check.inserted
     notes = ["low is good", "high is good"]
     if check.chance is not None:
@@ -132,10 +133,17 @@ def measured(result: Explanation, check: Check, mask: Tensor | None = None) -> l
             f"{note}; in an order drawn by chance {curve.auc:.4f}"
             for note, curve in zip(notes, check.chance, strict=True)
         ]
-    numbers = [
+    return [
         Number("deletion", f"{deleted.auc:.4f}", notes[0]),
         Number("insertion", f"{inserted.auc:.4f}", notes[1]),
         Number("insertion - deletion", f"{inserted.auc - deleted.auc:.4f}", "high is good"),
+    ]
+
+
+def measured(result: Explanation, check: Check, mask: Tensor | None = None) -> list[Number]:
+    """What was measured of a map, a line each."""
+    numbers = [
+        *curves_measured(check),
         Number("gini", f"{gini(result):.4f}", "0: all pixels alike; near 1: a single one"),
     ]
     if mask is not None:
@@ -205,32 +213,32 @@ def write_report_of(
     check = check_of(adapter, x, result, **options, batch_size=arguments.batch_size)
     numbers = [
         Number("model", adapter.name),
-        *known(arguments, result, adapter),
+        *known(arguments, result, adapter.label(result.target)),
         *curves_told(result.objective, check, fill, why),
         *measured(result, check),
     ]
-    write_page(path, arguments, adapter, result, numbers, check, saved=saved.name, panels=panels)
+    label = adapter.label(result.target)
+    write_page(path, arguments, label, result, numbers, check, saved=saved.name, panels=panels)
     return check
 
 
 def write_page(
     path: Path,
     arguments: argparse.Namespace,
-    adapter: ImageClassifier,
-    result: Explanation,
+    label: str,
+    result: Any,
     numbers: list[Number],
-    check: Check,
+    check: Check | None,
     **more: Any,
 ) -> None:
     """Writes the report of a map that was checked; more is what else ``report`` takes."""
+    if check is not None:
+        more |= {"deletion": check.deleted, "insertion": check.inserted}
+        more |= {"chance": check.chance, "calls": check.calls}
     page = report(
         result,
-        adapter.label(result.target),
+        label,
         numbers,
-        check.deleted,
-        check.inserted,
-        chance=check.chance,
-        calls=check.calls,
         command=arguments.line,
         model=arguments.model,
         **more,

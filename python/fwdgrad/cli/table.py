@@ -28,7 +28,7 @@ from fwdgrad.runner.loop import Progress
 
 _OF_OTHERS = (
     "answers", "api_key_env", "mask", "split", "url", "plain", "baseline", "block", "cell", "size",
-    "fit", "engine", "report",
+    "fit", "engine", "watch",
 )  # fmt: skip
 OF_ROWS = ("background", "groups", "categories")
 
@@ -114,7 +114,7 @@ class Rows(Kind):
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a row, and writes its files where there is an output folder."""
         self.check_model()
-        checkpoint, output = self.check(one), one.output
+        checkpoint, output, stale = self.check(one), one.output, self.stale(one)
 
         def run() -> Any:
             return explain(
@@ -134,10 +134,14 @@ class Rows(Kind):
             return [result.explanation for result in results]
         _tell(results, one, self.model, say)
         for result, (saved, page) in zip(results, self.files(one).items(), strict=False):
-            self.save(result.explanation, saved, result.label or "the model's output", one)
+            label = result.label or "the model's output"
+            self.save(result.explanation, saved, label, one)
             write_atomically(page, result.to_html().encode())
+            reported = self.reported(one, result, label, saved, stale, len(results))
             say(f"page         {page}")
             say(f"attribution  {saved} (of the features, with its standard error)")
+            if reported:
+                say(f"report       {reported}")
         say_seconds(one, say, results[0].explanation)
         if output is not None and one.checkpoint is None and checkpoint is not None:
             checkpoint.unlink(missing_ok=True)

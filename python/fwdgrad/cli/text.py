@@ -27,9 +27,10 @@ from fwdgrad.errors import ArgumentError, Option, did_you_mean
 from fwdgrad.explaining import explain
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
+from fwdgrad.meaning import score_name
 from fwdgrad.runner.loop import Progress
 
-_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "report")
+_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "watch")
 _OF_NOISE = ("auto", "forward-gradient")
 _OF_STRINGS = ("labels", "mask", "split")
 
@@ -88,6 +89,7 @@ class Texts(Kind):
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a text, and writes its files where there is an output folder."""
         run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
+        stale = self.stale(one)
         with made_folder(output if one.leads else None):
             result = self.kept_by(
                 checkpoint, one,
@@ -97,7 +99,7 @@ class Texts(Kind):
         if not one.leads:
             return [explained]
         say(result.to_terminal(), lines=True)
-        say(f"class        {result.label}, {explained.objective} {explained.score:.4g}")
+        say(f"class        {result.label}, {score_name(explained)} {explained.score:.4g}")
         if self._of_strings:
             say(f"meaning      {result.meaning}")
         say_how(explained, "text", say)
@@ -109,11 +111,14 @@ class Texts(Kind):
         for saved, page in self.files(one).items():
             self.save(explained, saved, result.label, one)
             write_atomically(page, result.to_html().encode())
+            reported = self.reported(one, result, result.label, saved, stale)
             if one.checkpoint is None and checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
             say(f"words        {page}")
             of_what = f"of the {result.unit}s" if self._of_strings else "of the embeddings"
             say(f"attribution  {saved} ({of_what}, with its standard error)")
+            if reported:
+                say(f"report       {reported}")
         say_seconds(one, say, explained)
         return [explained]
 

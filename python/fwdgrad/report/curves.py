@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fwdgrad.metrics.curves import Curve
 from fwdgrad.report.text import escape
-from fwdgrad.report.words import Scale
+from fwdgrad.report.words import Scale, Terms
 
 _WIDTH, _HEIGHT = 440, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 14, 50
@@ -44,7 +44,7 @@ def chart(
     curve: Curve,
     limits: tuple[float, float],
     scale: Scale,
-    what: str,
+    terms: Terms,
     chance: Curve | None = None,
 ) -> str:
     """A curve as SVG, over the area that is measured.
@@ -54,7 +54,7 @@ def chart(
         curve: of scores.
         limits: the range of scores that the axis shows.
         scale: how scores are told.
-        what: what is done to a picture: "deleted" or "shown".
+        terms: what a page calls the input and what was done to it.
         chance: the same in an order drawn by chance.
     """
     ticks = _ticks(*limits)
@@ -84,6 +84,8 @@ def chart(
         for f in (0, 0.25, 0.5, 0.75, 1)
     )
     kind = name.lower()
+    what = terms.deleted if kind == "deletion" else terms.shown
+    order = f"in the {terms.found}’s order"
     first, last = (scale.of(curve.scores[i].item()) for i in (0, -1))
     area_is = f"area {curve.auc:.4f}"
     drawn, key, other = f'<path class="line" d="{line}"/>', "", ""
@@ -91,18 +93,18 @@ def chart(
         drawn = f'<path class="chance" d="{path(chance)}"/>\n{drawn}'
         other = f" Dashed: in an order drawn by chance, area {chance.auc:.4f}."
         key = (
-            '<span class="key"><i></i> in the map’s order</span> '
+            f'<span class="key"><i></i> {order}</span> '
             '<span class="key"><i class="dashed"></i> in an order drawn by chance</span>'
         )
     followed = escape(scale.name.capitalize())
     return (
         f'<figure class="{kind}">\n<figcaption><h3>{name}</h3>'
-        f"{followed} as more of the picture is {what}<br>{key}</figcaption>\n"
+        f"{followed} as more of the {terms.input} is {what}<br>{key}</figcaption>\n"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="{kind}-title '
         f'{kind}-text">\n<title id="{kind}-title">{name} curve, {area_is}</title>\n'
-        f'<desc id="{kind}-text">{followed} over the share of the picture {what}, in the map’s '
-        f"order: {escape(first)} at first, {escape(last)} at the end.{other}</desc>\n"
+        f'<desc id="{kind}-text">{followed} over the share of the {terms.input} {what}, '
+        f"{order}: {escape(first)} at first, {escape(last)} at the end.{other}</desc>\n"
         f'{grid}\n<path class="area" d="{area}"/>\n{drawn}\n'
         f'<text class="tick" x="{(across(0) + across(1)) / 2:.1f}" y="{_HEIGHT - 5}" '
-        f'text-anchor="middle">share of the picture {what}</text>\n</svg>\n</figure>\n'
+        f'text-anchor="middle">share of the {terms.input} {what}</text>\n</svg>\n</figure>\n'
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fwdgrad.explanation import Explanation
+from fwdgrad.meaning import score_name
 from fwdgrad.report.page import MARK
 from fwdgrad.report.style import STYLE
 from fwdgrad.report.text import escape
@@ -104,6 +105,6 @@ def _figure(found: Explanation, saved: Path, shown: Path, name: str) -> str:
         where = quote(f"{report.parent.name}/{report.name}")
         page += f'; <a href="{where}">report<span class="of"> of {escape(name)}, {label}</span></a>'
     return (
-        f"<figure>\n{inside}\n<figcaption><b>{label}</b>, {escape(found.objective)} "
+        f"<figure>\n{inside}\n<figcaption><b>{label}</b>, {escape(score_name(found))} "
         f"{found.score:.4g}; reliability {found.reliability:.2f}{page}</figcaption>\n</figure>\n"
     )

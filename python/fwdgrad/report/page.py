@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fwdgrad.explanation import Explanation
+from fwdgrad.meaning import score_name
 from fwdgrad.metrics.curves import Curve
 from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.panels import Panels
 from fwdgrad.report.curves import chart, range_of
-from fwdgrad.report.pictures import error_figure, list_of, pictures, regions_of
+from fwdgrad.report.features import OfFeatures, is_of_features
+from fwdgrad.report.pictures import OfPicture
 from fwdgrad.report.style import STYLE
 from fwdgrad.report.text import escape, shown, tied
-from fwdgrad.report.words import Scale, answer, checked, question, sureness, tests_passed, warning
+from fwdgrad.report.words import Scale, checked, tests_passed, warning
 
 MARK = '<meta name="generator" content="fwdgrad">'  # by which a page of ours is known
 
@@ -30,7 +32,7 @@ class Number(NamedTuple):
 
 
 def report(
-    explanation: Explanation,
+    explanation: Any,
     label: str,
     numbers: Sequence[Number],
     deletion: Curve | None = None,
@@ -47,20 +49,22 @@ def report(
 ) -> str:
     """A page for people who have never seen a map: what was found, and how far to trust it.
 
-    It says in plain English what the model answers and which part decides it, shows the picture
-    and its map with numbered regions, says how sure that is and how it was checked, and has the
-    method, the numbers and what repeats them in parts that unfold.
+    It says in plain English what the model answers and which part decides it; shows the picture
+    and its map with numbered regions, the marked text or a bar for each column; says how sure that
+    is and how it was checked; and has the method, the numbers and what repeats them in parts that
+    unfold.
 
     Args:
-        explanation: of a picture (C, H, W) with one or three channels. What ``fwdgrad explain``
-            told to be enough is outlined, and said first.
+        explanation: of a picture (C, H, W) with one or three channels, of a text
+            (``TextExplanation``) or of a row (``TableExplanation``). What ``fwdgrad explain``
+            told to be enough is outlined or underlined, and said first.
         label: what was explained, in words.
         numbers: the table's lines.
         deletion, insertion: see ``fwdgrad.metrics``; None: nothing was checked.
         chance: both of them in an order drawn by chance.
         calls: of the model, for these curves.
         followed: the name of the score that they follow. Default: the explanation's objective.
-        mask: bool (H, W), true on the object, where it is known.
+        mask: of a picture, bool (H, W), true on the object, where it is known.
         command: the line that makes this page.
         model: the model's name, as ``load_classifier`` takes it.
         saved: the explanation's own file.
@@ -71,8 +75,8 @@ def report(
         numbers contain is escaped.
 
     Raises:
-        ValueError: the explanation is of something else than a picture.
-        ImportError: Pillow or matplotlib is not installed.
+        ValueError: the explanation is of something else.
+        ImportError: of a picture, Pillow or matplotlib is not installed.
 
     Example:
         >>> import fwdgrad, torch
@@ -84,18 +88,14 @@ def report(
         >>> page.startswith("<!DOCTYPE html>")
         True
     """
-    x = explanation.input
-    if x.dim() != 3 or x.shape[0] not in (1, 3):
-        raise ValueError(
-            f"explanation must be of a picture (1 or 3, H, W), got an input of {tuple(x.shape)}"
-        )
-    panels = panels or Panels.of_input(explanation)
-    regions = regions_of(explanation, panels)
-    title = escape(question(explanation, label))
-    check = "<p>It was not.</p>\n"
+    of = _subject(explanation, label, mask, panels)
+    explanation, title = of.explanation, escape(of.question)
+    check = f"<p>{tied(of.tried()) or 'It was not.'}</p>\n"
     if deletion is not None and insertion is not None:
         scale = Scale.of_scores(explanation, followed)
-        check = _checked(deletion, insertion, chance, scale, calls, explanation.n_samples)
+        check = _checked(deletion, insertion, chance, scale, calls, of)
+    careful = warning(of.result, tests_passed(deletion, insertion, chance), of.terms.found)
+    careful = f'<p class="careful">{careful}</p>\n' if careful else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'{MARK}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -103,26 +103,41 @@ def report(
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header>\n<h1>{title}</h1>\n<p class="answer">{tied(answer(explanation, label))}</p>\n'
-        f"{_careful(explanation, tests_passed(deletion, insertion, chance))}{_file(explanation)}"
+        f'<header>\n<h1>{title}</h1>\n<p class="answer">{tied(of.answer)}</p>\n'
+        f"{careful}{_file(explanation)}"
         "</header>\n<main>\n"
-        '<section class="pictures" aria-label="Pictures">\n'
-        f"{pictures(explanation, label, mask, panels, regions)}</section>\n"
+        f"{_shown(of)}"
         "<section>\n<h2>What raises the answer, and what lowers it</h2>\n"
-        f"{list_of(regions, explanation)}</section>\n"
-        f"<section>\n<h2>How sure is that?</h2>\n{_paragraphs(sureness(explanation))}</section>\n"
+        f"{of.listed()}</section>\n"
+        f"<section>\n<h2>How sure is that?</h2>\n{_paragraphs(of.sure())}</section>\n"
         f"<section>\n<h2>How was it checked?</h2>\n{check}</section>\n"
         "<section>\n<h2>Details</h2>\n"
-        f"{_folded('Method and numbers', f'<p>{_summary(explanation)}</p>{_table(numbers)}')}"
-        f"{_folded('What a value is, and its standard error', error_figure(explanation, label))}"
-        f"{_repeat(explanation, command, model, saved)}</section>\n"
+        f"{_folded('Method and numbers', f'<p>{_summary(of)}</p>{_table(numbers)}')}"
+        f"{_folded(*of.details())}{_repeat(of, command, model, saved)}</section>\n"
         "</main>\n</body>\n</html>\n"
     )
 
 
-def _careful(explanation: Explanation, passed: int | None) -> str:
-    said = warning(explanation, passed)
-    return f'<p class="careful">{said}</p>\n' if said else ""
+def _subject(
+    result: Any, label: str, mask: Tensor | None, panels: Panels | None
+) -> OfPicture | OfFeatures:
+    """What the page is of."""
+    if not isinstance(result, Explanation) and is_of_features(result):
+        return OfFeatures(result, label)
+    x = result.input
+    if x.dim() != 3 or x.shape[0] not in (1, 3):
+        raise ValueError(
+            "explanation must be of a picture (1 or 3, H, W), a text or a row of a table, got an "
+            f"input of {tuple(x.shape)}"
+        )
+    return OfPicture(result, label, mask, panels or Panels.of_input(result))
+
+
+def _shown(of: OfPicture | OfFeatures) -> str:
+    """The pictures, the text or the bars."""
+    if isinstance(of, OfPicture):
+        return f'<section class="pictures" aria-label="Pictures">\n{of.shown()}</section>\n'
+    return f"<section>\n{of.shown()}</section>\n"
 
 
 def _file(explanation: Explanation) -> str:
@@ -136,30 +151,27 @@ def _checked(
     chance: Sequence[Curve] | None,
     scale: Scale,
     calls: int | None,
-    n_samples: int,
+    of: OfPicture | OfFeatures,
 ) -> str:
     """What the curves say, and the curves."""
     limits = range_of(*(curve.scores for curve in (deletion, insertion, *(chance or ()))))
     charts = "".join(
-        chart(name, curve, limits, scale, what, other)
-        for name, curve, what, other in (
-            ("Deletion", deletion, "deleted", chance[0] if chance else None),
-            ("Insertion", insertion, "shown", chance[1] if chance else None),
+        chart(name, curve, limits, scale, of.terms, other)
+        for name, curve, other in (
+            ("Deletion", deletion, chance[0] if chance else None),
+            ("Insertion", insertion, chance[1] if chance else None),
         )
     )
-    how = (
-        "The picture is changed bit by bit, the parts first that the map ranks highest, and the "
-        "model answers anew each time. If the map is right, the answer falls early as parts are "
-        "deleted (painted over), and rises early as they are shown in a blurred picture."
-    )
-    *each, last = checked(deletion, insertion, chance, scale)
+    n_samples = of.explanation.n_samples
+    *each, last = checked(deletion, insertion, chance, scale, of.terms)
     if chance is None:
         each, last = [*each, last], ""
-    cost = f"The map took {n_samples:,} call{'s' * (n_samples != 1)} of the model"
+    cost = f"The {of.terms.found} took {n_samples:,} call{'s' * (n_samples != 1)} of the model"
     cost = "" if calls is None else f"{cost}, and this check {calls:,} more."
     lines = "".join(f"<li>{tied(one)}</li>\n" for one in each)
     return (
-        f"<p>{how}</p>\n<ul>\n{lines}</ul>\n{_paragraphs(filter(None, [last, cost]))}"
+        f"{_paragraphs(filter(None, [of.tried(), of.terms.check]))}<ul>\n{lines}</ul>\n"
+        f"{_paragraphs(filter(None, [last, cost]))}"
         f'<div class="curves">\n{charts}</div>\n'
     )
 
@@ -172,12 +184,13 @@ def _folded(title: str, content: str) -> str:
     return f"<details>\n<summary>{title}</summary>\n{content}</details>\n"
 
 
-def _summary(explanation: Explanation) -> str:
+def _summary(of: OfPicture | OfFeatures) -> str:
+    explanation = of.explanation
     parts = [
         _name_of(explanation.method),
-        f"{explanation.objective} {explanation.score:.3g}",
+        f"{score_name(explanation)} {explanation.score:.3g}",
         f"{explanation.n_samples} samples",
-        f"reliability {explanation.reliability:.2f}",
+        f"reliability {of.result.reliability:.2f}",
     ]
     if explanation.convergence_delta is not None:
         parts.append(f"convergence delta {explanation.convergence_delta:.2g}")
@@ -193,9 +206,13 @@ def _table(numbers: Iterable[Number]) -> str:
     return f"<table>\n{lines}</table>\n"
 
 
-def _repeat(explanation: Explanation, command: str | None, model: str | None, saved: str) -> str:
-    code = "\n".join(map(escape, _lines(explanation, model, saved)))
-    found = f'<p>The map, in Python:</p>\n<pre tabindex="0"><code>{code}</code></pre>\n'
+def _repeat(of: OfPicture | OfFeatures, command: str | None, model: str | None, saved: str) -> str:
+    explanation, found = of.explanation, ""
+    if of.again:
+        model = model if isinstance(of, OfPicture) else None
+        code = "\n".join(map(escape, _lines(explanation, model, saved, of.again)))
+        code = f'<pre tabindex="0"><code>{code}</code></pre>\n'
+        found = f"<p>The {of.terms.found}, in Python:</p>\n{code}"
     if command is not None:
         line = f'<pre tabindex="0"><code>{escape(command)}</code></pre>\n'
         found += f"<p>This page:</p>\n{line}"
@@ -208,7 +225,7 @@ def _repeat(explanation: Explanation, command: str | None, model: str | None, sa
     )
 
 
-def _lines(explanation: Explanation, model: str | None, saved: str) -> list[str]:
+def _lines(explanation: Explanation, model: str | None, saved: str, x: str) -> list[str]:
     """The lines of Python that make the map again."""
     lines = ["import fwdgrad"]
     found, settings = "...  # the one that was explained", "e.settings"
@@ -216,10 +233,12 @@ def _lines(explanation: Explanation, model: str | None, saved: str) -> list[str]
         lines.append("from fwdgrad.adapters.images import load_classifier")
         found = f"load_classifier({model!r}, {explanation.input.shape[-1]}, labels=None).forward"
     lines += ["", f"model = {found}", f"e = fwdgrad.Explanation.load({saved!r})"]
+    if x == "row":
+        lines.append("row = ...  # the one that was explained")
     if explanation.objective not in OBJECTIVES:  # of a callable the name alone is known
         lines.append(f"objective = ...  # {explanation.objective}")
         settings = "{**e.settings, 'objective': objective}"
-    return [*lines, f"fwdgrad.explain(model, e.input, **{settings})"]
+    return [*lines, f"fwdgrad.explain(model, {x}, **{settings})"]
 
 
 def _settings(explanation: Explanation) -> list[Number]:

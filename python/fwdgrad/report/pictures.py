@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import itertools
 import math
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.advice import is_drawn
+from fwdgrad.drawing import draw_box
 from fwdgrad.explanation import Explanation
 from fwdgrad.inputs import is_of_pixels
 from fwdgrad.meaning import has_sign, meaning
@@ -20,7 +23,19 @@ from fwdgrad.overlay import Look, Pixels, bytes_of, full_strength, picture_of, v
 from fwdgrad.panels import Panels
 from fwdgrad.ranked import found_again
 from fwdgrad.report.text import escape, tied
-from fwdgrad.report.words import Region, Scale, is_change, named, percent, region_in_words
+from fwdgrad.report.words import (
+    PICTURE,
+    Region,
+    Scale,
+    answer,
+    is_change,
+    named,
+    percent,
+    question,
+    region_in_words,
+    significant_share,
+    sureness,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +43,64 @@ if TYPE_CHECKING:
 _SIDE = 640  # pixels of a panel's longer side
 _DPI = 120
 _RAISING, _LOWERING = 3, 2  # regions that are numbered, at most
+
+
+class OfPicture:
+    """A picture, as a page of a report tells of it.
+
+    Args:
+        explanation: of it.
+        label: what was explained, in words.
+        mask: true on the object, where it is known.
+        panels: all of the photo.
+    """
+
+    terms = PICTURE
+    again = "e.input"
+
+    def __init__(
+        self, explanation: Explanation, label: str, mask: Tensor | None, panels: Panels
+    ) -> None:
+        """Finds the regions that stand out."""
+        self.explanation = self.result = explanation
+        self.label, self.mask, self.panels = label, mask, panels
+        self.regions = regions_of(explanation, panels)
+
+    @property
+    def question(self) -> str:
+        """What the page answers."""
+        return question(self.explanation, self.label)
+
+    @property
+    def answer(self) -> str:
+        """What the model says, what is enough, and what is missed."""
+        return answer(self.explanation, self.label)
+
+    def shown(self) -> str:
+        """The pictures, as HTML."""
+        return pictures(self.explanation, self.label, self.mask, self.panels, self.regions)
+
+    def listed(self) -> str:
+        """The numbered regions in words, as HTML."""
+        return list_of(self.regions, self.explanation)
+
+    def sure(self) -> list[str]:
+        """What another run would give, and how much of the picture counts."""
+        e = self.explanation
+        terms = self.terms
+        if not is_change(e):
+            terms = dataclasses.replace(terms, tried="noise added to the picture")
+        more = is_drawn(e) and e.reliability == e.reliability
+        return [sureness(e, terms), *(significant_share(e) if more else [])]
+
+    def details(self) -> tuple[str, str]:
+        """The standard error, as HTML, below a title."""
+        found = error_figure(self.explanation, self.label)
+        return "What a value is, and its standard error", found
+
+    def tried(self) -> str:
+        """Of pictures the lines on them tell."""
+        return ""
 
 
 def regions_of(explanation: Explanation, panels: Panels) -> list[Region]:
@@ -58,6 +131,7 @@ def pictures(
 
     def photo(ax: Axes) -> None:
         panels.draw_photo(ax)
+        draw_box(ax, explanation, panels.frame.extent)
         for name, line in (("missing", "--"), ("enough", "-")):
             if name in parts:
                 panels.outline(ax, parts[name], line)
@@ -87,7 +161,7 @@ def pictures(
     pale = " Where there is no colour, nothing is told apart from chance." * is_tested
     one = ' class="one"' * (not has_sign(explanation))
     found = [
-        figure("The picture", lines, _panel(photo, panels), "The picture that was explained"
+        figure("The picture", tied(lines), _panel(photo, panels), "The picture that was explained"
                + f". {lines}" * bool(lines)),
         figure(
             "The map",
@@ -164,7 +238,7 @@ def figure(
 def _lines_in_words(explanation: Explanation, panels: Panels) -> str:
     """What the borders on the picture mean."""
     known = explanation.provenance.get("evidence") or {}
-    said = []
+    said = ["Green line: what was found."] * ("box" in explanation.provenance)
     if known.get("enough_share") is not None:
         said.append(f"Solid line: the part that is enough, {percent(known['enough_share'])}.")
     if known.get("missing_share") is not None:

@@ -41,6 +41,27 @@ img.coarse { image-rendering: pixelated; }
 .key i.dashed { border-top: 2px dashed var(--quiet); }
 .scale i { flex: 1; height: .5rem; border-radius: 4px; border: 1px solid var(--line);
   background: linear-gradient(90deg, #267abe, #fff, #db5b26); }
+.scale i.ink { background: linear-gradient(90deg, rgba(0,98,178,.7), transparent,
+  rgba(213,62,0,.7)); }
+.scale i.ink.one { background: linear-gradient(90deg, transparent, rgba(213,62,0,.7)); }
+.text { font-size: 1.2rem; line-height: 1.9; white-space: pre-wrap; margin-top: .8rem; }
+.text span { border-radius: 3px; padding: .1em 0; }
+.enough { text-decoration: underline; text-decoration-thickness: 2px;
+  text-underline-offset: .25em; }
+.note { font-size: .9rem; line-height: 1.45; color: var(--quiet); }
+.note .scale { max-width: 24rem; }
+.bars { max-width: none; padding: 0; list-style: none; font-variant-numeric: tabular-nums; }
+.bars li { display: grid; grid-template-columns: minmax(9rem, 15rem) 1fr 8rem; gap: 0 1rem;
+  align-items: center; margin: 0; padding: .3rem 0; border-top: 1px solid var(--line); }
+.bars li:first-child { border-top: 0; }
+.bars small { display: inline; margin-left: .4rem; }
+.bar { position: relative; height: 1.3rem; }
+.bar i, .bar b, .bar u { position: absolute; top: 0; bottom: 0; }
+.bar i { border-radius: 2px; }
+.bar b { top: calc(50% - 1px); bottom: calc(50% - 1px); background: var(--ink); }
+.bar u { border-left: 1px solid var(--ink); }
+.value { text-align: right; white-space: nowrap; }
+table.all th small { display: inline; }
 .deletion { --colour: var(--deletion); }
 .insertion { --colour: var(--insertion); }
 .curves svg { margin-top: .5rem; max-width: 34rem; }
@@ -66,6 +87,9 @@ summary:focus-visible, pre:focus-visible { outline: 2px solid var(--insertion);
 @media (max-width: 40rem) {
   body { padding-top: 1.25rem; }
   h1 { font-size: 1.5rem; }
+  .bars li { grid-template-columns: 1fr auto; }
+  .bars small { display: inline; margin-left: .4rem; }
+  .bars .bar { grid-row: 2; grid-column: 1 / -1; }
   th { width: 8.5rem; }
   small { display: block; margin-left: 0; }
 }

@@ -13,14 +13,12 @@ import numpy as np
 
 from fwdgrad.advice import is_drawn, is_noise
 from fwdgrad.explanation import Explanation
-from fwdgrad.meaning import has_sign
+from fwdgrad.meaning import has_sign, is_probability
 from fwdgrad.methods import Coalitions, IntegratedGradients, Regions
 from fwdgrad.metrics.curves import Curve
-from fwdgrad.objectives import AUTO
 from fwdgrad.terminal import plain
 
 CHECKED = 0.1  # the share of a picture that a sentence tells of
-_SHARES = (AUTO["probabilities"][1], AUTO["labels"][1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +28,8 @@ class Scale:
     Example:
         >>> Scale("probability", True).of(0.953), Scale("logit", False).of(0.953)
         ('95 %', '0.953')
+        >>> Scale("score", False).of(-190250.7)
+        '−190,251'
         >>> Scale("probability", True).change(-0.0213)
         '2.1 percentage points'
     """
@@ -40,16 +40,16 @@ class Scale:
     @classmethod
     def of_scores(cls, explanation: Explanation, objective: str | None = None) -> Scale:
         """That of an explanation's score, or of another objective's."""
-        name = objective or explanation.objective
-        is_share = name in ("probability", "sigmoid") or (
-            name == "output" and explanation.provenance.get("objective") in _SHARES
-        )
+        is_share = is_probability(explanation)
+        if objective not in (None, explanation.objective):
+            is_share = objective in ("probability", "sigmoid")
         return cls("probability" if is_share else "score", is_share)
 
     def of(self, value: float) -> str:
         """A score."""
         if not self.is_share:
-            return f"{value + 0.0:.3g}".replace("-", "−")
+            told = f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value + 0.0:.3g}"
+            return told.replace("-", "−")
         if 0 < value < 1e-5:
             return "less than 0.001 %"
         return "more than 99 %" if 0.995 < value < 1 else percent(value)
@@ -59,6 +59,52 @@ class Scale:
         return f"{_number(100 * abs(value))} percentage points" if self.is_share else (
             _number(abs(value))
         )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What a page calls an input and what was found of it, and how it tells of the check.
+
+    Attributes:
+        input: what was explained.
+        found: what was found of it.
+        tried: what was done to the input to find that, by chance.
+        deleted, shown: what the check has done to a part.
+        deleting, showing: the same, as a sentence begins with it.
+        share: of the input, of which these sentences tell.
+        most: so much of what ranks highest.
+        other: as much by chance.
+        check: what the check does, and what it shows.
+    """
+
+    input: str
+    found: str
+    tried: str
+    deleted: str
+    shown: str
+    deleting: str
+    showing: str
+    share: float
+    most: str
+    other: str
+    check: str
+
+
+PICTURE = Terms(
+    input="picture",
+    found="map",
+    tried="parts of the picture hidden",
+    deleted="deleted",
+    shown="shown",
+    deleting="Deleting {}",
+    showing="Showing {} in a blurred picture",
+    share=CHECKED,
+    most=f"the {100 * CHECKED:g} % that the map ranks highest",
+    other=f"{100 * CHECKED:g} % in an order drawn by chance",
+    check="The picture is changed bit by bit, the parts first that the map ranks highest, and the "
+    "model answers anew each time. If the map is right, the answer falls early as parts are "
+    "deleted (painted over), and rises early as they are shown in a blurred picture.",
+)
 
 
 class Region(NamedTuple):
@@ -174,44 +220,56 @@ def place(x: float, y: float) -> str:
     return " ".join(filter(None, [down or "middle", across or ("middle" if down else "")]))
 
 
-def warning(e: Explanation, better: int | None) -> str:
+def warning(result: Any, better: int | None, found: str) -> str:
     """What a reader must know before all else; nothing where there is no such thing.
 
     Args:
-        e: the explanation.
+        result: what was found.
         better: see ``tests_passed``.
+        found: what that is called.
     """
-    if is_noise(e):
-        return "Careful: most of this map is chance, and another run would give another one."
+    if is_noise(result):
+        return f"Careful: most of this {found} is chance, and another run would give another one."
     if better == 0:
-        return "Careful: when it was checked, this map was no better than chance."
+        return f"Careful: when it was checked, this {found} was no better than chance."
     return ""
 
 
-def sureness(e: Explanation) -> list[str]:
-    """What another run would give, and how much of the map is more than chance."""
+def sureness(result: Any, terms: Terms) -> str:
+    """What another run would give.
+
+    Args:
+        result: an explanation, or one of a text or a row.
+        terms: for it.
+    """
+    e = result if isinstance(result, Explanation) else result.explanation
+    found = terms.found
     if not is_drawn(e):
-        return ["Nothing here was left to chance: another run would give the same map."]
-    r = e.reliability
+        return f"Nothing here was left to chance: another run would give the same {found}."
+    r = result.reliability
     if math.isnan(r):
-        found = "How much of the map another run would give again is not known: this one had too "
-        return [f"{found}few samples to tell, or the same value everywhere."]
+        return (
+            f"How much of the {found} another run would give again is not known: this one had too "
+            "few samples to tell, or the same value everywhere."
+        )
     likeness = (
-        "much the same map" if r >= 0.8
-        else "a similar map: its strong parts would stay, its details would not" if r >= 0.5
-        else "a map that is like this one roughly at best" if r >= 0.3
-        else "another map: most of this one is chance"
+        f"much the same {found}" if r >= 0.8
+        else f"a similar {found}: its strong parts would stay, its details would not" if r >= 0.5
+        else f"{_a(found)} that is like this one roughly at best" if r >= 0.3
+        else f"another {found}: most of this one is chance"
     )  # fmt: skip
-    tried = "parts of the picture hidden" if is_change(e) else "noise added to the picture"
-    told = (
-        f"The map was found by trial, with {tried} by chance. A second run with other draws would "
-        f"give {likeness}. (The two would agree to {max(r, 0.0):.2f}, where 1 is the same map and "
-        "0 is no likeness at all. This is estimated from this run alone.)"
+    return (
+        f"The {found} was found by trial, with {terms.tried} by chance. A second run with other "
+        f"draws would give {likeness}. (The two would agree to {max(r, 0.0):.2f}, where 1 is the "
+        f"same {found} and 0 is no likeness at all. This is estimated from this run alone.)"
     )
-    return [told, *_significant(e)]
 
 
-def _significant(e: Explanation) -> list[str]:
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def significant_share(e: Explanation) -> list[str]:
     """How much of the picture counts for more than chance; nothing where that is not known."""
     try:
         with warnings.catch_warnings(record=True) as warned:
@@ -240,20 +298,24 @@ def at(curve: Curve, share: float = CHECKED) -> float:
 
 
 def checked(
-    deletion: Curve, insertion: Curve, chance: Sequence[Curve] | None, scale: Scale
+    deletion: Curve,
+    insertion: Curve,
+    chance: Sequence[Curve] | None,
+    scale: Scale,
+    terms: Terms = PICTURE,
 ) -> list[str]:
     """What deletion and insertion say, beside an order drawn by chance."""
-    most = f"the {percent(CHECKED)} that the map ranks highest"
-    other = f"{percent(CHECKED)} in an order drawn by chance"
-    there = [f", {other} to {scale.of(at(curve))}" for curve in chance or ()] or ["", ""]
+    share, most = terms.share, terms.most
+    there = [f", {terms.other} to {scale.of(at(curve, share))}" for curve in chance or ()]
+    there = there or ["", ""]
     said = [
-        f"Deleting {most} takes the {scale.name} from {scale.of(float(deletion.scores[0]))} to "
-        f"{scale.of(at(deletion))}{there[0]}.",
-        f"Showing {most} in a blurred picture takes it from "
-        f"{scale.of(float(insertion.scores[0]))} to {scale.of(at(insertion))}{there[1]}.",
+        f"{terms.deleting.replace('{}', most, 1)} takes the {scale.name} from "
+        f"{scale.of(float(deletion.scores[0]))} to {scale.of(at(deletion, share))}{there[0]}.",
+        f"{terms.showing.replace('{}', most, 1)} takes it from "
+        f"{scale.of(float(insertion.scores[0]))} to {scale.of(at(insertion, share))}{there[1]}.",
     ]
     passed = tests_passed(deletion, insertion, chance)
-    return said if passed is None else [*said, _PASSED[passed]]
+    return said if passed is None else [*said, _PASSED[passed].format(terms.found)]
 
 
 def tests_passed(
@@ -266,10 +328,10 @@ def tests_passed(
 
 
 _PASSED = (
-    "In neither test is the map better than chance: do not rely on it.",
-    "In one of the two tests the map is better than chance, in the other it is not: take it with "
+    "In neither test is the {} better than chance: do not rely on it.",
+    "In one of the two tests the {} is better than chance, in the other it is not: take it with "
     "care.",
-    "Over the whole of both tests, the map finds what counts sooner than chance does.",
+    "Over the whole of both tests, the {} finds what counts sooner than chance does.",
 )
 
 
@@ -289,4 +351,4 @@ def _number(value: float) -> str:
     >>> _number(123.4), _number(2.13), _number(0.0456)
     ('123', '2.1', '0.046')
     """
-    return f"{value:.0f}" if 99.5 <= value < 1e6 else f"{value:.2g}"
+    return f"{value:,.0f}" if 99.5 <= value < 1e6 else f"{value:.2g}"

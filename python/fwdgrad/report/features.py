@@ -1,0 +1,343 @@
+"""What a report shows of a text or a row of a table: its words marked, its columns as bars."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwdgrad.bars import MOST, shortened
+from fwdgrad.colours import BLUE, RED
+from fwdgrad.meaning import score_of
+from fwdgrad.report.text import escape, tied
+from fwdgrad.report.words import Scale, Terms, is_change, named, question, sureness
+from fwdgrad.terminal import plain
+
+_RAISING, _LOWERING = 5, 3  # features that are listed, at most
+_LEAST = 0.01  # of the largest score: what is less is not listed
+_NAMED = 8  # of what is enough, in a sentence
+_SHARE = 0.25  # of the features, of which a sentence on the check tells
+
+
+class OfFeatures:
+    """A text or a row, as a page of a report tells of it.
+
+    Args:
+        result: a ``TextExplanation`` or a ``TableExplanation``.
+        label: what was explained, in words.
+    """
+
+    def __init__(self, result: Any, label: str) -> None:
+        """What its features are called, and which stand out."""
+        self.result, self.explanation, self.label = result, result.explanation, label
+        self.is_text = hasattr(result, "words")
+        self.unit: str = getattr(result, "unit", "column")
+        self.scale = Scale.of_scores(self.explanation)
+        self.scores: Tensor = result.scores.double()
+        self.errors: Tensor = result.standard_errors.double()
+        self.known: dict[str, Any] = self.explanation.provenance.get("evidence") or {}
+        self.told = self._told()
+        # Of features that are in or out, and of paths from zeros; of slopes the score is none.
+        self.is_change = is_change(self.explanation)
+        self.has_sign = getattr(result, "reduce", "") != "norm"
+        self.terms = self._terms()
+        self.again = "row"
+        if self.is_text:
+            has_text = "text" in self.explanation.provenance
+            self.again = "e.provenance['text']" if has_text else ""
+
+    def _told(self) -> Tensor:
+        """Which features differ from zero by more than chance: bool (K,)."""
+        if (test := self.result._features().told) is not None:
+            with warnings.catch_warnings():  # of short runs, of which the run itself has warned
+                warnings.simplefilter("ignore")
+                found: Tensor = test()
+                return found
+        return (self.scores != 0) & ~(self.scores.abs() < 2 * self.errors)
+
+    def _terms(self) -> Terms:
+        """What a page calls it."""
+        count, units = len(self.scores), f"{self.unit}s"
+        some = max(1, round(_SHARE * count))
+        many = f"{some} {self.unit}{'s' * (some > 1)}"
+        most = f"the {many} that rank{'s' * (some == 1)} highest"
+        other, share = f"{many} drawn by chance", some / count
+        mask = getattr(self.result, "mask", None)
+        if not self.is_text:
+            return Terms(
+                "row", "explanation", "columns filled from other rows", "replaced", "put back",
+                "Filling {} from other rows", "Putting {} into other rows", share, most, other,
+                "Columns are filled from other rows one after another, those first that rank "
+                "highest, and the model answers anew each time. If the explanation is right, the "
+                "answer falls early as columns are replaced, and rises early as they are put back.",
+            )  # fmt: skip
+        out = "left out" if mask is None else f"replaced by {plain(mask)}"
+        zeros = self.result.reduce != "presence"
+        tried = "noise added to the words" if zeros and not self.is_change else f"{units} {out}"
+        if zeros:
+            out = "blanked"
+        into = "an empty text" if mask is None and not zeros else "a blank text"
+        doing = {"left out": "Leaving out {}", "blanked": "Blanking {}"}
+        return Terms(
+            "text", "explanation", tried, out, "put back",
+            doing.get(out, f"Replacing {{}} by {plain(mask)}"), f"Putting {{}} into {into}",
+            share, most, other,
+            f"{units.capitalize()} are {out} one after another, those first that rank highest, "
+            "and the model answers anew each time. If the explanation is right, the answer falls "
+            f"early as {units} are {out}, and rises early as they are put back.",
+        )  # fmt: skip
+
+    # ---- The answer ------------------------------------------------------------------------
+
+    @property
+    def question(self) -> str:
+        """What the page answers."""
+        return question(self.explanation, self.label)
+
+    @property
+    def answer(self) -> str:
+        """What the model says, what is enough, and what is missed."""
+        e, score = self.explanation, self.scale.of(self.explanation.score)
+        score = score if self.scale.is_share else f"a score of {score}"
+        said = f"The model gives this {self.terms.input} {score} for {named(self.label)}."
+        if e.target is None:
+            said = f"The model gives this {self.terms.input} {score}."
+        if not self.known:
+            return said
+        if self.known["enough_count"] is None and self.known["missing_count"] is None:
+            return f"{said} No part of it was found that is enough for that, or that it needs."
+        return " ".join([said, self._enough(), self._missing()])
+
+    def parts(self, name: str) -> list[int]:
+        """The features of what is enough, or missing; none where that was not found."""
+        count = self.known.get(f"{name}_count") or 0
+        order: list[int] = self.scores.argsort(descending=True, stable=True)[:count].tolist()
+        return sorted(order)
+
+    def _enough(self) -> str:
+        count, score = self.known["enough_count"], self.known["enough_score"]
+        if count is None:
+            return "No part of it was found that is enough for that by itself."
+        if count == len(self.scores):
+            return f"Nothing less than the whole {self.terms.input} is enough for that."
+        be, give = ("is", "gives") if count == 1 else ("are", "give")
+        alone = f"{be} enough, and {give} {self.scale.of(score)} by {_self(count)}"
+        told = f"{count} of {len(self.scores)} {self.unit}s {alone}: {self._listed('enough')}."
+        if not self.known["of_class"]:
+            return told
+        units = f"The underlined {self.unit}{'s' * (count > 1)}"
+        if not self.is_text:
+            units = f"{self._listed('enough')}" if count <= _NAMED else f"{count} columns"
+            told = f"{count} of {len(self.scores)} columns {alone}."
+        return f"{units} {'decide' if count > 1 else 'decides'} it: {told}"
+
+    def _missing(self) -> str:
+        count = self.known["missing_count"]
+        if count is None:
+            return "It does not change without any part that was tried."
+        if count == len(self.scores):
+            without = f"Without all of its {self.unit}s"
+        elif count <= _NAMED:
+            without = f"Without {_joined([self.name(i) for i in self.parts('missing')])}"
+        else:
+            without = f"Without {count} {self.unit}s"
+        if self.known["of_class"]:
+            sure = self.scale.of(self.known["instead_score"])
+            return f"{without}, it would be {named(self.known['instead_label'])} ({sure})."
+        return f"{without}, it would be {self.scale.of(self.known['missing_score'])}."
+
+    def _listed(self, name: str) -> str:
+        found = self.parts(name)
+        few = [self.name(i) for i in found[:_NAMED]]
+        return _joined(few) if len(found) <= _NAMED else f"{', '.join(few)}, ..."
+
+    def name(self, i: int) -> str:
+        """A word in quotation marks, or a column."""
+        if not self.is_text:
+            return f"“{shortened(self.result.names[i], 32)}”"
+        return f"“{shortened(self.result.words[i], 40)}”"
+
+    # ---- What is shown ---------------------------------------------------------------------
+
+    def shown(self) -> str:
+        """The marked text, or the bars, with what they mean, as HTML."""
+        score = escape(score_of(self.explanation, self.label))
+        if not self.is_text:
+            return f'<h2>The row</h2>\n{self._bars()}<p class="note">{tied(self._means())}</p>\n'
+        enough = self.parts("enough")
+        enough = [] if len(enough) == len(self.scores) else enough
+        text = self.result.marked_html(enough)
+        colours = (
+            f"Red {self.unit}s raise the {score}, blue ones lower it: the more colour, the more."
+            if self.has_sign
+            else f"The {score} depends on red {self.unit}s: the stronger the colour, the more."
+        )
+        if enough:
+            colours += f" Underlined: the {self.unit}s that are enough."
+        ends, unit = ("lowers it", "raises it"), ""
+        top = float(self.scores.abs().max())
+        if not self.has_sign:
+            ends = ("little", "much")
+        elif self.is_change and top:
+            full = self.scale.change(top)
+            ends = (f"−{full.split()[0]}", f"+{full.split()[0]}")
+            unit = f'<span class="unit">Full colour is a change of {full}.</span>'
+        one = "" if self.has_sign else " one"
+        return (
+            f'<h2>The text</h2>\n<p class="text" dir="auto">{text}</p>\n'
+            f'<p class="note">{colours}<span class="scale" aria-hidden="true"><span>{ends[0]}'
+            f'</span><i class="ink{one}"></i><span>{ends[1]}</span></span>{unit}</p>\n'
+        )
+
+    def _means(self) -> str:
+        """What a bar's length is."""
+        score = score_of(self.explanation, self.label)
+        rows = self.result.background_rows
+        unit = ", in percentage points" if self.scale.is_share else ""
+        lines = " The thin lines are standard errors." if bool((self.errors > 0).any()) else ""
+        return (
+            f"How much the {score} rises with a column’s own value in place of those of {rows} "
+            f"other rows, averaged over which other columns have their own{unit}: red raises it, "
+            f"blue lowers it.{lines}"
+        )
+
+    def _bars(self) -> str:
+        """A bar for each of the largest features, from zero, with its standard error."""
+        order = self.result.order[:MOST]
+        errors = self.errors.nan_to_num(0.0)
+        low = min(0.0, float((self.scores - errors).min()))
+        high = max(0.0, float((self.scores + errors).max()))
+        wide = (high - low) or 1.0
+
+        def at(value: float) -> float:
+            return 100 * (value - low) / wide
+
+        rows = []
+        for i in order:
+            score, error = float(self.scores[i]), float(errors[i])
+            left, right = sorted((at(0.0), at(score)))
+            colour = ",".join(map(str, RED if score > 0 else BLUE))
+            line = ""
+            if error > 0:
+                ends = at(score - error), 200 * error / wide
+                line = f'<b style="left:{ends[0]:.2f}%;width:{ends[1]:.2f}%"></b>'
+            rows.append(
+                f'<li><span class="name">{escape(self.result.names[i])} <small>'
+                f"{escape(shortened(self.result.values[i], 48))}</small></span>"
+                f'<span class="bar" aria-hidden="true"><i style="left:{left:.2f}%;'
+                f'width:{right - left:.2f}%;background:rgb({colour})"></i>{line}'
+                f'<u style="left:{at(0.0):.2f}%"></u></span>'
+                f'<span class="value">{self._value(i)}</span></li>\n'
+            )
+        rest = len(self.result.names) - len(order)
+        more = f'<p class="note">And {rest} smaller, under Details.</p>\n' if rest > 0 else ""
+        return f'<ul class="bars">\n{"".join(rows)}</ul>\n{more}'
+
+    def _value(self, i: int) -> str:
+        """A score with its sign and error, to two digits of the error or three of the score."""
+        factor = 100 if self.scale.is_share and self.is_change else 1
+        score, error = factor * float(self.scores[i]), factor * float(self.errors[i])
+        top = factor * float(self.scores.abs().max())
+        digits = 2 - math.floor(math.log10(top)) if top > 0 else 0
+        kind = f",.{max(0, digits)}f" if -6 < digits < 8 else ".2e"
+        nothing, by = f"{0.0:{kind}}", f"{error:{kind}}"
+        told = f"{score:+{kind}}".replace("-", "−")
+        told = nothing if told[1:] == nothing else told
+        return f"{told} ± {by}" if error > 0 and by != nothing else told
+
+    # ---- The list, how sure, the details ---------------------------------------------------
+
+    def listed(self) -> str:
+        """What raises the score most, and what lowers it, as HTML."""
+        least = _LEAST * float(self.scores.abs().max())
+        found = self.told & (self.scores.abs() >= least)
+        order = [i for i in self.result._features().order if bool(found[i])]
+        raising = [i for i in order if self.scores[i] > 0][:_RAISING]
+        lowering = [i for i in order if self.scores[i] < 0][:_LOWERING]
+        if not (raising or lowering):
+            return f"<p>No {self.unit} stands out from chance.</p>\n"
+        lines = "".join(f"<li>{tied(self._in_words(i))}</li>\n" for i in [*raising, *lowering])
+        listed = f'<ul class="features">\n{lines}</ul>\n'
+        if self.has_sign and len({*self.scores[self.told].sign().tolist()}) == 1:
+            verb = "lowers" if raising else "raises"
+            by_chance = " by more than chance would" * bool((self.errors > 0).any())
+            listed += f"<p>No {self.unit} {verb} it{by_chance}.</p>\n"
+        return listed
+
+    def _in_words(self, i: int) -> str:
+        name, value, error = self.name(i), float(self.scores[i]), float(self.errors[i])
+        if self.is_text and self.result.words.count(self.result.words[i]) > 1:
+            name += f" ({self.unit} {i + 1})"
+        elif not self.is_text:
+            name = f"{name[1:-1]} = {shortened(self.result.values[i], 32)}"
+        if not self.has_sign:
+            return f"{name}: matters ({value:.3g})."
+        verb = "raises" if value > 0 else "lowers"
+        if not self.is_change:
+            return f"{name}: {verb} the {self.scale.name} ({self._value(i)})."
+        by = self.scale.change(value)
+        if math.isfinite(error) and error > 0.01 * abs(value):
+            by += f", give or take {self.scale.change(float(f'{error:.1g}')).split()[0]}"
+        return f"{name}: {verb} the {self.scale.name} by {by}."
+
+    def sure(self) -> list[str]:
+        """What another run would give, and which features count for more than chance."""
+        found = [sureness(self.result, self.terms)]
+        if bool((self.errors > 0).any()):
+            count = int(self.told.sum())
+            of = f"{count} of {len(self.told)} {self.unit}s"
+            be = "counts" if count == 1 else "count"
+            found.append(f"{of} {be} for more than chance would give.")
+        if not self.is_text:
+            found.append(
+                f"Values compare this row with {self.result.background_rows} other rows; others "
+                "would give other values."
+            )
+        return found
+
+    def details(self) -> tuple[str, str]:
+        """All features with their scores and errors, as HTML, below a title."""
+        table = self.result._features()
+        rows = []
+        for one in table.rows(table.order):
+            value = "" if one.value is None else f" <small>{escape(one.value)}</small>"
+            error = f" ± {one.standard_error:.2g}" if one.standard_error > 0 else ""
+            rows.append(
+                f'<tr><th scope="row">{escape(one.name)}{value}</th>'
+                f"<td>{f'{one.score + 0.0:+.4g}'.replace('-', '−')}{error}</td></tr>\n"
+            )
+        means = self.result.meaning if self.is_text else self._means()
+        if not self.is_text:
+            means = means.replace(", in percentage points", "")
+        told = f'<p>{escape(means)}</p>\n<table class="all">\n{"".join(rows)}</table>\n'
+        return f"Every {self.unit}, its value and its standard error", told
+
+    def tried(self) -> str:
+        """What was called to find what is enough, in a sentence; nothing where that is unknown."""
+        if not self.known.get("calls"):
+            return ""
+        return (
+            "What is enough and what is needed was tried on the model itself "
+            f"({self.known['calls']} calls)."
+        )
+
+
+def _self(count: int) -> str:
+    return "itself" if count == 1 else "themselves"
+
+
+def _joined(names: list[str]) -> str:
+    """Names in a sentence.
+
+    >>> _joined(["a", "b", "c"]), _joined(["a"])
+    ('a, b and c', 'a')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+
+
+def is_of_features(result: Any) -> bool:
+    """Whether an explanation is of a text's words or a row's columns."""
+    return isinstance(getattr(result, "scores", None), torch.Tensor)
