@@ -30,7 +30,8 @@ class PictureExplanation(OfExplanation):
     """Which parts of a photo a score depends on, in the photo's own pixels.
 
     It has all attributes of the ``Explanation`` of what the model saw, too: ``attribution``,
-    ``score``, ``reliability``, ``settings``, ...
+    ``score``, ``reliability``, ``settings``, ... The grey beside a padded photo is in these, but it
+    is no part of the photo: ``top``, ``to_frame`` and ``to_json`` leave out what lies in it alone.
 
     Attributes:
         explanation: of what the model saw: (C, H, W), its pixels in [0, 1].
@@ -91,7 +92,10 @@ class PictureExplanation(OfExplanation):
         return draw(self.explanation, ax, look, frame, self.label)
 
     def _features(self) -> FeatureTable:
-        """With their places in the photo's pixels; of single channels, these last."""
+        """With their places in the photo's pixels; of single channels, these last.
+
+        What lies beside a padded photo is left out.
+        """
         height, width = self.photo.shape[:2]
         table = self.explanation._features()
         channel, rows, columns = table.boxes.unbind(1)
@@ -104,7 +108,8 @@ class PictureExplanation(OfExplanation):
         axes = ["row", "column"]
         if bool((channel != torch.tensor([0, len(self.explanation.input)])).any()):
             boxes, axes = [*boxes, channel], [*axes, "channel"]
-        return replace(table, axes=tuple(axes), boxes=torch.stack(boxes, 1))
+        found = replace(table, axes=tuple(axes), boxes=torch.stack(boxes, 1))
+        return found.only((found.boxes[..., 0] < found.boxes[..., 1]).all(1))
 
     def _about(self) -> dict[str, Any]:
         return {"photo": told(self.cut, self.photo.shape[1], self.photo.shape[0])}
