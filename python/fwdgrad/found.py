@@ -117,7 +117,7 @@ class Evidence:
         """
         from fwdgrad.drawing import draw_outline
 
-        for part, line in ((self.missing, "--"), (self.enough, "-")):
+        for part, line in ((self.enough, "-"), (self.missing, "--")):
             if part is not None:
                 draw_outline(ax, part, line, extent or self.extent)
         return ax

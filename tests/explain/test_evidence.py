@@ -1,5 +1,6 @@
 """What is enough, and what is missed: parts of inputs, checked by calls of one's own."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -163,6 +164,31 @@ def test_the_outline_is_closed_at_the_picture_s_edge():
 
 
 # ---- the search ----------------------------------------------------------------------------
+
+
+def test_both_outlines_are_seen_where_they_are_the_same():
+    """On grey: black and white along the border, of which the solid line alone is black only."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    found = evidence(corner, of_picture())
+
+    def along_the_border(**parts):
+        figure = plt.figure(figsize=(3, 3), dpi=200)
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.imshow(np.full((32, 32, 3), 128, np.uint8))
+        dataclasses.replace(found, **parts).outline(ax)
+        figure.canvas.draw()
+        row = np.asarray(figure.canvas.buffer_rgba())[200:400, :, 0]  # its left side, at 8 of 32
+        plt.close(figure)
+        x = 8 * 600 // 32
+        return row[:, x - 1 : x + 1].mean(1)
+
+    square = torch.zeros(32, 32, dtype=torch.bool)
+    square[4:28, 8:24] = True
+    solid = along_the_border(enough=square, missing=None)
+    assert (solid < 20).all()
+    both = along_the_border(enough=square, missing=square)
+    assert (both < 40).mean() > 0.3
+    assert (both > 215).mean() > 0.1
 
 
 def brute(model, x, order, does):

@@ -244,6 +244,7 @@ def test_the_check_says_what_an_order_drawn_by_chance_gives(made):
         f"{map_}, 10 % in an order drawn by chance to {chance}." in words_of(page)
     )
     assert page.count('<path class="chance"') == 2
+    assert len(re.findall('<path class="line" [^>]*>\n<path class="chance"', page)) == 2  # on top
     assert curves[0].auc < curves[1].auc
     assert "Over the whole of both tests, the map finds what counts sooner" in words_of(page)
     assert torch.equal(random_order(e), random_order(e))

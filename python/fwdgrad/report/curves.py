@@ -88,7 +88,7 @@ def chart(
     area_is = f"area {curve.auc:.4f}"
     drawn, key, other = f'<path class="line" d="{line}"/>', "", ""
     if chance is not None:
-        drawn = f'<path class="chance" d="{path(chance)}"/>\n{drawn}'
+        drawn += f'\n<path class="chance" d="{path(chance)}"/>'  # the line shows in its gaps
         other = f" Dashed: in an order drawn by chance, area {chance.auc:.4f}."
         key = (
             '<span class="key"><i></i> in the map’s order</span> '
