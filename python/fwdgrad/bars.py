@@ -46,12 +46,12 @@ def draw_bars(
         import matplotlib.pyplot as plt
     except ImportError:
         raise ImportError("plot needs matplotlib: pip install 'fwdgrad-kernels[image]'") from None
-    count, is_own = len(names), ax is None
+    count, figure = len(names), None
     if ax is None:
-        ax = plt.subplots(figsize=(7, 1 + 0.3 * count), layout="constrained")[1]
+        figure, ax = plt.subplots(figsize=(7, 1 + 0.3 * count), layout="constrained")
     lines = textwrap.wrap(title, letters_in(_inches_beside(ax, names), 8.5))
-    if is_own:
-        ax.figure.set_figheight(ax.figure.get_figheight() + _LINE * (len(lines) - 1))
+    if figure is not None:
+        figure.set_figheight(figure.get_figheight() + _LINE * (len(lines) - 1))
     errors = errors.nan_to_num(0.0)
     ax.barh(
         range(count),

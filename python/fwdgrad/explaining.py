@@ -14,7 +14,7 @@ from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
 from fwdgrad.adapters.prepared import Adapter, Prepared
-from fwdgrad.advice import warn_of_noise
+from fwdgrad.advice import still, warn_of_noise, warn_of_stillness
 from fwdgrad.checks import check_integer, check_no_array
 from fwdgrad.devices import placed
 from fwdgrad.errors import ArgumentError, warn
@@ -217,6 +217,7 @@ def explain(
     )  # fmt: skip
     shown = found if prepared is None else [prepared.show(one) for one in found]
     warn_of_noise(shown)
+    warn_of_stillness(shown)
     return shown if several else shown[0]
 
 
@@ -366,6 +367,7 @@ def _explanations(
         if outcome.starts is not None:
             change = scorer.clean[t] - outcome.starts[t]
             delta = float(attribution.double().sum()) - change
+        scores = None if outcome.scores is None else outcome.scores[..., t]
         found.append(
             Explanation(
                 attribution=attribution,
@@ -381,7 +383,7 @@ def _explanations(
                 input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
                 seconds=seconds,
                 convergence_delta=delta,
-                provenance=dict(provenance),
+                provenance={**provenance, **still(plan, scores, scorer.clean[t])},
             )
         )
     return found

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fwdgrad.advice import is_drawn, is_noise
+from fwdgrad.advice import is_drawn, is_noise, unmoved
 from fwdgrad.explanation import Explanation
 from fwdgrad.meaning import has_sign
 from fwdgrad.methods import Coalitions, IntegratedGradients, Regions
@@ -185,6 +185,8 @@ def warning(e: Explanation, better: int | None) -> str:
         return "Careful: most of this map is chance, and another run would give another one."
     if better == 0:
         return "Careful: when it was checked, this map was no better than chance."
+    if _known(e) and (said := unmoved(e)):
+        return f"Careful: {said}. What this map shows is little."
     return ""
 
 
