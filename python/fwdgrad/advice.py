@@ -188,9 +188,12 @@ def still(plan: Plan, scores: Tensor | None, clean: float) -> dict[str, list[flo
     if scores is None or not _hides(plan.method, plan.x):
         return {}
     found = scores[scores.isfinite()]
-    if not len(found) or not float((found - clean).abs().max()) < _STILL / 2 * abs(clean):
+    if not len(found) or bool((found == found[0]).all()):  # of which the run has told
         return {}
-    return {"hardly_changed": [float(f"{end:.4g}") for end in (found.min(), found.max())]}
+    low, high = float(found.min()), float(found.max())
+    if not max(abs(low - clean), abs(high - clean)) < _STILL / 2 * abs(clean):
+        return {}
+    return {"hardly_changed": [float(f"{end:.4g}") for end in (low, high)]}
 
 
 def unmoved(e: Explanation) -> str:

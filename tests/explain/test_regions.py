@@ -333,5 +333,7 @@ def test_what_samples_say_takes_no_call_and_needs_scores():
     assert still(plan, None, 0.5) == {}
     half = nothing.clone()
     half[:32] = 0.501
-    assert still(plan, half, 0.5) == {"hardly_changed": [0.501, 0.501]}
+    assert still(plan, half, 0.5) == {}  # of which a warning of its own tells
+    half[0] = 0.49
+    assert still(plan, half, 0.5) == {"hardly_changed": [0.49, 0.501]}
     assert still(plan, half, 0.0) == {}  # of nothing everything is a change
