@@ -14,27 +14,29 @@ from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
 from fwdgrad.adapters.prepared import Adapter, Prepared
-from fwdgrad.advice import still, warn_of_noise, warn_of_stillness
+from fwdgrad.advice import warn_of_noise, warn_of_stillness
 from fwdgrad.checks import check_integer, check_no_array
 from fwdgrad.devices import placed
-from fwdgrad.errors import ArgumentError, warn
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, warn
 from fwdgrad.estimate.moments import Result
 from fwdgrad.estimate.scores import attributions
+from fwdgrad.explained import explanations_of
 from fwdgrad.explanation import Explanation
-from fwdgrad.files import digest_of
 from fwdgrad.inputs import input_of
 from fwdgrad.methods import METHODS, choose, method_of
 from fwdgrad.methods.base import RENAMED, Method, Request, hint_of
 from fwdgrad.methods.noise import features_of
-from fwdgrad.objectives import Objective, check_objective, objective_name
+from fwdgrad.objectives import Objective, check_objective
+from fwdgrad.outputs import told
 from fwdgrad.powers import warn_unless_finite
 from fwdgrad.runner.looks import AutoSamples
 from fwdgrad.runner.loop import Progress
-from fwdgrad.runner.run import Outcome, run
+from fwdgrad.runner.outcome import Outcome
+from fwdgrad.runner.run import run
 from fwdgrad.runner.settings import Settings
 from fwdgrad.runner.workers import Workers
 from fwdgrad.scorer import check_model
-from fwdgrad_kernels import CONTRACT, Features, is_channels_last
+from fwdgrad_kernels import Features, is_channels_last
 
 Target = int | str | None
 
@@ -66,7 +68,14 @@ class Options(RunOptions, total=False):
 
 
 @overload
-def explain(model: Adapter, x: Any, target: Any = "auto", **options: Unpack[Options]) -> Any: ...
+def explain(
+    model: Adapter,
+    x: Any,
+    target: Any = "auto",
+    *,
+    on_look: Callable[[Any], object] | None = None,
+    **options: Unpack[Options],
+) -> Any: ...
 
 
 @overload
@@ -74,6 +83,8 @@ def explain(
     model: Callable[[Tensor], Any],
     x: Any,
     target: Target = "auto",
+    *,
+    on_look: Callable[[Explanation], object] | None = None,
     **options: Unpack[Options],
 ) -> Explanation: ...
 
@@ -83,6 +94,8 @@ def explain(
     model: Callable[[Tensor], Any],
     x: Any,
     target: list[Target] | list[int] | tuple[Target, ...],
+    *,
+    on_look: Callable[[list[Explanation]], object] | None = None,
     **options: Unpack[Options],
 ) -> list[Explanation]: ...
 
@@ -103,6 +116,7 @@ def explain(
     memory: int | str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
+    on_look: Callable[[Any], object] | None = None,
     name: str | None = None,
     workers: int | Workers | None = None,
     group: ProcessGroup | None = None,
@@ -166,6 +180,16 @@ def explain(
             That alone tells two functions apart that are both called ``<lambda>``;
             ``fwdgrad.runner.fingerprint`` says how closely.
         progress: True for a bar on standard error, or a callable of (calls done, all).
+        on_look: a function that is called with the explanation of the samples so far (a list of
+            them where ``target`` is one), and at the end with what is returned. With "auto" that is
+            at each look. With a number, ``Regions`` and ``ForwardGradient`` are looked at after 16
+            samples, or after as many whole Hadamard groups as have 16, and then at twice as many
+            each time. Part of a group would mix up features, so of a picture's cells, one group of
+            nearly all samples unless ``Regions`` is given ``directions``, there is no early map;
+            nor is there of other methods. Looks make no forward call and change no bit; together
+            they take about as long as the last sum. It is called by the thread that called
+            ``explain``, of ranks in rank 0. An error in it ends the run as Ctrl-C does. A run that
+            goes on from a checkpoint begins with the looks at what is there.
         name: what you call the model, "v3" say: kept in the explanation; a checkpoint of another
             name is refused.
         workers: where the model is called, for methods from forward calls alone: a number of local
@@ -203,22 +227,34 @@ def explain(
     """
     for given in unknown:
         raise TypeError(unexpected(given))
+    check_on_look(on_look)
     several = isinstance(target, (list, tuple))
     prepared, forward = None, cast(Callable[[Tensor], Any], model)
     if isinstance(model, Adapter):
         prepared = model.prepare(x)
         forward, x = prepared.forward, prepared.x
+
+    def shown(found: list[Explanation]) -> list[Any]:
+        return found if prepared is None else [prepared.show(one) for one in found]
+
+    def look(shown: list[Any]) -> None:
+        if on_look is not None:
+            on_look(shown if several else shown[0])
+
     found = explanations(
         forward, x, list(target) if several else [target], prepared=prepared,
         method=method, objective=objective, n_samples=n_samples, reliability=reliability,
         max_samples=max_samples, features=features, seed=seed, batch_size=batch_size,
         memory=memory, checkpoint=checkpoint, progress=progress, name=name,
         workers=workers, group=group, backend=backend, device=device,
+        on_look=None if on_look is None else lambda found: look(shown(found)),
     )  # fmt: skip
-    shown = found if prepared is None else [prepared.show(one) for one in found]
-    warn_of_noise(shown)
-    warn_of_stillness(shown)
-    return shown if several else shown[0]
+    last = shown(found)
+    if group is None or group.rank() == 0:
+        look(last)
+    warn_of_noise(last)
+    warn_of_stillness(last)
+    return last if several else last[0]
 
 
 def explanations(
@@ -237,6 +273,7 @@ def explanations(
     at_input: Callable[[Any], None] | None = None,
     prepared: Prepared | None = None,
     about: Mapping[str, Any] | None = None,
+    on_look: Callable[[list[Explanation]], object] | None = None,
     **settings: Any,
 ) -> list[Explanation]:
     """What ``explain`` gives for each target, without a warning where it is mostly noise.
@@ -247,6 +284,7 @@ def explanations(
         at_input: is given the model's output at x, before the samples are made.
         prepared: what an adapter made the input of.
         about: what else makes two runs the same, as JSON has it; see ``Prepared``.
+        on_look: is given those of the samples so far at each look but the last.
         **settings: batch_size, memory, checkpoint, progress, name, workers, group and backend of
             ``explain``.
     """
@@ -282,13 +320,29 @@ def explanations(
             auto.check_method(chosen)
         request = Request(number, features_of(features), seed, most=most)
         plan = chosen.plan(x, request)
-        outcome = run(plan, model, objective, targets, how, at_input, about, auto)
-    maps = _maps(outcome)
-    known = {} if how.name is None else {"model": how.name}
-    known |= {"method": f"auto: {why}"} if why is not None else {}
-    if auto is not None:
-        known["n_samples"] = auto.told(outcome.plan, [reliability for _, _, reliability in maps])
-    return _explanations(outcome, maps, time.perf_counter() - started, {**about, **known})
+        known = {} if how.name is None else {"model": how.name}
+        known |= {"method": f"auto: {why}"} if why is not None else {}
+
+        def found(outcome: Outcome, maps: list[Result]) -> list[Explanation]:
+            of = [reliability for _, _, reliability in maps]
+            told = {} if auto is None else {"n_samples": auto.told(outcome.plan, of)}
+            seconds = time.perf_counter() - started
+            return explanations_of(outcome, maps, seconds, {**about, **known, **told})
+
+        def look(outcome: Outcome, maps: list[Result]) -> None:
+            if on_look is not None:
+                on_look(found(outcome, maps))
+
+        shows = None if on_look is None else look
+        outcome = run(plan, model, objective, targets, how, at_input, about, auto, shows)
+    return found(outcome, _maps(outcome))
+
+
+def check_on_look(on_look: Any) -> None:
+    """Raises where it cannot be called."""
+    if not (on_look is None or callable(on_look)):
+        shown = told(repr(on_look), 80)
+        raise ArgumentTypeError("on_look", f"must be a function or None, got {shown}")
 
 
 _NAMES = ["target", *Options.__annotations__]
@@ -300,7 +354,8 @@ def unexpected(name: str, of: str = "explain") -> str:
     fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     hint = hint_of(name, sorted(fields))
     option = hint.removeprefix("did you mean ").removesuffix("?")
-    own = hint_of(name, _NAMES)
+    names = [*_NAMES, *["on_look"] * (of == "explain")]
+    own = hint_of(name, names)
     if own.startswith("did you mean") and RENAMED.get(name) not in fields:
         hint = own
     elif option in fields:
@@ -308,7 +363,7 @@ def unexpected(name: str, of: str = "explain") -> str:
         others = f", or of {', '.join(owners[1:])}" if owners[1:] else ""
         hint = f"{option} is an option of methods: give method={owners[0]}({option}=...){others}"
     else:
-        hint = f"it has {', '.join(_NAMES)}"
+        hint = f"it has {', '.join(names)}"
     return f"{of}() got an unexpected keyword argument {name!r}; {hint}"
 
 
@@ -337,53 +392,3 @@ def _maps(outcome: Outcome) -> list[Result]:
             error.mul_(factor.abs())
         warn_unless_finite(attribution, error)
     return results
-
-
-def _explanations(
-    outcome: Outcome,
-    maps: list[Result],
-    seconds: float,
-    known: dict[str, Any],
-) -> list[Explanation]:
-    from fwdgrad import __version__
-
-    plan, scorer = outcome.plan, outcome.scorer
-    x = plan.x
-    provenance = {
-        "fwdgrad": __version__,
-        "contract": CONTRACT,
-        "torch": torch.__version__,
-        "backend": outcome.backend,
-        "device": str(x.device),
-        "threads": torch.get_num_threads(),
-        "input_sha256": digest_of(x),
-        **known,
-        **({"objective": f"auto: {scorer.decision}"} if scorer.decision else {}),
-        **({"missing_samples": outcome.missing} if outcome.missing else {}),
-    }
-    found = []
-    for t, (attribution, error, reliability) in enumerate(maps):
-        delta = None
-        if outcome.starts is not None:
-            change = scorer.clean[t] - outcome.starts[t]
-            delta = float(attribution.double().sum()) - change
-        scores = None if outcome.scores is None else outcome.scores[..., t]
-        found.append(
-            Explanation(
-                attribution=attribution,
-                standard_error=error,
-                reliability=reliability,
-                n_samples=plan.n_samples,
-                target=scorer.targets[t],
-                score=scorer.clean[t],
-                objective=objective_name(scorer.objective),
-                method=plan.method.copied(),
-                features=plan.features,
-                seed=plan.seed,
-                input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
-                seconds=seconds,
-                convergence_delta=delta,
-                provenance={**provenance, **still(plan, scores, scorer.clean[t])},
-            )
-        )
-    return found

@@ -78,6 +78,11 @@ class Rank:
             model = Recorder(slow)
             self.keep(name, lambda: [bits(e) for e in self.explain(model, x, [0, 1], **run)])  # noqa: B023
             self.found[f"{name}: asked"] = sum(model.asked) - 1
+        looks = []
+        self.keep(
+            "watched", lambda: bits(self.explain(on_look=lambda e: looks.append(e.n_samples)))
+        )
+        self.found["looks"] = looks
         self.differ()
         self.refuse()
         self.fail()

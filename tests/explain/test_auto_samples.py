@@ -103,10 +103,15 @@ def test_what_cannot_be_told_goes_on():
 def test_looks_are_half_as_many_again_in_whole_units():
     plan = plan_of(X, Regions(0.0), n_samples=128)
     results = [(X, X, 0.5), (X, X, math.nan)]
-    looks, seen = Looks(AutoSamples(max_samples=1500), plan, lambda _: results), [0]
+    shown = []
+    looks = Looks(
+        AutoSamples(max_samples=1500), plan, lambda _: results, lambda n, _: shown.append(n)
+    )
+    seen = [0]
     while len(seen) < 2 or seen[-1] != seen[-2]:
         seen.append(looks.after(seen[-1]))
     assert seen == [0, 128, 256, 384, 512, 768, 1152, 1408, 1408]
+    assert shown == seen[1:-2]
 
 
 def test_every_target_is_to_be_sure():

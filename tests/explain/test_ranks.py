@@ -78,6 +78,13 @@ def test_every_rank_has_the_bits_of_a_run_alone(name, three):
 
 
 @pytest.mark.slow
+def test_rank_0_watches(three):
+    _, found, _, _ = three
+    assert [rank["looks"] for rank in found] == [[16, 32, 48], [], []]
+    assert {json.dumps(rank["watched"]) for rank in found} == {json.dumps(found[0]["watched"])}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"),
     [

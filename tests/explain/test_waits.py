@@ -231,3 +231,13 @@ def test_the_device_is_the_one_of_the_output(far):
     scorer = Scorer(on(), X, [1], "logit")
     assert scorer.device == DEVICE
     assert loop.is_waited_for(scorer.device)
+
+
+def test_a_map_on_the_way_has_been_looked_at(far):
+    seen, near = [], []
+    found = forward_gradient(on(), X, batch_size=6, on_look=seen.append, **OPTIONS)
+    forward_gradient(exact, X, batch_size=6, on_look=near.append, **OPTIONS)
+    assert [one.n_samples for one in seen] == [16, 32, 64]
+    assert seen[-1] is found
+    for one, other in zip(seen, near, strict=True):
+        assert_same_bits(one, other)

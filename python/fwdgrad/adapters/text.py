@@ -25,7 +25,7 @@ from fwdgrad.errors import (
     ReliabilityWarning,
     warn,
 )
-from fwdgrad.explaining import explanations
+from fwdgrad.explaining import check_on_look, explanations
 from fwdgrad.explanation import Explanation
 from fwdgrad.methods import (
     AdaptGrad,
@@ -76,6 +76,7 @@ def explain_text(
     memory: int | str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = False,
+    on_look: Callable[[TextExplanation], object] | None = None,
     name: str | None = None,
     group: ProcessGroup | None = None,
     backend: str = "auto",
@@ -124,6 +125,7 @@ def explain_text(
         memory: a budget such as "1GiB" that chooses the batch size.
         checkpoint: a file to save to and to resume from.
         progress: True for a bar on standard error, or a callable of (samples done, all).
+        on_look: is given the explanation of the samples so far, see ``fwdgrad.explain``.
         name: of the model, kept in the explanation.
         group: of ``torch.distributed``, whose ranks share the work; see ``fwdgrad.explain``.
         backend: of the kernels; see ``fwdgrad_kernels.backend_for``.
@@ -148,6 +150,7 @@ def explain_text(
     and, for spans, equation 6. It takes gradients with respect to word embeddings, and does not say
     how those of a word become one number.
     """
+    check_on_look(on_look)
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be 'input' or 'norm', got {reduce!r}")
     if not isinstance(share_channels, bool):
@@ -186,22 +189,29 @@ def explain_text(
         noise["block"] = (span,) if share_channels else (span, x.shape[1])
     if share_channels:
         forward, x = _OfFactors(forward, x), torch.ones_like(x[:, 0])
+
+    def shown(explanation: Explanation) -> TextExplanation:
+        scores, errors = _reduced(explanation, encoded, reduce)
+        return TextExplanation(
+            text=encoded.text,
+            spans=encoded.spans,
+            scores=scores,
+            standard_errors=errors,
+            reduce=reduce,
+            label=_label(model, explanation.target),
+            explanation=explanation,
+        )
+
     (explanation,) = explanations(
         forward, x, [target], method=_with_noise(method, noise), objective=objective,
         n_samples=n_samples, reliability=reliability, max_samples=max_samples, seed=seed,
         batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
         group=group, backend=backend,
+        on_look=None if on_look is None else lambda found: on_look(shown(found[0])),
     )  # fmt: skip
-    scores, errors = _reduced(explanation, encoded, reduce)
-    result = TextExplanation(
-        text=encoded.text,
-        spans=encoded.spans,
-        scores=scores,
-        standard_errors=errors,
-        reduce=reduce,
-        label=_label(model, explanation.target),
-        explanation=explanation,
-    )
+    result = shown(explanation)
+    if on_look is not None and (group is None or group.rank() == 0):
+        on_look(result)
     if is_noise(result):  # of the words: single numbers of embeddings nearly always are
         told = f"the words' scores have a reliability of {result.reliability:.2f}: "
         warn(Message(told, advice_for_words(result)), ReliabilityWarning)

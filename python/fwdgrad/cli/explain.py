@@ -95,6 +95,8 @@ class Photos(Kind):
         for name in ("answers", "api_key_env", "mask", "split", "url"):
             if getattr(arguments, name) is not None:
                 raise ArgumentError(name, "is of --text")
+        if arguments.watch and arguments.n_samples != "auto":
+            raise ArgumentError("watch", "needs ", Option("n_samples", "auto"))
         arguments.model = arguments.model or next(iter(MODELS))
         size = 224 if arguments.size is None else arguments.size
         if size < 8:
@@ -210,6 +212,15 @@ class Photos(Kind):
                 check_labels(one, adapter, outputs)
             probable = _most_probable(outputs, adapter)
 
+        def draw(found: list[Explanation]) -> None:
+            for result, drawn in zip(found, self.files(one).values(), strict=True):
+                write_atomically(drawn, heatmap(result, photo, adapter.label(result.target)))
+
+        output, reports = self.output(one), self.reports(one)
+        # Then reports that are there are of this map, and so is its picture.
+        is_same = one.leads and self.there(one)
+        watches = one.watch and one.leads and not is_same
+
         def run() -> list[Explanation]:
             return explanations(
                 adapter.forward,
@@ -217,14 +228,13 @@ class Photos(Kind):
                 targets,
                 checkpoint=checkpoint,
                 progress=progress,
+                on_look=draw if watches else None,
                 name=adapter.name,
                 at_input=at_photo,
                 about={"engine": engine_of(engine)} if engine else None,
                 **options,
             )
 
-        output, reports = self.output(one), self.reports(one)
-        is_same = one.leads and self.there(one)  # then reports that are there are of this map
         with made_folder(output if one.leads else None), _size_told(one, self._size):
             results = self.kept_by(checkpoint, one, run)
         if not one.leads:

@@ -78,7 +78,12 @@ class Kind:
             read = {**self.read(one), "--checkpoint": checkpoint}
             check_no_input(f"--output {output}", (*files, *files.values()), read)
             if one.leads and not one.overwrite:
-                pages = {saved: [shown] for saved, shown in files.items()}
+                # Beside a checkpoint a picture without a map is what --watch has drawn so far.
+                pages = {
+                    saved: [shown]
+                    for saved, shown in files.items()
+                    if saved.exists() or not checkpoint.exists()
+                }
                 check_not_of_another(pages, functools.partial(self.differs, one))
         return checkpoint
 

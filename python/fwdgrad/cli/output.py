@@ -131,7 +131,8 @@ def made_folder(output: Path | None) -> Iterator[None]:
 _HOW = (  # what a run comes out the same with, whatever it is
     "batch_size", "checkpoint", "command", "debug", "device", "engine", "group", "inputs", "leads",
     "line", "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite",
-    "ray", "report", "spoken", "threads", "workers",
+    "ray", "report", "spoken", "threads", "watch",
+    "workers",
 )  # fmt: skip
 
 

@@ -155,6 +155,8 @@ def _add_explain(commands: Any) -> None:
         "(default: 0.9)")  # fmt: skip
     add("--max-samples", type=int, metavar="N", help="at which --samples auto stops at the latest "
         "(default: 4096)")  # fmt: skip
+    add("--watch", action="store_true", help="of a photo: draw heatmap.png at each look of "
+        "--samples auto, too: an open viewer shows it get surer")  # fmt: skip
     _add_method(explain)
     _add_table(explain)
     add("--seed", type=int, default=0, help="of the random draws (default: 0)")

@@ -31,7 +31,7 @@ from fwdgrad.runner.loop import Progress
 
 _OF_OTHERS = (
     "answers", "api_key_env", "mask", "split", "url", "plain", "baseline", "block", "cell", "size",
-    "fit", "engine", "report",
+    "fit", "engine", "report", "watch",
 )  # fmt: skip
 OF_ROWS = ("background", "groups", "categories")
 

@@ -32,7 +32,7 @@ from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
 from fwdgrad.runner.loop import Progress
 
-_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "report")
+_OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "report", "watch")
 _OF_STRINGS = ("labels", "mask", "split")
 
 

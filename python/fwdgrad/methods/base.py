@@ -172,6 +172,7 @@ RENAMED = {  # what other tools call our options
     "sigma": "scale", "std": "scale", "stdevs": "scale", "noise_level": "scale",
     "law": "distribution", "nt_samples": "n_samples", "queries": "n_samples",
     "n_steps": "steps", "baselines": "baseline", "feature_mask": "features",
+    "callback": "on_look", "callbacks": "on_look",
 }  # fmt: skip
 
 

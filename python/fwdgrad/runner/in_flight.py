@@ -7,6 +7,7 @@ goes on asks for that alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
@@ -43,7 +44,7 @@ def loop_in_flight(
         record: ``record(future, first, count)`` keeps them.
         look, again: see ``fwdgrad.runner.loop.loop``.
         scores: (samples, signs, targets), NaN where there is none yet.
-        goal: how many of them are called for: no more is handed out before.
+        goal: how many of them are called for: no more is handed out before, where it may end.
         signs: forward calls per sample: 2 for antithetic pairs.
         batch: how many samples a forward call takes.
         in_flight: how many micro-batches are.
@@ -75,18 +76,18 @@ def loop_in_flight(
             return size
 
         try:
-            wanted = 0
+            wanted = asked = 0
             todo: Iterator[tuple[int, int]] = iter(())
             while True:
-                for first, size in todo:
+                for first, size in itertools.islice(todo, in_flight - len(pending)):
                     pending[submit(first, size)] = first, size
-                    if len(pending) == in_flight:
-                        break
-                if not pending:
+                if min((first for first, _ in pending.values()), default=asked) >= wanted:
                     known, wanted = wanted, wanted_next(goal, wanted, interrupts, bar)
                     if wanted == known:
                         break
-                    todo = _ranges(scores[:wanted], known, count)
+                    if wanted > asked:
+                        before, asked = asked, wanted if goal.may_end else samples
+                        todo = _ranges(scores[:asked], before, count)
                     continue
                 interrupts.let_through()
                 finished = wait(pending, return_when=FIRST_COMPLETED).done

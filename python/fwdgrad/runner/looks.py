@@ -19,6 +19,7 @@ from fwdgrad.outputs import told
 from fwdgrad.plan import Plan
 
 _GROWTH = 1.5  # from a look to the next
+_WATCHED = 16  # perturbed inputs of the first look of a run of a number of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Goal:
         samples: how many it calls for, as far as is known.
         said: what there is to say of the last look, beside a bar.
         results: each target's map of the samples so far, where a look made it.
-        may_end: whether it may turn out that fewer do.
+        may_end: whether it may turn out that fewer do: then no more is asked for before a look.
     """
 
     said = ""
@@ -150,6 +151,47 @@ class Goal:
         return self.samples
 
 
+class Watched(Goal):
+    """All samples of a plan, with looks on the way for somebody who watches.
+
+    Looks are at the first samples whose map is fair, and at twice as many each time. A part of a
+    Hadamard group would mix up features: at half of it, of 200 seeds, half had two features with a
+    third of each in the other, or more.
+
+    Args:
+        plan: of the run.
+        look: is given how many first samples there are; not at the end.
+
+    Example:
+        >>> import torch
+        >>> from fwdgrad.methods import Regions, plan_of
+        >>> plan = plan_of(torch.ones(20), Regions(0.0), n_samples=300)  # groups of 64
+        >>> goal, seen = Watched(plan, print), [0]
+        >>> for _ in range(4):
+        ...     seen.append(goal.after(seen[-1]))
+        64
+        128
+        256
+        >>> seen
+        [0, 64, 128, 256, 300]
+    """
+
+    def __init__(self, plan: Plan, look: Callable[[int], None]) -> None:
+        """Nothing is called for yet."""
+        super().__init__(plan.samples)
+        self._look, self._first = look, plan.samples
+        if plan.method.grows and plan.labels is None:
+            least = 2 if plan.control_variate == "leave-one-out" else 1  # which are of others
+            units = -(-_WATCHED // (plan.signs * plan.unit))
+            self._first = max(units, least) * plan.unit
+
+    def after(self, done: int) -> int:
+        """See ``Goal``."""
+        if 0 < done < self.samples:
+            self._look(done)
+        return min(2 * done or self._first, self.samples)
+
+
 class Looks(Goal):
     """How many samples make a map sure.
 
@@ -157,14 +199,21 @@ class Looks(Goal):
         auto: when it is.
         plan: of the first look.
         judge: gives each target's map, of so many first samples.
+        show: is given how many these are, and their maps, at each look but the last.
     """
 
     may_end = True
 
-    def __init__(self, auto: AutoSamples, plan: Plan, judge: Callable[[int], list[Result]]) -> None:
+    def __init__(
+        self,
+        auto: AutoSamples,
+        plan: Plan,
+        judge: Callable[[int], list[Result]],
+        show: Callable[[int, list[Result]], None],
+    ) -> None:
         """Nothing is called for yet."""
         super().__init__(plan.samples)
-        self._auto, self._judge, self._unit = auto, judge, plan.unit
+        self._auto, self._judge, self._show, self._unit = auto, judge, show, plan.unit
         self._most = auto.most(plan)
 
     def after(self, done: int) -> int:
@@ -178,4 +227,6 @@ class Looks(Goal):
         if not self._auto.is_reached(found):
             units = int(_GROWTH * done / self._unit)
             self.samples = min(max(units * self._unit, done + self._unit), self._most)
+        if self.samples > done:
+            self._show(done, self.results)
         return self.samples

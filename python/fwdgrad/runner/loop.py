@@ -141,7 +141,8 @@ def loop(
                         break
                     continue
                 first = done
-                count = min(max(1, batch.size // signs), wanted - done, together - done % together)
+                left = (wanted if goal.may_end else samples) - done
+                count = min(max(1, batch.size // signs), left, together - done % together)
                 results = attempt(lambda: step(first, count, batch.size))  # noqa: B023
                 if results is _NO_ROOM:
                     continue

@@ -25,8 +25,9 @@ from fwdgrad.runner.fingerprint import Answer, telling_samples
 from fwdgrad.runner.gradients import Gradients, weights_of_samples
 from fwdgrad.runner.identity import identity_of
 from fwdgrad.runner.in_flight import loop_in_flight
-from fwdgrad.runner.looks import AutoSamples, Goal, Looks
+from fwdgrad.runner.looks import AutoSamples, Goal, Looks, Watched
 from fwdgrad.runner.loop import check_finite, is_waited_for, kept, loop, others_kept
+from fwdgrad.runner.outcome import OnLook, Outcome
 from fwdgrad.runner.samples import Results, Samples
 from fwdgrad.runner.settings import Settings
 from fwdgrad.runner.work import Found, Work, score
@@ -38,34 +39,6 @@ from fwdgrad_kernels import backend_for
 _FEW = 16  # samples of a request, where nothing is asked for
 
 
-@dataclasses.dataclass
-class Outcome:
-    """What a run found.
-
-    Attributes:
-        scorer: with the targets, the objective, and the scores at the input.
-        backend: of the kernels.
-        scores: float64 (samples, signs, targets), from forward calls.
-        plan: of the samples that were taken.
-        maps: of each target, where a look has made them.
-        moments: of gradients, where the model gave some.
-        starts: the targets' scores where a path starts.
-    """
-
-    scorer: Scorer
-    backend: str
-    plan: Plan
-    maps: list[Result] | None = None
-    scores: Tensor | None = None
-    moments: Moments | None = None
-    starts: list[float] | None = None
-
-    @property
-    def missing(self) -> int:
-        """Samples without a score."""
-        return 0 if self.scores is None else int(is_missing(self.scores).sum())
-
-
 def run(
     plan: Plan,
     model: Callable[[Tensor], Any],
@@ -75,6 +48,7 @@ def run(
     at_input: Callable[[Any], None] | None = None,
     about: Mapping[str, Any] | None = None,
     auto: AutoSamples | None = None,
+    on_look: OnLook | None = None,
 ) -> Outcome:
     """Calls a model on every sample of a plan.
 
@@ -87,6 +61,7 @@ def run(
         at_input: is given the model's output at x, before any sample is made.
         about: what else makes two runs the same, as JSON has it.
         auto: when the map is sure enough to stop; None: after the plan's samples.
+        on_look: is given what is found, and the maps of it, at each look but the last.
 
     Raises:
         ModelError: the model failed or returned something of no use.
@@ -134,7 +109,7 @@ def run(
         outcome = Outcome(scorer, backend, plan)
         with file.locked() if file is not None else contextlib.nullcontext():
             if forward:
-                _scores(outcome, samples, settings, file, auto)
+                _scores(outcome, samples, settings, file, auto, on_look)
             else:
                 outcome.moments = _moments(samples, scorer, settings, file, model)
         if plan.path is not None:
@@ -158,6 +133,7 @@ def _scores(
     settings: Settings,
     file: Checkpoint | None,
     auto: AutoSamples | None,
+    on_look: OnLook | None,
 ) -> None:
     """Finds the score of every sample and target."""
     plan, scorer = samples.plan, outcome.scorer
@@ -177,11 +153,20 @@ def _scores(
     def judged(found: list[Tensor]) -> Tensor:
         return torch.stack(found, dim=1)
 
-    def maps(first: int) -> list[Result]:
+    def judge(first: int) -> list[Result]:
         own = dataclasses.replace(plan, samples=first)
         return attributions(own, scores[:first].cpu(), scorer.clean, samples.backend)
 
-    goal = Goal(most) if auto is None else Looks(auto, plan, maps)
+    def show(first: int, maps: list[Result]) -> None:
+        if on_look is not None:
+            own = dataclasses.replace(plan, samples=first)
+            on_look(dataclasses.replace(outcome, plan=own, scores=scores[:first].cpu()), maps)
+
+    goal = Goal(most)
+    if auto is not None:
+        goal = Looks(auto, plan, judge, show)
+    elif on_look is not None:
+        goal = Watched(plan, lambda first: show(first, judge(first)))
     _stream(
         samples, scorer, settings, file, evaluate, judged, scores, None, "score",
         {"scores": scores}, bytes_of_sums(plan), goal,
