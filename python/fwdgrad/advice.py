@@ -6,17 +6,23 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from fwdgrad.errors import Message, Option, ReliabilityWarning, warn
 from fwdgrad.explanation import Explanation
+from fwdgrad.meaning import named
 from fwdgrad.methods import ForwardGradient, Regions, VarGrad, plan_again
 from fwdgrad.methods.blur import smallest_cell
 from fwdgrad.methods.in_or_out import all_instead, is_chosen
+from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.parts import parts_of
+from fwdgrad.plan import Plan
 from fwdgrad.powers import sum_of_squares
 from fwdgrad_kernels import Labels
 
 GOOD = 0.8  # from here on a map is called repeatable
 _ROUGH = 0.5  # below it more than half of a map's variance is noise
+_STILL = 0.05  # of a score: a picture whose loss changes it by less hardly matters to it
 LOW = 0.3  # below it is warned of: such a map correlates less than 0.55 with one of no noise
 
 
@@ -165,3 +171,75 @@ def warn_of_noise(found: Sequence[Any], count: int | None = None) -> None:
     found = advice(worst) if of_map else advice_for_words(worst)
     what = f"the map{which}{many} {said}" if of_map else f"the explanation{which}{many} {said}"
     warn(Message(what, found), ReliabilityWarning)
+
+
+def still(plan: Plan, scores: Tensor | None, clean: float) -> dict[str, list[float]]:
+    """What an explanation's provenance has of samples of a picture that all score as it does.
+
+    Args:
+        plan: of the run.
+        scores: float64 (samples, signs), of a target; NaN where one is missing.
+        clean: at the input.
+
+    Returns:
+        The lowest score and the highest by "hardly_changed"; nothing where they are others, or of a
+        run that does not put a baseline in the place of half of a picture.
+    """
+    if scores is None or not _hides(plan.method, plan.x):
+        return {}
+    found = scores[scores.isfinite()]
+    if not len(found) or bool((found == found[0]).all()):  # of which the run has told
+        return {}
+    low, high = float(found.min()), float(found.max())
+    if not max(abs(low - clean), abs(high - clean)) < _STILL / 2 * abs(clean):
+        return {}
+    return {"hardly_changed": [float(f"{end:.4g}") for end in (low, high)]}
+
+
+def unmoved(e: Explanation) -> str:
+    """That a picture scores nearly the same with its baseline in its place; "" where it does not.
+
+    Its map shows small changes, as strong in colour as those of any. It is told by the score of the
+    baseline alone where what is enough was looked for, else by the scores of the samples.
+    """
+    if not _hides(e.method, e.input):
+        return ""
+    known = e.provenance.get("evidence") or {}
+    if "baseline_score" in known:
+        start = float(known["baseline_score"])
+        if not abs(e.score - start) < _STILL * abs(e.score):
+            return ""
+        part, other = "the whole picture", f"{start:.3g}"
+    elif "hardly_changed" in e.provenance:
+        low, high = (f"{end:.3g}" for end in e.provenance["hardly_changed"])
+        part, other = "half of the picture", low if low == high else f"{low} to {high}"
+    else:
+        return ""
+    score = e.objective if e.objective in OBJECTIVES else "score"  # a callable's may be long
+    base: Any = getattr(e.method, "baseline", None)
+    base = named(base) if isinstance(base, str) else f"at {named(base)}"
+    return f"with {part} {base} the {score} is {other}, and {e.score:.3g} as it is"
+
+
+def try_another(e: Explanation) -> Message:
+    """The same with what may help: where half does not change a score, all of it still may."""
+    said = unmoved(e)
+    if not said:
+        return Message()
+    other = "black" if getattr(e.method, "baseline", None) == "grey" else "grey"
+    or_else = () if "evidence" in e.provenance else (" or another ", Option("objective"))
+    return Message(said, ": the map shows little; try ", Option("baseline", other), *or_else)
+
+
+def _hides(method: Any, x: Tensor) -> bool:
+    """Whether a run puts a baseline in the place of parts of a picture."""
+    return isinstance(method, Regions) and x.dim() == 3 and method.axes in (None, 2)
+
+
+def warn_of_stillness(found: Sequence[Any]) -> None:
+    """Warns of the first explanation of a picture that hardly changes its score."""
+    for one in found:
+        e = one if isinstance(one, Explanation) else getattr(one, "explanation", None)
+        if isinstance(e, Explanation) and (said := try_another(e)):
+            warn(said, ReliabilityWarning)
+            return

@@ -141,7 +141,7 @@ def draw_map(
         meaning(e, label),
         ""
         if bool(errors.isnan().all())
-        else "not drawn: what is less than a standard error from 0",
+        else "drawn from 1 standard error on; significant() is stricter",
     )
 
 
@@ -266,6 +266,8 @@ def letters_in(inches: float, points: float) -> int:
 def draw_outline(ax: Axes, part: Tensor, line: str = "-", extent: Extent | None = None) -> None:
     """Draws the border of a part of a picture, to be seen on any.
 
+    A dashed line is narrower: over a solid one, where both borders are the same, both are seen.
+
     Args:
         ax: matplotlib axes with the picture.
         part: bool (H, W) or (C, H, W), where it is in any channel.
@@ -292,7 +294,8 @@ def draw_outline(ax: Axes, part: Tensor, line: str = "-", extent: Extent | None 
         for count, first, last in ((width, left, right), (height, top, bottom))
     )
     lines: Any = contour_generator(across, down, inside).lines(0.5)
-    for colour, wide, style in (("white", 2.4, "-"), ("black", 1.0, line)):
+    inner, outer = (2.2, 3.6) if line == "-" else (1.0, 1.4)
+    for colour, wide, style in (("white", outer, "-"), ("black", inner, line)):
         drawn = LineCollection(lines, colors=colour, linewidths=wide, linestyles=style)
         ax.add_collection(drawn, autolim=False)
 

@@ -104,7 +104,7 @@ class CheckpointError(RuntimeError):
 
 
 class ReliabilityWarning(UserWarning):
-    """Most of a map is noise; the message says what would leave less of it."""
+    """Most of a map is noise, or it shows little; the message says what would help."""
 
 
 def said_first(before: str, error: Exception) -> Exception:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fwdgrad.advice import still
 from fwdgrad.estimate.moments import Result
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import digest_of
@@ -51,6 +52,7 @@ def explanations_of(
         if outcome.starts is not None:
             change = scorer.clean[t] - outcome.starts[t]
             delta = float(attribution.double().sum()) - change
+        scores = None if outcome.scores is None else outcome.scores[..., t]
         found.append(
             Explanation(
                 attribution=attribution,
@@ -66,7 +68,11 @@ def explanations_of(
                 input=x.clone(memory_format=torch.contiguous_format),  # the caller's may change
                 seconds=seconds,
                 convergence_delta=delta,
-                provenance={**provenance, **(own(scorer.targets[t], x) if own else {})},
+                provenance={
+                    **provenance,
+                    **(own(scorer.targets[t], x) if own else {}),
+                    **still(plan, scores, scorer.clean[t]),
+                },
             )
         )
     return found

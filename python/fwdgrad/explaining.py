@@ -14,7 +14,7 @@ from torch.distributed import ProcessGroup
 from typing_extensions import Unpack
 
 from fwdgrad.adapters.prepared import Adapter, Prepared
-from fwdgrad.advice import warn_of_noise
+from fwdgrad.advice import warn_of_noise, warn_of_stillness
 from fwdgrad.checks import check_integer, check_no_array
 from fwdgrad.devices import placed
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, warn
@@ -254,6 +254,7 @@ def explain(
     if group is None or group.rank() == 0:
         look(last)
     warn_of_noise(last)
+    warn_of_stillness(last)
     return last if several else last[0]
 
 

@@ -335,11 +335,11 @@ class Explanation(Shown):
 
         The opacity of the colour is the value, as the bar beneath tells in numbers. Nothing is
         drawn where a value is less than a standard error, and all of it from three on, where
-        standard errors are known. A picture beneath is paled, and stretched to [0, 1] where its
-        values leave it. Of a series (regions along one axis) the channels are lines over a strip
-        of the map; of a volume three slices through its largest value are drawn side by side. Where
-        each element's noise had its own scale, what is drawn is per deviation: columns of unlike
-        units can be compared by that alone.
+        standard errors are known: ``significant`` is stricter. A picture beneath is paled, and
+        stretched to [0, 1] where its values leave it. Of a series (regions along one axis) the
+        channels are lines over a strip of the map; of a volume three slices through its largest
+        value are drawn side by side. Where each element's noise had its own scale, what is drawn is
+        per deviation: columns of unlike units can be compared by that alone.
 
         Args:
             ax: matplotlib axes, of which the bar takes a part; new ones where None.

@@ -25,7 +25,8 @@ class Feature:
         score: in the explanation's units; elements of one feature share it.
         standard_error: of it; NaN where there is none.
         place: what indexes the input, ``photo[place]``, ``text[place]``, ``x[place]``: of a cell
-            where it weighs most, of a label the smallest box around it; None of a column.
+            where it weighs most, so that cells tile the input, of a label the smallest box around
+            it; None of a column.
         value: of a column the row's, a number or a word; of an element its number; None elsewhere.
     """
 
@@ -58,6 +59,24 @@ class FeatureTable:
     values: Sequence[Any] | None = None
     sizes: Tensor | None = None
     told: Callable[[], Tensor] | None = None
+
+    def only(self, is_in: Tensor) -> FeatureTable:
+        """Some of the features, in the same order.
+
+        Args:
+            is_in: bool (K,).
+        """
+        told, which = self.told, is_in.nonzero()[:, 0].tolist()
+        return dataclasses.replace(
+            self,
+            scores=self.scores[is_in],
+            errors=self.errors[is_in],
+            boxes=self.boxes[is_in],
+            names=None if self.names is None else [self.names[i] for i in which],
+            values=None if self.values is None else [self.values[i] for i in which],
+            sizes=None if self.sizes is None else self.sizes[is_in],
+            told=None if told is None else lambda: told()[is_in],
+        )
 
     @property
     def order(self) -> list[int]:
@@ -132,8 +151,7 @@ class FeatureTable:
             for name, axis in shown:
                 start, stop = box[axis]
                 parts.append(f"{name} {start}" if stop - start == 1 else f"{name}s {start}:{stop}")
-            is_there = all(start < stop for start, stop in box)
-            found.append((", ".join(parts) or "all") if is_there else "beside the photo")
+            found.append(", ".join(parts) or "all")
         return found
 
     def _boxes(self, which: Sequence[int]) -> list[list[list[int]]]:

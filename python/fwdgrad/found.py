@@ -22,7 +22,8 @@ class Evidence:
 
     Attributes:
         enough: bool, of the input's shape, or of its words or columns: the part that is enough.
-            None where none is, for the score is no higher than the baseline's.
+            None where none is, for the score is no higher than the baseline's. Of a photo it is in
+            the pixels that the model saw; ``explanation.on_photo(enough)`` is in the photo's own.
         enough_count: how many features it has: cells, words, columns ...
         enough_share: of these, or of a picture's area.
         enough_score: of that part alone.
@@ -116,7 +117,7 @@ class Evidence:
         """
         from fwdgrad.drawing import draw_outline
 
-        for part, line in ((self.missing, "--"), (self.enough, "-")):
+        for part, line in ((self.enough, "-"), (self.missing, "--")):
             if part is not None:
                 draw_outline(ax, part, line, extent or self.extent)
         return ax

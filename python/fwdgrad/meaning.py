@@ -101,11 +101,11 @@ def meaning(explanation: Explanation, label: str | None = None) -> str:
     if isinstance(method, (Regions, Coalitions)):
         shapley = ": its Shapley value" * (getattr(method, "value", "") == "shapley")
         there = "sharp" if base == "blur" else f"the {whole}'s"
-        return f"{change} when a {one} is {there}, not {_named(base)}{shapley}"
+        return f"{change} when a {one} is {there}, not {named(base)}{shapley}"
     if isinstance(method, IntegratedGradients):
-        return f"what a {one} adds to the {change} from {_named(base)} to the {whole}"
+        return f"what a {one} adds to the {change} from {named(base)} to the {whole}"
     if isinstance(method, ForwardGradient) and base is not None:
-        return f"slope of the {score} as a {one} goes from {_named(base)} to the {whole}"
+        return f"slope of the {score} as a {one} goes from {named(base)} to the {whole}"
     if isinstance(method, GradientXInput):
         return f"{change} per unit of a {one}'s value, times this value"
     per = f"per unit of a {one}'s value"
@@ -140,7 +140,12 @@ def _feature(e: Explanation) -> str:
     return "pixel" if e.input.dim() == 3 and e.input.shape[0] in (1, 3) else "number"
 
 
-def _named(baseline: object) -> str:
+def named(baseline: object) -> str:
+    """What a picture is where it is its baseline.
+
+    >>> named("blur"), named("grey"), named(0.5)
+    ('blurred', 'grey', '0.5')
+    """
     if isinstance(baseline, Tensor):
         return "the baseline"
     if isinstance(baseline, str):

@@ -88,19 +88,22 @@ class Parts:
     def boxes(self) -> Tensor:
         """Where each part lies: int64 (K, axes, 2), on each axis of the input from and to.
 
-        Of cells with smooth borders it is where they weigh half as much as where they do most, or
-        more; of labels the smallest box around them.
+        Cells tile the input: where their smooth borders overlap, an element is of the cell that
+        weighs most in it, each by its own largest weight, so that those at an edge, most of which
+        lies outside, have a few elements. Of labels it is the smallest box around them.
 
         Example:
             >>> Parts((3, 4, 4), Grid(2, "nearest")).boxes()[1].tolist()
             [[0, 3], [0, 2], [2, 4]]
+            >>> Parts((1, 12), Grid(4)).boxes()[:, 1].tolist()
+            [[0, 1], [1, 4], [4, 8], [8, 11], [11, 12]]
         """
         if isinstance(self.features, Grid):
             view = self.spec.view
             low = torch.arange(self.spec.grid[0])
             high = low + (view.leading - 1 if view.shared else 0)
             for length, weights in zip(view.sides, self._weights(), strict=True):
-                is_in = (weights >= weights.amax(0) / 2).int()
+                is_in = _own(weights).int()
                 low = low[..., None] * length + is_in.argmax(0)
                 high = high[..., None] * length + length - 1 - is_in.flip(0).argmax(0)
             low, high = (self._coordinates(one.flatten()) for one in (low, high))
@@ -160,6 +163,21 @@ class Parts:
             else:
                 found.append((at.div(cell, rounding_mode="floor") == line).double())
         return found
+
+
+def _own(weights: Tensor) -> Tensor:
+    """Which elements are which line's own: bool (elements, lines), one line of each element.
+
+    Args:
+        weights: float64, of that shape.
+    """
+    largest = weights.amax(0)
+    # Of two lines that weigh as much the one at an edge has the element: it has no other.
+    line = (weights / largest - 1e-9 * largest).argmax(1, keepdim=True)
+    own = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, line, True)
+    none = ~own.any(0)  # of two elements and three lines
+    own[weights.argmax(0)[none], none] = True
+    return own
 
 
 def parts_of(plan: Plan, *, joined: bool = False) -> Parts:

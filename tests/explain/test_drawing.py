@@ -209,7 +209,7 @@ def test_the_bar_has_numbers_and_says_what_they_are():
     assert bar(ax).get_xlim() == (0, 0.1)
     assert [text.get_text() for text in bar(ax).get_xticklabels()] == ["0", "+0.05", "≥ +0.1"]
     words = bar(ax).get_xlabel().replace("\n", " ")
-    assert words.endswith("not drawn: what is less than a standard error from 0")
+    assert words.endswith("drawn from 1 standard error on; significant() is stricter")
 
 
 def test_the_bar_has_the_colours_of_the_map():

@@ -1,5 +1,6 @@
 """What is enough, and what is missed: parts of inputs, checked by calls of one's own."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -123,6 +124,34 @@ def test_in_the_photo_s_own_pixels():
     plt.close("all")
 
 
+@pytest.mark.parametrize("size", [(4, 6), (8, 12), (80, 120)])
+def test_a_mask_is_laid_on_the_photo(size):
+    """Of a padded photo, smaller or larger than what the model sees: its left upper quarter."""
+    height, width = size
+    model = ImageModel(corner, size=24, fit="pad", labels=["dark", "corner", "other"])
+    photo = np.full((height, width, 3), 200, np.uint8)
+    shown = fwdgrad.explain(model, photo, 1, method=Regions("black", cell=4), n_samples=64)
+    mask = torch.zeros(3, 24, 24, dtype=torch.bool)
+    mask[1, :12, :12] = True  # the photo is in rows 4 to 20
+    want = np.zeros((height, width), bool)
+    want[: height // 2, : width // 2] = True
+    assert shown.on_photo(mask).tolist() == want.tolist()
+    assert shown.on_photo(mask[1]).tolist() == want.tolist()
+    assert bool(shown.on_photo(torch.ones(24, 24, dtype=torch.bool)).all())
+    found = evidence(model, shown)
+    assert shown.on_photo(found.enough).shape == (height, width)
+
+
+def test_what_is_no_mask_is_told():
+    photo = np.full((8, 8, 3), 200, np.uint8)
+    model = ImageModel(lambda batch: batch.mean((1, 2, 3)))
+    shown = fwdgrad.explain(model, photo, method=Regions("black", cell=4), n_samples=64)
+    with pytest.raises(TypeError, match=r"^mask must be a tensor of bool, got torch.float32$"):
+        shown.on_photo(shown.attribution)
+    with pytest.raises(ValueError, match=r"^mask must have shape \(3, 8, 8\) or \(8, 8\), got"):
+        shown.on_photo(torch.ones(4, 8, dtype=torch.bool))
+
+
 def test_the_outline_is_closed_at_the_picture_s_edge():
     plt = pytest.importorskip("matplotlib.pyplot")
     found = evidence(corner, of_picture())
@@ -135,6 +164,31 @@ def test_the_outline_is_closed_at_the_picture_s_edge():
 
 
 # ---- the search ----------------------------------------------------------------------------
+
+
+def test_both_outlines_are_seen_where_they_are_the_same():
+    """On grey: black and white along the border, of which the solid line alone is black only."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    found = evidence(corner, of_picture())
+
+    def along_the_border(**parts):
+        figure = plt.figure(figsize=(3, 3), dpi=200)
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.imshow(np.full((32, 32, 3), 128, np.uint8))
+        dataclasses.replace(found, **parts).outline(ax)
+        figure.canvas.draw()
+        row = np.asarray(figure.canvas.buffer_rgba())[200:400, :, 0]  # its left side, at 8 of 32
+        plt.close(figure)
+        x = 8 * 600 // 32
+        return row[:, x - 1 : x + 1].mean(1)
+
+    square = torch.zeros(32, 32, dtype=torch.bool)
+    square[4:28, 8:24] = True
+    solid = along_the_border(enough=square, missing=None)
+    assert (solid < 20).all()
+    both = along_the_border(enough=square, missing=square)
+    assert (both < 40).mean() > 0.3
+    assert (both > 215).mean() > 0.1
 
 
 def brute(model, x, order, does):

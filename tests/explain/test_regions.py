@@ -1,13 +1,16 @@
 """Regions: what a cell adds, where the samples lie, and how large cells are."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
 
 import fwdgrad
 from fwdgrad import Elements, Grid, Labels, Regions, metrics
+from fwdgrad.advice import still, try_another
 from fwdgrad.directions import directions
+from fwdgrad.methods import plan_of
 from fwdgrad.methods.blur import blurred, light_blur, smallest_cell
 from fwdgrad_kernels import NoiseSpec, noise
 
@@ -268,3 +271,69 @@ def test_too_few_samples_for_the_features_are_told():
             lambda b: b.sum((1, 2, 3)), torch.rand(3, 8, 8), method=BLACK, n_samples=40,
             features=mask,
         )  # fmt: skip
+
+
+# ---- a picture whose baseline scores as it does ----------------------------------------------
+
+
+def sees_light(batch):
+    """Logits of how light a picture is, which a blur leaves nearly as it is."""
+    light = 4 * batch.mean((1, 2, 3)) + 0.02 * batch[:, 0, 8, 8]
+    return torch.stack([light, 0 * light], 1)
+
+
+def told(model, baseline, **options):
+    """What is warned of beside noise."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        e = fwdgrad.explain(model, PICTURE, 0, method=Regions(baseline), n_samples=64, **options)
+    return e, [str(one.message) for one in caught if "the map shows little" in str(one.message)]
+
+
+def test_a_picture_that_a_blur_hardly_changes_is_warned_of():
+    e, (said,) = told(sees_light, "blur")
+    low, high = e.provenance["hardly_changed"]
+    assert 0.975 * e.score < low <= high < 1.025 * e.score
+    scores = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+    assert said == (
+        f"with half of the picture blurred the probability is {scores}, and {e.score:.3g} as it "
+        "is: the map shows little; try baseline='grey' or another objective"
+    )
+    # Where all of it was blurred once that is what is told, of the same evidence that is saved.
+    found = fwdgrad.evidence(sees_light, e)
+    e.provenance["evidence"] = found.to_dict()
+    assert try_another(e) == (
+        f"with the whole picture blurred the probability is {found.baseline_score:.3g}, and "
+        f"{e.score:.3g} as it is: the map shows little; try baseline='grey'"
+    )
+
+
+def test_one_that_its_baseline_changes_is_not():
+    e, said = told(sees_light, "black")
+    assert not said
+    assert "hardly_changed" not in e.provenance
+    assert not try_another(e)
+    # Each sample hides half: at 5 % for all of it none may be 2.5 % away.
+    weak = lambda batch: 1 + 0.11 * batch[:, :, ::2].mean((1, 2, 3)) / PICTURE[:, ::2].mean()  # noqa: E731
+    faint = lambda batch: 1 + 0.03 * batch[:, :, ::2].mean((1, 2, 3)) / PICTURE[:, ::2].mean()  # noqa: E731
+    for model, count in ((weak, 0), (faint, 1)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fwdgrad.explain(model, PICTURE, None, method=Regions("black"), n_samples=64)
+        assert sum("the map shows little" in str(one.message) for one in caught) == count
+
+
+def test_what_samples_say_takes_no_call_and_needs_scores():
+    calls = Recorder(sees_light)
+    fwdgrad.explain(calls, PICTURE, 0, method=Regions(), n_samples=64)
+    assert calls.calls == 64
+    plan = plan_of(PICTURE, Regions(), n_samples=64)
+    nothing = torch.full((64, 1), torch.nan)
+    assert still(plan, nothing, 0.5) == {}
+    assert still(plan, None, 0.5) == {}
+    half = nothing.clone()
+    half[:32] = 0.501
+    assert still(plan, half, 0.5) == {}  # of which a warning of its own tells
+    half[0] = 0.49
+    assert still(plan, half, 0.5) == {"hardly_changed": [0.49, 0.501]}
+    assert still(plan, half, 0.0) == {}  # of nothing everything is a change

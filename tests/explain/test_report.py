@@ -244,6 +244,7 @@ def test_the_check_says_what_an_order_drawn_by_chance_gives(made):
         f"{map_}, 10 % in an order drawn by chance to {chance}." in words_of(page)
     )
     assert page.count('<path class="chance"') == 2
+    assert len(re.findall('<path class="line" [^>]*>\n<path class="chance"', page)) == 2  # on top
     assert curves[0].auc < curves[1].auc
     assert "Over the whole of both tests, the map finds what counts sooner" in words_of(page)
     assert torch.equal(random_order(e), random_order(e))
@@ -272,6 +273,13 @@ def test_a_reader_is_warned_first(folder):
     )
     assert "Careful" not in good
     assert "Careful: when it was checked, this map was no better than chance." in bad
+    for start, is_told in ((0.97 * e.score, True), (0.9 * e.score, False)):
+        e.provenance["evidence"] = dict.fromkeys(
+            ("enough_share", "missing_share", "enough_count", "missing_count", "of_class")
+        ) | {"baseline_score": start}
+        still = words_of(report(e, "corner", [], falls, rises, chance=(rises, falls)))
+        told = f"Careful: with the whole picture grey the probability is {start:.3g}, and "
+        assert (told in still.partition("The picture")[0]) == is_told
     e.reliability, e.standard_error = 0.1, e.attribution.abs()
     noise = words_of(report(e, "corner", [], falls, rises, chance=(rises, falls)))
     assert "Careful: most of this map is chance" in noise.partition("The picture")[0]

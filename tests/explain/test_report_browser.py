@@ -1,6 +1,7 @@
-"""The report of fwdgrad evaluate, as a browser shows it."""
+"""The report of a map and the page of several, as a browser shows them."""
 
 import html
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from fwdgrad.adapters.strings import TextModel
 from fwdgrad.adapters.tables import TableModel
 from fwdgrad.metrics import Curve, deletion, insertion
 from fwdgrad.report import Number, report
+from fwdgrad.report.index import index_page
 
 from .models import mostly_slow
 
@@ -31,6 +33,7 @@ FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
+    "--disable-dev-shm-usage",
     "--no-first-run",
     "--hide-scrollbars",
     "--disable-background-networking",
@@ -60,8 +63,21 @@ EVIDENCE = {
     "missing_share": 0.11, "missing_score": 0.3, "instead_label": "plain (class 1)",
     "instead_score": 0.7, "of_class": True,
 }  # fmt: skip
-# Deque's axe-core, of npm: what a page's reader by keyboard or by ear would stumble over.
-AXE = Path(os.environ.get("AXE_CORE", "/usr/share/nodejs/axe-core/axe.min.js"))
+
+
+def axe_core():
+    """Deque's axe-core: what a page's reader by keyboard or by ear would stumble over.
+
+    AXE_CORE names the file; else it is that of axe-playwright-python, without Playwright.
+    """
+    if given := os.environ.get("AXE_CORE"):
+        return Path(given)
+    found = importlib.util.find_spec("axe_playwright_python")
+    return found and Path(found.origin).with_name("axe.min.js")
+
+
+AXE = axe_core()
+needs_axe = pytest.mark.skipif(AXE is None, reason="needs axe-core: of axe-playwright-python")
 
 
 def stripes(batch):
@@ -252,20 +268,79 @@ def test_the_axes_can_be_read(tmp_path, page, width):
                 assert apart or a[1] + 2 > b[1] + b[3] or b[1] + 2 > a[1] + a[3]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: npm pack, and AXE_CORE its file")
-@pytest.mark.parametrize("flags", [[], [DARK]], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [500, 1200])
-def test_nothing_stands_in_a_reader_s_way(tmp_path, page, width, flags):
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+def stumbles(tmp_path, text, width, *flags):
+    """What axe-core finds wrong with a page in a window of a width; the page may be in a frame."""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     script = AXE.read_text(encoding="utf-8").replace("</script", "<\\/script")
     run = (
-        "axe.run().then(found => { document.body.dataset.axe = JSON.stringify({passes: "
-        "found.passes.length, violations: found.violations.map(one => [one.id, "
-        "one.nodes.map(node => node.html)])}) })"
+        "axe.run().then(found => { parent.document.body.dataset.axe = JSON.stringify({width: "
+        "innerWidth, passes: found.passes.length, violations: found.violations.map(one => "
+        "[one.id, one.nodes.map(node => node.html)])}) })"
     )
     text = text.replace("</body>", f"<script>{script}</script><script>{run}</script></body>")
-    dom = browse(tmp_path, text, width, 1000, "--virtual-time-budget=20000", "--dump-dom", *flags)
+    if width < 500:  # see layout
+        size = f'width="{width}" height="1000" style="border:0"'
+        text = f'<body><iframe title="page" {size} srcdoc="{html.escape(text)}"></iframe>'
+    wide = max(width, 600)
+    dom = browse(tmp_path, text, wide, 1000, "--virtual-time-budget=20000", "--dump-dom", *flags)
     found = json.loads(html.unescape(re.search(r'data-axe="([^"]*)"', dom)[1]))
-    assert found["passes"] > 20
-    assert found["violations"] == []
+    assert found["width"] == (width if width < 500 else wide)
+    assert found["passes"] > 15
+    return found["violations"]
+
+
+@pytest.mark.slow
+@needs_axe
+@pytest.mark.parametrize("flags", [[], [DARK]], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_nothing_stands_in_a_reader_s_way(tmp_path, page, width, flags):
+    assert stumbles(tmp_path, page, width, *flags) == []
+
+
+@pytest.mark.slow
+@needs_axe
+def test_what_stands_in_a_reader_s_way_is_found(tmp_path, page):
+    """In a frame, too: a picture without words, and words too pale to read."""
+    bad = page.replace("</main>", '<img src=""><p style="color:#bbb;background:#fff">pale</main>')
+    assert bad != page
+    found = {name for name, _ in stumbles(tmp_path, bad, 390)}
+    assert found == {"image-alt", "color-contrast"}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """The page of two photos' maps, of a text's, and of a photo that failed."""
+    folder = tmp_path_factory.mktemp("maps")
+    maps = []
+    for name in ("cat.png", "a-long-name-of-a-photo-that-no-line-of-a-phone-can-hold.png"):
+        own = folder / name
+        own.mkdir()
+        explanation = fwdgrad.explain(lambda b: b.mean((1, 2, 3)), torch.rand(3, 16, 16))
+        explanation.provenance |= {"photo": {"name": name}, "label": "tabby, tabby cat"}
+        explanation.save(own / "explanation.safetensors")
+        Image.new("RGB", (64, 48), "grey").save(own / "heatmap.png")
+        (own / "report.html").write_text("report", encoding="utf-8")
+        maps.append({own / "explanation.safetensors": own / "heatmap.png"})
+    own = folder / "line 1"
+    own.mkdir()
+    model = TextModel(lambda texts: [2.0 * text.count("fine") - 1 for text in texts])
+    words = fwdgrad.explain(model, "A fine film " * 40, n_samples=128)
+    words.save(own / "explanation.safetensors")
+    (own / "words.html").write_text(words.to_html(), encoding="utf-8")
+    maps.append({own / "explanation.safetensors": own / "words.html"})
+    return index_page(maps, {"dog.png": "photo dog.png cannot be read: it is " + "damaged" * 9})
+
+
+@pytest.mark.slow
+@needs_axe
+@pytest.mark.parametrize(
+    ("width", "flags"), [(390, [DARK]), (390, []), (1200, [])], ids=["phone-dark", "phone", "wide"]
+)
+def test_nothing_in_the_index_stands_in_a_reader_s_way(tmp_path, index, width, flags):
+    assert stumbles(tmp_path, index, width, *flags) == []
+
+
+def test_the_index_fits_a_phone(tmp_path, index):
+    places = layout(tmp_path, index, 390)
+    assert places["width"] == places["widest"] == 390
+    assert len(places["pictures"]) == 2

@@ -4,8 +4,8 @@ import base64
 import copy
 import dataclasses
 import io
+import itertools
 import json
-import math
 import pickle
 import re
 import sys
@@ -181,14 +181,32 @@ def test_boxes_are_where_each_cell_weighs_most(shape, features):
     boxes = parts.boxes()
     for number, box in enumerate(boxes):
         weight = parts.mask(torch.arange(parts.count) == number)
-        here = (weight >= weight.max() / 2).nonzero()
-        low, high = here.amin(0), here.amax(0) + 1
-        assert bool((box[:, 0] <= low).all() & (box[:, 1] >= high).all())
         middle = weight[tuple(slice(*side) for side in box.tolist())]
         assert float(middle.max()) == float(weight.max())
         assert float(middle.min()) > 0
-    if features.interpolation == "nearest":
-        assert int((boxes[..., 1] - boxes[..., 0]).prod(1).sum()) == math.prod(shape)
+    # They tile the input: no element is in two.
+    counts = torch.zeros(shape)
+    for box in boxes.tolist():
+        counts[tuple(slice(*side) for side in box)] += 1
+    assert bool((counts == 1).all())
+
+
+@pytest.mark.parametrize("cell", [2, 3, 4, 16])
+def test_cells_at_an_edge_have_what_they_weigh_most_in(cell):
+    """By the weights' own formula, tents about (line - 1/2) cells; whatever the length."""
+    for length in {cell + 1, 2 * cell, 2 * cell + 1, 5 * cell - 1}:
+        found = Parts((1, length), Grid((cell,))).boxes()[:, 1].tolist()
+        assert found[0][0] == 0
+        assert found[-1][1] == length
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(found))
+        for line, (start, stop) in enumerate(found):
+            assert 1 <= stop - start <= cell
+            apart = [abs(at - line * cell + (cell + 1) / 2) for at in range(length)]
+            assert min(apart[start:stop]) == min(apart)
+
+
+def test_two_elements_have_three_lines_of_cells():
+    assert Parts((1, 2), Grid((2,))).boxes()[:, 1].tolist() == [[0, 1], [0, 1], [1, 2]]
 
 
 def test_a_cell_has_what_it_adds():
@@ -241,9 +259,33 @@ def test_cells_are_in_the_photo_s_pixels(photo, options):
         rows, columns = one.place
         assert 0 <= rows.start <= rows.stop <= height
         assert 0 <= columns.start <= columns.stop <= width
-        assert (one.name == "beside the photo") == (not photo[one.place].size)
-    beside = [one for one in found.top(10_000) if one.name == "beside the photo"]
-    assert bool(beside) == (options.get("fit") == "pad")
+        assert photo[one.place].size
+
+
+def test_grey_beside_a_photo_is_no_feature_of_it():
+    """A model of the grey alone: the border's cells are told from chance, and are not the photo."""
+    photo = np.full((64, 32, 3), 90, np.uint8)
+    model = ImageModel(
+        lambda batch: batch[..., :8].mean((1, 2, 3)) + batch[..., 12, 12].mean(1),
+        size=32,
+        fit="pad",
+    )
+    found = fwdgrad.explain(model, photo, method=Regions("black", cell=4), n_samples=256)
+    assert found.attribution[..., :4].abs().mean() > 10 * found.attribution[..., 24:].abs().mean()
+    frame = pytest.importorskip("pandas") and found.to_frame()
+    assert len(frame) == len(found.top(10_000)) == len(json.loads(found.to_json())["features"])
+    area = (frame["row_stop"] - frame["row_start"]) * (frame["column_stop"] - frame["column_start"])
+    assert bool((area > 0).all())
+    assert int(area.sum()) == 64 * 32  # they tile the photo
+    assert len(frame) < len(found.explanation.top(10_000))
+    # Those that are left keep their own scores and tests.
+    whole = found.explanation.to_frame()
+    own = {*frame["score"]}
+    assert frame["score"].tolist() == [score for score in whole["score"] if score in own]
+    told = {*whole.loc[whole["significant"], "score"]}
+    assert frame["significant"].tolist() == [score in told for score in frame["score"]]
+    assert told - own  # of the grey alone, which were rows once
+    assert not frame["significant"].all()
 
 
 def test_single_pixels_of_a_photo_have_a_channel():

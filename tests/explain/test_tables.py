@@ -497,6 +497,33 @@ def test_the_chart_has_a_bar_and_an_error_for_each():
     assert e.plot(most=2).collections
 
 
+@pytest.mark.parametrize("columns", [0, 1, 2])
+@pytest.mark.parametrize("name", ["age", "the distance to the next station"])
+def test_all_of_the_title_can_be_read(name, columns):
+    """In a figure of its own, in given axes, and beside another one."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    data = np.random.default_rng(0).normal(size=(300, 2))
+    scores = lambda rows: np.stack([rows.sum(1), rows[:, 0]], 1)  # noqa: E731
+    labels = ["the loan is granted at once", "refused"]
+    model = TableModel(scores, data, feature_names=[name, "rooms"], labels=labels)
+    row = fwdgrad.explain(model, [1.0, 2.0], 0)
+    given = [None]
+    if columns:
+        figure = plt.figure(figsize=(10, 3), layout="constrained")
+        given = figure.subplots(1, columns, squeeze=False)[0]
+    axes = [row.plot(ax) for ax in given]
+    figure = axes[0].figure
+    figure.canvas.draw()
+    boxes = [ax.title.get_window_extent() for ax in axes]
+    for box, ax in zip(boxes, axes, strict=True):
+        assert ax.get_title().replace("\n", " ") == str(row).split("\n")[0]
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+    plt.close(figure)
+
+
 # ---- what is refused -------------------------------------------------------------------------
 
 FRAME = pd.DataFrame({"age": [1, 2], "town": ["Ulm", "Bonn"], "kind": pd.Categorical(["a", "b"])})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.adapters.cropping import Cut
-from fwdgrad.errors import ArgumentError
+from fwdgrad.errors import ArgumentError, ArgumentTypeError
 from fwdgrad.explanation import Explanation
 from fwdgrad.meaning import score_name
 from fwdgrad.shown import OfExplanation
@@ -31,7 +31,8 @@ class PictureExplanation(OfExplanation):
     """Which parts of a photo a score depends on, in the photo's own pixels.
 
     It has all attributes of the ``Explanation`` of what the model saw, too: ``attribution``,
-    ``score``, ``reliability``, ``settings``, ...
+    ``score``, ``reliability``, ``settings``, ... The grey beside a padded photo is in these, but it
+    is no part of the photo: ``top``, ``to_frame`` and ``to_json`` leave out what lies in it alone.
 
     Attributes:
         explanation: of what the model saw: (C, H, W), its pixels in [0, 1].
@@ -64,6 +65,38 @@ class PictureExplanation(OfExplanation):
         height, width = self.photo.shape[:2]
         return on_photo(self.explanation.heatmap(), self.cut, width, height)
 
+    def on_photo(self, mask: Tensor) -> Tensor:
+        """A mask of the model's pixels in the photo's own: bool (H0, W0), False where it saw none.
+
+        Args:
+            mask: bool (H, W) or (C, H, W), where it is in any channel: ``evidence(...).enough`` or
+                ``significant()``, say.
+
+        Raises:
+            TypeError, ValueError: it is no mask of the model's pixels.
+
+        Example:
+            >>> import fwdgrad
+            >>> from fwdgrad.adapters.pictures import ImageModel
+            >>> photo = np.full((48, 96, 3), 200, np.uint8)
+            >>> model = ImageModel(lambda batch: batch[..., :16, :16].mean((1, 2, 3)), size=32)
+            >>> e = fwdgrad.explain(model, photo, method=fwdgrad.Regions("black"), n_samples=64)
+            >>> enough = fwdgrad.evidence(model, e).enough
+            >>> enough.shape, e.on_photo(enough).shape
+            (torch.Size([3, 32, 32]), torch.Size([48, 96]))
+        """
+        if getattr(mask, "dtype", None) != torch.bool:
+            kind = getattr(mask, "dtype", type(mask).__name__)
+            raise ArgumentTypeError("mask", f"must be a tensor of bool, got {kind}")
+        shape = tuple(self.explanation.input.shape)
+        if tuple(mask.shape) not in (shape, shape[1:]):
+            raise ArgumentError(
+                "mask", f"must have shape {shape} or {shape[1:]}, got {tuple(mask.shape)}"
+            )
+        height, width = self.photo.shape[:2]
+        inside = mask.reshape(-1, *shape[1:]).any(0).cpu().double()
+        return on_photo(inside, self.cut, width, height, nearest=True) > 0
+
     def plot(
         self,
         ax: Axes | None = None,
@@ -92,7 +125,10 @@ class PictureExplanation(OfExplanation):
         return draw(self.explanation, ax, look, frame, self.label)
 
     def _features(self) -> FeatureTable:
-        """With their places in the photo's pixels; of single channels, these last."""
+        """With their places in the photo's pixels; of single channels, these last.
+
+        What lies beside a padded photo is left out.
+        """
         height, width = self.photo.shape[:2]
         table = self.explanation._features()
         channel, rows, columns = table.boxes.unbind(1)
@@ -105,7 +141,8 @@ class PictureExplanation(OfExplanation):
         axes = ["row", "column"]
         if bool((channel != torch.tensor([0, len(self.explanation.input)])).any()):
             boxes, axes = [*boxes, channel], [*axes, "channel"]
-        return replace(table, axes=tuple(axes), boxes=torch.stack(boxes, 1))
+        found = replace(table, axes=tuple(axes), boxes=torch.stack(boxes, 1))
+        return found.only((found.boxes[..., 0] < found.boxes[..., 1]).all(1))
 
     def _about(self) -> dict[str, Any]:
         return {"photo": told(self.cut, self.photo.shape[1], self.photo.shape[0])}
@@ -195,10 +232,11 @@ def pixels_of(
     return torch.stack([start, torch.where(between, start + 1, stop)], 1)
 
 
-def on_photo(values: Tensor, cut: Cut, width: int, height: int) -> Tensor:
+def on_photo(values: Tensor, cut: Cut, width: int, height: int, *, nearest: bool = False) -> Tensor:
     """Values (h, w) of the pixels that a cut made, in the photo's: (height, width).
 
-    Between them they are interpolated; pixels of the photo that are not in the cut have 0.
+    Between them they are interpolated, or the nearest is taken; pixels of the photo that are not in
+    the cut have 0.
 
     Example:
         >>> cut = Cut((1.0, 0.0, 3.0, 1.0), (2, 1), (2, 1))
@@ -213,6 +251,8 @@ def on_photo(values: Tensor, cut: Cut, width: int, height: int) -> Tensor:
         place = ((at[inside] - low) * (side / (high - low)) - 0.5).clamp_(0, side - 1)
         lower = place.floor().long().clamp_(max=side - 1)
         weight = (place - lower).to(values)
+        if nearest:
+            weight = weight.round()
         one, other = (
             values.index_select(axis, first + where)
             for where in (lower, (lower + 1).clamp_(max=side - 1))

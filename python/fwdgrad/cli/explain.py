@@ -16,7 +16,7 @@ from fwdgrad.adapters.engines import engine_of
 from fwdgrad.adapters.images import MODELS, ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import Photo, read_photo
 from fwdgrad.adapters.picture_explanation import told
-from fwdgrad.advice import advice
+from fwdgrad.advice import advice, try_another
 from fwdgrad.cli.engine import on_asked_engine
 from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.heatmap import heatmap, panels_of
@@ -270,6 +270,8 @@ class Photos(Kind):
             say(f"reliability  {result.reliability:.3f} ({one.spoken(advice(result))})")
             if found is not None:
                 say(line_of(found))
+            if careful := try_another(result):
+                say(f"careful      {one.spoken(careful)}")
             say(f"heatmap      {drawn}")
             say(f"attribution  {saved} (with its standard error)")
             if checks and (check := checks[i]) is not None:

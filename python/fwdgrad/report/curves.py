@@ -90,7 +90,7 @@ def chart(
     area_is = f"area {curve.auc:.4f}"
     drawn, key, other = f'<path class="line" d="{line}"/>', "", ""
     if chance is not None:
-        drawn = f'<path class="chance" d="{path(chance)}"/>\n{drawn}'
+        drawn += f'\n<path class="chance" d="{path(chance)}"/>'  # the line shows in its gaps
         other = f" Dashed: in an order drawn by chance, area {chance.auc:.4f}."
         key = (
             f'<span class="key"><i></i> {order}</span> '

@@ -132,7 +132,7 @@ def pictures(
     def photo(ax: Axes) -> None:
         panels.draw_photo(ax)
         draw_box(ax, explanation, panels.frame.extent)
-        for name, line in (("missing", "--"), ("enough", "-")):
+        for name, line in (("enough", "-"), ("missing", "--")):
             if name in parts:
                 panels.outline(ax, parts[name], line)
 
@@ -158,7 +158,8 @@ def pictures(
         unit = f'<span class="unit">Full colour is a change of {full} or more.</span>'
     errors = explanation.standard_error
     is_tested = bool((errors.isfinite() & (errors > 0)).any())
-    pale = " Where there is no colour, nothing is told apart from chance." * is_tested
+    pale = " Where there is no colour, nothing is told apart from chance; pale parts may be chance."
+    pale *= is_tested
     one = ' class="one"' * (not has_sign(explanation))
     found = [
         figure("The picture", tied(lines), _panel(photo, panels), "The picture that was explained"

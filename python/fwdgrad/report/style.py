@@ -37,8 +37,8 @@ img.coarse { image-rendering: pixelated; }
 .scale i.one { background: linear-gradient(90deg, #fff, #db5b26); }
 .key { display: inline-block; margin-right: 1rem; }
 .key i { display: inline-block; width: 1.6rem; vertical-align: middle;
-  border-top: 2px solid var(--colour); }
-.key i.dashed { border-top: 2px dashed var(--quiet); }
+  border-top: 4px solid var(--colour); }
+.key i.dashed { border-top: 2px dashed var(--ink); }
 .scale i { flex: 1; height: .5rem; border-radius: 4px; border: 1px solid var(--line);
   background: linear-gradient(90deg, #267abe, #fff, #db5b26); }
 .scale i.ink { background: linear-gradient(90deg, rgba(0,98,178,.7), transparent,
@@ -67,8 +67,8 @@ table.all th small { display: inline; }
 .curves svg { margin-top: .5rem; max-width: 34rem; }
 .grid { stroke: var(--line); }
 .tick { fill: var(--quiet); font: 13px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-.line { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: round; }
-.chance { fill: none; stroke: var(--quiet); stroke-width: 2; stroke-dasharray: 6 4; }
+.line { fill: none; stroke: var(--colour); stroke-width: 4; stroke-linejoin: round; }
+.chance { fill: none; stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 6 4; }
 .area { fill: var(--colour); fill-opacity: .16; }
 table { border-collapse: collapse; width: 100%; max-width: 44rem;
   font-variant-numeric: tabular-nums; }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fwdgrad.advice import is_drawn, is_noise
+from fwdgrad.advice import is_drawn, is_noise, unmoved
 from fwdgrad.explanation import Explanation
 from fwdgrad.meaning import has_sign, is_probability
 from fwdgrad.methods import Coalitions, IntegratedGradients, Regions
@@ -232,6 +232,8 @@ def warning(result: Any, better: int | None, found: str) -> str:
         return f"Careful: most of this {found} is chance, and another run would give another one."
     if better == 0:
         return f"Careful: when it was checked, this {found} was no better than chance."
+    if isinstance(result, Explanation) and _known(result) and (said := unmoved(result)):
+        return f"Careful: {said}. What this {found} shows is little."
     return ""
 
 
