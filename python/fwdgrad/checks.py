@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from fwdgrad.errors import ArgumentError, ArgumentTypeError
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from fwdgrad.outputs import told
 
 
@@ -76,8 +75,7 @@ mean 'grey'?
     """
     if isinstance(value, str) and value in choices:
         return
-    near = difflib.get_close_matches(_KNOWN_AS.get(str(value), str(value)), choices, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(_KNOWN_AS.get(str(value), str(value)), choices)
     raise ArgumentError(
         name, f"must be one of {', '.join(choices)}, got {told(repr(value), 80)}{hint}"
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import difflib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 
 class Option(str):
@@ -122,6 +123,17 @@ def said_first(before: str, error: Exception) -> Exception:
         return error
     # A KeyError's text has quotes, and an OSError's is made of its parts.
     return RuntimeError(f"{before}: {type(error).__name__}: {text}")
+
+
+def did_you_mean(given: str, names: Iterable[str], shown: Callable[[str], str] = repr) -> str:
+    """The end of a message that a name is unknown: the nearest known one; nothing without any.
+
+    Example:
+        >>> did_you_mean("regoins", ["gradient", "regions"]), did_you_mean("x", ["regions"])
+        ("; did you mean 'regions'?", '')
+    """
+    near = difflib.get_close_matches(given, list(names), 1)
+    return f"; did you mean {shown(near[0])}?" if near else ""
 
 
 Kept = list[tuple[str, type[Warning]]]

@@ -229,6 +229,7 @@ def explain(
         raise TypeError(unexpected(given))
     check_on_look(on_look)
     several = isinstance(target, (list, tuple))
+    started = time.perf_counter()
     prepared, forward = None, cast(Callable[[Tensor], Any], model)
     if isinstance(model, Adapter):
         prepared = model.prepare(x)
@@ -242,7 +243,7 @@ def explain(
             on_look(shown if several else shown[0])
 
     found = explanations(
-        forward, x, list(target) if several else [target], prepared=prepared,
+        forward, x, list(target) if several else [target], prepared=prepared, started=started,
         method=method, objective=objective, n_samples=n_samples, reliability=reliability,
         max_samples=max_samples, features=features, seed=seed, batch_size=batch_size,
         memory=memory, checkpoint=checkpoint, progress=progress, name=name,
@@ -274,6 +275,7 @@ def explanations(
     prepared: Prepared | None = None,
     about: Mapping[str, Any] | None = None,
     on_look: Callable[[list[Explanation]], object] | None = None,
+    started: float | None = None,
     **settings: Any,
 ) -> list[Explanation]:
     """What ``explain`` gives for each target, without a warning where it is mostly noise.
@@ -284,11 +286,12 @@ def explanations(
         at_input: is given the model's output at x, before the samples are made.
         prepared: what an adapter made the input of.
         about: what else makes two runs the same, as JSON has it; see ``Prepared``.
+        started: of ``time.perf_counter``, where something was done before.
         on_look: is given those of the samples so far at each look but the last.
         **settings: batch_size, memory, checkpoint, progress, name, workers, group and backend of
             ``explain``.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     how = Settings(**settings)
     with how.together():
         check_model(model)

@@ -110,7 +110,8 @@ class Explanation(Shown):
         features: as they were given.
         seed: of all that was drawn.
         input: what was explained.
-        seconds: how long it took.
+        seconds: how long ``explain`` took: the model's calls and the map, but neither imports nor
+            loading the model, which the command line's "in all" has, too.
         convergence_delta: on a path (integrated gradients), by how much the attribution's sum
             exceeds the change of the score from the baseline to the input; None elsewhere.
         provenance: versions, backend, device, threads, digest of the input; the model's name where

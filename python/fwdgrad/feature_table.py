@@ -27,7 +27,7 @@ class Feature:
         place: what indexes the input, ``photo[place]``, ``text[place]``, ``x[place]``: of a cell
             where it weighs most, so that cells tile the input, of a label the smallest box around
             it; None of a column.
-        value: of a column the row's, in words; of an element its number; None elsewhere.
+        value: of a column the row's, a number or a word; of an element its number; None elsewhere.
     """
 
     name: str

@@ -93,7 +93,8 @@ class Shown:
     def to_json(self) -> str:
         """What was explained, how, and all features with scores and errors: a JSON object's text.
 
-        It is strict JSON: what is not finite is null.
+        It is strict JSON: what is not finite is null. Its seconds are those of the call of
+        ``explain``: the model's calls and the map, but neither imports nor loading the model.
 
         Example:
             >>> import torch, fwdgrad
@@ -115,6 +116,7 @@ class Shown:
             "method": {"name": e.method.name, **_options(e.method)},
             "seed": e.seed,
             "seconds": e.seconds,
+            "seconds_of": "the call of explain, without imports and loading the model",
             **self._about(),
             "features": self._features().records(),
         }

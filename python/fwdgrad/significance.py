@@ -11,7 +11,7 @@ from torch import Tensor
 from fwdgrad.checks import check_choice, check_number
 from fwdgrad.directions import Directions, order_of
 from fwdgrad.errors import ArgumentError, Message, Option, ReliabilityWarning, warn
-from fwdgrad.estimate.hadamard import is_told_by_spare
+from fwdgrad.estimate.hadamard import is_told_by_spare, lent_by_spare
 from fwdgrad.estimate.student import two_sided
 from fwdgrad.methods import plan_again
 from fwdgrad.methods.coalitions import MOST
@@ -84,13 +84,15 @@ def degrees_of_freedom(plan: Plan, missing: int = 0) -> float:
     units = -(-plan.samples // plan.unit) if plan.unit > 1 else plan.samples * there
     if spec is not None and spec.block is not None:  # the other samples leave an element alone
         units *= spec.coverage
-    return max(1.0, units - 1.0)
+    return max(1.0, units - 1.0) + lent_by_spare(plan)
 
 
 def _lends(plan: Plan) -> bool:
-    """Whether features have their errors from few groups of the same samples."""
+    """Whether features have their errors from few groups of the same samples, and no others."""
     spec = plan.spec
-    return spec is not None and spec.design == "hadamard" and not is_told_by_spare(plan)
+    if spec is None or spec.design != "hadamard":
+        return False
+    return not (is_told_by_spare(plan) or lent_by_spare(plan))
 
 
 def _warn_of_groups(e: Any, plan: Plan) -> None:

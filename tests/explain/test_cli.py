@@ -202,7 +202,11 @@ def test_explain_writes_and_prints(folder, capsys):
     assert lines["class"] == f"lamp (class 1), probability {result.score:.4g}"
     assert re.fullmatch(r"regions \(baseline grey, cell \d, antithetic no\)", lines["method"])
     assert lines["samples"] == "1024, and 1 forward call on the photo itself"
-    assert float(lines["seconds"]) == pytest.approx(result.seconds, abs=0.06)
+    waited, of_map = map(float, re.findall(r"\d+\.\d", lines["seconds"]))
+    assert lines["seconds"] == f"{waited} in all, of which the map took {of_map}"
+    assert of_map == pytest.approx(result.seconds, abs=0.06)
+    assert waited >= of_map
+    assert list(lines)[-1] == "seconds"
     assert 50 < float(lines["peak memory"].split()[0]) < 4000
     assert lines["heatmap"] == "out/heatmap.png"
     assert lines["attribution"].startswith("out/explanation.safetensors")
@@ -334,10 +338,14 @@ def integrated(model, text):
     [
         ([], ["--text needs --model"]),
         (["--model", "nowhere"], ["model must be a file", "smollm2", "nowhere"]),
+        (["--model", "smolm2"], ["file.py:callable; did you mean 'smollm2'?"]),
         (["--model", "photo.png"], ["no text model's file"]),
         (["--model", "SENTIMENT", "--answers", "a,b"], ["answers are for a language model"]),
         (["--model", "SENTIMENT", "--cell", "3"], ["--cell is of photos"]),
-        (["--model", "SENTIMENT", "--target", "great"], ["target must be one of bad, good"]),
+        (
+            ["--model", "SENTIMENT", "--target", "goood"],
+            ["good, got 'goood'; did you mean"],
+        ),
         (["--model", "SENTIMENT", "--method", "adaptgrad"], ["AdaptGrad", "smoothgrad"]),
         (
             ["--model", "SENTIMENT", "--method", "gradient", "--scale", "1"],
@@ -783,6 +791,45 @@ def test_another_runs_map_is_not_overwritten(folder, capsys):
     assert explain("--seed", "1", "--overwrite")[1].seed == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--samples 0", "--samples must be at least 1, got 0"),
+        ("--seed -1", "--seed must lie in 0"),
+        ("--method regions --scale 1", "--scale is no option of --method regions"),
+        ("--cell 0", "--cell must be"),
+        ("--workers 0", "--workers must be at least 1, got 0"),
+        ("--batch-size 0", "--batch-size must be at least 1, got 0"),
+        ("--max-pixels 0", "--max-pixels must be at least 1, got 0"),
+        ("--device none", "--device must be"),
+        ("--labels none.txt", "--labels none.txt cannot be read"),
+        ("--target lamp", "target must be a number"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["photo", "photos", "text", "row"])
+def test_options_are_checked_before_what_is_in_the_output_folder(
+    folder, sentiment, capsys, options, message, kind
+):
+    if kind == "row":
+        pytest.importorskip("pandas")
+    if kind in ("text", "row") and options in ("--cell 0", "--labels none.txt", "--target lamp"):
+        pytest.skip("is of photos, or the model's answer tells")
+    Path("rows.csv").write_text("a,b\n1,2\n")
+    Path("copy.png").write_bytes(Path("photo.png").read_bytes())
+    line = {
+        "photo": "photo.png --size 16 --model own:corner",
+        "photos": "photo.png copy.png --size 16 --model own:corner",
+        "text": f"--text fine --model {sentiment}",
+        "row": "--table rows.csv --background rows.csv --model own:corner",
+    }[kind]
+    for name in ("out", "out/photo"):
+        Path(name).mkdir()
+        for taken in ("explanation.safetensors", "index.html", "words.html"):
+            Path(name, taken).write_text("my own")
+    status = cli.main(["explain", *line.split(), "--output", "out", *options.split()])
+    refused(capsys, status, message)
+
+
 def test_a_file_of_the_users_own_is_not_overwritten(folder, sentiment, capsys):
     Path("out").mkdir()
     Path("out/heatmap.png").write_text("my own")
@@ -847,7 +894,9 @@ ERRORS = [
     ("", {"photo": "own.py"}, ["own.py", "cannot be read"]),
     ("", {"photo": "empty"}, ["photo empty is a folder without pictures (.png, .jpg, "]),
     ("", {"model": "resnet"}, ["efficientnet-lite0", "package.module:callable", "'resnet'"]),
-    ("", {"model": "own:none"}, ["own:none", "has no 'none'"]),
+    ("", {"model": "own:none"}, ["own:none", "own.py has no 'none'; did you mean 'one'?"]),
+    ("", {"model": "own.py:sharse"}, ["own.py:sharse': the file has no 'sharse'; did you mean 's"]),
+    ("", {"model": "eficientnet-lite"}, ["lite'; did you mean 'efficientnet-lite0'?"]),
     ("", {"model": "nomodule:corner"}, ["nomodule:corner", "No module named 'nomodule'"]),
     ("", {"model": ":corner"}, ["package.module:callable", "':corner'"]),
     ("", {"model": "own:"}, ["package.module:callable", "'own:'"]),
@@ -934,6 +983,10 @@ ERRORS = [
     ("--answers a,b", {}, ["--answers", "--text"]),
     ("--samples many", {}, ["--samples", "many"]),
     ("--colour red", {}, ["--colour"]),
+    ("--smaples 9", {}, ["arguments: --smaples 9; did you mean --samples? (see fwdgrad explain "]),
+    ("--n-samples=9", {}, ["--n-samples=9; did you mean --samples?"]),
+    ("--objective logti", {}, ["--objective", "'logti'", "; did you mean logit?"]),
+    ("--method regoins", {}, ["; did you mean regions?"]),
     ("--baseline pink", {}, ["--baseline", "pink", "grey"]),
 ]
 
@@ -955,6 +1008,22 @@ def test_an_error_is_one_line(folder, capsys, options, arguments, fragments):
     refused(capsys, status, *fragments)
     new = {path.name for path in set(folder.rglob("*")) - before if path.suffix != ".pyc"}
     assert new <= {"log", "__pycache__"}
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("explian photo.png", "; did you mean explain? (see fwdgrad --help)"),
+        ("evaluate a --setps 3", "--setps 3; did you mean --steps? (see fwdgrad evaluate --help)"),
+        ("info --debgu", "--debgu; did you mean --debug? (see fwdgrad info --help)"),
+        ("info --nothing-like-it", "arguments: --nothing-like-it (see fwdgrad info --help)"),
+    ],
+)
+def test_what_was_meant_is_asked_of_every_command(capsys, line, end):
+    with pytest.raises(SystemExit):
+        cli.main(line.split())
+    out, err = capsys.readouterr()
+    assert (out, err[-len(end) - 1 :]) == ("", f"{end}\n")
 
 
 def test_no_command_is_an_error(capsys):

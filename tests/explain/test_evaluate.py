@@ -123,7 +123,7 @@ def test_the_numbers(folder, capsys):
         "antithetic yes)",
         "samples": "640",
         "reliability": "0.950 (other noise would give much the same map)",
-        "seconds": "1.2",
+        "seconds": "1.2 (of the map, without the start of the model)",
         "curves of": "logit (in 4 steps)",
         "fill": "0.25 (as given)",
         "deletion": f"{(0.625 + 3 * 0.25) / 4:.4f} (low is good)",
@@ -342,6 +342,7 @@ def test_a_camera_turns_photo_and_mask(folder):
         ("--mask wide.png", {}, ["must be 8 x 8 pixels, as the map is, got 9 x 8"]),
         ("--report .", {}, ["--report . cannot be written to", "a folder, not a file"]),
         ("--report no/out.html", {}, ["--report no/out.html cannot be written to"]),
+        ("--report own.py --steps 0", {}, ["--steps must be at least 1, got 0"]),
     ],
 )
 def test_refused(folder, capsys, options, changes, fragments):

@@ -121,7 +121,9 @@ def test_a_folder_of_photos(folder, capsys):
     assert re.fullmatch(
         r"photos/a.png: class 1, probability 0\.\d+, reliability .*, maps/a", out[0]
     )
-    assert out[3:] == ["photos       3 explained", "index        maps/index.html"]
+    assert out[3:5] == ["photos       3 explained", "index        maps/index.html"]
+    assert re.fullmatch(r"seconds      \d+\.\d in all", out[5])
+    assert len(out) == 6
     assert samples_seen() == 96
     found = maps()
     assert sorted(found) == ["a", "b c", "d"]
@@ -268,7 +270,7 @@ def test_the_page_lists_what_was_asked_for(folder, capsys):
     assert cli.main(line) == 0
     Path("photos/b c.JPG").unlink()
     out, _ = said(capsys, cli.main(line))
-    assert out[-2] == "photos       0 explained, 2 there already"
+    assert out[-3] == "photos       0 explained, 2 there already"
     assert Page(Path("maps/index.html")).links == [f"{x}/heatmap.png" for x in "aadd"]
     assert Path("maps/b c/heatmap.png").exists()  # kept, and not on the page
     # A map of a former picture is not shown for the one that cannot be read.

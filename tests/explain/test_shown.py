@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -118,8 +119,8 @@ def test_words_are_where_they_say():
 
 def test_columns_have_the_row_s_values():
     first, second, third = of_row().top()
-    assert (first.name, first.value, first.score, first.place) == ("rooms", "4", 75.0, None)
-    assert (second.name, second.value, second.score) == ("<b>age", "5", 10.0)
+    assert (first.name, first.value, first.score, first.place) == ("rooms", 4.0, 75.0, None)
+    assert (second.name, second.value, second.score) == ("<b>age", 5.0, 10.0)
     assert (third.name, third.score, third.standard_error) == ("noise", 0.0, 0.0)
 
 
@@ -360,12 +361,27 @@ def test_json_says_all_of_it(each):
     assert [one["feature"] for one in found["features"]] == [one.name for one in top]
 
 
+def test_seconds_are_those_of_the_call_and_say_so():
+    def prepare(x):
+        time.sleep(0.1)
+        return TableModel.prepare(model, x)
+
+    model = TableModel(lambda batch: batch[:, 0], np.zeros((2, 3)))
+    model.prepare = prepare
+    started = time.perf_counter()
+    e = fwdgrad.explain(model, [1.0, 2.0, 3.0])
+    assert 0.1 < e.seconds < time.perf_counter() - started
+    found = json.loads(e.to_json())
+    assert found["seconds"] == e.seconds
+    assert found["seconds_of"].startswith("the call of explain, without imports")
+
+
 def test_json_of_each_kind():
     word = json.loads(of_text().to_json())["features"][0]
     assert word["place"] == {"character": [5, 9]}
     found = json.loads(of_row().to_json())
     assert (found["kind"], found["background_of"], found["features"][0]["value"]) == (
-        "table", 2, "4",
+        "table", 2, 4.0,
     )  # fmt: skip
     found = json.loads(of_photo(bright(slice(8, 16), slice(4, 8))).to_json())
     assert found["features"][0]["place"].keys() == {"row", "column"}

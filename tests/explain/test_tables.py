@@ -2,6 +2,7 @@
 
 import html.parser
 import itertools
+import json
 import re
 import time
 
@@ -183,7 +184,8 @@ def test_a_frame_keeps_its_columns_and_types():
             assert set(frame[name].tolist()) <= set(background[name].tolist())
     assert len(seen[0]) == 1
     pd.testing.assert_frame_equal(seen[0], background.iloc[[3]].reset_index(drop=True))
-    assert e.values[:2] == (str(background["age"][3]), f"{background['income'][3]:.5g}")
+    assert e.values[:2] == (background["age"][3], background["income"][3])
+    assert [type(value) for value in e.values[:2]] == [int, float]
     assert set(np.flatnonzero(e.scores.numpy())) <= {0, 3}
     expected = background["age"][3] - background["age"].mean()
     assert float(e.scores[0]) == pytest.approx(expected, abs=1e-9)
@@ -226,7 +228,7 @@ def test_a_type_that_cannot_hold_the_row_s_value_gives_way():
     e = fwdgrad.explain(TableModel(predict, background), {"a": np.nan, "b": np.nan})
     assert set(types) == {np.dtype("float64")}
     assert e.scores.tolist() == [8.0, 0.0]
-    assert e.values == ("nan", "nan")
+    assert np.isnan(e.values).all()
     e = fwdgrad.explain(TableModel(predict, background), {"a": 2.5, "b": None})
     assert e.scores.tolist() == [0.5, 0.0]
     types.clear()
@@ -339,7 +341,7 @@ def test_a_pipeline_of_a_frame_by_the_names_of_its_classes(pipelines):
     assert torch.equal(again.scores, e.scores)
     row = data.iloc[0].copy()
     row["income"] = np.nan
-    assert fwdgrad.explain(TableModel(pipeline, data), row).values[1] == "nan"
+    assert np.isnan(fwdgrad.explain(TableModel(pipeline, data), row).values[1])
 
 
 @pytest.mark.parametrize("name", ["LinearSVC", "LinearRegression"])
@@ -448,6 +450,29 @@ def test_the_frame_has_all_sorted():
     assert list(frame.columns) == ["feature", "value", "score", "standard_error", "significant"]
     assert frame["feature"].tolist()[1:] == ["<b>a\x1b[2J", "third"]
     assert frame["score"].tolist() == [-4.0, 2.0, 0.0]
+
+
+def test_numbers_stay_numbers_in_the_frame_and_in_json():
+    model = TableModel(lambda rows: rows[:, 0] + np.nan_to_num(rows[:, 1]), np.zeros((2, 2)))
+    e = fwdgrad.explain(model, [1234567.875, np.nan])
+    frame = e.to_frame().set_index("feature")["value"]
+    assert frame.dtype == np.float64
+    assert frame["x0"] == 1234567.875  # all of its digits
+    found = {one["feature"]: one["value"] for one in json.loads(e.to_json())["features"]}
+    assert found == {"x0": 1234567.875, "x1": None}
+    background = mixed()
+    model = TableModel(
+        lambda frame: frame["age"].to_numpy() * 1.0,
+        background,
+        groups={"money": ["income", "owner"]},
+    )
+    e = fwdgrad.explain(model, background.iloc[3].to_dict())
+    found = {one["feature"]: one["value"] for one in json.loads(e.to_json())["features"]}
+    age = background["age"][3].item()
+    assert (found["age"], type(found["age"]), found["town"]) == (age, int, background["town"][3])
+    assert found["money"].startswith("income=")
+    assert {one.name: one.value for one in e.top(9)} == found
+    assert ["age", str(age)] in [line.split()[:2] for line in str(e).split("\n")]
 
 
 def test_the_page_is_whole_and_escapes_everything():

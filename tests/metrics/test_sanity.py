@@ -109,6 +109,25 @@ def test_consistency_is_the_mean_size_of_two_correlations():
     assert signed * absolute != 0
 
 
+def test_a_model_is_not_compared_with_itself():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(50, 1)
+
+    def weights(model, x):
+        return model.weight[0].detach()
+
+    for call in (
+        randomised,
+        lambda model, seed: consistency(weights, model, torch.zeros(50), seed=seed),
+    ):
+        with pytest.raises(ValueError, match=r"seed must be another one .*: 0 draws what it has"):
+            call(model, 0)
+    assert consistency(weights, model, torch.zeros(50)) < 0.5
+    again = consistency(weights, model, torch.zeros(50))
+    assert again == consistency(weights, model, torch.zeros(50))
+    randomised(torch.nn.LayerNorm(4), 1)  # whose parameters are the same by any seed
+
+
 def test_consistency_by_chance():
     # Of maps of 784 elements with nothing in common: sqrt(2 / (pi 783)) = 0.02852, which is AX's
     # 0.02811. The mean of 300 has a standard error of about 0.0009.

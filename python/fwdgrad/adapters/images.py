@@ -138,7 +138,7 @@ def load_classifier(name: str, size: int, labels: str | Path | None) -> ImageCla
     if name in MODELS:
         model = MODELS[name]()
         return replace(model, labels=names or model.labels)
-    found = import_named(name, f"{', '.join(MODELS)} or ")
+    found = import_named(name, MODELS)
     if isinstance(found, type) or not callable(found):
         attribute = name.rpartition(":")[2]
         kind = f"the class {attribute}" if isinstance(found, type) else type(found).__name__

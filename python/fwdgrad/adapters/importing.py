@@ -6,19 +6,20 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fwdgrad.errors import ArgumentError
+from fwdgrad.errors import ArgumentError, did_you_mean
 
 
-def import_named(name: str, others: str = "") -> Any:
+def import_named(name: str, known: Collection[str] = ()) -> Any:
     """Imports an object by its path; nothing is unpickled.
 
     Args:
         name: package.module:name, the working directory is searched last, or file.py:name; after
             the colon there may be attributes of attributes.
-        others: what else the name may be, for an error: "efficientnet-lite0 or ", say.
+        known: names of other models that the caller has, for an error.
 
     Raises:
         ArgumentError, ImportError: saying what is wrong with the name.
@@ -29,8 +30,11 @@ def import_named(name: str, others: str = "") -> Any:
     """
     module_name, _, attribute = name.rpartition(":")  # in C:\\models.py:score the last one
     if not module_name or not attribute:
+        others = f"{', '.join(known)} or " if known else ""
         raise ArgumentError(
-            "model", f"must be {others}package.module:callable or file.py:callable, got {name!r}"
+            "model",
+            f"must be {others}package.module:callable or file.py:callable, got {name!r}"
+            + did_you_mean(name, known),
         )
     # A downloaded folder may have a PIL.py: import the installed modules before its own.
     for installed in ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg"):
@@ -46,8 +50,10 @@ def import_named(name: str, others: str = "") -> Any:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            where = getattr(module, "__file__", None) or "Python itself"
-            raise ArgumentError("model", f"{name!r}: {module_name} of {where} has no {attribute!r}")
+            file = getattr(module, "__file__", None) or "Python itself"
+            where = "the file" if is_file else f"{module_name} of {file}"
+            hint = did_you_mean(part, (known for known in dir(found) if known[0] != "_"))
+            raise ArgumentError("model", f"{name!r}: {where} has no {attribute!r}{hint}")
         found = getattr(found, part)
     return found
 

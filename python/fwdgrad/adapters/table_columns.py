@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import numbers
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import ArgumentError, ArgumentTypeError
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from fwdgrad.names import listed
 from fwdgrad.outputs import told
 from fwdgrad_kernels import NoiseSpec, noise
@@ -75,11 +74,10 @@ class Columns:
         places = [self._place(column) for column in columns]
         lacking = [column for column, at in zip(columns, places, strict=True) if at is None]
         if lacking:
-            near = difflib.get_close_matches(str(lacking[0]), self.names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"they are {listed(self.names)}"
+            hint = did_you_mean(str(lacking[0]), self.names) or f"; they are {listed(self.names)}"
             raise ArgumentError(
                 argument,
-                f"must have columns of the background: {name!r} has {listed(lacking)}; {hint}",
+                f"must have columns of the background: {name!r} has {listed(lacking)}{hint}",
             )
         return tuple(at for at in places if at is not None)
 

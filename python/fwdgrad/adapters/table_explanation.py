@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,15 @@ _STYLE = {
 }
 
 
+def word(value: Any) -> str:
+    """A value in words.
+
+    >>> word(4.0), word(123456.75), word("Ulm")
+    ('4', '1.2346e+05', 'Ulm')
+    """
+    return f"{value:.5g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
 @dataclass(eq=False)
 class TableExplanation(OfExplanation):
     """What each column of a row adds to a score.
@@ -40,7 +50,8 @@ class TableExplanation(OfExplanation):
 
     Attributes:
         names: of the features: columns, or groups of them.
-        values: those of the row, in words.
+        values: those of the row, as the background has them: numbers, else words; of a group all
+            its columns', in words.
         scores: (K,), float64: what each adds, its Banzhaf value (or Shapley's, where that was
             asked for), in units of the score.
         standard_errors: (K,): of each; 0 where all coalitions were asked.
@@ -52,7 +63,7 @@ class TableExplanation(OfExplanation):
     """
 
     names: tuple[str, ...]
-    values: tuple[str, ...]
+    values: tuple[float | str, ...]
     scores: Tensor
     standard_errors: Tensor
     label: str | None
@@ -99,7 +110,7 @@ class TableExplanation(OfExplanation):
         """
         shown = self.order[:MOST]
         names = [shortened(self.names[i], 32) for i in shown]
-        values = [shortened(self.values[i], 20) for i in shown]
+        values = [shortened(word(self.values[i]), 20) for i in shown]
         numbers = self._numbers(shown)
         widths = [max(map(len, texts)) for texts in (names, values, numbers)]
         lines = [self._headline()]
@@ -174,7 +185,8 @@ class TableExplanation(OfExplanation):
             ImportError: matplotlib is not installed.
         """
         order = self.order[:most]
-        texts = [f"{shortened(self.names[i], 32)} = {shortened(self.values[i], 20)}" for i in order]
+        pairs = [(self.names[i], word(self.values[i])) for i in order]
+        texts = [f"{shortened(name, 32)} = {shortened(value, 20)}" for name, value in pairs]
         return draw_bars(
             ax, texts, self.scores[order], self.standard_errors[order], self._headline(),
             f"what it adds to the {score_of(self.explanation, self.label)}",
@@ -199,7 +211,9 @@ class TableExplanation(OfExplanation):
             size, _, top = self._sizes(i)
             colour = hexadecimal(RED if self.scores[i] > 0 else BLUE)
             wide = 20 * size / top if top > 0 else 0.0
-            name, value = (html.escape(plain(text)) for text in (self.names[i], self.values[i]))
+            name, value = (
+                html.escape(plain(text)) for text in (self.names[i], word(self.values[i]))
+            )
             rows.append(
                 f"<tr><th>{name}</th><td>{value}</td><td>{number}</td>"
                 f'<td><div style="background:{colour};width:{wide:.2f}em">&nbsp;</div></td></tr>'

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fwdgrad.adapters.prepared import Prepared
 from fwdgrad.adapters.table_columns import Columns
-from fwdgrad.adapters.table_explanation import TableExplanation
+from fwdgrad.adapters.table_explanation import TableExplanation, word
 from fwdgrad.checks import check_integer
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
 from fwdgrad.explanation import Explanation
@@ -97,7 +97,8 @@ class TableModel:
             ModelError: ``predict`` failed on the row, or returned no scores.
         """
         values = self.columns.values_of(x)
-        rows = Rows(self, self.columns.joined(values))
+        joined = self.columns.joined(values)
+        rows = Rows(self, joined)
         classes = rows.whole.shape[1]
         if self._labels is not None and len(self._labels) != classes:
             raise ArgumentError(
@@ -113,6 +114,10 @@ class TableModel:
             _shown([values[i] for i in places], [self.columns.names[i] for i in places], name, kind)
             for name, places, kind in self.features
         )
+        own = tuple(
+            _value(joined[places[0]][-1]) if kind == "column" else text
+            for (_, places, kind), text in zip(self.features, shown, strict=True)
+        )
 
         def show(explanation: Explanation) -> TableExplanation:
             target = explanation.target
@@ -120,7 +125,7 @@ class TableModel:
             if target is not None and rows.labels is not None:
                 label = rows.labels[target]
             return TableExplanation(
-                names, shown, explanation.attribution.detach().double().cpu(),
+                names, own, explanation.attribution.detach().double().cpu(),
                 explanation.standard_error.detach().double().cpu(), label, used, self.columns.of,
                 explanation, x,
             )  # fmt: skip
@@ -330,15 +335,15 @@ def _features_of(
 def _shown(values: list[Any], names: list[str], name: str, kind: str) -> str:
     """A feature's value in words."""
     if kind == "column":
-        return _word(values[0])
+        return word(values[0])
     if kind == "categories":
         hot = [n for n, value in zip(names, values, strict=True) if value == 1]
         short = [n[len(name) :].lstrip("_=: .") if n.startswith(name) else n for n in hot]
         return ", ".join(one or n for one, n in zip(short, hot, strict=True)) or "none"
-    return ", ".join(f"{n}={_word(value)}" for n, value in zip(names, values, strict=True))
+    return ", ".join(f"{n}={word(value)}" for n, value in zip(names, values, strict=True))
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.5g}"
-    return str(value)
+def _value(value: Any) -> float | str:
+    """A number as Python has it; what is none, in words."""
+    number = value.item() if isinstance(value, np.generic) else value
+    return number if isinstance(number, (bool, int, float)) else str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.distributed import ProcessGroup
 from fwdgrad.adapters.encoded import EncodedText, TextAdapter
 from fwdgrad.adapters.word_explanation import TextExplanation
 from fwdgrad.advice import advice_for_words, is_noise
-from fwdgrad.checks import check_integer
+from fwdgrad.checks import check_choice, check_integer
 from fwdgrad.devices import device_of, move_model
 from fwdgrad.errors import (
     ArgumentError,
@@ -150,6 +151,7 @@ def explain_text(
     and, for spans, equation 6. It takes gradients with respect to word embeddings, and does not say
     how those of a word become one number.
     """
+    started = time.perf_counter()
     check_on_look(on_look)
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be 'input' or 'norm', got {reduce!r}")
@@ -206,7 +208,7 @@ def explain_text(
         forward, x, [target], method=_with_noise(method, noise), objective=objective,
         n_samples=n_samples, reliability=reliability, max_samples=max_samples, seed=seed,
         batch_size=batch_size, memory=memory, checkpoint=checkpoint, progress=progress, name=name,
-        group=group, backend=backend,
+        group=group, backend=backend, started=started,
         on_look=None if on_look is None else lambda found: on_look(shown(found[0])),
     )  # fmt: skip
     result = shown(explanation)
@@ -339,6 +341,5 @@ def _class_of(model: TextAdapter, name: str) -> int:
         raise ArgumentError(
             "target", f"must be a number: {model.name}'s classes have no names: {name!r}"
         )
-    if name not in model.labels:
-        raise ArgumentError("target", f"must be one of {', '.join(model.labels)}, got {name!r}")
+    check_choice("target", name, model.labels)
     return model.labels.index(name)

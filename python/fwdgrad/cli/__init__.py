@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -48,6 +49,7 @@ def _by(error: KeyboardInterrupt) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
+    began = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
     # Python's last collection of garbage takes most of a second where torch is loaded.
     atexit.register(gc.freeze)
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     # Of several ranks of torchrun rank 0 alone says what is to be said.
     arguments.leads = os.environ.get("RANK", "0") == "0"
+    arguments.began = began
     arguments.line = shlex.join(["fwdgrad", *argv])
     written = functools.partial(parser.written, arguments.command)
 

@@ -10,6 +10,7 @@ import torch
 
 from fwdgrad.adapters.images import ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import load_mask
+from fwdgrad.checks import check_integer
 from fwdgrad.cli.engine import on_asked_engine
 from fwdgrad.cli.output import check_labels, set_threads
 from fwdgrad.cli.reporting import (
@@ -25,6 +26,7 @@ from fwdgrad.cli.reporting import (
 from fwdgrad.devices import placed
 from fwdgrad.errors import Message, ModelError
 from fwdgrad.explanation import Explanation
+from fwdgrad.many import check_options
 from fwdgrad.metrics import (
     information_curve,
 )
@@ -38,6 +40,9 @@ from fwdgrad.terminal import say
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measures how good a map is, and writes a report where one is wanted."""
     set_threads(arguments)
+    check_options({name: getattr(arguments, name) for name in ("batch_size", "device")})
+    if arguments.steps is not None:
+        check_integer("steps", arguments.steps, 1)
     if arguments.map.is_dir():
         raise ValueError(
             f"MAP must be a file, such as {arguments.map / 'explanation.safetensors'}, got a folder"

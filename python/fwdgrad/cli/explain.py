@@ -30,6 +30,7 @@ from fwdgrad.cli.output import (
     peak_memory,
     request_of,
     say_how,
+    say_seconds,
     set_threads,
     set_workers,
 )
@@ -176,6 +177,11 @@ class Photos(Kind):
         """The arguments of ``fwdgrad.explain``, the method among them."""
         return photo_options(self.arguments)
 
+    def check_model(self) -> None:
+        """Raises where the model will not do, or knows no class of a name."""
+        super().check_model()
+        _ = self._targets
+
     def check(self, one: argparse.Namespace) -> Path:
         """Raises where what is written would take another's place; returns the checkpoint."""
         checkpoint = super().check(one)
@@ -270,8 +276,8 @@ class Photos(Kind):
             say(f"attribution  {saved} (with its standard error)")
             if checks and (check := checks[i]) is not None:
                 say(f"report       {reports[saved]} ({check.calls} forward calls checked it)")
-        say(f"seconds      {results[0].seconds:.1f}")
         say(f"peak memory  {peak_memory()}, the model's and Python's own included")
+        say_seconds(one, say, results[0])
         return results
 
     def _reported(
@@ -303,6 +309,7 @@ def explain(arguments: argparse.Namespace) -> int:
             raise ArgumentError(name, "is of rows of tables: give ", Option("table"))
     with ranks_of(arguments):
         kind = kinds[what](arguments)
+        kind.check_options()
         inputs = inputs_of(arguments, kind)
         if len(inputs) == 1 and inputs[0].is_alone:
             kind.run(inputs[0].arguments, not arguments.no_progress, say)

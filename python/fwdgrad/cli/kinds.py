@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fwdgrad.checks import check_integer
 from fwdgrad.cli.feature_report import write_report_of_features
 from fwdgrad.cli.options import run_options
 from fwdgrad.cli.output import check_no_input, check_not_of_another, request_of
@@ -19,6 +20,7 @@ from fwdgrad.many import check_options
 from fwdgrad.report.index import report_beside
 from fwdgrad.runner.fingerprint import parameters_digest
 from fwdgrad.runner.loop import Progress
+from fwdgrad.runner.workers import workers_of
 
 Say = Callable[..., None]  # see ``fwdgrad.terminal.say``
 _Found = TypeVar("_Found")
@@ -115,8 +117,14 @@ class Kind:
         return "" if known.get("request") == request_of(one) else "of another run"
 
     def check_options(self) -> None:
-        """Raises where an option will not do for any input, or the model for any of the inputs."""
+        """Raises where an option will not do for any input, before anything is read or loaded."""
         check_options(self.options())
+        workers_of(self.arguments.workers)
+        for name in ("max_pixels", "max_background"):
+            check_integer(name, getattr(self.arguments, name), 1)
+
+    def check_model(self) -> None:
+        """Raises where the model will not do for any of the inputs."""
         _ = self.model  # loads it
 
     def options(self) -> dict[str, Any]:

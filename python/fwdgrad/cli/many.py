@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fwdgrad.cli.kinds import Kind
-from fwdgrad.cli.output import made_folder
+from fwdgrad.cli.output import made_folder, say_seconds
 from fwdgrad.cli.several import FOLDER, One
 from fwdgrad.errors import ArgumentError, Kept, kept_warnings
 from fwdgrad.explanation import Explanation
@@ -42,14 +42,13 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
     """
     output: Path = arguments.output or FOLDER
     group = arguments.group
+    kind.check_model()  # what is wrong with all is told once
     _check_index(output)
     for one in inputs:  # before any is explained
         one.arguments.group, one.arguments.leads = None, True
         kind.check(one.arguments)
     todo = [one for one in inputs if arguments.overwrite or not kind.there(one.arguments)]
     there = {one.name for one in inputs} - {one.name for one in todo}
-    if todo:
-        kind.check_options()  # what is wrong with all is told once
     if group is not None:
         group.barrier().wait()  # before there are new maps
         todo = todo[group.rank() :: group.size()]
@@ -113,6 +112,7 @@ def explain_all(arguments: argparse.Namespace, kind: Kind, inputs: list[One]) ->
     parts += [f"{len(failed)} failed"] * bool(failed)
     say(f"{unit:12} {', '.join(parts)}")
     say(f"index        {output / 'index.html'}")
+    say_seconds(arguments, say)
     return 1 if failed else 0
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -128,11 +129,19 @@ def made_folder(output: Path | None) -> Iterator[None]:
         raise
 
 
+def say_seconds(
+    arguments: argparse.Namespace, say: Callable[..., None], result: Explanation | None = None
+) -> None:
+    """Says how long a person has waited, and how much of that one map took."""
+    waited = time.perf_counter() - arguments.began
+    of_map = "" if result is None else f", of which the map took {result.seconds:.1f}"
+    say(f"seconds      {waited:.1f} in all{of_map}")
+
+
 _HOW = (  # what a run comes out the same with, whatever it is
-    "batch_size", "checkpoint", "command", "debug", "device", "engine", "group", "inputs", "leads",
-    "line", "max_pixels", "memory", "no_evidence", "no_progress", "number", "output", "overwrite",
-    "ray", "report", "spoken", "threads", "watch",
-    "workers",
+    "batch_size", "began", "checkpoint", "command", "debug", "device", "engine", "group", "inputs",
+    "leads", "line", "max_pixels", "memory", "no_evidence", "no_progress", "number", "output",
+    "overwrite", "ray", "report", "spoken", "threads", "watch", "workers",
 )  # fmt: skip
 
 

@@ -25,12 +25,19 @@ from fwdgrad.cli.choices import (
     TEXT_MODELS,
     VALUES,
 )
-from fwdgrad.errors import Option
+from fwdgrad.errors import Option, did_you_mean
 from fwdgrad.terminal import say
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Says what is wrong in one line, without the usage, and what may have been meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), action.choices or (), str)
+            raise
 
     def error(self, message: str) -> NoReturn:
         say(f"fwdgrad: error: {message} (see {self.prog} --help)", sys.stderr)
@@ -39,6 +46,16 @@ class _Parser(argparse.ArgumentParser):
 
 class _Commands(_Parser):
     commands: dict[str, _Parser]
+
+    def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        """As argparse has it, and the nearest of a command's options where one is unknown."""
+        arguments, unknown = self.parse_known_args(argv)
+        if unknown:
+            command = self.commands[arguments.command]
+            given = next((part for part in unknown if part[:1] == "-"), "").partition("=")[0]
+            hint = did_you_mean(given, command._option_string_actions, str)
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return arguments
 
     def written(self, command: str, option: Option) -> str:
         """An option of a message as a command has it, or explain, or else Python.

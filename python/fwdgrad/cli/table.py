@@ -18,10 +18,7 @@ from fwdgrad.advice import advice_for_words
 from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import in_or_out, run_options
-from fwdgrad.cli.output import (
-    made_folder,
-    say_how,
-)
+from fwdgrad.cli.output import made_folder, say_how, say_seconds
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option
 from fwdgrad.explaining import explain
 from fwdgrad.explanation import Explanation
@@ -104,9 +101,9 @@ class Rows(Kind):
         """The two tables."""
         return {"--table": one.table, "--background": one.background}
 
-    def check_options(self) -> None:
-        """Raises where an option will not do for any row, or the table has other columns."""
-        super().check_options()
+    def check_model(self) -> None:
+        """Raises where the model will not do for any row, or the table has other columns."""
+        super().check_model()
         with _of_table():
             self.model.columns.values_of(self.table.iloc[0])
 
@@ -116,6 +113,7 @@ class Rows(Kind):
 
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a row, and writes its files where there is an output folder."""
+        self.check_model()
         checkpoint, output, stale = self.check(one), one.output, self.stale(one)
 
         def run() -> Any:
@@ -144,6 +142,7 @@ class Rows(Kind):
             say(f"attribution  {saved} (of the features, with its standard error)")
             if reported:
                 say(f"report       {reported}")
+        say_seconds(one, say, results[0].explanation)
         if output is not None and one.checkpoint is None and checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return [result.explanation for result in results]
@@ -170,7 +169,6 @@ def _tell(
         if (found := evidence_of(arguments, model, result)) is not None:
             say(line_of(found))
     say_how(results[0].explanation, "row", say)
-    say(f"seconds      {results[0].explanation.seconds:.1f}")
 
 
 def _tables(background: Path, row: Path) -> tuple[Any, Any]:

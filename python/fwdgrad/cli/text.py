@@ -22,11 +22,8 @@ from fwdgrad.advice import advice_for_words
 from fwdgrad.cli.evidence import evidence_of, line_of
 from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.options import in_or_out, method_of, method_options, run_options
-from fwdgrad.cli.output import (
-    made_folder,
-    say_how,
-)
-from fwdgrad.errors import ArgumentError, Option
+from fwdgrad.cli.output import made_folder, say_how, say_seconds
+from fwdgrad.errors import ArgumentError, Option, did_you_mean
 from fwdgrad.explaining import explain
 from fwdgrad.explanation import Explanation
 from fwdgrad.files import write_atomically
@@ -34,6 +31,7 @@ from fwdgrad.meaning import score_name
 from fwdgrad.runner.loop import Progress
 
 _OF_PHOTOS = ("plain", "baseline", "block", "cell", "size", "fit", "engine", "watch")
+_OF_NOISE = ("auto", "forward-gradient")
 _OF_STRINGS = ("labels", "mask", "split")
 
 
@@ -83,9 +81,14 @@ class Texts(Kind):
         """The model's file, where it is one, and the names of classes."""
         return {"--model": Path(one.model), "--labels": one.labels}
 
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``fwdgrad.explain``, the method among them."""
+        method = (_method_of_strings if self._of_strings else _method_of_embeddings)(self.arguments)
+        return {**run_options(self.arguments), "method": method}
+
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a text, and writes its files where there is an output folder."""
-        checkpoint, run, output = self.check(one), self._model_and_run[1], one.output
+        run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
         stale = self.stale(one)
         with made_folder(output if one.leads else None):
             result = self.kept_by(
@@ -105,7 +108,6 @@ class Texts(Kind):
         say(f"reliability  {result.reliability:.3f} {of_words}{advice and f' ({advice})'}")
         if (found := evidence_of(one, self.model, result)) is not None:
             say(line_of(found))
-        say(f"seconds      {explained.seconds:.1f}")
         for saved, page in self.files(one).items():
             self.save(explained, saved, result.label, one)
             write_atomically(page, result.to_html().encode())
@@ -117,6 +119,7 @@ class Texts(Kind):
             say(f"attribution  {saved} ({of_what}, with its standard error)")
             if reported:
                 say(f"report       {reported}")
+        say_seconds(one, say, explained)
         return [explained]
 
 
@@ -127,11 +130,26 @@ def _given(arguments: argparse.Namespace) -> str:
 _Run = tuple[Any, Callable[..., TextExplanation]]  # a model, and how it explains a text
 
 
+def _method_of_strings(arguments: argparse.Namespace) -> Any:
+    return in_or_out(arguments, "for a model of strings, whose words are there or not")
+
+
+def _method_of_embeddings(arguments: argparse.Namespace) -> Any:
+    method, fields = arguments.method, method_options(arguments)
+    if method in _OF_NOISE:
+        method = "forward-gradient"
+        if not {"design", "distribution"} & fields.keys():
+            fields["design"] = "hadamard"
+    if method == "integrated-gradients":
+        fields["baseline"] = 0.0  # black is for pictures
+    return method_of(method, fields)
+
+
 def _of_strings(arguments: argparse.Namespace) -> _Run:
     """An own callable of strings."""
     if arguments.answers is not None:
         raise ArgumentError("answers", f"are for a language model, got model {arguments.model!r}")
-    method = in_or_out(arguments, "for a model of strings, whose words are there or not")
+    method = _method_of_strings(arguments)
     if arguments.url is not None:
         return _run(arguments, _served(arguments), method, "auto")
     found = import_named(arguments.model)
@@ -192,19 +210,16 @@ def _of_embeddings(arguments: argparse.Namespace) -> _Run:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}, nor is it package.module:callable or file.py:callable"
+            + did_you_mean(arguments.model, TEXT_MODELS)
         ) from None
-    method, fields, options = arguments.method, method_options(arguments), run_options(arguments)
+    options = run_options(arguments)
     if options.pop("workers") is not None and arguments.text is not None:
         raise ArgumentError("workers", "are of several texts where a model takes embeddings")
-    if method in ("auto", "forward-gradient"):
-        method, options["share_channels"] = "forward-gradient", True
-        if not {"design", "distribution"} & fields.keys():
-            fields["design"] = "hadamard"
-    if method == "integrated-gradients":
-        fields["baseline"] = 0.0  # black is for pictures
-    options["method"] = method_of(method, fields)
-    if "scale" in fields:  # of the words alone, which only explain_text knows
-        options |= {"method": replace(options["method"], scale=None), "scale": fields["scale"]}
+    if arguments.method in _OF_NOISE:
+        options["share_channels"] = True
+    options["method"] = method = _method_of_embeddings(arguments)
+    if arguments.scale is not None:  # of the words alone, which only explain_text knows
+        options |= {"method": replace(method, scale=None), "scale": arguments.scale}
 
     def run(text: str, target: str, **how: Any) -> TextExplanation:
         wanted = int(target) if target.isdecimal() else target

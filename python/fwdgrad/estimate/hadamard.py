@@ -10,7 +10,8 @@ group that was begun err as much again, and by the leaks of any score there.
 Of cells with chosen directions (``fwdgrad.directions``), many of which act together, that
 is the error of any number of groups. Of other features it is that of less than four, or of less
 than two where their directions were not chosen: from then on the groups differ for each feature by
-its own error.
+its own error. Few groups tell that too roughly, so what chosen directions tell counts, too, as if
+four groups more had told it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from fwdgrad.estimate.reliability import some
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import Grid, NoiseSpec, expand, hadamard_sums, walsh_hadamard
 
-_FEW = 4.0  # groups, below which they tell a feature's own error too roughly
+_FEW = 4.0  # groups, below which they do not tell a feature's own error at all
+_LENT = (
+    4.0  # degrees of freedom, as many as the directions that no draw uses count for from then on
+)
 
 
 def is_told_by_spare(plan: Plan) -> bool:
@@ -38,8 +42,40 @@ def is_told_by_spare(plan: Plan) -> bool:
     most = 2.0
     if order_of(spec) is not None:
         most = math.inf if isinstance(spec.features, Grid) else _FEW
-    few = plan.samples < most * plan.unit
-    return few and plan.unit == spec.group and spec.draws > 1 and Directions.of(spec).tellings > 0
+    return plan.samples < most * plan.unit and _has_telling(plan, spec)
+
+
+def lent_by_spare(plan: Plan) -> float:
+    """Degrees of freedom that directions which no draw uses lend each feature's own; 0: none.
+
+    >>> from fwdgrad.methods import Regions, plan_of
+    >>> [lent_by_spare(plan_of(torch.ones(12), Regions(0.0), n_samples=n)) for n in (64, 256)]
+    [0.0, 4.0]
+    """
+    spec = plan.spec
+    if spec is None or spec.design != "hadamard" or spec.block is not None:
+        return 0.0
+    lends = order_of(spec) is not None and not is_told_by_spare(plan) and _has_telling(plan, spec)
+    return _LENT if lends else 0.0
+
+
+def _has_telling(plan: Plan, spec: NoiseSpec) -> bool:
+    return plan.unit == spec.group and spec.draws > 1 and Directions.of(spec).tellings > 0
+
+
+def lend_(spread: Tensor, weights: Tensor, plan: Plan, backend: str) -> None:
+    """Puts what unused directions tell into standard errors of groups that differ, where they do.
+
+    The mean of both variances by their degrees of freedom, as empirical Bayes has it.
+    """
+    if not (lent := lent_by_spare(plan)):
+        return
+    assert plan.spec is not None
+    own = -(-len(weights) // plan.unit) - 1.0
+    _, told = sum_features(weights, plan.spec, backend)
+    share = lent / (own + lent)
+    told.square_().mul_(_met_by_three(plan.spec))
+    spread.square_().mul_(1 - share).add_(told, alpha=share).sqrt_()
 
 
 def sum_features(
@@ -119,6 +155,24 @@ def _met_more(spec: NoiseSpec, directions: Directions) -> float:
     met = walsh_hadamard(walsh_hadamard(is_used).square())
     apart = float(met[directions.telling].mean())
     return float(met[directions.used][1:].mean()) / apart if apart else 1.0
+
+
+def _met_by_three(spec: NoiseSpec) -> float:
+    """The same of three draws, where no two meet in a telling direction; else 1.
+
+    Of two draws and a third one the direction is never that of one of the three.
+    """
+    directions, order = Directions.of(spec), order_of(spec)
+    assert order is not None
+    is_used = torch.zeros(spec.group, dtype=torch.float64)
+    is_used[order] = 1
+    along = walsh_hadamard(is_used)
+    if bool(walsh_hadamard(along.square())[directions.telling].any()):
+        return 1.0
+    met = walsh_hadamard(along**3) / spec.group
+    met[order] -= 3 * len(order) - 2  # i, i and j
+    apart = float(met[directions.telling].mean())
+    return float(met[order].mean()) / apart if apart else 1.0
 
 
 def spare_reliability(plan: Plan, attribution: Tensor, error: Tensor) -> float:

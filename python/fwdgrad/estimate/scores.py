@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from fwdgrad.estimate.coalitions import of_coalitions
-from fwdgrad.estimate.hadamard import is_told_by_spare, spare_reliability, sum_features
+from fwdgrad.estimate.hadamard import (
+    is_told_by_spare,
+    lend_,
+    lent_by_spare,
+    spare_reliability,
+    sum_features,
+)
 from fwdgrad.estimate.missing import is_missing, with_missing
 from fwdgrad.estimate.moments import Result, enter_unit_, standard_error_
 from fwdgrad.estimate.reliability import reliability, some, stride_of
@@ -53,6 +59,7 @@ def bytes_of_sums(plan: Plan) -> int:
     x, alone = plan.x, is_told_by_spare(plan)
     one_group = alone and plan.samples <= plan.unit
     maps = 2 if plan.unit == 1 or one_group else 3  # sums, and that of a unit
+    maps += 2 * bool(lent_by_spare(plan))
     size = plan.of_one_channel.numel if alone and plan.baseline is not None else x.numel()
     total = maps * size * sum_dtype(x).itemsize + size + x.nbytes  # what is frozen, the input kept
     given = getattr(plan.method, "baseline", None)
@@ -126,6 +133,7 @@ def _attribution(
             first_half = _sum_samples_(mean, spread, weights, spec, plan.half, backend)
         else:
             first_half = _sum_units_(mean, spread, weights, plan, backend)
+            lend_(spread, weights, plan, backend)
         # The half-runs are compared in the units of the attribution.
         agreement = _reliability(first_half, mean, plan, spec, frozen)
     attribution = spec.gradient(mean, 1, out=mean, x=x)

@@ -205,8 +205,7 @@ def load(model: Any) -> Any:
     """
     own = isinstance(model, str)
     if isinstance(model, str):
-        known = ", ".join(MODELS)
-        model = MODELS.get(model) or import_named(model, f"{known} or ")
+        model = MODELS.get(model) or import_named(model, MODELS)
     if makes_one(model):
         model, own = model(), True
     if own and isinstance(model, torch.nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.checks import check_integer
+from fwdgrad.errors import ArgumentError, did_you_mean
 from fwdgrad.explanation import Explanation
 from fwdgrad.metrics.agreement import spearman
 from fwdgrad.metrics.maps import elements_of
@@ -19,6 +20,7 @@ from fwdgrad.torch_state import Mode, TorchState
 Model = Callable[[Tensor], Any]
 Explainer = Callable[[Any, Tensor], Any]
 _MAP = "the map of explain"
+_SEED = 3_141_592_653  # none that a person makes a model with, by torch.manual_seed(0), say
 
 
 def layers_of(model: torch.nn.Module) -> list[str]:
@@ -49,7 +51,8 @@ def randomised(
             one that has none come from a normal distribution of their own mean and deviation. What
             batch normalisation has counted is forgotten too, as its ``reset_parameters`` does it.
         seed: of the draws, which are made on the CPU by a generator of their own; torch's go on as
-            if nothing had been drawn.
+            if nothing had been drawn. Not the one that the model was made with by
+            ``torch.manual_seed``, or the same numbers may be drawn again.
         layers: names of those that are drawn, see ``layers_of``; all by default. A layer draws the
             same numbers whichever others do, so that ``layers_of(model)[:k]`` for k = 1, 2, ... is
             the cascade from the output down.
@@ -58,7 +61,8 @@ def randomised(
         A deep copy, in the same mode and on the same devices.
 
     Raises:
-        TypeError, ValueError: the model has no parameters, or no layer of a name.
+        TypeError, ValueError: the model has no parameters, or no layer of a name, or all that was
+            drawn is what the model has already.
 
     Example:
         >>> model = torch.nn.Linear(2, 2)
@@ -78,17 +82,25 @@ def randomised(
         raise ValueError(f"model must have parameters to draw, {type(model).__name__} has none")
     unknown = sorted(set(names if layers is None else layers) - set(names))
     if unknown:
-        raise ValueError(f"layers must be names in {names}, got {unknown[0]!r}")
+        hint = did_you_mean(unknown[0], names)
+        raise ValueError(f"layers must be names in {names}, got {unknown[0]!r}{hint}")
     drawn = copy.deepcopy(model).cpu()
     with TorchState(), torch.no_grad(), _Drawn(torch.Generator().manual_seed(seed)):
         for name in names:  # all of them: then those of one layer do not depend on the choice
             _draw(drawn.get_submodule(name))
-    result = copy.deepcopy(model)
+    result, is_same = copy.deepcopy(model), []
     with TorchState(), torch.no_grad():
         for name in names if layers is None else layers:
             fresh, layer = drawn.get_submodule(name), result.get_submodule(name)
             for own, new in zip(_tensors_of(layer), _tensors_of(fresh), strict=True):
+                if len(new.unique()) > 1:  # not the zeros and ones that any seed gives
+                    is_same.append(torch.equal(own.cpu(), new.to(own.dtype)))
                 own.copy_(new)
+    if is_same and all(is_same):
+        raise ArgumentError(
+            "seed",
+            f"must be another one than the model was made with: {seed} draws what it has already",
+        )
     return result
 
 
@@ -97,7 +109,7 @@ def consistency(
     model: torch.nn.Module,
     x: Tensor,
     *,
-    seed: int = 0,
+    seed: int = _SEED,
     layers: Sequence[str] | None = None,
 ) -> float:
     """How much of a map stays when the model forgets what it has learnt; low is good.
