@@ -232,7 +232,7 @@ def warning(result: Any, better: int | None, found: str) -> str:
         return f"Careful: most of this {found} is chance, and another run would give another one."
     if better == 0:
         return f"Careful: when it was checked, this {found} was no better than chance."
-    if isinstance(result, Explanation) and _known(result) and (said := unmoved(result)):
+    if isinstance(result, Explanation) and (said := unmoved(result)):
         return f"Careful: {said}. What this {found} shows is little."
     return ""
 
