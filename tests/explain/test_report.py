@@ -359,7 +359,7 @@ def test_without_evidence_nothing_is_said_of_it(folder, capsys):
 
 def test_a_model_that_fails_then_does_not_cost_the_map(folder, capsys):
     _, err = told(capsys, "--report", "--output", "out", "--model", "own:fails_then")
-    assert "there is no report, for the map cannot be checked: the model failed" in err
+    assert "there is no report, for what was found cannot be checked: the model failed" in err
     assert Explanation.load("out/explanation.safetensors").n_samples == 256
     assert not Path("out/report.html").exists()
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwdgrad.adapters.table_explanation import word
 from fwdgrad.bars import MOST, shortened
 from fwdgrad.colours import BLUE, RED
 from fwdgrad.meaning import score_of
@@ -166,7 +167,10 @@ class OfFeatures:
         """The marked text, or the bars, with what they mean, as HTML."""
         score = escape(score_of(self.explanation, self.label))
         if not self.is_text:
-            return f'<h2>The row</h2>\n{self._bars()}<p class="note">{tied(self._means())}</p>\n'
+            unit = ", in percentage points" if self.scale.is_share else ""
+            return (
+                f'<h2>The row</h2>\n{self._bars()}<p class="note">{tied(self._means(unit))}</p>\n'
+            )
         enough = self.parts("enough")
         enough = [] if len(enough) == len(self.scores) else enough
         text = self.result.marked_html(enough)
@@ -192,17 +196,19 @@ class OfFeatures:
             f'</span><i class="ink{one}"></i><span>{ends[1]}</span></span>{unit}</p>\n'
         )
 
-    def _means(self) -> str:
-        """What a bar's length is."""
+    def _means(self, unit: str = "") -> str:
+        """What a bar's length is, with the unit of the number beside it."""
         score = score_of(self.explanation, self.label)
-        rows = self.result.background_rows
-        unit = ", in percentage points" if self.scale.is_share else ""
         lines = " The thin lines are standard errors." if bool((self.errors > 0).any()) else ""
         return (
-            f"How much the {score} rises with a column’s own value in place of those of {rows} "
-            f"other rows, averaged over which other columns have their own{unit}: red raises it, "
+            f"How much the {score} rises with a column’s own value in place of those of "
+            f"{self._others()}, averaged over which other columns have their own{unit}: red raises it, "
             f"blue lowers it.{lines}"
         )
+
+    def _others(self) -> str:
+        rows = self.result.background_rows
+        return f"{rows} other row{'s' * (rows != 1)}"
 
     def _bars(self) -> str:
         """A bar for each of the largest features, from zero, with its standard error."""
@@ -226,7 +232,7 @@ class OfFeatures:
                 line = f'<b style="left:{ends[0]:.2f}%;width:{ends[1]:.2f}%"></b>'
             rows.append(
                 f'<li><span class="name">{escape(self.result.names[i])} <small>'
-                f"{escape(shortened(self.result.values[i], 48))}</small></span>"
+                f"{escape(shortened(word(self.result.values[i]), 48))}</small></span>"
                 f'<span class="bar" aria-hidden="true"><i style="left:{left:.2f}%;'
                 f'width:{right - left:.2f}%;background:rgb({colour})"></i>{line}'
                 f'<u style="left:{at(0.0):.2f}%"></u></span>'
@@ -272,7 +278,8 @@ class OfFeatures:
         if self.is_text and self.result.words.count(self.result.words[i]) > 1:
             name += f" ({self.unit} {i + 1})"
         elif not self.is_text:
-            name = f"{name[1:-1]} = {shortened(self.result.values[i], 32)}"
+            value_there = shortened(word(self.result.values[i]), 32)
+            name = f"{shortened(self.result.names[i], 32)} = {value_there}"
         if not self.has_sign:
             return f"{name}: matters ({value:.3g})."
         verb = "raises" if value > 0 else "lowers"
@@ -293,8 +300,7 @@ class OfFeatures:
             found.append(f"{of} {be} for more than chance would give.")
         if not self.is_text:
             found.append(
-                f"Values compare this row with {self.result.background_rows} other rows; others "
-                "would give other values."
+                f"Values compare this row with {self._others()}; others would give other values."
             )
         return found
 
@@ -303,15 +309,13 @@ class OfFeatures:
         table = self.result._features()
         rows = []
         for one in table.rows(table.order):
-            value = "" if one.value is None else f" <small>{escape(one.value)}</small>"
+            value = "" if one.value is None else f" <small>{escape(word(one.value))}</small>"
             error = f" ± {one.standard_error:.2g}" if one.standard_error > 0 else ""
             rows.append(
                 f'<tr><th scope="row">{escape(one.name)}{value}</th>'
                 f"<td>{f'{one.score + 0.0:+.4g}'.replace('-', '−')}{error}</td></tr>\n"
             )
         means = self.result.meaning if self.is_text else self._means()
-        if not self.is_text:
-            means = means.replace(", in percentage points", "")
         told = f'<p>{escape(means)}</p>\n<table class="all">\n{"".join(rows)}</table>\n'
         return f"Every {self.unit}, its value and its standard error", told
 
