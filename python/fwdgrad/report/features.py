@@ -202,8 +202,8 @@ class OfFeatures:
         lines = " The thin lines are standard errors." if bool((self.errors > 0).any()) else ""
         return (
             f"How much the {score} rises with a column’s own value in place of those of "
-            f"{self._others()}, averaged over which other columns have their own{unit}: red raises it, "
-            f"blue lowers it.{lines}"
+            f"{self._others()}, averaged over which other columns have their own{unit}: red raises "
+            f"it, blue lowers it.{lines}"
         )
 
     def _others(self) -> str:
