@@ -292,7 +292,7 @@ def test_words_by_their_embeddings():
         zeros = model(torch.zeros_like(model.encode(words.text).embeddings)[None]).softmax(1)
         target = words.explanation.target
         assert check.deleted.scores[0] == pytest.approx(words.explanation.score, abs=1e-5)
-        assert check.inserted.scores[0] == pytest.approx(float(zeros[0, target]), abs=0.05)
+        assert check.inserted.scores[0] == pytest.approx(zeros[0, target].item(), abs=0.05)
         text = words_of(report(words, words.label, [], check.deleted, check.inserted))
         assert said in text
         assert "percentage points" not in text

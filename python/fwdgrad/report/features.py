@@ -6,7 +6,6 @@ import math
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fwdgrad.adapters.table_explanation import word
@@ -14,7 +13,7 @@ from fwdgrad.bars import MOST, shortened
 from fwdgrad.colours import BLUE, RED
 from fwdgrad.meaning import score_of
 from fwdgrad.report.text import escape, tied
-from fwdgrad.report.words import Scale, Terms, is_change, named, question, sureness
+from fwdgrad.report.words import Scale, Terms, is_change, named, question, sureness, without
 from fwdgrad.terminal import plain
 
 _RAISING, _LOWERING = 5, 3  # features that are listed, at most
@@ -34,6 +33,7 @@ class OfFeatures:
     def __init__(self, result: Any, label: str) -> None:
         """What its features are called, and which stand out."""
         self.result, self.explanation, self.label = result, result.explanation, label
+        self.question = question(self.explanation, label)
         self.is_text = hasattr(result, "words")
         self.unit: str = getattr(result, "unit", "column")
         self.scale = Scale.of_scores(self.explanation)
@@ -94,11 +94,6 @@ class OfFeatures:
     # ---- The answer ------------------------------------------------------------------------
 
     @property
-    def question(self) -> str:
-        """What the page answers."""
-        return question(self.explanation, self.label)
-
-    @property
     def answer(self) -> str:
         """What the model says, what is enough, and what is missed."""
         e, score = self.explanation, self.scale.of(self.explanation.score)
@@ -140,15 +135,12 @@ class OfFeatures:
         if count is None:
             return "It does not change without any part that was tried."
         if count == len(self.scores):
-            without = f"Without all of its {self.unit}s"
+            part = f"all of its {self.unit}s"
         elif count <= _NAMED:
-            without = f"Without {_joined([self.name(i) for i in self.parts('missing')])}"
+            part = self._listed("missing")
         else:
-            without = f"Without {count} {self.unit}s"
-        if self.known["of_class"]:
-            sure = self.scale.of(self.known["instead_score"])
-            return f"{without}, it would be {named(self.known['instead_label'])} ({sure})."
-        return f"{without}, it would be {self.scale.of(self.known['missing_score'])}."
+            part = f"{count} {self.unit}s"
+        return without(part, self.known, self.scale)
 
     def _listed(self, name: str) -> str:
         found = self.parts(name)
@@ -191,9 +183,9 @@ class OfFeatures:
             unit = f'<span class="unit">Full colour is a change of {full}.</span>'
         one = "" if self.has_sign else " one"
         return (
-            f'<h2>The text</h2>\n<p class="text" dir="auto">{text}</p>\n'
+            f'<section>\n<h2>The text</h2>\n<p class="text" dir="auto">{text}</p>\n'
             f'<p class="note">{colours}<span class="scale" aria-hidden="true"><span>{ends[0]}'
-            f'</span><i class="ink{one}"></i><span>{ends[1]}</span></span>{unit}</p>\n'
+            f'</span><i class="ink{one}"></i><span>{ends[1]}</span></span>{unit}</p>\n</section>\n'
         )
 
     def _means(self, unit: str = "") -> str:
@@ -282,13 +274,10 @@ class OfFeatures:
             name = f"{shortened(self.result.names[i], 32)} = {value_there}"
         if not self.has_sign:
             return f"{name}: matters ({value:.3g})."
-        verb = "raises" if value > 0 else "lowers"
         if not self.is_change:
+            verb = "raises" if value > 0 else "lowers"
             return f"{name}: {verb} the {self.scale.name} ({self._value(i)})."
-        by = self.scale.change(value)
-        if math.isfinite(error) and error > 0.01 * abs(value):
-            by += f", give or take {self.scale.change(float(f'{error:.1g}')).split()[0]}"
-        return f"{name}: {verb} the {self.scale.name} by {by}."
+        return f"{name}: {self.scale.effect(value, error)}."
 
     def sure(self) -> list[str]:
         """What another run would give, and which features count for more than chance."""
@@ -340,8 +329,3 @@ def _joined(names: list[str]) -> str:
     ('a, b and c', 'a')
     """
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
-
-
-def is_of_features(result: Any) -> bool:
-    """Whether an explanation is of a text's words or a row's columns."""
-    return isinstance(getattr(result, "scores", None), torch.Tensor)
