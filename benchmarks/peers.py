@@ -1,6 +1,7 @@
 """Maps of a black box at the same number of forward calls: other tools' and ours.
 
-    python benchmarks/peers.py                 # about two hours on two cores
+    python benchmarks/peers.py                 # make peers: three hours or more on two cores
+    python benchmarks/peers.py --budgets 128 500    # the first of its tables: under an hour
     python benchmarks/peers.py --others        # the strongest of them, on cut-outs left out there
     python benchmarks/peers.py --backgrounds   # and on every background
     python benchmarks/peers.py --full          # two networks, three seeds: about a day
@@ -68,7 +69,7 @@ SHOWN, TUNED_ON = 9, 8  # cut-outs in the table, and those after them that ours 
 
 BUDGETS = (128, 500, 1536, 4224)
 OURS_ALONE = (128,)  # fewer calls than any other tool gets
-COSTED = 1536  # the budget at which seconds and memory are measured
+COSTED = 1536  # the budget at which seconds and memory are measured, or the largest below it
 
 
 @dataclass(frozen=True, eq=False)
@@ -767,6 +768,9 @@ def main() -> None:
         "--only", nargs="+", metavar="METHOD", help=f"no table is written; of {', '.join(METHODS)}"
     )
     parser.add_argument(
+        "--budgets", type=int, nargs="+", choices=BUDGETS, help="only these (default: the run's)"
+    )
+    parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="processes (default: the cores)"
     )
     parser.add_argument("--cost", nargs=3, help=argparse.SUPPRESS)
@@ -777,8 +781,11 @@ def main() -> None:
         return print_cost(network_of(network), name, int(budget))
     run = RUNS[options.run]
     networks, seeds, pairs = list(data.NETWORKS)[: run.networks], run.seeds, run.pairs
+    if options.budgets:
+        seeds = {calls: seeds[calls] for calls in seeds if calls in options.budgets}
     if options.quick:
         seeds, pairs = {140: 1}, ((140, 140),)
+    costed = max((calls for calls in seeds if calls <= COSTED), default=min(seeds))
     names = [n for n in run.names if not options.only or any(o in n for o in options.only)]
     jobs = []
     for network in networks:
@@ -795,12 +802,14 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on")
     whole = not options.quick and not options.only
-    command = f"python benchmarks/peers.py --{options.run}" if options.run else "make peers"
+    command = "python benchmarks/peers.py" + f" --{options.run}" * bool(options.run)
+    if options.budgets:
+        command += f" --budgets {' '.join(map(str, seeds))}"
     text = [INTRODUCTION.format(command=command, torch=torch.__version__, steps=STEPS), run.about]
     for network in networks:
         records = {job: kept(job.path) for job in jobs if job.network == network}
         complete = whole and len(names) == len(METHODS)
-        spent = {COSTED: costs(network, METHODS, COSTED)} if complete else {}
+        spent = {costed: costs(network, METHODS, costed)} if complete else {}
         text += section(network, records, spent, pairs)
         if complete:
             text += SPECKLES, *of_speckles(network_of(network), records)
