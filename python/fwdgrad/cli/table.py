@@ -43,7 +43,7 @@ class Rows(Kind):
         super().__init__(arguments)
         for name in _OF_OTHERS:
             if getattr(arguments, name):
-                raise ArgumentError(name, "is of photos or texts, and --table is given")
+                raise ArgumentError(name, "does not go with ", Option("table"))
         if arguments.background is None or arguments.model is None:
             raise ValueError(
                 "--table needs --background, a CSV file of the model's data, and --model "
