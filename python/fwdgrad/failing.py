@@ -44,7 +44,8 @@ def wants_channels_last(error: BaseException | None, shape: tuple[int, ...]) -> 
     channels, width = shape[0], shape[2]
     # "expected (None, 299, 299, 3)"; "got 224 channels"
     parts = ["channels.last", rf"\b(\d+), *\1, *{channels}\b", rf"got {width} channels"]
-    if channels == 3:  # "size 224 is different from 3"
+    if channels == 3:  # "size 3 is different from 224", "size 224 ...", "(3) must match ... (224)"
+        parts.append(rf"\b3 is different from {width}\b|\(3\) must match \D*\({width}\)")
         parts.append(rf"(?<!\d){width}\D{{1,40}}3(?!\d)")
     return re.search("|".join(parts), cause(error), re.I) is not None
 

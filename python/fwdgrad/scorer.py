@@ -48,7 +48,7 @@ def check_model(model: Any) -> None:
         is_file = isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".onnx")
         if is_file or all(hasattr(model, name) for name in ("get_inputs", "get_outputs", "run")):
             hint = "; give an ONNX model as fwdgrad.adapters.arrays.OnnxModel(model)"
-        hint = hint or "; it is the first argument, a function from a batch to scores"
+        hint = hint or "; the model is the first argument, a function from a batch to scores"
         raise TypeError(f"model must be callable on a batch, got {type(model).__name__}{hint}")
     if isinstance(model, type):
         raise TypeError(f"model must be callable on a batch, got the class {model.__name__}")

@@ -182,7 +182,7 @@ class Photos(Kind):
     def check_options(self) -> None:
         """Raises where an option will not do, or a picture cannot be drawn."""
         super().check_options()
-        check_drawing("a photo's picture, heatmap.png,")
+        check_drawing("heatmap.png, a photo's picture,")
 
     def check_model(self) -> None:
         """Raises where the model will not do, or knows no class of a name."""
