@@ -129,7 +129,7 @@ class Columns:
         more = [key for key in x if key not in set(known)]
         if lacks or more:
             parts = [f"lacks {listed(lacks)}"] * bool(lacks) + [f"has {listed(more)}"] * bool(more)
-            hint = ("; or leave out of ", Option("background"), " what the model does not take")
+            hint = "; if the model does not take that, leave it out of ", Option("background")
             raise ArgumentError(
                 "x",
                 f"must have the background's columns, and no others: it {' and '.join(parts)}",

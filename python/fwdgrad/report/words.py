@@ -60,6 +60,17 @@ class Scale:
             _number(abs(value))
         )  # fmt: skip
 
+    def effect(self, value: float, error: float) -> str:
+        """What a part does to the score, as a sentence ends with it.
+
+        >>> Scale("score", False).effect(-2.0, 0.25)
+        'lowers the score by 2, give or take 0.2'
+        """
+        by = self.change(value)
+        if math.isfinite(error) and error > 0.01 * abs(value):
+            by += f", give or take {self.change(float(f'{error:.1g}')).split()[0]}"
+        return f"{'raises' if value > 0 else 'lowers'} the {self.name} by {by}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
@@ -180,6 +191,17 @@ def _missing(known: dict[str, Any], scale: Scale) -> str:
         part = "the whole picture"
     else:
         part = f"{percent(share)} of the picture (within the dashed line)"
+    return without(part, known, scale)
+
+
+def without(part: str, known: dict[str, Any], scale: Scale) -> str:
+    """What the model says without what is missed.
+
+    Args:
+        part: what that is called.
+        known: the evidence.
+        scale: of the score.
+    """
     if known["of_class"]:
         sure = scale.of(known["instead_score"])
         return f"Without {part}, it would be {named(known['instead_label'])} ({sure})."
@@ -198,10 +220,7 @@ def region_in_words(region: Region, e: Explanation) -> str:
         return f"{where}: matters."
     if not is_change(e):
         return f"{where}: {'raises it' if value > 0 else 'lowers it'}."
-    by = scale.change(value)
-    if math.isfinite(region.error) and region.error > 0:
-        by += f", give or take {scale.change(float(f'{region.error:.1g}')).split()[0]}"
-    return f"{where}: {'raises' if value > 0 else 'lowers'} the {scale.name} by {by}."
+    return f"{where}: {scale.effect(value, region.error)}."
 
 
 def is_change(e: Explanation) -> bool:
@@ -232,7 +251,7 @@ def warning(result: Any, better: int | None, found: str) -> str:
         return f"Careful: most of this {found} is chance, and another run would give another one."
     if better == 0:
         return f"Careful: when it was checked, this {found} was no better than chance."
-    if isinstance(result, Explanation) and _known(result) and (said := unmoved(result)):
+    if isinstance(result, Explanation) and (said := unmoved(result)):
         return f"Careful: {said}. What this {found} shows is little."
     return ""
 
