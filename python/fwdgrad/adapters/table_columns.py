@@ -133,7 +133,7 @@ class Columns:
             raise ArgumentError(
                 "x",
                 f"must have the background's columns, and no others: it {' and '.join(parts)}",
-                *(hint if lacks else ()),
+                *(hint if lacks and not more else ()),
             )
         return [x[key] for key in known]
 
