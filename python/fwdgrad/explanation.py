@@ -219,7 +219,9 @@ class Explanation(Shown):
                     raise ValueError(f"it is shown as {kind!r}, which this version does not know")
                 module, name = _SHOWN_AS[kind].split(":")
                 return getattr(import_module(module), name)._of_saved(result, values)
-        except (FileNotFoundError, PermissionError):
+        except FileNotFoundError:
+            raise FileNotFoundError(f"file {path} does not exist") from None
+        except PermissionError:
             raise
         except Exception as error:  # whatever is wrong with what it says
             raise ValueError(f"{path} is no explanation, or damaged: {error}") from None
