@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.colours import GREEN, hexadecimal
+from fwdgrad.marks import Extent, draw_numbers
 from fwdgrad.meaning import has_sign, headline, meaning, run_in_words
 from fwdgrad.overlay import (
     Look,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from fwdgrad.explanation import Explanation
-
-Extent = tuple[float, float, float, float]  # left, right, bottom, top
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +62,6 @@ class Drawn:
     threshold: float
     meaning: str
     note: str
-
-
-_LETTER, _LINE = 5.6, 14.0  # points that a number's letter takes, and a line
 
 
 def draw(
@@ -129,7 +125,7 @@ def draw_map(
     else:
         _draw_picture(ax, e, look, strength, frame)
         draw_box(ax, e, frame.extent if frame else None)
-        _number_peaks(ax, e, look, frame)
+        _number_peaks(ax, e, look, strength, frame)
     return Drawn(
         full,
         (
@@ -187,34 +183,15 @@ def standing_out(
             yield x, y, value, float(errors[row, column])
 
 
-def _number_peaks(ax: Axes, e: Explanation, look: Look, frame: Frame | None) -> None:
+def _number_peaks(
+    ax: Axes, e: Explanation, look: Look, strength: Tensor, frame: Frame | None
+) -> None:
     """Numbers the regions that stand out, with their values beside."""
     if not look.top or e.input.dim() != 3:
         return
-    wide = frame.size[0] if frame else e.input.shape[-1]
-    paper = {"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.7, "lw": 0}
-    found = itertools.islice(standing_out(e, look, frame), look.top)
-    point, taken = 72 / ax.figure.get_dpi(), list[tuple[float, float, float, float]]()
-    for count, (x, y, value, _) in enumerate(found, 1):
-        ax.plot(x, y, "o", ms=4, mfc="white", mec="black", mew=0.8, zorder=4)
-        text = f"{count}: {signed(value, '#.2')}"
-        beside, side = (5, "left") if x < 0.75 * wide else (-5, "right")
-        right, up = (float(one) * point for one in ax.transData.transform((x, y)))
-        left = right + 5 if side == "left" else right - 5 - _LETTER * len(text)
-        for aside in (0, -_LINE, _LINE, -2 * _LINE, 2 * _LINE):  # until it covers no other
-            box = (left, up + aside, left + _LETTER * len(text), up + aside + _LINE)
-            if not any(_overlap(box, other) for other in taken):
-                break
-        taken.append(box)
-        ax.annotate(
-            text, (x, y), (beside, aside), textcoords="offset points",
-            ha=side, va="center", fontsize=9, zorder=4, bbox=paper,
-        )  # fmt: skip
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether two boxes (left, bottom, right, top) do."""
-    return all(one[i] < other[i + 2] and other[i] < one[i + 2] for i in (0, 1))
+    found = enumerate(itertools.islice(standing_out(e, look, frame), look.top), 1)
+    texts = [(x, y, f"{count}: {signed(value, '#.2')}") for count, (x, y, value, _) in found]
+    draw_numbers(ax, texts, strength, frame.extent if frame else None)
 
 
 def signed(value: float, digits: str) -> str:
@@ -261,43 +238,6 @@ def draw_bar(drawn: Drawn, ax: Axes, cax: Axes | None = None, wide: float | None
 def letters_in(inches: float, points: float) -> int:
     """How many letters of a size fit into a line."""
     return max(20, int(inches * 72 / (0.5 * points)))
-
-
-def draw_outline(ax: Axes, part: Tensor, line: str = "-", extent: Extent | None = None) -> None:
-    """Draws the border of a part of a picture, to be seen on any.
-
-    A dashed line is narrower: over a solid one, where both borders are the same, both are seen.
-
-    Args:
-        ax: matplotlib axes with the picture.
-        part: bool (H, W) or (C, H, W), where it is in any channel.
-        line: of matplotlib's styles.
-        extent: where the picture lies: left, right, bottom, top; None: a pixel is one.
-
-    Raises:
-        ValueError: it is of no picture.
-    """
-    from contourpy import contour_generator
-    from matplotlib.collections import LineCollection
-
-    if part.dim() not in (2, 3):
-        raise ValueError(f"an outline is of a picture (C, H, W), got shape {tuple(part.shape)}")
-    # In NumPy: torch's threads cost more than so little work.
-    inside = part.cpu().numpy() if part.dim() == 2 else part.cpu().numpy().any(0)
-    # Both sides of each pixel are points, so that borders lie between pixels; around all is none.
-    inside = np.pad(inside.astype(np.float64), 1).repeat(2, 0).repeat(2, 1)
-    height, width = part.shape[-2:]
-    left, right, bottom, top = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
-    across, down = (
-        first
-        + (np.arange(-1, count + 1)[:, None] + [1e-6, 1 - 1e-6]).ravel() * (last - first) / count
-        for count, first, last in ((width, left, right), (height, top, bottom))
-    )
-    lines: Any = contour_generator(across, down, inside).lines(0.5)
-    inner, outer = (2.2, 3.6) if line == "-" else (1.0, 1.4)
-    for colour, wide, style in (("white", outer, "-"), ("black", inner, line)):
-        drawn = LineCollection(lines, colors=colour, linewidths=wide, linestyles=style)
-        ax.add_collection(drawn, autolim=False)
 
 
 def draw_box(ax: Axes, e: Explanation, extent: Extent | None = None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,11 @@ _VALUES = {  # of methods and features, which JSON does not know
     )
 }  # fmt: skip
 _KIND, _FORMAT = "explanation", 4
+_SHOWN_AS = {  # what more than a map is saved of: classes, imported where a file has one
+    "picture": "fwdgrad.adapters.picture_explanation:PictureExplanation",
+    "table": "fwdgrad.adapters.table_explanation:TableExplanation",
+    "text": "fwdgrad.adapters.word_explanation:TextExplanation",
+}
 _PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf"}
 _OTHERS = _PICTURES | {".html", ".htm", ".npy", ".npz", ".pt", ".pth", ".json", ".csv"}
 
@@ -164,6 +170,10 @@ class Explanation(Shown):
             OSError: it cannot be written; a file that was there is still there.
             TypeError, ValueError: an attribute is not what it should be.
         """
+        self._save(path, {})
+
+    def _save(self, path: str | os.PathLike[str], shown: Mapping[str, Any]) -> None:
+        """Writes it, and what it is shown as: a key of ``_SHOWN_AS``, and that class's values."""
         suffix = Path(path).suffix
         if suffix.lower() in _OTHERS:
             raise ValueError(
@@ -175,14 +185,20 @@ class Explanation(Shown):
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
         for name in ("method", "features"):
             rest[name] = _pack(rest[name], name, tensors)
+        if shown:
+            rest["shown"] = _pack(dict(shown), "shown", tensors)
         write_tensors(path, _KIND, {**rest, "format": _FORMAT}, tensors)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Explanation:
+    def load(cls, path: str | os.PathLike[str]) -> Any:
         """Reads what ``save`` wrote, into memory of its own: the file may change afterwards.
 
         Args:
             path: the file.
+
+        Returns:
+            What was saved: an ``Explanation``, or that of a text, a row or a photo. Files of
+            fwdgrad 0.1 have the ``Explanation`` alone.
 
         Raises:
             FileNotFoundError, PermissionError: there is none, or it may not be read.
@@ -195,8 +211,14 @@ class Explanation(Shown):
             for name in ("method", "features"):
                 rest[name] = _unpack(rest[name], tensors)
             rest |= {name: tensors[name] for name in _TENSORS}
+            shown = _unpack(rest.pop("shown", {}), tensors)
             result = cls(**rest)
             result._check()
+            for kind, values in shown.items():
+                if kind not in _SHOWN_AS:
+                    raise ValueError(f"it is shown as {kind!r}, which this version does not know")
+                module, name = _SHOWN_AS[kind].split(":")
+                return getattr(import_module(module), name)._of_saved(result, values)
         except FileNotFoundError:
             raise FileNotFoundError(f"file {path} does not exist") from None
         except PermissionError:

@@ -115,7 +115,7 @@ class Evidence:
             ImportError: matplotlib is not installed.
             ValueError: it is of no picture.
         """
-        from fwdgrad.drawing import draw_outline
+        from fwdgrad.marks import draw_outline
 
         for part, line in ((self.enough, "-"), (self.missing, "--")):
             if part is not None:

@@ -10,8 +10,9 @@ import numpy as np
 
 from fwdgrad.adapters.cropping import Cut
 from fwdgrad.adapters.picture_explanation import frame_of
-from fwdgrad.drawing import Drawn, Frame, draw_map, draw_outline, standing_out
-from fwdgrad.overlay import Look, Pixels, bytes_of, picture_of
+from fwdgrad.drawing import Drawn, Frame, draw_map, standing_out
+from fwdgrad.marks import draw_numbers, draw_outline
+from fwdgrad.overlay import Look, Pixels, bytes_of, full_strength, picture_of, values_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,6 +86,14 @@ class Panels:
     def outline(self, ax: Axes, part: Tensor, line: str) -> None:
         """Draws the border of a part of what the model saw; see ``draw_outline``."""
         draw_outline(ax, part, line, self.frame.extent)
+
+    def number(self, ax: Axes, explanation: Explanation, places: list[tuple[float, float]]) -> None:
+        """Numbers places of the photo, 1 for the first, beside the colours of the map."""
+        values, errors = values_of(explanation)
+        strength = Look().strength(values, errors, full_strength(values))
+        texts = [(x, y, str(i)) for i, (x, y) in enumerate(places, 1)]
+        box = {"boxstyle": "circle,pad=0.25", "alpha": 1, "ec": "black", "lw": 1}
+        draw_numbers(ax, texts, strength, self.frame.extent, 13, weight="bold", bbox=box)
 
     def standing_out(self, explanation: Explanation) -> Iterator[tuple[float, float, float, float]]:
         """See ``drawing.standing_out``."""

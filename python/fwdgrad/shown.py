@@ -165,14 +165,24 @@ class OfExplanation(Shown):
         return sorted({*super().__dir__(), *(n for n in dir(found) if not n.startswith("_"))})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the explanation, with what it is of in its ``provenance``, but no photo.
+        """Writes all of it into one file: ``Explanation.load`` gives the same again.
 
-        ``Explanation.load`` reads it.
+        The model is not in it.
 
         Raises:
             ValueError, OSError: see ``Explanation.save``.
         """
-        self.explanation.save(path)
+        self.explanation._save(path, {self._kind: self._saved()})
+
+    def _saved(self) -> dict[str, Any]:
+        """What is saved besides the explanation: its own values, as tensors, tuples and JSON."""
+        own = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {f.name: getattr(self, f.name) for f in own if f.name != "explanation"}
+
+    @classmethod
+    def _of_saved(cls, explanation: Explanation, values: dict[str, Any]) -> OfExplanation:
+        """What it was, from what ``_saved`` gave."""
+        return cls(explanation=explanation, **values)  # type: ignore[call-arg]
 
     def _whole(self) -> Explanation:
         return self.explanation

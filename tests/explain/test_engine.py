@@ -122,6 +122,23 @@ def test_auto_is_onnx_runtime(classifier):
     assert on_engine(classifier, "torch", PIXELS) == (classifier, "torch (as asked for)")
 
 
+def test_an_engine_is_asked_for_in_python(classifier, monkeypatch):
+    for engine in ("auto", "onnxruntime"):
+        taken = efficientnet_lite0(engine=engine)
+        assert isinstance(taken.forward, OnnxModel)
+        assert (taken.name, taken.labels) == (classifier.name, classifier.labels)
+        scores = classifier(PIXELS[None].clone()).detach()
+        assert torch.allclose(taken(PIXELS[None]), scores, atol=1e-4 * float(scores.abs().max()))
+    assert isinstance(efficientnet_lite0(engine="torch").forward, torch.nn.Module)
+    assert isinstance(efficientnet_lite0().forward, torch.nn.Module)  # it has a gradient
+    with pytest.raises(ValueError, match="engine must be one of auto, onnxruntime, torch, got 'x'"):
+        efficientnet_lite0(engine="x")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert isinstance(efficientnet_lite0(engine="auto").forward, torch.nn.Module)
+    with pytest.raises(ValueError, match="cannot be onnxruntime: ONNX Runtime is not there"):
+        efficientnet_lite0(engine="onnxruntime")
+
+
 def test_a_session_has_as_many_threads_as_torch(classifier):
     threads = torch.get_num_threads()
     try:

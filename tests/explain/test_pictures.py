@@ -379,7 +379,9 @@ def test_save_and_load(tmp_path):
         assert torch.equal(again.heatmap(), e.heatmap())
         assert again.label == "bright (class 1)"
         assert (again.photo == photo).all()
-    alone = PictureExplanation.load(tmp_path / "a.safetensors")
+    assert (PictureExplanation.load(tmp_path / "a.safetensors").photo == photo).all()
+    e.explanation.save(tmp_path / "map.safetensors")
+    alone = PictureExplanation.load(tmp_path / "map.safetensors")
     assert torch.equal(alone.heatmap(), e.heatmap())
     assert (alone.photo[:2] == 128).all()
     assert np.abs(alone.photo[14:20, 24:30].astype(int) - 220).max() <= 12

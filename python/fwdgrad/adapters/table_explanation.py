@@ -59,7 +59,7 @@ class TableExplanation(OfExplanation):
         background_rows: how many rows of the background were used ...
         background_of: ... of how many.
         explanation: of the features as numbers, each in (1) or out (0).
-        row: as it was given to ``explain``.
+        row: as it was given to ``explain``; None of one that was loaded.
     """
 
     names: tuple[str, ...]
@@ -94,6 +94,9 @@ class TableExplanation(OfExplanation):
             self.values,
             told=self.significant if is_known else None,
         )
+
+    def _saved(self) -> dict[str, Any]:
+        return {**super()._saved(), "row": None}  # which may be of any type
 
     def _about(self) -> dict[str, Any]:
         return {"background_rows": self.background_rows, "background_of": self.background_of}

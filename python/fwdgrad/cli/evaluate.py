@@ -47,7 +47,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"MAP must be a file, such as {arguments.map / 'explanation.safetensors'}, got a folder"
         )
-    result = Explanation.load(arguments.map)
+    result = Explanation.load(arguments.map)._whole()
     x = result.input
     if x.dim() != 3 or x.shape[0] not in (1, 3):
         raise ValueError(

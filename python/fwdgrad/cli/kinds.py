@@ -21,6 +21,7 @@ from fwdgrad.report.index import report_beside
 from fwdgrad.runner.fingerprint import parameters_digest
 from fwdgrad.runner.loop import Progress
 from fwdgrad.runner.workers import workers_of
+from fwdgrad.shown import OfExplanation
 
 Say = Callable[..., None]  # see ``fwdgrad.terminal.say``
 _Found = TypeVar("_Found")
@@ -190,8 +191,14 @@ class Kind:
         """SHA-256 of the input and the model's parameters."""
         return hashlib.sha256(self.content(one) + self.parameters.encode()).hexdigest()
 
-    def save(self, result: Explanation, saved: Path, label: str, one: argparse.Namespace) -> None:
-        """Writes a map, with what tells whether another run would give the same one.
+    def save(
+        self,
+        result: Explanation | OfExplanation,
+        saved: Path,
+        label: str,
+        one: argparse.Namespace,
+    ) -> None:
+        """Writes what was found, with what tells whether another run would give the same one.
 
         The report of the map that was there before is removed, where that is another one.
         """

@@ -135,7 +135,7 @@ class Rows(Kind):
         _tell(results, one, self.model, say)
         for result, (saved, page) in zip(results, self.files(one).items(), strict=False):
             label = result.label or "the model's output"
-            self.save(result.explanation, saved, label, one)
+            self.save(result, saved, label, one)
             write_atomically(page, result.to_html().encode())
             say(f"page         {page}")
             say(f"attribution  {saved} (of the features, with its standard error)")

@@ -108,7 +108,7 @@ class Texts(Kind):
         if (found := evidence_of(one, self.model, result)) is not None:
             say(line_of(found))
         for saved, page in self.files(one).items():
-            self.save(explained, saved, result.label, one)
+            self.save(result, saved, result.label, one)
             write_atomically(page, result.to_html().encode())
             if one.checkpoint is None and checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from fwdgrad.checks import first_outside
 from fwdgrad.explanation import Explanation
 from fwdgrad.objectives import Objective, check_objective, objective_again
 from fwdgrad.outputs import told
+from fwdgrad.shown import OfExplanation
 
 
 def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heatmap") -> Tensor:
@@ -33,6 +34,7 @@ def heatmap_of(value: Any, shape: Sequence[int] | None = None, name: str = "heat
         >>> heatmap_of(torch.tensor([1, 2]), (3, 2))
         tensor([1., 2.], dtype=torch.float64)
     """
+    value = _map_of(value)
     if isinstance(value, Explanation):
         attribution = value.attribution
         value = value.over_planes(attribution) if attribution.dim() > 2 else attribution
@@ -74,6 +76,7 @@ def followed(heatmap: Any, target: Any, objective: Objective, x: Tensor) -> tupl
         ('auto', 'auto')
     """
     check_objective(objective)
+    heatmap = _map_of(heatmap)
     if not isinstance(heatmap, Explanation):
         return target, objective
     own = heatmap.input.to(x.device, torch.float64)
@@ -95,7 +98,13 @@ def elements_of(value: Any, name: str) -> Tensor:
     >>> elements_of(torch.tensor([[1.0], [2.0]]), "one").tolist()
     [[1.0], [2.0]]
     """
+    value = _map_of(value)
     return heatmap_of(value.attribution if isinstance(value, Explanation) else value, name=name)
+
+
+def _map_of(value: Any) -> Any:
+    """The map of what the model saw, where it is one of a photo, a text or a row."""
+    return value._whole() if isinstance(value, OfExplanation) else value
 
 
 def pair_of(one: Any, other: Any) -> tuple[Tensor, Tensor]:

@@ -92,11 +92,7 @@ class OfPicture:
 
         def heat(ax: Axes) -> None:
             panels.draw_map(ax, e, Look(top=0), self.label)
-            for i, one in enumerate(regions, 1):
-                inside = 0.03 * max(width, height)  # all of a number, at an edge, too
-                x, y = one.x * width, one.y * height
-                x, y = max(inside, min(x, width - inside)), max(inside, min(y, height - inside))
-                _number(ax, i, x, y)
+            panels.number(ax, e, [(one.x * width, one.y * height) for one in regions])
 
         of, scale = "the model" if e.target is None else named(self.label), Scale.of_scores(e)
         colours = (
@@ -221,13 +217,6 @@ def _lines_in_words(explanation: Explanation, panels: Panels) -> str:
     if not is_of_pixels(explanation.input):
         said.append("Its values are stretched to the screen’s.")
     return " ".join(said)
-
-
-def _number(ax: Axes, number: int, x: float, y: float) -> None:
-    ax.annotate(
-        str(number), (x, y), ha="center", va="center", fontsize=13, weight="bold", zorder=4,
-        color="black", bbox={"boxstyle": "circle,pad=0.25", "fc": "white", "ec": "black", "lw": 1},
-    )  # fmt: skip
 
 
 def _panel(draw: Callable[[Axes], None], panels: Panels) -> str:
