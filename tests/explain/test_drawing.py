@@ -314,10 +314,10 @@ def test_what_values_are_in_words(method, says):
     assert meaning(e) == says
 
 
-def test_a_callable_is_named_in_the_title_alone():
+def test_a_callables_score_has_a_short_name():
     e = of_map(torch.zeros(32, 32), objective="Detections(lamp at 8 40 24 56)")
     assert meaning(e) == "change of the score of class 1 when a cell is the picture's, not grey"
-    assert e.plot().get_title().startswith("class 1: Detections(lamp at 8 40 24 56) 0.25\n")
+    assert e.plot().get_title().startswith("class 1: score 0.25\n")
 
 
 def test_sizes_have_no_sign():
