@@ -140,6 +140,20 @@ def _feature(e: Explanation) -> str:
     return "pixel" if e.input.dim() == 3 and e.input.shape[0] in (1, 3) else "number"
 
 
+def is_change(explanation: Explanation) -> bool:
+    """Whether a map's values are changes of the score, not slopes."""
+    return isinstance(explanation.method, (Regions, Coalitions, IntegratedGradients))
+
+
+def rounded(value: float) -> str:
+    """A number to two digits, without an exponent where it has a usual size.
+
+    >>> rounded(123.4), rounded(2.13), rounded(-0.0456)
+    ('123', '2.1', '-0.046')
+    """
+    return f"{value:,.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
+
+
 def named(baseline: object) -> str:
     """What a picture is where it is its baseline.
 

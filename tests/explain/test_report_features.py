@@ -323,6 +323,58 @@ def test_a_mask_with_braces_and_no_evidence():
     assert "enough" not in text
 
 
+LINES = np.array([[10.0, 20.0, 3.0, 0.0], [30.0, 40.0, 5.0, 0.0]])
+
+
+def page_of_row(row, predict=lambda rows: rows.sum(1), known=True):
+    model = TableModel(predict, LINES, feature_names=["age", "rooms", "noise", "c"])
+    result = fwdgrad.explain(model, row)
+    if known:
+        result.explanation.provenance["evidence"] = fwdgrad.evidence(model, result).to_dict()
+    check, _ = check_of_features(model, result)
+    more = {"chance": check.chance, "calls": check.calls}
+    return check, report(result, "price", [], check.deleted, check.inserted, **more)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_row_below_the_other_rows(known):
+    """What lowers its score comes first: in the lead, the list, and the order of the check."""
+    check, page = page_of_row([10.0, 5.0, 5.0, 0.0], known=known)
+    text = words_of(page)
+    assert ("The model gives this row 20, 34 below the 54 of the other rows (their mean score). "
+            "“rooms” (−25) and “age” (−10) lower it most." in text) == known  # fmt: skip
+    assert re.fullmatch(r"rooms = 5(.0)?: lowers the score by 25\.", listed(page)[0])
+    assert check.below
+    assert check.deleted.scores.tolist() == [20, 45, 55, 55, 54]  # rooms, age, c, noise
+    assert check.inserted.scores.tolist() == [54, 29, 19, 19, 20]
+    assert "those first that lower the answer most" in text
+    assert "the answer rises early as columns are replaced, and falls early" in text
+    assert "Filling the 1 column that lowers the score most from other rows takes" in text
+    assert "the explanation finds what counts sooner than chance does" in text
+    assert "no better than chance" not in text
+    assert "enough" not in text
+
+
+def test_a_row_above_the_other_rows():
+    check, page = page_of_row([30.0, 35.0, 5.0, 0.0])
+    assert not check.below
+    assert check.deleted.scores.tolist() == [70, 60, 55, 54, 54]
+    assert "below the" not in words_of(page)
+
+
+def test_a_probability_below_that_of_the_other_rows():
+    """The class is told, and the change in percentage points, once."""
+    predict = lambda rows: np.stack([rows.sum(1) / 100, 1 - rows.sum(1) / 100], 1)  # noqa: E731
+    model = TableModel(predict, LINES, labels=["yes", "no"])
+    row = fwdgrad.explain(model, [10.0, 5.0, 5.0, 0.0], "yes")
+    row.explanation.provenance["evidence"] = fwdgrad.evidence(model, row).to_dict()
+    assert (
+        "The model gives this row 20 % for “yes”, 34 percentage points below the 54 % of the other "
+        "rows (their mean). “x1” (−25 percentage points) and “x0” (−10 percentage points) lower it "
+        "most." in words_of(report(row, "yes", []))
+    )
+
+
 def test_what_is_too_small_to_be_listed_is_not_denied():
     model = TableModel(lambda rows: rows @ [2000.0, -1.0, 0.0, 0.0], np.zeros((1, 4)))
     page = report(fwdgrad.explain(model, np.ones(4)), "price", [])

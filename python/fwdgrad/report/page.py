@@ -88,13 +88,17 @@ def report(
         >>> page.startswith("<!DOCTYPE html>")
         True
     """
-    of = _subject(explanation, label, mask, panels)
+    below = None
+    if deletion is not None and insertion is not None:
+        below = bool(insertion.scores[0] > deletion.scores[0])
+    of = _subject(explanation, label, mask, panels, below)
     explanation, title = of.explanation, escape(of.question)
     check = f"<p>{tied(of.tried()) or 'It was not.'}</p>\n"
     if deletion is not None and insertion is not None:
         scale = Scale.of_scores(explanation, followed)
         check = _checked(deletion, insertion, chance, scale, calls, of)
-    careful = warning(of.result, tests_passed(deletion, insertion, chance), of.terms.found)
+    passed = tests_passed(deletion, insertion, chance, of.below)
+    careful = warning(of.result, passed, of.terms.found)
     careful = f'<p class="careful">{careful}</p>\n' if careful else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -119,11 +123,11 @@ def report(
 
 
 def _subject(
-    result: Any, label: str, mask: Tensor | None, panels: Panels | None
+    result: Any, label: str, mask: Tensor | None, panels: Panels | None, below: bool | None
 ) -> OfPicture | OfFeatures:
     """What the page is of."""
     if not isinstance(result, Explanation) and is_of_features(result):
-        return OfFeatures(result, label)
+        return OfFeatures(result, label, below)
     x = result.input
     if x.dim() != 3 or x.shape[0] not in (1, 3):
         raise ValueError(
@@ -163,7 +167,7 @@ def _checked(
         )
     )
     n_samples = of.explanation.n_samples
-    *each, last = checked(deletion, insertion, chance, scale, of.terms)
+    *each, last = checked(deletion, insertion, chance, scale, of.terms, of.below)
     if chance is None:
         each, last = [*each, last], ""
     cost = f"The {of.terms.found} took {n_samples:,} call{'s' * (n_samples != 1)} of the model"

@@ -18,7 +18,7 @@ from fwdgrad.advice import is_drawn
 from fwdgrad.drawing import draw_box
 from fwdgrad.explanation import Explanation
 from fwdgrad.inputs import is_of_pixels
-from fwdgrad.meaning import has_sign, meaning
+from fwdgrad.meaning import has_sign, is_change, meaning
 from fwdgrad.overlay import Look, Pixels, bytes_of, full_strength, picture_of, values_of
 from fwdgrad.panels import Panels
 from fwdgrad.ranked import found_again
@@ -28,7 +28,6 @@ from fwdgrad.report.words import (
     Region,
     Scale,
     answer,
-    is_change,
     named,
     percent,
     question,
@@ -57,6 +56,7 @@ class OfPicture:
 
     terms = PICTURE
     again = "e.input"
+    below = False  # its curves are in the order of what raises the score
 
     def __init__(
         self, explanation: Explanation, label: str, mask: Tensor | None, panels: Panels

@@ -13,11 +13,15 @@ import numpy as np
 
 from fwdgrad.advice import is_drawn, is_noise, unmoved
 from fwdgrad.explanation import Explanation
-from fwdgrad.meaning import has_sign, is_probability
-from fwdgrad.methods import Coalitions, IntegratedGradients, Regions
+from fwdgrad.meaning import has_sign, is_change, is_probability, rounded
 from fwdgrad.metrics.curves import Curve
 from fwdgrad.terminal import plain
 
+# By whether it is about a class or the score alone.
+UNMISSED = (
+    "No part was found whose loss takes most of that away.",
+    "No part was found whose loss would change the class.",
+)
 CHECKED = 0.1  # the share of a picture that a sentence tells of
 
 
@@ -56,8 +60,8 @@ class Scale:
 
     def change(self, value: float) -> str:
         """The size of a change of it."""
-        return f"{_number(100 * abs(value))} percentage points" if self.is_share else (
-            _number(abs(value))
+        return f"{rounded(100 * abs(value))} percentage points" if self.is_share else (
+            rounded(abs(value))
         )  # fmt: skip
 
 
@@ -175,7 +179,7 @@ def _enough(known: dict[str, Any], scale: Scale) -> str:
 def _missing(known: dict[str, Any], scale: Scale) -> str:
     share = known["missing_share"]
     if share is None:
-        return "It does not change without any part that was tried."
+        return UNMISSED[known["of_class"]]
     if share > 0.995:
         part = "the whole picture"
     else:
@@ -202,11 +206,6 @@ def region_in_words(region: Region, e: Explanation) -> str:
     if math.isfinite(region.error) and region.error > 0:
         by += f", give or take {scale.change(float(f'{region.error:.1g}')).split()[0]}"
     return f"{where}: {'raises' if value > 0 else 'lowers'} the {scale.name} by {by}."
-
-
-def is_change(e: Explanation) -> bool:
-    """Whether a map's values are changes of the score, not slopes."""
-    return isinstance(e.method, (Regions, Coalitions, IntegratedGradients))
 
 
 def place(x: float, y: float) -> str:
@@ -305,6 +304,7 @@ def checked(
     chance: Sequence[Curve] | None,
     scale: Scale,
     terms: Terms = PICTURE,
+    below: bool = False,
 ) -> list[str]:
     """What deletion and insertion say, beside an order drawn by chance."""
     share, most = terms.share, terms.most
@@ -316,17 +316,27 @@ def checked(
         f"{terms.showing.replace('{}', most, 1)} takes it from "
         f"{scale.of(float(insertion.scores[0]))} to {scale.of(at(insertion, share))}{there[1]}.",
     ]
-    passed = tests_passed(deletion, insertion, chance)
+    passed = tests_passed(deletion, insertion, chance, below)
     return said if passed is None else [*said, _PASSED[passed].format(terms.found)]
 
 
 def tests_passed(
-    deletion: Curve | None, insertion: Curve | None, chance: Sequence[Curve] | None
+    deletion: Curve | None,
+    insertion: Curve | None,
+    chance: Sequence[Curve] | None,
+    below: bool,
 ) -> int | None:
-    """In how many of the two tests a map is better than chance; None where that is not known."""
+    """In how many of the two tests a map is better than chance; None where that is not known.
+
+    Args:
+        deletion, insertion, chance: see ``report``.
+        below: whether they are in the order of what lowers the score.
+    """
     if deletion is None or insertion is None or chance is None:
         return None
-    return (deletion.auc < chance[0].auc) + (insertion.auc > chance[1].auc)
+    sign = -1 if below else 1
+    gains = chance[0].auc - deletion.auc, insertion.auc - chance[1].auc
+    return sum(sign * gain > 0 for gain in gains)
 
 
 _PASSED = (
@@ -345,12 +355,3 @@ def percent(share: float) -> str:
     """
     value = 100 * share
     return f"{value:.0f} %" if value >= 9.95 else f"{value:.2g} %"
-
-
-def _number(value: float) -> str:
-    """A number to two digits, without an exponent where it has a usual size.
-
-    >>> _number(123.4), _number(2.13), _number(0.0456)
-    ('123', '2.1', '0.046')
-    """
-    return f"{value:,.0f}" if 99.5 <= value < 1e6 else f"{value:.2g}"
