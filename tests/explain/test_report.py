@@ -196,11 +196,11 @@ def test_the_answer_is_what_was_found(made):
     enough, alone = known["enough_share"], known["enough_score"]
     assert (
         f"The part within the solid line decides it: {percent(enough)} of the picture is enough, "
-        f"and gives {100 * alone:.0f} % by itself." in text
+        f"and gives {100 * alone:.0f} % with the rest black." in text
     )
     assert (
-        f"Without {percent(known['missing_share'])} of the picture (within the dashed line), it "
-        f"would be “dark” ({100 * known['instead_score']:.0f} %)." in text
+        f"With {percent(known['missing_share'])} of the picture black (within the dashed line), "
+        f"it would be “dark” ({100 * known['instead_score']:.0f} %)." in text
     )
 
 
@@ -283,6 +283,70 @@ def test_a_reader_is_warned_first(folder):
     e.reliability, e.standard_error = 0.1, e.attribution.abs()
     noise = words_of(report(e, "corner", [], falls, rises, chance=(rises, falls)))
     assert "Careful: most of this map is chance" in noise.partition("The picture")[0]
+
+
+def test_a_map_that_is_hardly_better_than_chance():
+    falls, rises = Curve(torch.tensor([1.0, 0.5, 0.0])), Curve(torch.tensor([0.0, 0.5, 1.0]))
+    for by, said in ((0.02, "by next to nothing: take it with care"), (0.2, "finds what counts")):
+        later = Curve(torch.tensor([1.0, 0.5 + by, 0.0])), Curve(torch.tensor([0.0, 0.5 - by, 1.0]))
+        assert said in checked(falls, rises, later, Scale("probability", True))[-1]
+    e = fwdgrad.explain(corner, X, 0, method=Regions("grey"), n_samples=64)
+    later = Curve(torch.tensor([1.0, 0.52, 0.0])), Curve(torch.tensor([0.0, 0.48, 1.0]))
+    text = words_of(report(e, "corner", [], falls, rises, chance=later))
+    assert "Careful: when it was checked, this map was no clearer than chance." in text
+
+
+def of_enough(score=0.9, **known):
+    """A picture's page, with what was found to be enough."""
+    e = fwdgrad.explain(corner, X, 0, method=Regions("blur"), n_samples=64)
+    e.score = score
+    known = {
+        "enough_count": 2, "enough_share": 0.2, "enough_score": 0.85, "missing_count": None,
+        "missing_share": None, "missing_score": None, "instead_label": None, "of_class": True,
+        "baseline_score": 0.01,
+    } | known  # fmt: skip
+    e.provenance |= {"evidence": known}
+    return e
+
+
+def test_what_is_left_is_blurred_and_does_not_decide():
+    """What decides a class is a part without which it is another one."""
+    text = words_of(report(of_enough(), "corner", []))
+    assert (
+        "The model calls this “corner” (90 %). 20 % of the picture (within the solid line) is "
+        "enough, and gives 85 % with the rest blurred. No part was found whose loss would change "
+        "the class." in text
+    )
+    assert "decides" not in text
+    found = {"missing_count": 1, "missing_share": 0.1, "instead_label": "y", "instead_score": 0.6}
+    text = words_of(report(of_enough(**found), "corner", []))
+    assert "decides it: 20 % of the picture is enough, and gives 85 % with the rest blurr" in text
+    assert "With 10 % of the picture blurred (within the dashed line), it would be “y” (60" in text
+
+
+def test_a_blurred_picture_that_scores_more():
+    known = {"enough_count": None, "enough_share": None, "baseline_score": 0.95, "of_class": False}
+    text = words_of(report(of_enough(**known), "corner", []))
+    assert "With all of the picture blurred it would be 95 %, which is more." in text
+    assert "No part" not in text
+
+
+def test_an_unsure_model_and_a_small_picture_are_told_first():
+    def lead(e):
+        return words_of(report(e, "corner", [])).partition("The picture The")[0]
+
+    assert "Careful" not in lead(of_enough(0.11))
+    said = lead(of_enough(0.03))
+    first = "Why “corner”? Careful: the model is unsure: it gives its first choice only 3 %."
+    assert first in said
+    assert "Careful: the model gives “corner” only 3 %." in lead(of_enough(0.03, of_class=False))
+    small = of_enough(0.03)
+    for side, is_told in ((3.0, True), (4.0, False)):
+        small.provenance["picture"] = {
+            "width": 4, "height": 4, "box": [0.0, 0.0, side, side], "scaled": [8, 8],
+        }  # fmt: skip
+        told = "first choice only 3 %. The picture is small: its 3 x 3 pixels were enlarged 3 times"
+        assert (told in lead(small)) == is_told
 
 
 def test_a_slope_is_told_as_no_change(folder):

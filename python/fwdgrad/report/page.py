@@ -13,12 +13,13 @@ from fwdgrad.meaning import score_name
 from fwdgrad.metrics.curves import Curve
 from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.panels import Panels
+from fwdgrad.report.careful import warning
 from fwdgrad.report.curves import chart, range_of
 from fwdgrad.report.features import OfFeatures, is_of_features
 from fwdgrad.report.pictures import OfPicture
 from fwdgrad.report.style import STYLE
 from fwdgrad.report.text import escape, shown, tied
-from fwdgrad.report.words import Scale, checked, tests_passed, warning
+from fwdgrad.report.words import Scale, checked, tests_passed
 
 MARK = '<meta name="generator" content="fwdgrad">'  # by which a page of ours is known
 
@@ -98,8 +99,8 @@ def report(
         scale = Scale.of_scores(explanation, followed)
         check = _checked(deletion, insertion, chance, scale, calls, of)
     passed = tests_passed(deletion, insertion, chance, of.below)
-    careful = warning(of.result, passed, of.terms.found)
-    careful = f'<p class="careful">{careful}</p>\n' if careful else ""
+    careful = warning(of.result, label, passed, of.terms.found)
+    careful = f'<p class="careful">{tied(careful)}</p>\n' if careful else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'{MARK}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -107,8 +108,8 @@ def report(
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header>\n<h1>{title}</h1>\n<p class="answer">{tied(of.answer)}</p>\n'
-        f"{careful}{_file(explanation)}"
+        f'<header>\n<h1>{title}</h1>\n{careful}<p class="answer">{tied(of.answer)}</p>\n'
+        f"{_file(explanation)}"
         "</header>\n<main>\n"
         f"{_shown(of)}"
         "<section>\n<h2>What raises the answer, and what lowers it</h2>\n"
