@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.colours import GREEN, hexadecimal
-from fwdgrad.meaning import has_sign, headline, meaning, run_in_words
+from fwdgrad.meaning import has_sign, headline, meaning, run_in_words, unit_of
 from fwdgrad.overlay import (
     Look,
     Pixels,
@@ -63,6 +63,7 @@ class Drawn:
     threshold: float
     meaning: str
     note: str
+    factor: float  # of the bar's numbers
 
 
 _LETTER, _LINE = 5.6, 14.0  # points that a number's letter takes, and a line
@@ -130,6 +131,7 @@ def draw_map(
         _draw_picture(ax, e, look, strength, frame)
         draw_box(ax, e, frame.extent if frame else None)
         _number_peaks(ax, e, look, frame)
+    factor, unit = unit_of(e)
     return Drawn(
         full,
         (
@@ -138,10 +140,11 @@ def draw_map(
         ),
         (bool((values < -past).any()), bool((values > past).any())),
         look.threshold,
-        meaning(e, label),
+        meaning(e, label) + unit,
         ""
         if bool(errors.isnan().all())
         else "drawn from 1 standard error on; significant() is stricter",
+        factor,
     )
 
 
@@ -194,10 +197,11 @@ def _number_peaks(ax: Axes, e: Explanation, look: Look, frame: Frame | None) -> 
     wide = frame.size[0] if frame else e.input.shape[-1]
     paper = {"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.7, "lw": 0}
     found = itertools.islice(standing_out(e, look, frame), look.top)
+    factor = unit_of(e)[0]
     point, taken = 72 / ax.figure.get_dpi(), list[tuple[float, float, float, float]]()
     for count, (x, y, value, _) in enumerate(found, 1):
         ax.plot(x, y, "o", ms=4, mfc="white", mec="black", mew=0.8, zorder=4)
-        text = f"{count}: {signed(value, '#.2')}"
+        text = f"{count}: {signed(factor * value, '#.2')}"
         beside, side = (5, "left") if x < 0.75 * wide else (-5, "right")
         right, up = (float(one) * point for one in ax.transData.transform((x, y)))
         left = right + 5 if side == "left" else right - 5 - _LETTER * len(text)
@@ -246,7 +250,7 @@ def draw_bar(drawn: Drawn, ax: Axes, cax: Axes | None = None, wide: float | None
     bar = ax.figure.colorbar(ScalarMappable(limits, colours), orientation="horizontal", **where)
     all_ticks = (-1.0, -0.5, 0.0, 0.5, 1.0) if inches > 3.5 else (-1.0, 0.0, 1.0)
     ticks = [share for share in all_ticks if low <= share <= high]
-    names = [signed(share * drawn.full, ".3") if share else "0" for share in ticks]
+    names = [signed(share * drawn.full * drawn.factor, ".3") if share else "0" for share in ticks]
     for end, is_beyond, sign in zip((0, -1), drawn.beyond, "≤≥", strict=True):
         if is_beyond and ticks[end]:
             names[end] = f"{sign} {names[end]}"

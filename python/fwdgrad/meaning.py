@@ -145,6 +145,23 @@ def is_change(explanation: Explanation) -> bool:
     return isinstance(explanation.method, (Regions, Coalitions, IntegratedGradients))
 
 
+def unit_of(explanation: Explanation) -> tuple[float, str]:
+    """What a map's values are multiplied by to be shown, and what is said of that.
+
+    Changes of a probability are told in percentage points.
+
+    >>> import torch, fwdgrad
+    >>> mean, x = lambda batch: batch.mean(1), torch.rand(4)
+    >>> unit_of(fwdgrad.explain(mean, x, method=fwdgrad.Coalitions(), objective="sigmoid"))
+    (100.0, ', in percentage points')
+    >>> unit_of(fwdgrad.explain(mean, x, method=fwdgrad.Coalitions()))
+    (1.0, '')
+    """
+    if is_change(explanation) and is_probability(explanation):
+        return 100.0, ", in percentage points"
+    return 1.0, ""
+
+
 def rounded(value: float) -> str:
     """A number to two digits, without an exponent where it has a usual size.
 

@@ -23,7 +23,9 @@ from fwdgrad import (
     VarGrad,
     cli,
 )
+from fwdgrad.adapters.cropping import Cut
 from fwdgrad.metrics import Curve, deletion, insertion, random_order
+from fwdgrad.panels import Panels
 from fwdgrad.ranked import found_again
 from fwdgrad.report import report
 from fwdgrad.report.words import Scale, at, checked, percent
@@ -331,6 +333,22 @@ def test_a_blurred_picture_that_scores_more():
     assert "No part" not in text
 
 
+def test_the_regions_of_a_list_have_numbers_sizes_and_errors_alike():
+    """A cell of 2 pixels is one of 4 of a photo that was reduced to half its side."""
+    e = fwdgrad.explain(corner, X, 0, method=Regions("black", 2), n_samples=64)
+    photo = np.zeros((16, 16, 3), np.uint8)
+    panels = Panels(photo, 16, 16, Cut.of(16, 16, 8, "stretch"))
+    page = report(e, "corner", [], panels=panels)
+    (found,) = re.findall('<ol class="regions">(.*?)</ol>', page, re.S)
+    lines = re.findall("<li>(.*?)</li>", found)
+    for number, line in enumerate(lines, 1):
+        assert re.match(rf"Region {number}, [a-z ]+, 4 x 4 pixels: (rais|lower)", line)
+    assert len({", give or take " in line for line in lines}) == 1
+    assert "Red parts raise the probability of “corner”" in words_of(page)
+    assert ": raises the probability by " in lines[0]
+    assert "in percentage points" in page.partition("Details")[2]
+
+
 def test_an_unsure_model_and_a_small_picture_are_told_first():
     def lead(e):
         return words_of(report(e, "corner", [])).partition("The picture The")[0]
@@ -380,7 +398,8 @@ def test_what_is_not_a_probability_is_no_share(folder):
 
 def test_numbered_regions_have_the_map_s_values(made):
     heat, regions = made.e.heatmap(), re.findall("<li>(.*?)</li>", made.page)
-    assert regions[0].startswith("Top middle: raises the probability by ")
+    assert regions[0].startswith("Region 1, top middle, ")
+    assert " pixels: raises the probability by " in regions[0]
     value = float(re.search(r"by ([\d.]+) percentage", regions[0])[1])
     assert value == pytest.approx(100 * float(heat.max()), rel=0.05)
     assert "lowers" not in regions[0]

@@ -138,6 +138,9 @@ def test_a_text(folder, capsys):
     by = float(re.search(r"by ([\d.]+) percentage", first)[1])
     assert by == pytest.approx(100 * float(e.attribution.max()), rel=0.03)
     assert [line.split("”")[0][1:] for line in lines if "lowers" in line] == ["silly", "slow"]
+    (count,) = re.findall(r"(\d+) of 27 words counts? for more than chance would give\.", text)
+    assert int(count) > 1
+    assert "Expect about one in twenty of these to be there by chance" in text
     # A marked word is as strong as its value; markup in the text is text.
     colours = dict(re.findall(r'rgba\((219,91,38|[\d,]+),[\d.]+\)">(\w+)<', page))
     assert colours
@@ -193,6 +196,21 @@ def test_a_column_s_bar_is_as_long_as_its_value(folder, capsys):
     assert torch.allclose(wide / wide[0], sizes / sizes[0], atol=2e-3)
     for left, width in found:
         assert 0 <= float(left) <= float(left) + float(width) <= 100.02
+
+
+def test_the_plot_has_the_unit_of_the_page(folder, capsys):
+    """Percentage points, of a row and of a text; a score has none."""
+    pytest.importorskip("matplotlib").use("Agg")
+    import matplotlib.pyplot as plt
+
+    own = TextModel(lambda texts: [[t.count("fine") / 4, 1 - t.count("fine") / 4] for t in texts])
+    text = fwdgrad.explain(own, "a fine end", 0, n_samples=64)
+    row = fwdgrad.explain(TableModel(lambda rows: rows.sum(1), LINES), LINES[0])
+    for result, unit, largest in ((text, ", in percentage points", 25), (row, "", 10)):
+        ax = result.plot()
+        assert ax.get_xlabel().endswith("points") == bool(unit)
+        assert max(abs(bar.get_width()) for bar in ax.patches) == pytest.approx(largest)
+        plt.close(ax.figure)
 
 
 def test_the_same_sections_in_the_same_order(folder, capsys):

@@ -13,7 +13,15 @@ from fwdgrad.bars import MOST, shortened
 from fwdgrad.colours import BLUE, RED
 from fwdgrad.meaning import is_change, score_of
 from fwdgrad.report.text import escape, tied
-from fwdgrad.report.words import UNMISSED, Scale, Terms, named, question, sureness
+from fwdgrad.report.words import (
+    UNMISSED,
+    Scale,
+    Terms,
+    named,
+    question,
+    sureness,
+    tells_errors,
+)
 from fwdgrad.terminal import plain
 
 _MAIN, _OTHER = 5, 3  # features that are listed, at most: of the score's sign, of the other
@@ -301,7 +309,8 @@ class OfFeatures:
         if not (raising or lowering):
             return f"<p>No {self.unit} stands out from chance.</p>\n"
         listed = [*lowering, *raising] if self.below else [*raising, *lowering]
-        lines = "".join(f"<li>{tied(self._in_words(i))}</li>\n" for i in listed)
+        errors = tells_errors([(float(self.scores[i]), float(self.errors[i])) for i in listed])
+        lines = "".join(f"<li>{tied(self._in_words(i, errors))}</li>\n" for i in listed)
         found = f'<ul class="features">\n{lines}</ul>\n'
         if self.has_sign and len({*self.scores[self.told].sign().tolist()}) == 1:
             verb = "lowers" if raising else "raises"
@@ -309,7 +318,7 @@ class OfFeatures:
             found += f"<p>No {self.unit} {verb} it{by_chance}.</p>\n"
         return found
 
-    def _in_words(self, i: int) -> str:
+    def _in_words(self, i: int, errors: bool) -> str:
         name, value, error = self.name(i), float(self.scores[i]), float(self.errors[i])
         if self.is_text and self.result.words.count(self.result.words[i]) > 1:
             name += f" ({self.unit} {i + 1})"
@@ -321,7 +330,7 @@ class OfFeatures:
         if not self.is_change:
             return f"{name}: {verb} the {self.scale.name} ({self._value(i)})."
         by = self.scale.change(value)
-        if math.isfinite(error) and error > 0.01 * abs(value):
+        if errors:
             by += f", give or take {self.scale.change(float(f'{error:.1g}')).split()[0]}"
         return f"{name}: {verb} the {self.scale.name} by {by}."
 
@@ -332,7 +341,8 @@ class OfFeatures:
             count = int(self.told.sum())
             of = f"{count} of {len(self.told)} {self.unit}s"
             be = "counts" if count == 1 else "count"
-            found.append(f"{of} {be} for more than chance would give.")
+            some = " (Expect about one in twenty of these to be there by chance all the same.)"
+            found.append(f"{of} {be} for more than chance would give.{some * (count > 0)}")
         if not self.is_text:
             found.append(
                 f"Values compare this row with {self.result.background_rows} other rows; others "

@@ -18,9 +18,10 @@ from fwdgrad.advice import is_drawn
 from fwdgrad.drawing import draw_box
 from fwdgrad.explanation import Explanation
 from fwdgrad.inputs import is_of_pixels
-from fwdgrad.meaning import has_sign, is_change, meaning
+from fwdgrad.meaning import has_sign, is_change, meaning, unit_of
 from fwdgrad.overlay import Look, Pixels, bytes_of, full_strength, picture_of, values_of
 from fwdgrad.panels import Panels
+from fwdgrad.peaks import side_of
 from fwdgrad.ranked import found_again
 from fwdgrad.report.text import escape, tied
 from fwdgrad.report.words import (
@@ -34,6 +35,7 @@ from fwdgrad.report.words import (
     region_in_words,
     significant_share,
     sureness,
+    tells_errors,
 )
 
 if TYPE_CHECKING:
@@ -105,8 +107,10 @@ class OfPicture:
 
 def regions_of(explanation: Explanation, panels: Panels) -> list[Region]:
     """The regions that raise the score most, and then those that lower it most."""
+    side, scale = side_of(explanation), panels.cut.scale
+    size = None if side is None else (side * scale[0], side * scale[1])
     found = [
-        Region(x / panels.width, y / panels.height, value, error)
+        Region(x / panels.width, y / panels.height, value, error, size)
         for x, y, value, error in panels.standing_out(explanation)
     ]
     return [
@@ -147,10 +151,14 @@ def pictures(
     of, scale = named(label), Scale.of_scores(explanation)
     if explanation.target is None:
         of = "the model"
-    colours = f"Red parts raise the score of {of}, blue ones lower it: the more colour, the more."
+    colours = (
+        f"Red parts raise the {scale.name} of {of}, blue ones lower it: the more colour, the more."
+    )
     ends, unit = ("lowers it", "raises it"), ""
     if not has_sign(explanation):
-        colours = f"The score of {of} depends on red parts: the stronger the colour, the more."
+        colours = (
+            f"The {scale.name} of {of} depends on red parts: the stronger the colour, the more."
+        )
         ends = ("little", "much")
     elif is_change(explanation):
         full = scale.change(full_strength(values_of(explanation)[0]))
@@ -186,7 +194,9 @@ def list_of(regions: list[Region], explanation: Explanation) -> str:
     """The numbered regions in words, as HTML."""
     if not regions:
         return "<p>No region stands out from chance.</p>\n"
-    lines = [f"<li>{tied(region_in_words(one, explanation))}</li>\n" for one in regions]
+    errors = tells_errors([(one.value, one.error) for one in regions])
+    told = [region_in_words(i, one, explanation, errors) for i, one in enumerate(regions, 1)]
+    lines = [f"<li>{tied(one)}</li>\n" for one in told]
     found = f'<ol class="regions">\n{"".join(lines)}</ol>\n'
     if has_sign(explanation) and not any(one.value < 0 for one in regions):
         found += "<p>No region lowers it by more than chance would.</p>\n"
@@ -197,9 +207,10 @@ def list_of(regions: list[Region], explanation: Explanation) -> str:
 
 def error_figure(explanation: Explanation, label: str) -> str:
     """The standard error at each place, as HTML."""
-    means = f"A value of the map is the {escape(meaning(explanation, label))}."
+    factor, unit = unit_of(explanation)
+    means = f"A value of the map is the {escape(meaning(explanation, label))}{unit}."
     if not meaning(explanation, label).startswith("change"):
-        means = f"A value of the map: {escape(meaning(explanation, label))}."
+        means = f"A value of the map: {escape(meaning(explanation, label))}{unit}."
     error = explanation.over_planes(explanation.standard_error).cpu()
     known = error.isfinite()
     largest = float(error[known].max()) if bool(known.any()) else math.nan
@@ -212,14 +223,15 @@ def error_figure(explanation: Explanation, label: str) -> str:
     paper, ink = torch.tensor([[247, 246, 250], [72, 42, 120]], dtype=torch.float64) / 255
     colours = (paper + (ink - paper) * strength).permute(2, 0, 1)
     top = float(explanation.over_planes(explanation.attribution).abs().max())
+    top, most = factor * top, factor * largest
     unknown = float((~known).double().mean())
     rest = f" It is not known at {100 * unknown:.2g} % of the places." if unknown else ""
     return f"<p>{means}</p>\n" + figure(
         "Standard error",
-        f"Of the map, at most: dark is {largest:.2g}, where the map’s own largest value is "
+        f"Of the map, at most: dark is {most:.2g}, where the map’s own largest value is "
         f"{top:.2g}.{rest}",
         _png(bytes_of(colours)),
-        f"The standard error at each place: the darker the larger, {largest:.2g} at most",
+        f"The standard error at each place: the darker the larger, {most:.2g} at most",
         level=3,
         kind="coarse" if error.shape[1] < 112 else "",
     )

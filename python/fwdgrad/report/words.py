@@ -121,12 +121,14 @@ class Region(NamedTuple):
         x, y: where, as shares of the picture's sides.
         value: of the map.
         error: its standard error.
+        size: its width and height, in the photo's pixels; None where it is no square.
     """
 
     x: float
     y: float
     value: float
     error: float
+    size: tuple[float, float] | None = None
 
 
 def named(label: str) -> str:
@@ -213,22 +215,41 @@ def _missing(known: dict[str, Any], scale: Scale, rest: str) -> str:
     return f"With {part}, it would be {scale.of(known['missing_score'])}."
 
 
-def region_in_words(region: Region, e: Explanation) -> str:
+def region_in_words(number: int, region: Region, e: Explanation, errors: bool) -> str:
     """What a numbered region does to the score: as one line of a list.
 
     Args:
+        number: of the region, on the map.
         region: of the map.
         e: whose map it is.
+        errors: whether its standard error is told.
     """
-    scale, value, where = Scale.of_scores(e), region.value, place(region.x, region.y).capitalize()
+    scale, value = Scale.of_scores(e), region.value
+    where = f"Region {number}, {place(region.x, region.y)}"
+    if region.size is not None:
+        small = max(region.size) < 1
+        sides = " x ".join(f"{max(1.0, side):.0f}" for side in region.size)
+        where += ", less than a pixel" if small else f", {sides} pixels"
     if not has_sign(e):
         return f"{where}: matters."
     if not is_change(e):
         return f"{where}: {'raises it' if value > 0 else 'lowers it'}."
     by = scale.change(value)
-    if math.isfinite(region.error) and region.error > 0:
+    if errors:
         by += f", give or take {scale.change(float(f'{region.error:.1g}')).split()[0]}"
     return f"{where}: {'raises' if value > 0 else 'lowers'} the {scale.name} by {by}."
+
+
+def tells_errors(pairs: Sequence[tuple[float, float]]) -> bool:
+    """Whether a list tells its values' standard errors, of all or of none.
+
+    >>> [tells_errors([(2.0, 0.1), (1.0, other)]) for other in (0.2, 0.0, math.nan)]
+    [True, False, False]
+    >>> tells_errors([(2.0, 1e-9), (1.0, 1e-9)])
+    False
+    """
+    known = all(math.isfinite(error) and error > 0 for _, error in pairs)
+    return known and any(error > 0.01 * abs(value) for value, error in pairs)
 
 
 def place(x: float, y: float) -> str:
