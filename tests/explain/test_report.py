@@ -96,6 +96,17 @@ def test_the_line_repeats_the_run(tmp_path):
     assert torch.equal(again.attribution, e.attribution)
 
 
+def test_another_engine_is_told():
+    e, _ = page_of(Regions("grey"))
+    said = "the command line called it by ONNX Runtime: values differ by 1e-6 or less"
+    for engine, is_told in (
+        ("ONNX Runtime 1.23 (as torch)", True),
+        ("torch (as asked for)", False),
+    ):
+        e.provenance["engine"] = engine
+        assert (said in report(e, "corner", [])) == is_told
+
+
 def test_a_callable_objective_is_to_be_given(tmp_path):
     """An explanation has its name alone."""
     e = fwdgrad.explain(corner, X, method="gradient", objective=fwdgrad.Difference(0, 1))

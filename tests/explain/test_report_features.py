@@ -287,13 +287,40 @@ def test_the_index_links_each_report(folder, capsys):
 def test_the_lines_on_the_page_repeat_the_run(folder, capsys):
     page, e = made(capsys, *OF_TEXT)[1:3]
     code = html.unescape(re.findall('<pre tabindex="0"><code>(.*?)</code>', page, re.S)[0])
-    code = code.replace("'explanation.safetensors'", "'out/explanation.safetensors'")
-    *lines, last = re.sub(r"model = \.\.\..*", "model = given", code).split("\n")
-    names: dict[str, Any] = {
-        "given": TextModel(sys.modules["own_features"].feels, labels=["blame", "praise"])
-    }
+    assert "scores = ...  # from a list of texts to scores: own_features:feels" in code
+    assert torch.equal(run(code, scores=sys.modules["own_features"].feels), e.attribution)
+
+
+def run(code, **given):
+    """What the lines of a page explain, once their dots are filled in."""
+    names: dict[str, Any] = {f"{name}_given": value for name, value in given.items()}
+    for name in given:
+        code, count = re.subn(rf"^{name} = \.\.\..*$", f"{name} = {name}_given", code, flags=re.M)
+        assert count == 1
+    assert "..." not in code
+    *lines, last = code.replace("'explanation.saf", "'out/explanation.saf").split("\n")
     exec("\n".join([*lines, f"again = {last}"]), names)
-    assert torch.equal(names["again"].explanation.attribution, e.attribution)
+    return names["again"].explanation.attribution
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--group", "money=income,loans", "--max-background", "20")]
+)
+def test_the_lines_on_the_page_of_a_row_repeat_the_run(folder, capsys, options):
+    """The row stands in them; the model and its data are to be filled in."""
+    page, e = made(capsys, *OF_ROW, *options)[1:3]
+    code = html.unescape(re.findall('<pre tabindex="0"><code>(.*?)</code>', page, re.S)[0])
+    assert "predict = ...  # from rows to scores: own_features:pays" in code
+    assert "background = ...  # the other rows: pandas.read_csv('data.csv')" in code
+    given = {"predict": sys.modules["own_features"].pays, "background": pandas.read_csv("data.csv")}
+    assert torch.equal(run(code, **given), e.attribution)
+
+
+def test_the_lines_on_a_page_with_a_mask(folder, capsys):
+    page, e = made(capsys, *OF_TEXT, "--mask", "so", "--split", "words")[1:3]
+    code = html.unescape(re.findall('<pre tabindex="0"><code>(.*?)</code>', page, re.S)[0])
+    assert "model = TextModel(scores, mask='so', split='words')" in code
+    assert torch.equal(run(code, scores=sys.modules["own_features"].feels), e.attribution)
 
 
 def test_words_by_their_embeddings():

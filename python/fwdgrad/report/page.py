@@ -11,12 +11,12 @@ from torch import Tensor
 from fwdgrad.explanation import Explanation
 from fwdgrad.meaning import score_name
 from fwdgrad.metrics.curves import Curve
-from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.panels import Panels
 from fwdgrad.report.careful import warning
 from fwdgrad.report.curves import chart, range_of
 from fwdgrad.report.features import OfFeatures, is_of_features
 from fwdgrad.report.pictures import OfPicture
+from fwdgrad.report.repeat import lines_of
 from fwdgrad.report.style import STYLE
 from fwdgrad.report.text import escape, shown, tied
 from fwdgrad.report.words import Scale, checked, tests_passed
@@ -215,9 +215,14 @@ def _repeat(of: OfPicture | OfFeatures, command: str | None, model: str | None, 
     explanation, found = of.explanation, ""
     if of.again:
         model = model if isinstance(of, OfPicture) else None
-        code = "\n".join(map(escape, _lines(explanation, model, saved, of.again)))
+        code = "\n".join(map(escape, lines_of(of.result, model, saved, of.again)))
         code = f'<pre tabindex="0"><code>{code}</code></pre>\n'
         found = f"<p>The {of.terms.found}, in Python:</p>\n{code}"
+        if str(explanation.provenance.get("engine", "")).startswith("ONNX"):
+            found += (
+                "<p>These lines call the network by torch, and the command line called it by ONNX "
+                "Runtime: values differ by 1e-6 or less.</p>\n"
+            )
     if command is not None:
         line = f'<pre tabindex="0"><code>{escape(command)}</code></pre>\n'
         found += f"<p>This page:</p>\n{line}"
@@ -228,22 +233,6 @@ def _repeat(of: OfPicture | OfFeatures, command: str | None, model: str | None, 
             _folded("Made with", _table(_rows(explanation.provenance))),
         )
     )
-
-
-def _lines(explanation: Explanation, model: str | None, saved: str, x: str) -> list[str]:
-    """The lines of Python that make the map again."""
-    lines = ["import fwdgrad"]
-    found, settings = "...  # the one that was explained", "e.settings"
-    if model is not None:
-        lines.append("from fwdgrad.adapters.images import load_classifier")
-        found = f"load_classifier({model!r}, {explanation.input.shape[-1]}, labels=None).forward"
-    lines += ["", f"model = {found}", f"e = fwdgrad.Explanation.load({saved!r})"]
-    if x == "row":
-        lines.append("row = ...  # the one that was explained")
-    if explanation.objective not in OBJECTIVES:  # of a callable the name alone is known
-        lines.append(f"objective = ...  # {explanation.objective}")
-        settings = "{**e.settings, 'objective': objective}"
-    return [*lines, f"fwdgrad.explain(model, {x}, **{settings})"]
 
 
 def _settings(explanation: Explanation) -> list[Number]:
