@@ -10,11 +10,10 @@ from torch import Tensor
 
 from fwdgrad.errors import Message, Option, ReliabilityWarning, warn
 from fwdgrad.explanation import Explanation
-from fwdgrad.meaning import named
+from fwdgrad.meaning import named, score_name
 from fwdgrad.methods import ForwardGradient, Regions, VarGrad, plan_again
 from fwdgrad.methods.blur import smallest_cell
 from fwdgrad.methods.in_or_out import all_instead, is_chosen
-from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.parts import parts_of
 from fwdgrad.plan import Plan
 from fwdgrad.powers import sum_of_squares
@@ -22,7 +21,7 @@ from fwdgrad_kernels import Labels
 
 GOOD = 0.8  # from here on a map is called repeatable
 _ROUGH = 0.5  # below it more than half of a map's variance is noise
-_STILL = 0.05  # of a score: a picture whose loss changes it by less hardly matters to it
+_STILL = 0.025  # of a score: where half of a picture changes it by less, the map shows little
 LOW = 0.3  # below it is warned of: such a map correlates less than 0.55 with one of no noise
 
 
@@ -185,55 +184,42 @@ def still(plan: Plan, scores: Tensor | None, clean: float) -> dict[str, list[flo
         The lowest score and the highest by "hardly_changed"; nothing where they are others, or of a
         run that does not put a baseline in the place of half of a picture.
     """
-    if scores is None or not _hides(plan.method, plan.x):
+    method, is_picture = plan.method, plan.x.dim() == 3
+    if scores is None or not (isinstance(method, Regions) and is_picture):
+        return {}
+    if method.axes not in (None, 2):
         return {}
     found = scores[scores.isfinite()]
     if not len(found) or bool((found == found[0]).all()):  # of which the run has told
         return {}
     low, high = float(found.min()), float(found.max())
-    if not max(abs(low - clean), abs(high - clean)) < _STILL / 2 * abs(clean):
+    if not max(abs(low - clean), abs(high - clean)) < _STILL * abs(clean):
         return {}
     return {"hardly_changed": [float(f"{end:.4g}") for end in (low, high)]}
 
 
 def unmoved(e: Explanation) -> str:
-    """That a picture scores nearly the same with its baseline in its place; "" where it does not.
+    """That a picture scores nearly the same with half of it hidden; "" where it does not.
 
-    Its map shows small changes, as strong in colour as those of any. It is told by the score of the
-    baseline alone where what is enough was looked for, else by the scores of the samples.
+    Its map shows small changes, as strong in colour as those of any.
     """
-    if not _hides(e.method, e.input):
+    if "hardly_changed" not in e.provenance:
         return ""
-    known = e.provenance.get("evidence") or {}
-    if "baseline_score" in known:
-        start = float(known["baseline_score"])
-        if not abs(e.score - start) < _STILL * abs(e.score):
-            return ""
-        part, other = "the whole picture", f"{start:.3g}"
-    elif "hardly_changed" in e.provenance:
-        low, high = (f"{end:.3g}" for end in e.provenance["hardly_changed"])
-        part, other = "half of the picture", low if low == high else f"{low} to {high}"
-    else:
-        return ""
-    score = e.objective if e.objective in OBJECTIVES else "score"  # a callable's may be long
+    low, high = (f"{end:.3g}" for end in e.provenance["hardly_changed"])
+    other = low if low == high else f"{low} to {high}"
     base: Any = getattr(e.method, "baseline", None)
     base = named(base) if isinstance(base, str) else f"at {named(base)}"
-    return f"with {part} {base} the {score} is {other}, and {e.score:.3g} as it is"
+    score = score_name(e)
+    return f"with half of the picture {base} the {score} is {other}, and {e.score:.3g} as it is"
 
 
 def try_another(e: Explanation) -> Message:
-    """The same with what may help: where half does not change a score, all of it still may."""
+    """The same with what may help."""
     said = unmoved(e)
     if not said:
         return Message()
-    other = "black" if getattr(e.method, "baseline", None) == "grey" else "grey"
-    or_else = () if "evidence" in e.provenance else (" or another ", Option("objective"))
-    return Message(said, ": the map shows little; try ", Option("baseline", other), *or_else)
-
-
-def _hides(method: Any, x: Tensor) -> bool:
-    """Whether a run puts a baseline in the place of parts of a picture."""
-    return isinstance(method, Regions) and x.dim() == 3 and method.axes in (None, 2)
+    other = Option("baseline", "black" if getattr(e.method, "baseline", None) == "grey" else "grey")
+    return Message(said, ": the map shows little; try ", other, " or another ", Option("objective"))
 
 
 def warn_of_stillness(found: Sequence[Any]) -> None:

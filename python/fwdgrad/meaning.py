@@ -45,10 +45,14 @@ def is_probability(explanation: Explanation) -> bool:
 
 
 def score_name(explanation: Explanation) -> str:
-    """What the score is called beside its value: the objective, a probability where it is one."""
-    if "box" in explanation.provenance:  # a detector's: its name is that of all targets
-        return "score"
-    return "probability" if is_probability(explanation) else explanation.objective
+    """What the score is called beside its value: the objective, a probability where it is one.
+
+    Of a callable whose name is no plain one, such as a detector's, it is the score.
+    """
+    if is_probability(explanation):
+        return "probability"
+    name = explanation.objective
+    return name if name in OBJECTIVES or name.isidentifier() else "score"
 
 
 def score_of(explanation: Explanation, label: str | None = None) -> str:
@@ -63,8 +67,9 @@ def headline(explanation: Explanation, label: str | None = None) -> str:
     """What was explained and what it scores."""
     e = explanation
     of = f"{score_name(e)} {e.score:.3g}"
+    label = label or e.provenance.get("label")
     if e.target is not None:
-        label = label or str(e.provenance.get("label", f"class {e.target}"))
+        label = label or f"class {e.target}"
     elif label and e.objective == "output":
         of = f"{e.score:.3g}"
     return f"{plain(label)}: {of}" if label else of
@@ -122,8 +127,7 @@ def _score(e: Explanation, label: str | None) -> str:
     if e.target is None:
         return "model's output" if e.objective == "output" else "score"
     label = label or str(e.provenance.get("label", f"class {e.target}"))
-    name = score_name(e) if e.objective in OBJECTIVES else "score"  # a callable's may be long
-    return f"{name} of {plain(re.sub(r' [(]class [0-9]+[)]$', '', label))}"
+    return f"{score_name(e)} of {plain(re.sub(r' [(]class [0-9]+[)]$', '', label))}"
 
 
 def _feature(e: Explanation) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from fwdgrad.methods.blur import smallest_cell
 from fwdgrad.methods.noise import labels_of
 from fwdgrad.plan import Plan
 from fwdgrad_kernels import Elements, Features, Grid, Labels, NoiseSpec, expand
+
+_NEAR, _STEPS = 1e-10, 100  # of a sum, what is left of it at last, and the steps to that at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,24 +131,31 @@ class Parts:
             values, errors: of the input's shape.
 
         Returns:
-            float64 (K,) on the CPU: values, errors, and the weight of each part in the element that
-            is most its own.
+            float64 (K,) on the CPU: values, errors, and how well the map tells each, 0 to 1: 0
+            where none of it moves, and value and error are 0.
         """
-        at = self.places().to(values.device)
-        found, error = (one.reshape(-1)[at].double().cpu() for one in (values, errors))
-        weight = torch.ones_like(found)
         if not isinstance(self.features, Grid) or not self.spec.view.linear:
-            return found, error, weight
-        found, squares = found.reshape(self.spec.grid), torch.ones(1, dtype=torch.float64)
-        weight = squares
-        for axis, weights in enumerate(self._weights(), 1):
-            here = weights[weights.argmax(0)]  # of the parts in those elements
-            found = (found.movedim(axis, -1) @ torch.linalg.pinv(here).T).movedim(-1, axis)
-            squares = squares[..., None] * here.square().sum(1)
-            weight = weight[..., None] * here.diagonal()
-        shape = self.spec.grid
-        squares, weight = (one.expand(shape).flatten() for one in (squares, weight))
-        return found.flatten(), error / squares.sqrt(), weight
+            at = self.places().to(values.device)
+            found, error = (one.reshape(-1)[at].double().cpu() for one in (values, errors))
+            return found, error, torch.ones_like(found)
+        planes = (self.spec.grid[0], *self.spec.view.sides)
+        found, error = (
+            one.reshape(self.spec.view[:4])[: planes[0]].double().cpu() for one in (values, errors)
+        )
+        # Where x is on the baseline a map is 0 by definition, and tells nothing of its parts.
+        is_known = ((found != 0) | (error != 0)).double()
+        weights = self._weights()
+        squares = [one.square() for one in weights]
+        known = _along(is_known, squares)
+        bases, mixed = zip(*map(torch.linalg.qr, weights), strict=True)
+        part = _least_squares(found, is_known, bases)
+        part = _along(part, [torch.linalg.pinv(one).T for one in mixed])
+        of_all = _along(torch.ones_like(part), [one.T for one in squares])
+        has_error = is_known * error.isfinite()
+        error = _along(has_error * error.nan_to_num() / of_all.sqrt(), squares)
+        error /= _along(has_error, squares)
+        part, error = (one.masked_fill_(known == 0, 0).flatten() for one in (part, error))
+        return part, error, known.sqrt().clamp_(max=1).flatten()
 
     def _labels(self, device: torch.device) -> Tensor:
         assert isinstance(self.features, Labels)
@@ -163,6 +173,36 @@ class Parts:
             else:
                 found.append((at.div(cell, rounding_mode="floor") == line).double())
         return found
+
+
+def _along(values: Tensor, matrices: Iterable[Tensor]) -> Tensor:
+    """Values (planes, ...) times a matrix along each of the other axes."""
+    for axis, matrix in enumerate(matrices, 1):
+        values = (values.movedim(axis, -1) @ matrix).movedim(-1, axis)
+    return values
+
+
+def _least_squares(values: Tensor, is_known: Tensor, bases: Sequence[Tensor]) -> Tensor:
+    """The coefficients whose expansion is nearest to values, by conjugate gradients.
+
+    Args:
+        values: float64 (planes, ...), of all elements.
+        is_known: 1 where they count, else 0: where all do, a single step is enough.
+        bases: orthonormal, along each axis but the first: (elements, coefficients).
+    """
+    back = [one.T for one in bases]
+    rest = step = _along(is_known * values, bases)
+    found, size = torch.zeros_like(rest), float(rest.square().sum())
+    least = _NEAR**2 * size
+    for _ in range(_STEPS):
+        if not size > least:
+            break
+        along = is_known * _along(step, back)
+        share = size / float(along.square().sum())
+        found, rest = found + share * step, rest - share * _along(along, bases)
+        before, size = size, float(rest.square().sum())
+        step = rest + size / before * step
+    return found
 
 
 def _own(weights: Tensor) -> Tensor:

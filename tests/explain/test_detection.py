@@ -8,6 +8,7 @@ import fwdgrad
 from fwdgrad import CheckpointError, ForwardGradient, ModelError, Regions
 from fwdgrad.adapters.detection import Detection, Detections
 from fwdgrad.adapters.detector_outputs import iou
+from fwdgrad.meaning import headline
 
 from .models import Recorder, assert_same_bits
 
@@ -378,12 +379,22 @@ def explain_light():
     ("box", "known"),
     [
         ((0.0, 0.0, 0.5, 1.0), [0.0, 0.0, 8.0, 8.0]),  # shares of the sides
-        ((2.0, 1.0, 10.0, 8.2), [2.0, 1.0, 10.0, 8.2]),
+        ((-2.0, 1.0, 10.0, 8.2), [0.0, 1.0, 10.0, 8.0]),  # what lies outside is cut off
         ((2.0, 1.0, 100.0, 80.0), None),  # of another size of the picture
     ],
 )
 def test_the_units_of_a_box(box, known):
     assert Detections([(box, 3)]).about(None, torch.zeros(3, 8, 16)).get("box") == known
+
+
+def test_a_score_of_a_detector_whose_units_are_not_known_has_a_short_name():
+    def model(batch):
+        return [[((0, 0, 900, 400), "lamp", float(one.mean()))] for one in batch]
+
+    objective = Detections.of(model(X[None]), min_score=0)
+    e = fwdgrad.explain(model, X, 0, objective=objective, method=ForwardGradient(0.1))
+    assert "box" not in e.provenance
+    assert headline(e).startswith("lamp at 0 0 900 400: score ")
 
 
 def test_a_box_on_a_photo_lies_where_the_model_saw_it():

@@ -274,7 +274,7 @@ def test_a_gradient_is_torch_s(line):
     [
         (["photo.png", "--model", "own:f"], "is of efficientnet-lite0, got an own callable"),
         (["--text", "Fine", "--model", "own:f"], "is of photos, and --text is given"),
-        (["--table", "row.csv", "--model", "own:f"], "is of photos or texts, and --table is given"),
+        (["--table", "row.csv", "--model", "own:f"], "does not go with --table"),
     ],
 )
 def test_an_own_callable_has_no_engine(line, tmp_path, monkeypatch, words, why):

@@ -78,7 +78,7 @@ def test_tensors_arrays_and_frames_are_taken_along_their_first_axis():
     model = TableModel(lambda rows: rows["age"] + 5.0 * (rows["town"] == "Ulm"), frame)
     found = list(explain_many(model, frame))
     assert [one.explanation.score for one in found] == [45, 30]
-    assert found[0].values == ("40", "Ulm")
+    assert found[0].values == (40, "Ulm")
 
 
 def test_texts():

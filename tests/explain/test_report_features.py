@@ -255,7 +255,7 @@ def test_a_page_needs_a_folder(folder, capsys, line):
 def test_a_model_that_fails_then_does_not_cost_the_explanation(folder, capsys):
     line = [*OF_TEXT, "--model", "own_features:fails_then", "--output", "out", "--report"]
     _, err = told(capsys, *line)
-    assert "there is no report, for the explanation cannot be checked: the model failed" in err
+    assert "there is no report, for what was found cannot be checked: the model failed" in err
     assert Explanation.load("out/explanation.safetensors").n_samples == 512
     assert not Path("out/report.html").exists()
 
@@ -337,7 +337,7 @@ def test_words_by_their_embeddings():
         zeros = model(torch.zeros_like(model.encode(words.text).embeddings)[None]).softmax(1)
         target = words.explanation.target
         assert check.deleted.scores[0] == pytest.approx(words.explanation.score, abs=1e-5)
-        assert check.inserted.scores[0] == pytest.approx(float(zeros[0, target]), abs=0.05)
+        assert check.inserted.scores[0] == pytest.approx(zeros[0, target].item(), abs=0.05)
         text = words_of(report(words, words.label, [], check.deleted, check.inserted))
         assert said in text
         assert "percentage points" not in text
@@ -436,6 +436,16 @@ def test_names_and_values_are_text():
     page = report(row, "a<b>", [])
     assert "<i>" not in re.sub("<i style", "", page)
     assert "&lt;i&gt;" in page
+
+
+def test_numbers_are_told_to_five_digits():
+    model = TableModel(lambda rows: rows @ [8.0, 4.0, 2.0, 1.0], np.zeros((1, 4)))
+    page = report(fwdgrad.explain(model, np.array([0.1 + 0.2, 1 / 3, 12345.678, 1.0])), "price", [])
+    assert "0.30000" not in page.partition("How to repeat it")[0]
+    assert page.count("<small>0.3</small>") == 2  # beside the bars, and under Details
+    assert page.count("<small>0.33333</small>") == 2
+    assert listed(page)[0] == "x2 = 12346: raises the score by 24,691."
+    assert "1 other row," in words_of(page)
 
 
 def test_what_is_neither_picture_nor_words():

@@ -267,3 +267,21 @@ def test_words_and_columns_have_it_too():
     table = TableModel(lambda found: found[:, 1] * 2.0, rows)
     row = fwdgrad.explain(table, np.array([1.0, 3.0, 1.0]), None)
     assert row.significant().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 24)])
+def test_cells_on_the_baseline_are_zero_and_what_borders_on_it_is_told(shape):
+    """A map is 0 where black pixels are replaced by black: that is no value of the cells there."""
+    g = torch.Generator().manual_seed(0)
+    x, weights = torch.zeros(shape), torch.rand(shape, generator=g)
+    x[:, 6:20, 13:15] = 1  # thin: of most of its cells the middle is black
+    e = fwdgrad.explain(
+        lambda batch: (batch * weights).sum((1, 2, 3)), x, method=Regions("black"), n_samples=512
+    )
+    parts, table = parts_of(plan_again(e)), e._features()
+    masks = [parts.mask(torch.arange(parts.count) == k) for k in range(parts.count)]
+    added = torch.stack([(mask * x * weights).sum() for mask in masks])
+    assert 0 < (added != 0).sum() < parts.count
+    torch.testing.assert_close(table.scores, added, atol=1e-5, rtol=0)
+    assert torch.equal(table.told(), added != 0)
+    assert bool((table.errors[added == 0] == 0).all())

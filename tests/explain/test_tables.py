@@ -724,7 +724,7 @@ def test_groups_and_categories_on_the_command_line(folder, capsys):
     [
         ("f --table no.csv", "--table no.csv cannot be read: No such file"),
         ("f --table other.csv", "--table must have the background's columns.*lacks 'town'"),
-        ("f --table row.csv --cell 3", "--cell is of photos or texts"),
+        ("f --table row.csv --cell 3", "--cell does not go with --table"),
         ("f --table row.csv --samples 9 --method coalitions", "--samples must be None or 8"),
         ("f --table row.csv --method gradient", "--method must be auto, coalitions or regions"),
         ("labels --table row.csv", "the model returned names such as 'a': labels"),
@@ -739,7 +739,7 @@ def test_groups_and_categories_on_the_command_line(folder, capsys):
         ("f --table row.csv --group a=age --category b=age", "--category must not share columns"),
         ("f --table row.csv --group a=age --group a=town", "--group must have names .*'a' twice"),
         ("f --table row.csv --category town=age", "--category must have names .*'town' twice"),
-        ("f --table row.csv --url http://localhost", "--url is of photos or texts"),
+        ("f --table row.csv --url http://localhost", "--url does not go with --table"),
         ("f photo.png --group a=age", "--background is of rows of tables: give --table"),
         ("f", "give a photo or --text"),
     ],

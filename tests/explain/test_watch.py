@@ -383,7 +383,7 @@ def test_several_photos_and_targets_are_drawn(drawn):
         (["--text", "a good film", "--model", "own.py:scores"], "--watch is of photos, and --text"),
         (
             ["--table", "ages.csv", "--background", "ages.csv", "--model", "own.py:price"],
-            "--watch is of photos or texts",
+            "--watch does not go with --table",
         ),
     ],
 )

@@ -90,7 +90,7 @@ class TestFields:
         model = TableModel(lambda batch: 50 * batch[:, 0], rows, feature_names=["rooms", "age"])
         found = fwdgrad.explain(model, [4.0, 5.0]).to_shap()
         assert found.feature_names == ["rooms", "age"]
-        assert list(found.data) == ["4", "5"]
+        assert list(found.data) == [4.0, 5.0]
         assert found.values.tolist() == [75.0, 0.0]
         photo = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
         model = ImageModel(lambda batch: batch.mean((1, 2, 3)))

@@ -231,8 +231,8 @@ class Detections:
     def about(self, target: int | None, x: Tensor) -> dict[str, Any]:
         """What an explanation's provenance says of a target: its label, and its box in pixels.
 
-        Boxes within 0 to 1 are shares of the picture's sides; of others that do not lie in it the
-        units are not known, and there is no box.
+        Boxes within 0 to 1 are shares of the picture's sides; what lies outside is cut off. Of one
+        that leaves it by more than a twentieth the units are not known, and there is no box.
 
         Example:
             >>> Detections([((0, 0, 0.5, 1), "cat")]).about(0, torch.zeros(3, 8, 16))
@@ -248,7 +248,7 @@ class Detections:
         if max(box) <= 1.0:
             box = [share * side for share, side in zip(box, far, strict=True)]
         if all(side <= 1.05 * most for side, most in zip(box, far, strict=True)):
-            found["box"] = box
+            found["box"] = [min(max(side, 0.0), most) for side, most in zip(box, far, strict=True)]
         return found
 
     def __call__(self, outputs: Any) -> Tensor:

@@ -35,7 +35,7 @@ from fwdgrad.cli.output import (
     set_workers,
 )
 from fwdgrad.cli.ranks import ranks_of
-from fwdgrad.cli.reporting import Check, write_report_of
+from fwdgrad.cli.reporting import write_report_of
 from fwdgrad.cli.several import inputs_of, what_is_given
 from fwdgrad.cli.table import OF_ROWS, Rows
 from fwdgrad.cli.text import Texts
@@ -209,7 +209,6 @@ class Photos(Kind):
                 write_atomically(drawn, heatmap(result, photo, adapter.label(result.target)))
 
         output, reports = self.output(one), self.reports(one)
-        stale = self.stale(one)
         watches = one.watch and one.leads and not self.there(one)
 
         def run() -> list[Explanation]:
@@ -245,10 +244,10 @@ class Photos(Kind):
             parts.append(evidence_of(one, adapter, result))
             self.save(result, saved, adapter.label(result.target), one)
             write_atomically(drawn, heatmap(result, photo, adapter.label(result.target), parts[-1]))
-            if reports[saved] in stale:
-                reports[saved].unlink(missing_ok=True)
-        checks = [self._reported(one, adapter, result, photo, saved, path)
-                  for result, (saved, path) in zip(results, reports.items(), strict=True)
+        checks = [self.reported(functools.partial(
+                      write_report_of, path, one, adapter, result, panels_of(photo), saved,
+                      len(targets),
+                  )) for result, (saved, path) in zip(results, reports.items(), strict=True)
                   if one.report]  # fmt: skip
         if one.checkpoint is None:
             checkpoint.unlink(missing_ok=True)
@@ -279,23 +278,6 @@ class Photos(Kind):
         say(f"peak memory  {peak_memory()}, the model's and Python's own included")
         say_seconds(one, say, results[0])
         return results
-
-    def _reported(
-        self,
-        one: argparse.Namespace,
-        adapter: ImageClassifier,
-        result: Explanation,
-        photo: Photo,
-        saved: Path,
-        path: Path,
-    ) -> Check | None:
-        """Writes a map's report; a model that fails now has the map already."""
-        among = len(self._targets)
-        try:
-            return write_report_of(path, one, adapter, result, panels_of(photo), saved, among)
-        except (ModelError, TypeError, ValueError) as error:
-            warn(Message("there is no report, for the map cannot be checked: ", error))
-            return None
 
 
 def explain(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,20 @@ from torch import Tensor
 
 from fwdgrad.cli.reporting import (
     Check,
+    calls_of,
     curves_measured,
     known,
+    steps_of,
     write_page,
 )
 from fwdgrad.enough import asked_of
-from fwdgrad.errors import Message, ModelError, warn
 from fwdgrad.metrics import Curve, deletion, insertion
 from fwdgrad.objectives import objective_again
 from fwdgrad.report import Number
 
 _LEAST = 4  # features: the order of fewer tells nothing
-_SHARE, _CALLS = 5, 40  # of an explanation's own calls one in so many checks it, or so many
-_CURVES = 8  # for which there is room: two of the explanation's order, six by chance
-_STEPS = 8  # of a curve at least, as far as there are so many features
-_ENDS = 2  # calls of a curve besides one a step
-_MOST = 5  # orders drawn by chance
+_ORDERS = 4  # for which there are calls: the explanation's own, and three drawn by chance
+_MOST = 5  # of these, where there are few features
 
 
 def check_of_features(model: Any, result: Any, among: int = 1) -> tuple[Check, int] | None:
@@ -61,8 +58,7 @@ def check_of_features(model: Any, result: Any, among: int = 1) -> tuple[Check, i
     e, count, calls = asked.explanation, len(asked.adds), 0
     if count < _LEAST:
         return None
-    own = e.n_samples // among
-    steps = min(count, max(_STEPS, own // (_SHARE * _CURVES) - _ENDS))
+    steps = min(count, steps_of(e.n_samples // among, _ORDERS))
     objective = objective_again(e.objective, "the explanation is of")
 
     def forward(rows: Tensor) -> Any:
@@ -85,7 +81,7 @@ def check_of_features(model: Any, result: Any, among: int = 1) -> tuple[Check, i
         below = bool(found[1].scores[0] > found[0].scores[0])
         if below:  # what lowers it counts: the same curves from their ends, in the opposite order
             found = Curve(found[1].scores.flip(0)), Curve(found[0].scores.flip(0))
-        orders = max(1, min(_MOST, max(own // _SHARE, _CALLS) // calls - 1))
+        orders = max(1, min(_MOST, calls_of(e.n_samples // among) // calls - 1))
         drawn = torch.Generator().manual_seed(0)
         chance = [both(torch.randperm(count, generator=drawn)) for _ in range(orders)]
     means = [
@@ -101,11 +97,9 @@ def write_report_of_features(
     result: Any,
     label: str,
     saved: Path,
-    among: int = 1,
-) -> str | None:
+    among: int,
+) -> str:
     """Checks an explanation that was just made, and writes its report.
-
-    A model that fails now has an explanation already, which is not lost for it.
 
     Args:
         path: of the report.
@@ -117,24 +111,18 @@ def write_report_of_features(
         among: see ``check_of_features``.
 
     Returns:
-        What is said of it; None where there is no report, of which a warning tells why.
+        What is said of the check.
+
+    Raises:
+        ModelError, TypeError, ValueError: see ``check_of_features``.
     """
-    try:
-        checked = check_of_features(model, result, among)
-    except (ModelError, TypeError, ValueError) as error:
-        warn(Message("there is no report, for the explanation cannot be checked: ", error))
-        return None
     numbers = [Number("model", arguments.model), *known(arguments, result, label)]
     check, told = None, "not checked: so few features have no order to speak of"
-    if checked is not None:
+    if (checked := check_of_features(model, result, among)) is not None:
         check, orders = checked
-        numbers += _of_curves(check, orders)
+        by_chance = f"by chance: the mean of {orders} order{'s' * (orders > 1)}"
+        steps = Number("curves", f"{len(check.deleted.scores) - 1} steps", by_chance)
+        numbers += [steps, *curves_measured(check)]
         told = f"{check.calls} forward calls checked it"
     write_page(path, arguments, label, result, numbers, check, saved=saved.name)
-    return f"{path} ({told})"
-
-
-def _of_curves(check: Check, orders: int) -> Sequence[Number]:
-    by_chance = f"by chance: the mean of {orders} order{'s' * (orders > 1)}"
-    steps = Number("curves", f"{len(check.deleted.scores) - 1} steps", by_chance)
-    return [steps, *curves_measured(check)]
+    return told

@@ -14,7 +14,7 @@ from fwdgrad.cli.feature_report import write_report_of_features
 from fwdgrad.cli.options import run_options
 from fwdgrad.cli.output import check_no_input, check_not_of_another, request_of
 from fwdgrad.cli.reporting import check_report, is_report
-from fwdgrad.errors import ArgumentError, CheckpointError, Message, Option
+from fwdgrad.errors import ArgumentError, CheckpointError, Message, ModelError, Option, warn
 from fwdgrad.explanation import Explanation
 from fwdgrad.many import check_options
 from fwdgrad.report.index import report_beside
@@ -64,12 +64,6 @@ class Kind:
     def reports(self, one: argparse.Namespace) -> dict[Path, Path]:
         """Of each map that is written of an input its report, asked for or not."""
         return {saved: report_beside(saved) for saved in self.files(one)}
-
-    def stale(self, one: argparse.Namespace) -> list[Path]:
-        """Before a run, the reports that will not be of its maps."""
-        if one.leads and self.there(one):
-            return []
-        return [path for path in self.reports(one).values() if is_report(path)]
 
     def content(self, one: argparse.Namespace) -> bytes:
         """What is read of an input, and may be another while its name stays."""
@@ -158,31 +152,34 @@ class Kind:
                 checkpoint.unlink()
             return run()
 
-    def reported(
-        self,
-        one: argparse.Namespace,
-        result: Any,
-        label: str,
-        saved: Path,
-        stale: list[Path],
-        among: int = 1,
-    ) -> str | None:
-        """Writes the report of a text or a row where one is asked for; what is said of it.
+    def reported(self, write: Callable[[], _Found]) -> _Found | None:
+        """What writes a report returns; None where it fails, which costs no explanation."""
+        try:
+            return write()
+        except (ModelError, TypeError, ValueError) as error:
+            warn(Message("there is no report, for what was found cannot be checked: ", error))
+            return None
+
+    def report_of_features(
+        self, one: argparse.Namespace, result: Any, label: str, saved: Path, say: Say, among: int
+    ) -> None:
+        """Writes the report of a text or a row where one is asked for, and says so.
 
         Args:
             one: the arguments of the input.
             result: what ``explain`` returned.
             label: what was explained.
             saved: the explanation's file.
-            stale: see ``stale``.
+            say: says a line.
             among: how many explanations the same calls made.
         """
-        path = self.reports(one)[saved]
-        if path in stale:
-            path.unlink(missing_ok=True)
         if not one.report:
-            return None
-        return write_report_of_features(path, one, self.model, result, label, saved, among)
+            return
+        path = self.reports(one)[saved]
+        found = path, one, self.model, result, label, saved, among
+        checked = self.reported(functools.partial(write_report_of_features, *found))
+        if checked is not None:
+            say(f"report       {path} ({checked})")
 
     @functools.cached_property
     def parameters(self) -> str:
@@ -194,7 +191,13 @@ class Kind:
         return hashlib.sha256(self.content(one) + self.parameters.encode()).hexdigest()
 
     def save(self, result: Explanation, saved: Path, label: str, one: argparse.Namespace) -> None:
-        """Writes a map, with what tells whether another run would give the same one."""
+        """Writes a map, with what tells whether another run would give the same one.
+
+        The report of the map that was there before is removed, where that is another one.
+        """
+        report = self.reports(one)[saved]
+        if is_report(report) and not self._is_same(one, saved):
+            report.unlink()
         known = {"label": label, "request": request_of(one), "asked_sha256": self._digest(one)}
         result.provenance.update(known)
         result.save(saved)
@@ -206,13 +209,14 @@ class Kind:
         """
         if one.report and any(not path.exists() for path in self.reports(one).values()):
             return False
-        for saved, shown in self.files(one).items():
-            if not (saved.exists() and shown.exists()):
-                return False
-            try:
-                found = Explanation.load(saved).provenance
-            except (OSError, ValueError):
-                return False
-            if self.differs(one, found) or found.get("asked_sha256") != self._digest(one):
-                return False
-        return True
+        return all(
+            shown.exists() and self._is_same(one, saved) for saved, shown in self.files(one).items()
+        )
+
+    def _is_same(self, one: argparse.Namespace, saved: Path) -> bool:
+        """Whether a file has the map of the same request, input and model."""
+        try:
+            found = Explanation.load(saved).provenance
+        except (OSError, ValueError):
+            return False
+        return not self.differs(one, found) and found.get("asked_sha256") == self._digest(one)

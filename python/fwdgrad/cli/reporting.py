@@ -31,7 +31,7 @@ from fwdgrad.report import MARK, Number, report
 from fwdgrad.runner.memory import DEFAULT_BYTES
 
 _LEAST = 8  # steps of a curve
-_SHARE = 5  # of a map's own calls one in so many checks it
+_SHARE, _CALLS = 5, 40  # of a map's own calls one in so many checks it, and so many at least
 _ENDS = 2  # calls of a curve besides one a step: before the first, and to look at the output
 
 
@@ -54,17 +54,20 @@ class Check:
     below: bool = False
 
 
-def steps_of(n_samples: int) -> int:
-    """Of how many steps curves are, so that four of them take a fifth of a map's own calls.
+def calls_of(n_samples: int) -> int:
+    """How many calls check a map of so many: a fifth as many, and 40 at least."""
+    return max(_CALLS, n_samples // _SHARE)
 
-    They take 40 at least.
+
+def steps_of(n_samples: int, orders: int = 2) -> int:
+    """Of how many steps curves are: two in each order take the calls of a check.
 
     >>> steps_of(512), 4 * (steps_of(512) + 2) / 512
     (23, 0.1953125)
     >>> steps_of(64), 4 * (steps_of(64) + 2)
     (8, 40)
     """
-    return max(_LEAST, n_samples // (4 * _SHARE) - _ENDS)
+    return max(_LEAST, calls_of(n_samples) // (2 * orders) - _ENDS)
 
 
 def check_of(

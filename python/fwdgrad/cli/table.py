@@ -43,7 +43,7 @@ class Rows(Kind):
         super().__init__(arguments)
         for name in _OF_OTHERS:
             if getattr(arguments, name):
-                raise ArgumentError(name, "is of photos or texts, and --table is given")
+                raise ArgumentError(name, "does not go with ", Option("table"))
         if arguments.background is None or arguments.model is None:
             raise ValueError(
                 "--table needs --background, a CSV file of the model's data, and --model "
@@ -114,7 +114,7 @@ class Rows(Kind):
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a row, and writes its files where there is an output folder."""
         self.check_model()
-        checkpoint, output, stale = self.check(one), one.output, self.stale(one)
+        checkpoint, output = self.check(one), one.output
 
         def run() -> Any:
             return explain(
@@ -137,11 +137,9 @@ class Rows(Kind):
             label = result.label or "the model's output"
             self.save(result.explanation, saved, label, one)
             write_atomically(page, result.to_html().encode())
-            reported = self.reported(one, result, label, saved, stale, len(results))
             say(f"page         {page}")
             say(f"attribution  {saved} (of the features, with its standard error)")
-            if reported:
-                say(f"report       {reported}")
+            self.report_of_features(one, result, label, saved, say, len(results))
         say_seconds(one, say, results[0].explanation)
         if output is not None and one.checkpoint is None and checkpoint is not None:
             checkpoint.unlink(missing_ok=True)

@@ -89,7 +89,6 @@ class Texts(Kind):
     def run(self, one: argparse.Namespace, progress: Progress, say: Say) -> list[Explanation]:
         """Explains a text, and writes its files where there is an output folder."""
         run, checkpoint, output = self._model_and_run[1], self.check(one), one.output
-        stale = self.stale(one)
         with made_folder(output if one.leads else None):
             result = self.kept_by(
                 checkpoint, one,
@@ -111,14 +110,12 @@ class Texts(Kind):
         for saved, page in self.files(one).items():
             self.save(explained, saved, result.label, one)
             write_atomically(page, result.to_html().encode())
-            reported = self.reported(one, result, result.label, saved, stale)
             if one.checkpoint is None and checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
             say(f"words        {page}")
             of_what = f"of the {result.unit}s" if self._of_strings else "of the embeddings"
             say(f"attribution  {saved} ({of_what}, with its standard error)")
-            if reported:
-                say(f"report       {reported}")
+            self.report_of_features(one, result, result.label, saved, say, 1)
         say_seconds(one, say, explained)
         return [explained]
 

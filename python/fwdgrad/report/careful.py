@@ -31,7 +31,7 @@ def warning(result: Any, label: str, passed: int | None, found: str) -> str:
         said.append(f"when it was checked, this {found} was no better than chance")
     elif passed == UNCLEAR:
         said.append(f"when it was checked, this {found} was no clearer than chance")
-    elif isinstance(result, Explanation) and e.provenance.get("evidence") and (still := unmoved(e)):
+    elif isinstance(result, Explanation) and (still := unmoved(e)):
         said.append(f"{still}. What this {found} shows is little")
     first, *rest = [*said, ""]
     return first and " ".join(

@@ -6,9 +6,9 @@ import math
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from fwdgrad.adapters.table_explanation import word
 from fwdgrad.bars import MOST, shortened
 from fwdgrad.colours import BLUE, RED
 from fwdgrad.meaning import is_change, score_of
@@ -18,6 +18,7 @@ from fwdgrad.report.words import (
     Scale,
     Terms,
     named,
+    otherwise,
     question,
     sureness,
     tells_errors,
@@ -43,6 +44,7 @@ class OfFeatures:
     def __init__(self, result: Any, label: str, below: bool | None = None) -> None:
         """What its features are called, and which stand out."""
         self.result, self.explanation, self.label = result, result.explanation, label
+        self.question = question(self.explanation, label)
         self.is_text = hasattr(result, "words")
         self.unit: str = getattr(result, "unit", "column")
         self.scale = Scale.of_scores(self.explanation)
@@ -116,11 +118,6 @@ class OfFeatures:
     # ---- The answer ------------------------------------------------------------------------
 
     @property
-    def question(self) -> str:
-        """What the page answers."""
-        return question(self.explanation, self.label)
-
-    @property
     def answer(self) -> str:
         """What the model says, what is enough, and what is missed."""
         e, score = self.explanation, self.scale.of(self.explanation.score)
@@ -187,15 +184,12 @@ class OfFeatures:
         if count is None:
             return UNMISSED[self.known["of_class"]]
         if count == len(self.scores):
-            without = f"Without all of its {self.unit}s"
+            part = f"all of its {self.unit}s"
         elif count <= _NAMED:
-            without = f"Without {_joined([self.name(i) for i in self.parts('missing')])}"
+            part = self._listed("missing")
         else:
-            without = f"Without {count} {self.unit}s"
-        if self.known["of_class"]:
-            sure = self.scale.of(self.known["instead_score"])
-            return f"{without}, it would be {named(self.known['instead_label'])} ({sure})."
-        return f"{without}, it would be {self.scale.of(self.known['missing_score'])}."
+            part = f"{count} {self.unit}s"
+        return otherwise(f"Without {part}", self.known, self.scale)
 
     def _listed(self, name: str) -> str:
         found = self.parts(name)
@@ -214,7 +208,10 @@ class OfFeatures:
         """The marked text, or the bars, with what they mean, as HTML."""
         score = escape(score_of(self.explanation, self.label))
         if not self.is_text:
-            return f'<h2>The row</h2>\n{self._bars()}<p class="note">{tied(self._means())}</p>\n'
+            unit = ", in percentage points" if self.scale.is_share else ""
+            return (
+                f'<h2>The row</h2>\n{self._bars()}<p class="note">{tied(self._means(unit))}</p>\n'
+            )
         enough = self.parts("enough")
         enough = [] if len(enough) == len(self.scores) else enough
         text = self.result.marked_html(enough)
@@ -235,22 +232,24 @@ class OfFeatures:
             unit = f'<span class="unit">Full colour is a change of {full}.</span>'
         one = "" if self.has_sign else " one"
         return (
-            f'<h2>The text</h2>\n<p class="text" dir="auto">{text}</p>\n'
+            f'<section>\n<h2>The text</h2>\n<p class="text" dir="auto">{text}</p>\n'
             f'<p class="note">{colours}<span class="scale" aria-hidden="true"><span>{ends[0]}'
-            f'</span><i class="ink{one}"></i><span>{ends[1]}</span></span>{unit}</p>\n'
+            f'</span><i class="ink{one}"></i><span>{ends[1]}</span></span>{unit}</p>\n</section>\n'
         )
 
-    def _means(self) -> str:
-        """What a bar's length is."""
+    def _means(self, unit: str = "") -> str:
+        """What a bar's length is, with the unit of the number beside it."""
         score = score_of(self.explanation, self.label)
-        rows = self.result.background_rows
-        unit = ", in percentage points" if self.scale.is_share else ""
         lines = " The thin lines are standard errors." if bool((self.errors > 0).any()) else ""
         return (
-            f"How much the {score} rises with a column’s own value in place of those of {rows} "
-            f"other rows, averaged over which other columns have their own{unit}: red raises it, "
-            f"blue lowers it.{lines}"
+            f"How much the {score} rises with a column’s own value in place of those of "
+            f"{self._others()}, averaged over which other columns have their own{unit}: red raises "
+            f"it, blue lowers it.{lines}"
         )
+
+    def _others(self) -> str:
+        rows = self.result.background_rows
+        return f"{rows} other row{'s' * (rows != 1)}"
 
     def _bars(self) -> str:
         """A bar for each of the largest features, from zero, with its standard error."""
@@ -274,7 +273,7 @@ class OfFeatures:
                 line = f'<b style="left:{ends[0]:.2f}%;width:{ends[1]:.2f}%"></b>'
             rows.append(
                 f'<li><span class="name">{escape(self.result.names[i])} <small>'
-                f"{escape(shortened(self.result.values[i], 48))}</small></span>"
+                f"{escape(shortened(word(self.result.values[i]), 48))}</small></span>"
                 f'<span class="bar" aria-hidden="true"><i style="left:{left:.2f}%;'
                 f'width:{right - left:.2f}%;background:rgb({colour})"></i>{line}'
                 f'<u style="left:{at(0.0):.2f}%"></u></span>'
@@ -323,16 +322,14 @@ class OfFeatures:
         if self.is_text and self.result.words.count(self.result.words[i]) > 1:
             name += f" ({self.unit} {i + 1})"
         elif not self.is_text:
-            name = f"{name[1:-1]} = {shortened(self.result.values[i], 32)}"
+            value_there = shortened(word(self.result.values[i]), 32)
+            name = f"{shortened(self.result.names[i], 32)} = {value_there}"
         if not self.has_sign:
             return f"{name}: matters ({value:.3g})."
-        verb = "raises" if value > 0 else "lowers"
         if not self.is_change:
+            verb = "raises" if value > 0 else "lowers"
             return f"{name}: {verb} the {self.scale.name} ({self._value(i)})."
-        by = self.scale.change(value)
-        if errors:
-            by += f", give or take {self.scale.change(float(f'{error:.1g}')).split()[0]}"
-        return f"{name}: {verb} the {self.scale.name} by {by}."
+        return f"{name}: {self.scale.effect(value, error if errors else None)}."
 
     def sure(self) -> list[str]:
         """What another run would give, and which features count for more than chance."""
@@ -345,8 +342,7 @@ class OfFeatures:
             found.append(f"{of} {be} for more than chance would give.{some * (count > 0)}")
         if not self.is_text:
             found.append(
-                f"Values compare this row with {self.result.background_rows} other rows; others "
-                "would give other values."
+                f"Values compare this row with {self._others()}; others would give other values."
             )
         return found
 
@@ -355,15 +351,13 @@ class OfFeatures:
         table = self.result._features()
         rows = []
         for one in table.rows(table.order):
-            value = "" if one.value is None else f" <small>{escape(one.value)}</small>"
+            value = "" if one.value is None else f" <small>{escape(word(one.value))}</small>"
             error = f" ± {one.standard_error:.2g}" if one.standard_error > 0 else ""
             rows.append(
                 f'<tr><th scope="row">{escape(one.name)}{value}</th>'
                 f"<td>{f'{one.score + 0.0:+.4g}'.replace('-', '−')}{error}</td></tr>\n"
             )
         means = self.result.meaning if self.is_text else self._means()
-        if not self.is_text:
-            means = means.replace(", in percentage points", "")
         told = f'<p>{escape(means)}</p>\n<table class="all">\n{"".join(rows)}</table>\n'
         return f"Every {self.unit}, its value and its standard error", told
 
@@ -388,8 +382,3 @@ def _joined(names: list[str]) -> str:
     ('a, b and c', 'a')
     """
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
-
-
-def is_of_features(result: Any) -> bool:
-    """Whether an explanation is of a text's words or a row's columns."""
-    return isinstance(getattr(result, "scores", None), torch.Tensor)

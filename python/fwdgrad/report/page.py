@@ -14,7 +14,7 @@ from fwdgrad.metrics.curves import Curve
 from fwdgrad.panels import Panels
 from fwdgrad.report.careful import warning
 from fwdgrad.report.curves import chart, range_of
-from fwdgrad.report.features import OfFeatures, is_of_features
+from fwdgrad.report.features import OfFeatures
 from fwdgrad.report.pictures import OfPicture
 from fwdgrad.report.repeat import lines_of
 from fwdgrad.report.style import STYLE
@@ -111,7 +111,7 @@ def report(
         f'<header>\n<h1>{title}</h1>\n{careful}<p class="answer">{tied(of.answer)}</p>\n'
         f"{_file(explanation)}"
         "</header>\n<main>\n"
-        f"{_shown(of)}"
+        f"{of.shown()}"
         "<section>\n<h2>What raises the answer, and what lowers it</h2>\n"
         f"{of.listed()}</section>\n"
         f"<section>\n<h2>How sure is that?</h2>\n{_paragraphs(of.sure())}</section>\n"
@@ -127,7 +127,7 @@ def _subject(
     result: Any, label: str, mask: Tensor | None, panels: Panels | None, below: bool | None
 ) -> OfPicture | OfFeatures:
     """What the page is of."""
-    if not isinstance(result, Explanation) and is_of_features(result):
+    if hasattr(result, "standard_errors"):  # of a text's words or a row's columns
         return OfFeatures(result, label, below)
     x = result.input
     if x.dim() != 3 or x.shape[0] not in (1, 3):
@@ -136,13 +136,6 @@ def _subject(
             f"input of {tuple(x.shape)}"
         )
     return OfPicture(result, label, mask, panels or Panels.of_input(result))
-
-
-def _shown(of: OfPicture | OfFeatures) -> str:
-    """The pictures, the text or the bars."""
-    if isinstance(of, OfPicture):
-        return f'<section class="pictures" aria-label="Pictures">\n{of.shown()}</section>\n'
-    return f"<section>\n{of.shown()}</section>\n"
 
 
 def _file(explanation: Explanation) -> str:

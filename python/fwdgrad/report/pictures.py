@@ -66,25 +66,101 @@ class OfPicture:
         """Finds the regions that stand out."""
         self.explanation = self.result = explanation
         self.label, self.mask, self.panels = label, mask, panels
-        self.regions = regions_of(explanation, panels)
-
-    @property
-    def question(self) -> str:
-        """What the page answers."""
-        return question(self.explanation, self.label)
-
-    @property
-    def answer(self) -> str:
-        """What the model says, what is enough, and what is missed."""
-        return answer(self.explanation, self.label)
+        self.question, self.answer = question(explanation, label), answer(explanation, label)
+        side, scale = side_of(explanation), panels.cut.scale
+        square = None if side is None else (side * scale[0], side * scale[1])
+        found = [
+            Region(x / panels.width, y / panels.height, value, error, square)
+            for x, y, value, error in panels.standing_out(explanation)
+        ]
+        self.regions = [  # that raise the score most, and then those that lower it most
+            *itertools.islice((one for one in found if one.value > 0), _RAISING),
+            *itertools.islice((one for one in found if one.value < 0), _LOWERING),
+        ]
 
     def shown(self) -> str:
-        """The pictures, as HTML."""
-        return pictures(self.explanation, self.label, self.mask, self.panels, self.regions)
+        """The pictures, as a section of HTML."""
+        e, panels, regions = self.explanation, self.panels, self.regions
+        width, height = panels.width, panels.height
+        size = _SIDE * width // max(width, height), _SIDE * height // max(width, height)
+        panels = panels.scaled(*(max(1, side) for side in size))
+        parts = found_again(e)
+        lines = _lines_in_words(e, panels)
+
+        def photo(ax: Axes) -> None:
+            panels.draw_photo(ax)
+            draw_box(ax, e, panels.frame.extent)
+            for name, line in (("enough", "-"), ("missing", "--")):
+                if name in parts:
+                    panels.outline(ax, parts[name], line)
+
+        def heat(ax: Axes) -> None:
+            panels.draw_map(ax, e, Look(top=0), self.label)
+            for i, one in enumerate(regions, 1):
+                inside = 0.03 * max(width, height)  # all of a number, at an edge, too
+                x, y = one.x * width, one.y * height
+                x, y = max(inside, min(x, width - inside)), max(inside, min(y, height - inside))
+                _number(ax, i, x, y)
+
+        of, scale = "the model" if e.target is None else named(self.label), Scale.of_scores(e)
+        colours = (
+            f"Red parts raise the {scale.name} of {of}, blue ones lower it: "
+            "the more colour, the more."
+        )
+        ends, unit = ("lowers it", "raises it"), ""
+        if not has_sign(e):
+            colours = (
+                f"The {scale.name} of {of} depends on red parts: the stronger the colour, the more."
+            )
+            ends = ("little", "much")
+        elif is_change(e):
+            full = scale.change(full_strength(values_of(e)[0]))
+            ends = (f"−{full.split()[0]}", f"+{full.split()[0]}")
+            unit = f'<span class="unit">Full colour is a change of {full} or more.</span>'
+        errors = e.standard_error
+        is_tested = bool((errors.isfinite() & (errors > 0)).any())
+        pale = is_tested * (
+            " Where there is no colour, nothing is told apart from chance; "
+            "pale parts may be chance."
+        )
+        one = ' class="one"' * (not has_sign(e))
+        found = [
+            figure(
+                "The picture",
+                tied(lines),
+                _panel(photo, panels),
+                "The picture that was explained" + f". {lines}" * bool(lines),
+            ),
+            figure(
+                "The map",
+                f'{escape(colours)}{pale}<span class="scale" aria-hidden="true">'
+                f"<span>{ends[0]}</span><i{one}></i><span>{ends[1]}</span></span>{unit}",
+                _panel(heat, panels),
+                f"The picture, paled, with numbered regions: red where it raises the score of "
+                f"{of}, blue where it lowers it",
+            ),
+        ]
+        if self.mask is not None:
+            picture = picture_of(e)
+            assert picture is not None
+            dimmed = _png(bytes_of(picture * (0.25 + 0.75 * self.mask.float())))
+            alternative = "The picture, dark but for the object"
+            found.append(figure("Object", "What the mask marks.", dimmed, alternative))
+        return f'<section class="pictures" aria-label="Pictures">\n{"".join(found)}</section>\n'
 
     def listed(self) -> str:
         """The numbered regions in words, as HTML."""
-        return list_of(self.regions, self.explanation)
+        e, regions = self.explanation, self.regions
+        if not regions:
+            return "<p>No region stands out from chance.</p>\n"
+        errors = tells_errors([(one.value, one.error) for one in regions])
+        told = [region_in_words(i, one, e, errors) for i, one in enumerate(regions, 1)]
+        lines = [f"<li>{tied(one)}</li>\n" for one in told]
+        found = f'<ol class="regions">\n{"".join(lines)}</ol>\n'
+        if has_sign(e) and len({one.value > 0 for one in regions}) == 1:
+            verb = "lowers" if regions[0].value > 0 else "raises"
+            found += f"<p>No region {verb} it by more than chance would.</p>\n"
+        return found
 
     def sure(self) -> list[str]:
         """What another run would give, and how much of the picture counts."""
@@ -97,144 +173,38 @@ class OfPicture:
 
     def details(self) -> tuple[str, str]:
         """The standard error, as HTML, below a title."""
-        found = error_figure(self.explanation, self.label)
-        return "What a value is, and its standard error", found
+        e, title = self.explanation, "What a value is, and its standard error"
+        means, (factor, unit) = meaning(e, self.label), unit_of(e)
+        means = f"{' is the ' if means.startswith('change') else ': '}{escape(means)}{unit}."
+        means = f"<p>A value of the map{means}</p>\n"
+        error = e.over_planes(e.standard_error).cpu()
+        known = error.isfinite()
+        largest = float(error[known].max()) if bool(known.any()) else math.nan
+        if not largest > 0:
+            why = "None: the run was too short to tell, or its method leaves no way to."
+            if largest == 0:
+                why = "Zero everywhere: no other seed would change the map."
+            return title, f"{means}<p>{why}</p>\n"
+        strength = (error / largest).where(known, 0.0)[..., None]
+        paper, ink = torch.tensor([[247, 246, 250], [72, 42, 120]], dtype=torch.float64) / 255
+        colours = (paper + (ink - paper) * strength).permute(2, 0, 1)
+        top = float(e.over_planes(e.attribution).abs().max())
+        top, most = factor * top, factor * largest
+        unknown = float((~known).double().mean())
+        rest = f" It is not known at {100 * unknown:.2g} % of the places." if unknown else ""
+        return title, means + figure(
+            "Standard error",
+            f"Of the map, at most: dark is {most:.2g}, where the map’s own largest value is "
+            f"{top:.2g}.{rest}",
+            _png(bytes_of(colours)),
+            f"The standard error at each place: the darker the larger, {most:.2g} at most",
+            level=3,
+            kind="coarse" if error.shape[1] < 112 else "",
+        )
 
     def tried(self) -> str:
         """Of pictures the lines on them tell."""
         return ""
-
-
-def regions_of(explanation: Explanation, panels: Panels) -> list[Region]:
-    """The regions that raise the score most, and then those that lower it most."""
-    side, scale = side_of(explanation), panels.cut.scale
-    size = None if side is None else (side * scale[0], side * scale[1])
-    found = [
-        Region(x / panels.width, y / panels.height, value, error, size)
-        for x, y, value, error in panels.standing_out(explanation)
-    ]
-    return [
-        *itertools.islice((one for one in found if one.value > 0), _RAISING),
-        *itertools.islice((one for one in found if one.value < 0), _LOWERING),
-    ]
-
-
-def pictures(
-    explanation: Explanation,
-    label: str,
-    mask: Tensor | None,
-    panels: Panels,
-    regions: list[Region],
-) -> str:
-    """The figures of an explanation of a picture, as HTML; see ``report``."""
-    width, height = panels.width, panels.height
-    size = _SIDE * width // max(width, height), _SIDE * height // max(width, height)
-    panels = panels.scaled(*(max(1, side) for side in size))
-    parts = found_again(explanation)
-    lines = _lines_in_words(explanation, panels)
-
-    def photo(ax: Axes) -> None:
-        panels.draw_photo(ax)
-        draw_box(ax, explanation, panels.frame.extent)
-        for name, line in (("enough", "-"), ("missing", "--")):
-            if name in parts:
-                panels.outline(ax, parts[name], line)
-
-    def heat(ax: Axes) -> None:
-        panels.draw_map(ax, explanation, Look(top=0), label)
-        for i, one in enumerate(regions, 1):
-            inside = 0.03 * max(width, height)  # all of a number, at an edge, too
-            x, y = one.x * width, one.y * height
-            x, y = max(inside, min(x, width - inside)), max(inside, min(y, height - inside))
-            _number(ax, i, x, y)
-
-    of, scale = named(label), Scale.of_scores(explanation)
-    if explanation.target is None:
-        of = "the model"
-    colours = (
-        f"Red parts raise the {scale.name} of {of}, blue ones lower it: the more colour, the more."
-    )
-    ends, unit = ("lowers it", "raises it"), ""
-    if not has_sign(explanation):
-        colours = (
-            f"The {scale.name} of {of} depends on red parts: the stronger the colour, the more."
-        )
-        ends = ("little", "much")
-    elif is_change(explanation):
-        full = scale.change(full_strength(values_of(explanation)[0]))
-        ends = (f"−{full.split()[0]}", f"+{full.split()[0]}")
-        unit = f'<span class="unit">Full colour is a change of {full} or more.</span>'
-    errors = explanation.standard_error
-    is_tested = bool((errors.isfinite() & (errors > 0)).any())
-    pale = " Where there is no colour, nothing is told apart from chance; pale parts may be chance."
-    pale *= is_tested
-    one = ' class="one"' * (not has_sign(explanation))
-    found = [
-        figure("The picture", tied(lines), _panel(photo, panels), "The picture that was explained"
-               + f". {lines}" * bool(lines)),
-        figure(
-            "The map",
-            f'{escape(colours)}{pale}<span class="scale" aria-hidden="true">'
-            f"<span>{ends[0]}</span><i{one}></i><span>{ends[1]}</span></span>{unit}",
-            _panel(heat, panels),
-            f"The picture, paled, with numbered regions: red where it raises the score of "
-            f"{of}, blue where it lowers it",
-        ),
-    ]  # fmt: skip
-    if mask is not None:
-        picture = picture_of(explanation)
-        assert picture is not None
-        dimmed = _png(bytes_of(picture * (0.25 + 0.75 * mask.float())))
-        alternative = "The picture, dark but for the object"
-        found.append(figure("Object", "What the mask marks.", dimmed, alternative))
-    return "".join(found)
-
-
-def list_of(regions: list[Region], explanation: Explanation) -> str:
-    """The numbered regions in words, as HTML."""
-    if not regions:
-        return "<p>No region stands out from chance.</p>\n"
-    errors = tells_errors([(one.value, one.error) for one in regions])
-    told = [region_in_words(i, one, explanation, errors) for i, one in enumerate(regions, 1)]
-    lines = [f"<li>{tied(one)}</li>\n" for one in told]
-    found = f'<ol class="regions">\n{"".join(lines)}</ol>\n'
-    if has_sign(explanation) and not any(one.value < 0 for one in regions):
-        found += "<p>No region lowers it by more than chance would.</p>\n"
-    elif has_sign(explanation) and not any(one.value > 0 for one in regions):
-        found += "<p>No region raises it by more than chance would.</p>\n"
-    return found
-
-
-def error_figure(explanation: Explanation, label: str) -> str:
-    """The standard error at each place, as HTML."""
-    factor, unit = unit_of(explanation)
-    means = f"A value of the map is the {escape(meaning(explanation, label))}{unit}."
-    if not meaning(explanation, label).startswith("change"):
-        means = f"A value of the map: {escape(meaning(explanation, label))}{unit}."
-    error = explanation.over_planes(explanation.standard_error).cpu()
-    known = error.isfinite()
-    largest = float(error[known].max()) if bool(known.any()) else math.nan
-    if not largest > 0:
-        why = "None: the run was too short to tell, or its method leaves no way to."
-        if largest == 0:
-            why = "Zero everywhere: no other seed would change the map."
-        return f"<p>{means}</p>\n<p>{why}</p>\n"
-    strength = (error / largest).where(known, 0.0)[..., None]
-    paper, ink = torch.tensor([[247, 246, 250], [72, 42, 120]], dtype=torch.float64) / 255
-    colours = (paper + (ink - paper) * strength).permute(2, 0, 1)
-    top = float(explanation.over_planes(explanation.attribution).abs().max())
-    top, most = factor * top, factor * largest
-    unknown = float((~known).double().mean())
-    rest = f" It is not known at {100 * unknown:.2g} % of the places." if unknown else ""
-    return f"<p>{means}</p>\n" + figure(
-        "Standard error",
-        f"Of the map, at most: dark is {most:.2g}, where the map’s own largest value is "
-        f"{top:.2g}.{rest}",
-        _png(bytes_of(colours)),
-        f"The standard error at each place: the darker the larger, {most:.2g} at most",
-        level=3,
-        kind="coarse" if error.shape[1] < 112 else "",
-    )
 
 
 def figure(

@@ -82,12 +82,13 @@ def _of_text(result: Any) -> _Lines:
 
 def _of_row(result: Any) -> _Lines:
     asked, about = _asked(result), result.explanation.provenance.get("table") or {}
-    groups = {
-        name: columns
+    named = isinstance(result.row, dict) or hasattr(result.row, "iloc")
+    groups = ", ".join(
+        f"{name!r}: {f'list(background.columns[{[*columns]}])' if named else [*columns]}"
         for name, columns in zip(about.get("features", ()), about.get("columns", ()), strict=True)
         if len(columns) > 1
-    }
-    options = f", groups={groups!r}" if groups else ""
+    )
+    options = f", groups={{{groups}}}" if groups else ""
     if result.background_rows < result.background_of:
         options += f", max_background={result.background_rows}"
     table = asked.get("background")

@@ -67,6 +67,17 @@ class Scale:
             rounded(abs(value))
         )  # fmt: skip
 
+    def effect(self, value: float, error: float | None) -> str:
+        """What a part does to the score, as a sentence ends with it; no error is told where None.
+
+        >>> Scale("score", False).effect(-2.0, 0.25)
+        'lowers the score by 2, give or take 0.2'
+        """
+        by = self.change(value)
+        if error is not None:
+            by += f", give or take {self.change(float(f'{error:.1g}')).split()[0]}"
+        return f"{'raises' if value > 0 else 'lowers'} the {self.name} by {by}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
@@ -209,10 +220,21 @@ def _missing(known: dict[str, Any], scale: Scale, rest: str) -> str:
         part = f"the whole picture {rest}"
     else:
         part = f"{percent(share)} of the picture {rest} (within the dashed line)"
+    return otherwise(f"With {part}", known, scale)
+
+
+def otherwise(changed: str, known: dict[str, Any], scale: Scale) -> str:
+    """What the model says of an input that is changed.
+
+    Args:
+        changed: how, as the sentence begins.
+        known: the evidence.
+        scale: of the score.
+    """
     if known["of_class"]:
         sure = scale.of(known["instead_score"])
-        return f"With {part}, it would be {named(known['instead_label'])} ({sure})."
-    return f"With {part}, it would be {scale.of(known['missing_score'])}."
+        return f"{changed}, it would be {named(known['instead_label'])} ({sure})."
+    return f"{changed}, it would be {scale.of(known['missing_score'])}."
 
 
 def region_in_words(number: int, region: Region, e: Explanation, errors: bool) -> str:
@@ -234,10 +256,7 @@ def region_in_words(number: int, region: Region, e: Explanation, errors: bool) -
         return f"{where}: matters."
     if not is_change(e):
         return f"{where}: {'raises it' if value > 0 else 'lowers it'}."
-    by = scale.change(value)
-    if errors:
-        by += f", give or take {scale.change(float(f'{region.error:.1g}')).split()[0]}"
-    return f"{where}: {'raises' if value > 0 else 'lowers'} the {scale.name} by {by}."
+    return f"{where}: {scale.effect(value, region.error if errors else None)}."
 
 
 def tells_errors(pairs: Sequence[tuple[float, float]]) -> bool:
