@@ -28,7 +28,8 @@ from fwdgrad.metrics import Curve, deletion, insertion, random_order
 from fwdgrad.panels import Panels
 from fwdgrad.ranked import found_again
 from fwdgrad.report import report
-from fwdgrad.report.words import Scale, at, checked, percent
+from fwdgrad.report.checked import at, checked
+from fwdgrad.report.words import Scale, percent
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")

@@ -8,7 +8,8 @@ from fwdgrad.adapters.picture_explanation import cut_of
 from fwdgrad.advice import is_noise, unmoved
 from fwdgrad.explanation import Explanation
 from fwdgrad.meaning import is_probability
-from fwdgrad.report.words import UNCLEAR, Scale, named
+from fwdgrad.report.checked import UNCLEAR
+from fwdgrad.report.words import Scale, named
 
 _LOW = 0.1  # a probability below which a model is unsure of a class
 _ENLARGED = 2.0  # times that a photo was enlarged, from which on its details are none

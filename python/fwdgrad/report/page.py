@@ -13,13 +13,14 @@ from fwdgrad.meaning import score_name
 from fwdgrad.metrics.curves import Curve
 from fwdgrad.panels import Panels
 from fwdgrad.report.careful import warning
+from fwdgrad.report.checked import checked, tests_passed
 from fwdgrad.report.curves import chart, range_of
 from fwdgrad.report.features import OfFeatures
 from fwdgrad.report.pictures import OfPicture
 from fwdgrad.report.repeat import lines_of
 from fwdgrad.report.style import STYLE
 from fwdgrad.report.text import escape, shown, tied
-from fwdgrad.report.words import Scale, checked, tests_passed
+from fwdgrad.report.words import Scale
 
 MARK = '<meta name="generator" content="fwdgrad">'  # by which a page of ours is known
 
