@@ -197,7 +197,9 @@ class Explanation(Shown):
             rest |= {name: tensors[name] for name in _TENSORS}
             result = cls(**rest)
             result._check()
-        except (FileNotFoundError, PermissionError):
+        except FileNotFoundError:
+            raise FileNotFoundError(f"file {path} does not exist") from None
+        except PermissionError:
             raise
         except Exception as error:  # whatever is wrong with what it says
             raise ValueError(f"{path} is no explanation, or damaged: {error}") from None

@@ -12,9 +12,9 @@ from torch import Tensor
 from fwdgrad.errors import ModelError
 
 _LABELS = (
-    "the model returned {}: labels, which are no scores. Explain them by "
-    "objective=KeptLabel(target) or LabelDistance(target, taxonomy); or return floating numbers, "
-    "where they are scores"
+    "the model returned {}: labels, which are no scores. Give its predict_proba, where it has one, "
+    "or return floating numbers; or explain labels by objective=KeptLabel(target) or "
+    "LabelDistance(target, taxonomy)"
 )
 
 

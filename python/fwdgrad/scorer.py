@@ -6,7 +6,6 @@ import copy
 import functools
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.errors import Message, ModelError, Option, warn
+from fwdgrad.failing import what_may_help, why_not_finite
 from fwdgrad.objectives import (
     AUTO,
     OF_LOGITS,
@@ -29,11 +29,6 @@ from fwdgrad.objectives import (
 )
 from fwdgrad.outputs import cause, is_out_of_memory, tensor_of
 
-_OF_DTYPES = re.compile(
-    r"dtype|data ?type|scalar type|(Double|Half|Float)Tensor|Input type \(", re.I
-)
-_OF_SHAPES = re.compile(r"shape|size|dim|mat1|channels|broadcast|stride|axis|out of range", re.I)
-_OF_TENSORS = re.compile(r"'Tensor' object has no attribute '(\w+)'")
 _ENOUGH = 16  # outputs after which it is no accident that all lie in [0, 1]
 
 
@@ -53,6 +48,7 @@ def check_model(model: Any) -> None:
         is_file = isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".onnx")
         if is_file or all(hasattr(model, name) for name in ("get_inputs", "get_outputs", "run")):
             hint = "; give an ONNX model as fwdgrad.adapters.arrays.OnnxModel(model)"
+        hint = hint or "; the model is the first argument, a function from a batch to scores"
         raise TypeError(f"model must be callable on a batch, got {type(model).__name__}{hint}")
     if isinstance(model, type):
         raise TypeError(f"model must be callable on a batch, got the class {model.__name__}")
@@ -117,15 +113,6 @@ def module_of(model: Any) -> torch.nn.Module | None:
     return model if isinstance(model, torch.nn.Module) else None
 
 
-def is_of_shapes(error: BaseException | None) -> bool:
-    """Whether an error seems to say that an input has the wrong shape.
-
-    >>> is_of_shapes(RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x4 and 5x2)"))
-    True
-    """
-    return error is not None and _OF_SHAPES.search(cause(error)) is not None
-
-
 def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
     """What the model returns for one input; its error, where it fails, names the batch's shape.
 
@@ -138,18 +125,9 @@ def outputs_at(model: Callable[[Tensor], Any], x: Tensor) -> Any:
     except ModelError:  # an adapter's own
         raise
     except Exception as error:
-        text, hint = cause(error), ""
-        if _OF_DTYPES.search(text):
-            hint = f" (the batch has x's dtype, {x.dtype}: convert x, e.g. x.float())"
-        elif (missing := _OF_TENSORS.search(text)) and hasattr(np.ndarray, missing[1]):
-            hint = (
-                " (the batch is a tensor: give a function of NumPy arrays as "
-                "fwdgrad.adapters.arrays.NumpyModel(function))"
-            )
-        elif is_of_shapes(error):
-            hint = " (x is one input, without a batch axis)"
         raise ModelError(
-            f"the model failed on a batch of shape {(1, *x.shape)}: {text}{hint}"
+            f"the model failed on a batch of shape {(1, *x.shape)}: {cause(error)}"
+            f"{what_may_help(error, x)}"
         ) from error
 
 
@@ -225,7 +203,7 @@ class Scorer:
         self._watched = self._is_doubtful()
         for clean in self.clean:
             if not math.isfinite(clean):
-                raise ModelError(f"the score at the input itself is {clean}")
+                raise ModelError(why_not_finite(model, self.outputs, x, clean))
 
     def __call__(self, batch: Tensor, *, differentiable: bool = False) -> list[Tensor]:
         """The scores (batch,) of each target, floating.

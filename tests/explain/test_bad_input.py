@@ -278,7 +278,7 @@ USELESS = {
     "nothing": (lambda batch: None, "got NoneType; let it return its scores"),
     "labels": (
         lambda batch: exact(batch).argmax(1),
-        r"integers of shape \(1,\): labels.*KeptLabel.*LabelDistance",
+        r"integers of shape \(1,\): labels.*Give its predict_proba.*KeptLabel.*LabelDistance",
     ),
     "names": (
         lambda batch: ["cat"] * len(batch),
@@ -286,8 +286,15 @@ USELESS = {
     ),
     "yes or no": (lambda batch: exact(batch) > 0, "must return scores, got torch.bool"),
     "complex": (lambda batch: exact(batch) + 1j, "real numbers, got torch.complex128"),
-    "nan": (lambda batch: exact(batch) * math.nan, "score at the input itself is nan"),
-    "infinite": (lambda batch: exact(batch).abs() / 0, "score at the input itself is inf"),
+    "nan": (
+        lambda batch: exact(batch) * math.nan,
+        r"score at the input itself is nan: the model returned nan for x, torch.float32 "
+        r"\(2, 4, 6\) from -[0-9.]+ to [0-9.]+; call it on that alone, and check that its weights",
+    ),
+    "infinite": (
+        lambda batch: exact(batch).abs() / 0,
+        "score at the input itself is inf: the model returned inf for x",
+    ),
     "error": (fails, r"failed on a batch of shape \(1, 2, 4, 6\): KeyError.*no such layer"),
 }
 
@@ -321,6 +328,48 @@ def test_what_x_is_is_told_where_that_may_be_wrong():
         fwdgrad.explain(factory, X)
     with pytest.raises(ModelError, match=r"mat1 and mat2 .*x is one input, without a batch axis"):
         fwdgrad.explain(torch.nn.Linear(5, 2).eval(), X)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_last"),
+    [
+        ("size 3 is different from 224", True),
+        ("The size of tensor a (3) must match the size of tensor b (224) at dimension 3", True),
+        ("The size of tensor a (224) must match the size of tensor b (3) at dimension 3", True),
+        ("(Linear) mat1 and mat2 shapes cannot be multiplied (672x224 and 3x4)", True),
+        ("expected input[1, 224, 3, 224] to have 3 channels, but got 224 channels instead", True),
+        ("expected shape=(None, 299, 299, 3), found shape=(1, 3, 224, 224), dtype=float32", True),
+        (
+            "Got invalid dimensions: index: 1 Got: 3 Expected: 224 index: 3 Got: 224 Expected: 3",
+            True,
+        ),
+        ("expected input[1, 3, 224, 224] to have 1 channels, but got 3 channels instead", False),
+        ("mat1 and mat2 shapes cannot be multiplied (1x150528 and 768x10)", False),
+        ("shape (1, 3, 224, 224), dtype float32", False),
+        ("expected pictures of size 16 x 16", False),
+    ],
+)
+def test_a_model_that_takes_channels_last(text, is_last):
+    def fails(batch):
+        raise ValueError(text)
+
+    with pytest.raises(ModelError) as caught:
+        fwdgrad.explain(fails, torch.rand(3, 224, 224))
+    hint = "wrap it: lambda batch: model(batch.permute(0, 2, 3, 1))"
+    assert (hint in str(caught.value)) is is_last
+
+
+def test_a_score_that_the_objective_makes_infinite():
+    message = "the model returned finite numbers: the objective made it of them"
+    with pytest.raises(ModelError, match=message):
+        fwdgrad.explain(exact, X, objective=lambda outputs: outputs[:, 0] / 0)
+
+
+@pytest.mark.parametrize("first", ["resnet50", X, None])
+def test_the_model_is_the_first_argument(first):
+    message = f"got {type(first).__name__}; the model is the first argument, a function from a"
+    with pytest.raises(TypeError, match=message):
+        fwdgrad.explain(first, exact)
 
 
 @pytest.mark.parametrize(

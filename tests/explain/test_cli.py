@@ -143,6 +143,18 @@ class Model(torch.nn.Module):
 
 
 module = Model()
+
+
+class Estimator:
+    def predict(self, texts):
+        return [0.5] * len(texts)
+
+
+estimator = Estimator()
+
+
+def last(batch):
+    return batch.double().numpy() @ ([[1.0]] * 3)
 '''
 LABELS = ["background", "lamp, light", "crane", "crane"]
 
@@ -891,13 +903,36 @@ def test_a_uniform_photo_has_no_blur_to_differ_from(folder, capsys):
 
 ERRORS = [
     ("", {"photo": "none.png"}, ["none.png", "does not exist"]),
+    ("", {"photo": "Your phone is late."}, ["late. does not exist; for a sentence give --text\n"]),
+    ("", {"photo": "my cat.png"}, ["photo my cat.png does not exist\n"]),
+    (
+        "",
+        {"photo": "https://a.org/cat.jpg"},
+        ["photo: https://a.org/cat.jpg is an address", "downl"],
+    ),
     ("", {"photo": "own.py"}, ["own.py", "cannot be read"]),
     ("", {"photo": "empty"}, ["photo empty is a folder without pictures (.png, .jpg, "]),
     ("", {"model": "resnet"}, ["efficientnet-lite0", "package.module:callable", "'resnet'"]),
     ("", {"model": "own:none"}, ["own:none", "own.py has no 'none'; did you mean 'one'?"]),
     ("", {"model": "own.py:sharse"}, ["own.py:sharse': the file has no 'sharse'; did you mean 's"]),
     ("", {"model": "eficientnet-lite"}, ["lite'; did you mean 'efficientnet-lite0'?"]),
-    ("", {"model": "nomodule:corner"}, ["nomodule:corner", "No module named 'nomodule'"]),
+    (
+        "",
+        {"model": "nomodule:corner"},
+        ["--model 'nomodule:corner': No module named 'nomodule'; modules are looked for in the"],
+    ),
+    ("", {"model": "bad.py:f"}, ["--model 'bad.py:f' cannot be imported: SyntaxError"]),
+    ("", {"model": "lacks.py:f"}, ["--model 'lacks.py:f': No module named 'absent'\n"]),
+    (
+        "",
+        {"model": "own:estimator"},
+        ["a batch of pictures, got Estimator; for texts give --text, for rows --table"],
+    ),
+    (
+        "",
+        {"model": "own:last"},
+        ["size 3 is different from 16", "channels last, (batch, height, width, channels), wrap"],
+    ),
     ("", {"model": ":corner"}, ["package.module:callable", "':corner'"]),
     ("", {"model": "own:"}, ["package.module:callable", "'own:'"]),
     ("", {"model": "own:NUMBER"}, ["own:NUMBER", "int"]),
@@ -984,6 +1019,7 @@ ERRORS = [
     ("--samples many", {}, ["--samples", "many"]),
     ("--colour red", {}, ["--colour"]),
     ("--smaples 9", {}, ["arguments: --smaples 9; did you mean --samples? (see fwdgrad explain "]),
+    ("--sample 16", {}, ["arguments: --sample 16; did you mean --samples?"]),
     ("--n-samples=9", {}, ["--n-samples=9; did you mean --samples?"]),
     ("--objective logti", {}, ["--objective", "'logti'", "; did you mean logit?"]),
     ("--method regoins", {}, ["; did you mean regions?"]),
@@ -998,6 +1034,8 @@ ERRORS = [
 )
 def test_an_error_is_one_line(folder, capsys, options, arguments, fragments):
     Path("two.txt").write_text("one\ntwo\n")
+    Path("bad.py").write_text("def f(:\n")
+    Path("lacks.py").write_text("import absent\n")
     for name in ("out", "empty"):
         Path(name).mkdir()
     before = set(folder.rglob("*"))
@@ -1008,6 +1046,24 @@ def test_an_error_is_one_line(folder, capsys, options, arguments, fragments):
     refused(capsys, status, *fragments)
     new = {path.name for path in set(folder.rglob("*")) - before if path.suffix != ".pyc"}
     assert new <= {"log", "__pycache__"}
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "Pillow"])
+def test_what_draws_is_looked_for_before_the_first_call(folder, capsys, monkeypatch, package):
+    saved = "before/explanation.safetensors"
+    assert explain(output="before")[0] == 0
+    samples_seen()
+    capsys.readouterr()
+    modules = ["matplotlib", "matplotlib.backends.backend_agg"]
+    for name in modules if package == "matplotlib" else ["PIL.Image"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    end = f" needs {package}: pip install 'fwdgrad-kernels[image]'\n"
+    refused(capsys, explain()[0], f"error: heatmap.png, a photo's picture,{end}")
+    line = ["evaluate", saved, "--model", "own:corner", "--report", "page.html"]
+    refused(capsys, cli.main(line), f"error: --report{end}")
+    assert samples_seen() == 0
+    assert not Path("out").exists()
+    assert not Path("page.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -1092,7 +1148,10 @@ def test_interrupted_and_gone_on_with(folder, capsys):
     kept = Path("out/checkpoint.safetensors").read_bytes()
 
     status, _ = explain("--batch-size", "8", "--seed", "1")
-    refused(capsys, status, "out/checkpoint.safetensors", "seed was 0, is 1")
+    refused(capsys, status, "out/checkpoint.safetensors", "--seed was 0, is 1. Delete it")
+    status, _ = explain("--batch-size", "8", samples=1024)
+    # The order of the draws is another one, too, which follows and says nothing.
+    assert "digest" not in refused(capsys, status, "of another run", "--samples was 128, is 1024")
     assert Path("out/checkpoint.safetensors").read_bytes() == kept
 
     Path("stop").unlink()

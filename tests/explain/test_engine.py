@@ -255,7 +255,7 @@ def test_the_other_engine_s_checkpoint_is_refused_by_its_name(line, monkeypatch)
         assert line(*words, "--engine", "torch", "--checkpoint", "run")[0] == 130
     status, _, err = line(*words, "--checkpoint", "run")
     assert status == 1
-    assert "run is of another run: engine was 'torch', is 'onnxruntime'; model was" in err
+    assert "run is of another run: --engine was 'torch', is 'onnxruntime'; --model was" in err
 
 
 def test_a_gradient_is_torch_s(line):

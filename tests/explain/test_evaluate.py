@@ -316,7 +316,7 @@ def test_a_camera_turns_photo_and_mask(folder):
 @pytest.mark.parametrize(
     ("options", "changes", "fragments"),
     [
-        ("", {"map": "none.safetensors"}, ["No such file", "none.safetensors"]),
+        ("", {"map": "none.safetensors"}, ["file none.safetensors does not exist"]),
         ("", {"map": "."}, ["MAP must be a file, such as explanation.safetensors, got a folder"]),
         ("", {"map": "own.py"}, ["own.py is no explanation, or damaged"]),
         (

@@ -66,6 +66,8 @@ def test_a_picture_is_taken_whole(tmp_path):
         fwdgrad.explain(model, tmp_path / "none.jpg")
     with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist"):
         fwdgrad.explain(model, "none.jpg")
+    with pytest.raises(FileNotFoundError, match=r"https://a\.org/cat\.jpg does not .*download it"):
+        fwdgrad.explain(model, "https://a.org/cat.jpg")
 
 
 def frame():

@@ -344,7 +344,10 @@ def test_the_bar(folder, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("none", "photo none does not exist"),
+        ("none", "photo none does not exist; for a sentence give --text"),
+        ("Your phone is late", "4 photos do not exist: 'Your', .*; for a sentence give --text"),
+        ("photos rows.csv", "photo rows.csv is a table: for its rows give --table"),
+        ("--inputs addresses.txt", "--inputs addresses.txt: https://a.org/b.png is an address"),
         ("photos none", "photo none does not exist; nothing was explained"),
         ("photos no1.png no2.png", "2 photos do not exist: 'no1.png', 'no2.png'; nothing was"),
         (
@@ -380,6 +383,8 @@ def test_bad_input_is_told_in_one_line_before_anything_is_run(folder, capsys, li
         Path(name).mkdir()
     Path("taken/index.html").write_text("my own")
     Path("empty.txt").write_text("\n \n")
+    Path("addresses.txt").write_text("https://a.org/b.png\n")
+    Path("rows.csv").write_text("a\n1\n")
     draw(Path("other/A.png"), 5)
     draw(Path("beside/a.gif"), 6)
     before = set(folder.rglob("*"))

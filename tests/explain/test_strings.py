@@ -506,8 +506,8 @@ def of_rows(rows):
         (lambda texts: None, "must return a tensor or an array, got NoneType"),
         (lambda texts: [1.0, 2.0], "the model returned shape (2,) for a batch of 1"),
         (lambda texts: torch.ones(1, 2, 3), "must return (batch, classes) or (batch,), got shape"),
-        (lambda texts: [math.nan], "the score at the input itself is nan"),
-        (lambda texts: ["good"], "names such as 'good': labels, which are no scores"),
+        (lambda texts: [math.nan], "itself is nan: the model returned nan for the text; call it"),
+        (lambda texts: ["good"], "names such as 'good': labels, which are no scores. Give its pre"),
         (lambda texts: ["a", "b"], "the model returned 2 strings for 1 texts"),
         (lambda texts: [3 for _ in texts], "integers of shape (1,): labels, which are no scores"),
         (lambda texts: {"label": "good", "score": 1.0}, "dict with the keys 'label', 'score'"),
@@ -592,8 +592,8 @@ def test_other_methods_are_refused(value):
     [
         ({"labels": ["bad", "good"]}, "great", "'great' is no class of the model"),
         ({"labels": ["bad", "good"]}, "bad", "target must be 'good', got 'bad': the model returns"),
-        ({}, "good", "target must be a number where the classes have no names, got 'good'; or name "
-         "them: labels"),
+        ({}, "good", "target must be left out: the model returns one number for each text, got "
+         "'good'; or name it: labels"),
     ],
 )  # fmt: skip
 def test_targets_that_are_refused(options, target, fragment):
@@ -847,7 +847,8 @@ def test_a_text_model_on_the_command_line(own, capsys):
          "'good'; or name them: --labels"),
         (["--model", "own_texts:nothing"], "has no 'nothing'"),
         (["--model", "own_texts:number"], "model must be callable on a list of strings, got int"),
-        (["--model", "nowhere:scores"], "model 'nowhere:scores': No module named 'nowhere'"),
+        (["--model", "nowhere:scores"], "--model 'nowhere:scores': No module named 'nowhere'; modu"
+         "les are looked for in the current folder, too"),
         (["--model", "nowhere"], "nor is it package.module:callable"),
         (["--model", "own_texts.pkl:scores"], "No module named 'own_texts.pkl'"),
         (["--model", "smollm2", "--mask", "_"], "--mask is of a model of strings"),

@@ -1,5 +1,6 @@
 """Rows of tables: values by their definition, what predict is given, what is shown and refused."""
 
+import contextlib
 import html.parser
 import itertools
 import json
@@ -612,6 +613,41 @@ def test_what_predict_must_be():
             TableModel(predict, ROWS)
 
 
+class Fitted:
+    """An estimator of columns a and b, as scikit-learn has them."""
+
+    feature_names_in_, n_features_in_ = np.array(["a", "b"], dtype=object), 2
+
+    def predict(self, rows):
+        if rows.shape[1] != 2 or list(getattr(rows, "columns", "ab")) != ["a", "b"]:
+            raise ValueError("other columns")
+        return np.asarray(rows, dtype=float).sum(1)
+
+
+class ByName(Fitted):
+    def predict(self, rows):
+        return super().predict(rows[["a", "b"]])
+
+
+def test_a_background_of_other_columns_is_refused_at_once():
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0], "target": [0, 1]})
+    fitted = Fitted()
+    for background, message in (
+        (None, "background must be given: rows of the data"),
+        (frame, "no others: it has 'target'; leave that out of background and of the table"),
+        (frame[["a"]], "background must have the columns .* fitted on.*: it lacks 'b'$"),
+        (frame[["b", "a"]], r"order .* fitted on them: give background\[model.feature_names_in_\]"),
+        (frame.to_numpy(), "the 2 columns that the model was fitted on, got 3: ValueError: other"),
+    ):
+        for predict in (fitted, fitted.predict):
+            with pytest.raises((TypeError, ValueError), match=message):
+                TableModel(predict, background)
+    # Where it takes them, they are no mistake.
+    assert fwdgrad.explain(TableModel(fitted, frame[["a", "b"]]), [1.0, 2.0]).scores is not None
+    assert fwdgrad.explain(TableModel(ByName(), frame), [1.0, 2.0, 0]).scores[2] == 0
+    assert TableModel(fitted, ROWS[:, :2]).features
+
+
 @pytest.mark.parametrize(
     ("predict", "message"),
     [
@@ -620,6 +656,8 @@ def test_what_predict_must_be():
         (lambda rows: np.ones(len(rows) + 1), r"the model returned shape \(2,\) for a batch of 1"),
         (lambda rows: None, "the model must return a tensor or an array, got NoneType"),
         (lambda rows: rows["age"], "predict failed on the row x: IndexError"),
+        (lambda rows: {}["s6"], "x: KeyError: 's6'; it has the background's columns, 'x0', 'x1', "),
+        (lambda rows: rows[:, 0] * np.nan, "is nan: the model returned nan for the row; call it"),
     ],
 )
 def test_a_predict_that_gives_no_scores(predict, message):
@@ -634,8 +672,11 @@ def test_what_does_not_fit_the_model():
         fwdgrad.explain(proba, ROW)
     with pytest.raises(ValueError, match="'maybe' is no class of the model"):
         fwdgrad.explain(TableModel(Proba(), ROWS), ROW, "maybe")
-    with pytest.raises(ValueError, match=r"target must be a number, got 'yes'; TableModel\(labels"):
+    with pytest.raises(ValueError, match="target must be left out: the model returns one number p"):
         fwdgrad.explain(TableModel(score, ROWS), ROW, "yes")
+    two = TableModel(lambda rows: np.full((len(rows), 2), 0.5), ROWS)
+    with pytest.raises(ValueError, match=r"target must be a number, got 'yes'; TableModel\(labels"):
+        fwdgrad.explain(two, ROW, "yes")
     with pytest.raises(ModelError, match=r"in or out.*Regions"):
         fwdgrad.explain(TableModel(score, ROWS), ROW, method=ForwardGradient(0.1), n_samples=4)
 
@@ -653,6 +694,10 @@ def folder(tmp_path, monkeypatch):
         "def f(frame): return frame['age'] + 5.0 * (frame['town'] == 'Ulm')\n"
         "def p(frame): return np.stack([f(frame) / 200, 1 - f(frame) / 200], 1)\n"
         "def labels(frame): return ['a'] * len(frame)\n"
+        "class Fitted:\n"
+        "    feature_names_in_ = ['age', 'town']\n"
+        "    def predict(self, frame): return frame[self.feature_names_in_, 'age']\n"
+        "fitted = Fitted()\n"
     )
     return tmp_path
 
@@ -723,14 +768,20 @@ def test_groups_and_categories_on_the_command_line(folder, capsys):
     ("rest", "message"),
     [
         ("f --table no.csv", "--table no.csv cannot be read: No such file"),
-        ("f --table other.csv", "--table must have the background's columns.*lacks 'town'"),
+        ("f --table other.csv", "--table must have .*lacks 'town'; if .* leave it out of --backgr"),
         ("f --table row.csv --cell 3", "--cell does not go with --table"),
         ("f --table row.csv --samples 9 --method coalitions", "--samples must be None or 8"),
         ("f --table row.csv --method gradient", "--method must be auto, coalitions or regions"),
         ("labels --table row.csv", "the model returned names such as 'a': labels"),
         ("g --table row.csv", "--model 'of_tables:g': of_tables of .* has no 'g'"),
         ("f --table row.csv --max-background 0", "--max-background must be at least 1, got 0"),
-        ("f --table row.csv --target yes", "--target must be a number, got 'yes'"),
+        ("f --table row.csv --target yes", "--target must be left out: the model returns one numb"),
+        (
+            "fitted --table row.csv",
+            "--background must .* no others: it has 'owner'; leave that out "
+            "of --background and of the --table",
+        ),
+        ("f --table https://a.org/b.csv", "--table: https://a.org/b.csv is an address.*download"),
         ("f --table row.csv --group age", "--group must be a name and its columns, .* got 'age'"),
         ("f --table row.csv --group g=", "--group must be a name and its columns, .* got 'g='"),
         ("f --table row.csv --category =age", "--category must be a name and its columns"),
@@ -746,7 +797,8 @@ def test_groups_and_categories_on_the_command_line(folder, capsys):
 )
 def test_what_the_command_line_refuses(folder, capsys, rest, message):
     (folder / "other.csv").write_text("age,owner\n40,True\n")
-    assert cli.main([*(LINE + rest).split()]) == 1
+    with contextlib.suppress(SystemExit):  # of the parser
+        assert cli.main([*(LINE + rest).split()]) == 1
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert re.search(message, err), err

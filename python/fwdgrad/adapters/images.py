@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fwdgrad.adapters.importing import import_named, read_labels
-from fwdgrad.errors import ArgumentError
+from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.names import ClassNames
 
 
@@ -142,9 +142,12 @@ def load_classifier(name: str, size: int, labels: str | Path | None) -> ImageCla
     if isinstance(found, type) or not callable(found):
         attribute = name.rpartition(":")[2]
         kind = f"the class {attribute}" if isinstance(found, type) else type(found).__name__
+        others = any(hasattr(found, one) for one in ("predict", "prepare"))
+        hint = ("; for texts give ", Option("text"), ", for rows ", Option("table"))
         raise ArgumentError(
             "model",
             f"{name!r} must be a function or a module that takes a batch of pictures, got {kind}",
+            *(hint if others else ()),
         )
     if isinstance(found, torch.nn.Module):
         found = found.eval()

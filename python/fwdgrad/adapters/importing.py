@@ -10,7 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fwdgrad.errors import ArgumentError, did_you_mean
+from fwdgrad.errors import ArgumentError, Message, Option, did_you_mean
+from fwdgrad.outputs import cause
 
 
 def import_named(name: str, known: Collection[str] = ()) -> Any:
@@ -45,8 +46,15 @@ def import_named(name: str, known: Collection[str] = ()) -> Any:
     try:
         is_file = module_name.endswith(".py")
         module = _module_in(Path(module_name)) if is_file else importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"model {name!r}: {error}") from error
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever the module's own code raises
+        model = Message(Option("model"), f" {name!r}")
+        if not isinstance(error, ModuleNotFoundError):
+            raise ImportError(Message(model, f" cannot be imported: {cause(error)}")) from error
+        own = error.name == module_name or module_name.startswith(f"{error.name}.")
+        where = "; modules are looked for in the current folder, too" * own
+        raise ImportError(Message(model, f": {error}{where}")) from error
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):

@@ -232,9 +232,12 @@ def _read(
         raise ImportError(
             f"reading a {name} needs Pillow: pip install 'fwdgrad-kernels[image]'"
         ) from None
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{name} {path} does not exist" + (" as a file" * path.exists()))
+        hint = ": an address is not read, download it first" * ("://" in given)
+        raise FileNotFoundError(
+            f"{name} {given} does not exist{' as a file' * path.exists()}{hint}"
+        )
     try:
         # From a file object: from a path Pillow maps an uncompressed TIFF into memory, and then
         # gets a rotated one wrong.

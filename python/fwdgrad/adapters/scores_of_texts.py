@@ -141,6 +141,13 @@ class ScoresOfTexts:
         if labels is None or (name not in labels and name.isdecimal()):
             if name.isdecimal():
                 return int(name)
+            if self._classes == 1:
+                raise ArgumentError(
+                    "target",
+                    f"must be left out: the model returns one number for each text, got {name!r}; "
+                    "or name it: ",
+                    Option("labels"),
+                )
             raise ArgumentError(
                 "target",
                 f"must be a number where the classes have no names, got {name!r}; or name them: ",

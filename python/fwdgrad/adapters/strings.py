@@ -139,6 +139,8 @@ class TextModel:
 class _OfParts:
     """A model of rows (batch, K) of zeros and ones: which parts of a text are there."""
 
+    called_on = "the text"  # for an error
+
     def __init__(self, scores: ScoresOfTexts, text: str, spans: Spans, mask: str | None) -> None:
         self.forward = scores.function  # where a run finds the model's module and parameters
         self.scores, self.mask, self.text = scores, mask, text

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import ArgumentError, ArgumentTypeError, did_you_mean
+from fwdgrad.errors import ArgumentError, ArgumentTypeError, Option, did_you_mean
 from fwdgrad.names import listed
 from fwdgrad.outputs import told
 from fwdgrad_kernels import NoiseSpec, noise
@@ -129,8 +129,11 @@ class Columns:
         more = [key for key in x if key not in set(known)]
         if lacks or more:
             parts = [f"lacks {listed(lacks)}"] * bool(lacks) + [f"has {listed(more)}"] * bool(more)
+            hint = "; if the model does not take that, leave it out of ", Option("background")
             raise ArgumentError(
-                "x", f"must have the background's columns, and no others: it {' and '.join(parts)}"
+                "x",
+                f"must have the background's columns, and no others: it {' and '.join(parts)}",
+                *(hint if lacks and not more else ()),
             )
         return [x[key] for key in known]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fwdgrad.adapters.estimators import check_columns, function_of
 from fwdgrad.adapters.prepared import Prepared
 from fwdgrad.adapters.table_columns import Columns
 from fwdgrad.adapters.table_explanation import TableExplanation, word
@@ -17,7 +19,7 @@ from fwdgrad.checks import check_integer
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
 from fwdgrad.explanation import Explanation
 from fwdgrad.methods.in_or_out import InOrOut
-from fwdgrad.names import ClassNames, check_labels
+from fwdgrad.names import ClassNames, check_labels, listed
 from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import cause, check_no_labels, floating, is_out_of_memory, tensor_of
 from fwdgrad.terminal import plain
@@ -25,7 +27,7 @@ from fwdgrad.terminal import plain
 EXACT = 12  # features of which all coalitions are asked
 _CELLS = 2**20  # of a table that predict is given at once
 _LABELS = ": labels, which are no scores"
-_SCORES = ("predict_proba", "decision_function", "inplace_predict", "predict")
+_OF_COLUMNS = re.compile(r"feature.?names|unseen at fit|expecting \d+ features", re.I)
 
 
 class TableModel:
@@ -72,7 +74,7 @@ class TableModel:
     def __init__(
         self,
         predict: Any,
-        background: Any,
+        background: Any = None,
         *,
         feature_names: Iterable[str] | None = None,
         groups: Mapping[str, Iterable[Any]] | None = None,
@@ -82,12 +84,19 @@ class TableModel:
         labels: Iterable[str] | None = None,
     ) -> None:
         """Checks the arguments, and draws the background's rows."""
-        self.predict, self._classes = _function_of(predict)
+        self.predict, self._classes, owner = function_of(predict)
+        if background is None:
+            raise ArgumentTypeError(
+                "background",
+                "must be given: rows of the data, 100 of those that the model was trained on say, "
+                "as a DataFrame or an array; a column that is out takes its values from them",
+            )
         most = check_integer("max_background", max_background, 1)
         seed = check_integer("seed", seed, 0, 2**64 - 1)
         self.columns = Columns(background, feature_names, most, seed)
         self._labels = None if labels is None else check_labels("labels", labels)
         self.features = _features_of(self.columns, groups, categories)
+        check_columns(owner, self.predict, self.columns)
 
     def prepare(self, x: Any) -> Prepared:
         """The row's features as ones, and what calls ``predict`` on mixtures of rows.
@@ -153,6 +162,8 @@ class Rows:
         joined: each column of the background with the row's own value at the end.
     """
 
+    called_on = "the row"  # for an error
+
     def __init__(self, model: TableModel, joined: list[Any]) -> None:
         """Calls the model on the row itself."""
         self.predict = model.predict
@@ -168,7 +179,13 @@ class Rows:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise ModelError(f"predict failed on the row x: {cause(error)}") from error
+            hint = ""
+            if isinstance(error, KeyError) or _OF_COLUMNS.search(str(error)):
+                hint = (
+                    f"; it has the background's columns, {listed(model.columns.names)}: give the "
+                    "background and the row those that the model was fitted on, and no others"
+                )
+            raise ModelError(f"predict failed on the row x: {cause(error)}{hint}") from error
 
     @property
     def explained_as(self) -> str | None:
@@ -179,6 +196,11 @@ class Rows:
     def find(self, name: str) -> int:
         """The class of a name."""
         if self.labels is None:
+            if self.whole.shape[1] == 1:
+                raise ArgumentError(
+                    "target",
+                    f"must be left out: the model returns one number per row, got {name!r}",
+                )
             raise ArgumentError(
                 "target", f"must be a number, got {name!r}; TableModel(labels=...) names classes"
             )
@@ -247,53 +269,6 @@ class Rows:
                 "floating numbers"
             ) from None
         return floating(found).double().cpu().reshape(rows.shape[1], -1).numpy()
-
-
-def _has(owner: Any, name: str) -> bool:
-    try:
-        return callable(getattr(owner, name, None))
-    except Exception:  # whatever an estimator says that it is not fitted by
-        return False
-
-
-def _classes_of(owner: Any) -> tuple[str, ...] | None:
-    """The names of an estimator's classes; None where it has none, or several outputs."""
-    try:
-        found = [name.item() if hasattr(name, "item") else name for name in owner.classes_]
-    except Exception:
-        return None
-    return tuple(str(name) for name in found) or None
-
-
-def _function_of(predict: Any) -> tuple[Callable[[Any], Any], tuple[str, ...] | None]:
-    """The function that gives scores, and its classes' names.
-
-    Raises:
-        TypeError, ValueError: it gives none.
-    """
-    if isinstance(predict, type):
-        raise ArgumentTypeError("predict", f"must be a model, got the class {predict.__name__}")
-    function, name = predict, getattr(predict, "__name__", "")
-    owner = getattr(predict, "__self__", None)
-    if not callable(predict):
-        owner = predict
-        name = next((name for name in _SCORES if _has(owner, name)), "")
-        if not name:
-            raise ArgumentTypeError(
-                "predict",
-                "must be a function from a table to scores, or an estimator with "
-                f"{', '.join(_SCORES[:2])} or predict, got {type(predict).__name__}",
-            )
-        function = getattr(owner, name)
-    classes = _classes_of(owner)
-    if classes is not None and name == "predict":
-        better = next((other for other in _SCORES[:2] if _has(owner, other)), None)
-        hint = f"its {better}" if better else "a function that returns scores"
-        raise ArgumentError(
-            "predict",
-            f"must return scores, and {type(owner).__name__}.predict returns labels; give {hint}",
-        )
-    return function, classes
 
 
 def _features_of(

@@ -12,7 +12,7 @@ from fwdgrad.adapters.images import ImageClassifier, load_classifier
 from fwdgrad.adapters.photos import load_mask
 from fwdgrad.checks import check_integer
 from fwdgrad.cli.engine import on_asked_engine
-from fwdgrad.cli.output import check_labels, set_threads
+from fwdgrad.cli.output import check_drawing, check_labels, set_threads
 from fwdgrad.cli.reporting import (
     batch_of,
     check_of,
@@ -76,6 +76,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.report is not None:
         inputs = {"MAP": arguments.map, "--mask": arguments.mask, "--labels": arguments.labels}
         check_report(arguments.report, inputs, f"--report {arguments.report}")
+        check_drawing("--report")
     adapter, engine = on_asked_engine(arguments, adapter, x)
     x = placed(adapter, x, arguments.device)
     _check_same_model(arguments, result, x, adapter)

@@ -24,6 +24,7 @@ from fwdgrad.cli.kinds import Kind, Say
 from fwdgrad.cli.many import explain_all
 from fwdgrad.cli.options import photo_options
 from fwdgrad.cli.output import (
+    check_drawing,
     check_labels,
     check_of_one_photo,
     made_folder,
@@ -42,6 +43,7 @@ from fwdgrad.cli.text import Texts
 from fwdgrad.errors import ArgumentError, Message, ModelError, Option, warn
 from fwdgrad.explaining import explanations
 from fwdgrad.explanation import Explanation
+from fwdgrad.failing import is_of_shapes, wants_channels_last
 from fwdgrad.files import write_atomically
 from fwdgrad.meaning import score_name
 from fwdgrad.names import found_by
@@ -49,7 +51,7 @@ from fwdgrad.objectives import kind_of
 from fwdgrad.outputs import floating, tensor_of
 from fwdgrad.runner.fingerprint import models_of
 from fwdgrad.runner.loop import Progress
-from fwdgrad.scorer import is_of_shapes, module_of
+from fwdgrad.scorer import module_of
 from fwdgrad.terminal import say
 
 _DRAWN = 640  # pixels of a photo's longer side that are kept to draw it, on 573 or, wide, on 1164
@@ -176,6 +178,11 @@ class Photos(Kind):
     def options(self) -> dict[str, Any]:
         """The arguments of ``fwdgrad.explain``, the method among them."""
         return photo_options(self.arguments)
+
+    def check_options(self) -> None:
+        """Raises where an option will not do, or a picture cannot be drawn."""
+        super().check_options()
+        check_drawing("heatmap.png, a photo's picture,")
 
     def check_model(self) -> None:
         """Raises where the model will not do, or knows no class of a name."""
@@ -320,7 +327,8 @@ def _size_told(arguments: argparse.Namespace, size: int) -> Iterator[None]:
         yield
     except ModelError as error:
         at_photo = "of shape (1, " in str(error) and is_of_shapes(error.__cause__)
-        if arguments.model in MODELS or not at_photo:
+        of_channels = wants_channels_last(error.__cause__, (3, size, size))
+        if arguments.model in MODELS or not at_photo or of_channels:
             raise
         raise ModelError(
             Message(error, f"; the pictures are {size} x {size}, and --size gives others")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 import tempfile
@@ -21,6 +22,22 @@ from fwdgrad.errors import ArgumentError, Option
 from fwdgrad.explanation import Explanation
 from fwdgrad.report.text import shown
 from fwdgrad.runner.memory import process_memory
+
+
+def check_drawing(what: str) -> None:
+    """Raises where a package that draws pictures is not there, or does not load.
+
+    Args:
+        what: needs it.
+    """
+    packages = {"PIL.Image": "Pillow", "matplotlib.backends.backend_agg": "matplotlib"}
+    for module, name in packages.items():
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            raise ImportError(
+                f"{what} needs {name}: pip install 'fwdgrad-kernels[image]'"
+            ) from None
 
 
 def peak_memory() -> str:

@@ -32,6 +32,10 @@ from fwdgrad.terminal import say
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage, and what may have been meant."""
 
+    def __init__(self, **options: Any) -> None:
+        """Takes no option by its beginning: --sample may be meant for another one."""
+        super().__init__(**options, allow_abbrev=False)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
             super()._check_value(action, value)
@@ -116,15 +120,15 @@ def _add_explain(commands: Any) -> None:
     add = explain.add_argument
     add(
         "photo",
-        type=Path,
+        type=file_named,
         nargs="*",
         help=f"pictures ({', '.join(FORMATS)}), or a folder of them; of several each gets a "
         "folder in --output, with index.html of all; what is there is not made again",
     )
-    add("--inputs", type=Path, metavar="FILE", help="a file of names of photos, one a "
+    add("--inputs", type=file_named, metavar="FILE", help="a file of names of photos, one a "
         "line; - is standard input")  # fmt: skip
     add("--text", help="a sentence, instead of a photo; - reads it from standard input")
-    add("--texts", type=Path, metavar="FILE", help="a file of sentences, one a line; "
+    add("--texts", type=file_named, metavar="FILE", help="a file of sentences, one a line; "
         "- is standard input")  # fmt: skip
     add(
         "--model",
@@ -246,10 +250,10 @@ def _add_table(explain: argparse.ArgumentParser) -> None:
         "rows of tables",
         "--model is package.module:callable or file.py:callable, from a DataFrame to scores.",
     ).add_argument
-    add("--table", type=Path, metavar="ROW.CSV", help="a row with a header, instead of a photo, or "
-        "many")  # fmt: skip
-    add("--background", type=Path, metavar="ROWS.CSV", help="rows of the data, from which columns "
-        "that are out take their values")  # fmt: skip
+    add("--table", type=file_named, metavar="ROW.CSV", help="a row with a header, instead of a "
+        "photo, or many")  # fmt: skip
+    add("--background", type=file_named, metavar="ROWS.CSV", help="rows of the data, from which "
+        "columns that are out take their values")  # fmt: skip
     add("--max-background", type=int, default=100, help="rows of it that are used (default: 100)")
     add("--group", dest="groups", action="append", metavar="NAME=A,B", help="columns that are in "
         "or out together, place=lat,lon say; repeatable")  # fmt: skip
@@ -309,6 +313,25 @@ def _add_common(add: Any) -> None:
         help="where the model is called: a module is moved there, a function is given its batch "
         "there (default: cpu)",
     )
+
+
+def file_named(text: str) -> Path:
+    """A file that is read.
+
+    Raises:
+        argparse.ArgumentTypeError: it is an address, of which a path would not keep the slashes.
+
+    Example:
+        >>> file_named("https://example.org/cat.jpg")
+        Traceback (most recent call last):
+        argparse.ArgumentTypeError: https://example.org/cat.jpg is an address, and files alone are \
+read: download it first
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is an address, and files alone are read: download it first"
+        )
+    return Path(text)
 
 
 def _samples(text: str) -> int | str:

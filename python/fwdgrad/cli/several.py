@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fwdgrad.cli.kinds import Kind
+from fwdgrad.cli.parser import file_named
 from fwdgrad.errors import ArgumentError
 from fwdgrad.names import listed
 
@@ -94,12 +96,19 @@ def _photos(arguments: argparse.Namespace) -> Iterator[Path]:
     """The files that are named, and those in folders that are."""
     named: list[Path] = [*arguments.photo]
     if arguments.inputs is not None:
-        named += [Path(line) for line in _lines(arguments, "inputs").values()]
-    if len(named) > 1 and (lacking := [path for path in named if not path.exists()]):
+        try:
+            named += map(file_named, _lines(arguments, "inputs").values())
+        except ArgumentTypeError as error:
+            raise ArgumentError("inputs", f"{arguments.inputs}: {error}") from None
+    if lacking := [path for path in named if not path.exists()]:
         which = f"photo {lacking[0]} does not exist"
         if lacking[1:]:
             which = f"{len(lacking)} photos do not exist: {listed(map(str, lacking))}"
-        raise FileNotFoundError(f"{which}; nothing was explained")
+        which += "; nothing was explained" * (len(named) > 1)
+        hint = "; for a sentence give --text" * all(map(_like_words, lacking))
+        raise FileNotFoundError(which + hint)
+    if tables := [path for path in named if path.suffix.lower() == ".csv"]:
+        raise ValueError(f"photo {tables[0]} is a table: for its rows give --table")
     for path in named:
         if not path.is_dir():
             yield path
@@ -114,6 +123,11 @@ def _photos(arguments: argparse.Namespace) -> Iterator[Path]:
                 f"photo {path} is a folder without pictures ({', '.join(_ENDINGS)}); name the files"
             )
         yield from found
+
+
+def _like_words(path: Path) -> bool:
+    """Whether a name that is no file's may be a sentence, or a word of one."""
+    return path.suffix.lower() not in (*_ENDINGS, ".csv") and (" " in str(path) or not path.suffix)
 
 
 def _text(arguments: argparse.Namespace) -> str:

@@ -6,14 +6,14 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fwdgrad.errors import CheckpointError, warn
+from fwdgrad.errors import CheckpointError, Message, Option, warn
 from fwdgrad.estimate.missing import is_missing
 from fwdgrad.files import found_at, locked, read_tensors, write_tensors
 from fwdgrad.runner.fingerprint import Answer, differ
@@ -27,6 +27,7 @@ SAVE_SHARE = 0.1  # ... but saving takes no more of the time than this
 _KIND = "checkpoint"
 _OUTPUT = "output at the input"  # as a tensor of the file
 _SCORE = "score at the input"
+_FOLLOWS = ("output", "order")  # of an identity: others where the input, samples or ... are others
 
 
 class Checkpoint:
@@ -154,11 +155,15 @@ class Checkpoint:
             for name in identity.keys() | self.identity.keys()
             if identity.get(name) != self.identity.get(name)
         )
-        if len(names) > 1 and "output" in names:  # of another input, or model, it is another
-            names.remove("output")
+        for name in _FOLLOWS:
+            if len(names) > 1 and name in names:
+                names.remove(name)
         self._refuse(
             [
-                f"{name} was {shown(identity.get(name))}, is {shown(self.identity.get(name))}"
+                Message(
+                    name if name == "features" else Option(name),  # of --cell it may be, or not
+                    f" was {shown(identity.get(name))}, is {shown(self.identity.get(name))}",
+                )
                 for name in names
             ]
         )
@@ -185,11 +190,12 @@ class Checkpoint:
             was, now = (", ".join(f"{float(one[i]):.6g}" for i in bad) for one in (stored, own))
             self._refuse([f"{name} was {was}, is {now}{hint}"])
 
-    def _refuse(self, differing: list[str]) -> None:
+    def _refuse(self, differing: Sequence[str]) -> None:
         if differing:
+            told = [part for one in differing for part in ("; ", one)][1:]
+            end = ". Delete it to start afresh, or give another path"
             raise CheckpointError(
-                f"checkpoint {self.path} is of another run: {'; '.join(differing)}. Delete it to "
-                "start afresh, or give another path"
+                Message(f"checkpoint {self.path} is of another run: ", *told, end)
             )
 
     def save(self, state: State, done: int, batch: int) -> None:
