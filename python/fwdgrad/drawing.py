@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fwdgrad.colours import GREEN, hexadecimal
 from fwdgrad.marks import Extent, draw_numbers
-from fwdgrad.meaning import has_sign, headline, meaning, run_in_words
+from fwdgrad.meaning import has_sign, headline, meaning, run_in_words, unit_of
 from fwdgrad.overlay import (
     Look,
     Pixels,
@@ -62,6 +62,7 @@ class Drawn:
     threshold: float
     meaning: str
     note: str
+    factor: float  # of the bar's numbers
 
 
 def draw(
@@ -126,6 +127,7 @@ def draw_map(
         _draw_picture(ax, e, look, strength, frame)
         draw_box(ax, e, frame.extent if frame else None)
         _number_peaks(ax, e, look, strength, frame)
+    factor, unit = unit_of(e)
     return Drawn(
         full,
         (
@@ -134,10 +136,11 @@ def draw_map(
         ),
         (bool((values < -past).any()), bool((values > past).any())),
         look.threshold,
-        meaning(e, label),
+        meaning(e, label) + unit,
         ""
         if bool(errors.isnan().all())
         else "drawn from 1 standard error on; significant() is stricter",
+        factor,
     )
 
 
@@ -189,8 +192,11 @@ def _number_peaks(
     """Numbers the regions that stand out, with their values beside."""
     if not look.top or e.input.dim() != 3:
         return
-    found = enumerate(itertools.islice(standing_out(e, look, frame), look.top), 1)
-    texts = [(x, y, f"{count}: {signed(value, '#.2')}") for count, (x, y, value, _) in found]
+    factor, found = unit_of(e)[0], itertools.islice(standing_out(e, look, frame), look.top)
+    texts = [
+        (x, y, f"{count}: {signed(factor * value, '#.2')}")
+        for count, (x, y, value, _) in enumerate(found, 1)
+    ]
     draw_numbers(ax, texts, strength, frame.extent if frame else None)
 
 
@@ -223,7 +229,7 @@ def draw_bar(drawn: Drawn, ax: Axes, cax: Axes | None = None, wide: float | None
     bar = ax.figure.colorbar(ScalarMappable(limits, colours), orientation="horizontal", **where)
     all_ticks = (-1.0, -0.5, 0.0, 0.5, 1.0) if inches > 3.5 else (-1.0, 0.0, 1.0)
     ticks = [share for share in all_ticks if low <= share <= high]
-    names = [signed(share * drawn.full, ".3") if share else "0" for share in ticks]
+    names = [signed(share * drawn.full * drawn.factor, ".3") if share else "0" for share in ticks]
     for end, is_beyond, sign in zip((0, -1), drawn.beyond, "≤≥", strict=True):
         if is_beyond and ticks[end]:
             names[end] = f"{sign} {names[end]}"

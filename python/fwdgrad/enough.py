@@ -15,8 +15,9 @@ from fwdgrad.adapters.prepared import Adapter, Prepared
 from fwdgrad.checks import check_number
 from fwdgrad.errors import ArgumentError, ArgumentTypeError, ModelError
 from fwdgrad.explanation import Explanation
-from fwdgrad.found import Evidence
+from fwdgrad.found import Evidence, lowering
 from fwdgrad.inputs import is_of_pixels
+from fwdgrad.meaning import is_change
 from fwdgrad.methods import plan_again
 from fwdgrad.methods.baseline import baseline_on, checked_baseline
 from fwdgrad.methods.blur import light_blur
@@ -73,7 +74,8 @@ def evidence(
             "black", "white", or "blur".
 
     Returns:
-        The two parts, their scores, and a sentence: ``str(found)``.
+        The two parts, their scores, and a sentence: ``str(found)``. Of words or columns whose score
+        is below the baseline's, where no part can be enough, it names what lowers it most.
 
     Raises:
         TypeError, ValueError: naming the argument, what was given and what would do.
@@ -346,6 +348,11 @@ class _Search:
             share = float((mask if photo is None else mask[(..., *photo)]).double().mean())
         return {"mask": mask, "count": size, "share": share, "score": self._at(alone, size)[0]}
 
+    def _lowers(self) -> tuple[tuple[int, float], ...]:
+        asked = self.asked
+        is_told = self.rise < 0 and "names" in asked.shown and is_change(asked.explanation)
+        return lowering(asked.adds) if is_told else ()
+
     def found(self) -> Evidence:
         """Searches both parts."""
         enough = self._smallest(self._is_enough) if self.rise > 0 else None
@@ -372,6 +379,7 @@ class _Search:
             of_class=self.of_class,
             calls=self.calls,
             count=self.count,
+            lowers=self._lowers(),
             **shown,
         )
 

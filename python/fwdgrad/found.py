@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fwdgrad.meaning import rounded
 from fwdgrad.terminal import plain
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _FEW = 4  # columns that are named without being counted
 _MOST = 8  # names in a sentence
+_LOWER, _LEAST = 2, 0.1  # features that lower a score: so many, each so much of the first
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -45,6 +47,8 @@ class Evidence:
         unit: "picture", "volume", or what a feature is called: "word", "column", "feature".
         names: of the features, where they have some.
         extent: where it lies on a photo: left, right, bottom, top; None: as it is.
+        lowers: where the score is below the baseline's the features that lower it most, the
+            strongest first, each with what it adds; none where features have no names, or slopes.
 
     Example:
         >>> import torch, fwdgrad
@@ -79,6 +83,7 @@ class Evidence:
     unit: str = "feature"
     names: tuple[str, ...] | None = None
     extent: tuple[float, float, float, float] | None = None
+    lowers: tuple[tuple[int, float], ...] = ()
 
     def __repr__(self) -> str:
         """One line that says what it is."""
@@ -88,6 +93,8 @@ class Evidence:
         """A sentence: what is enough, and without what it is something else."""
         kept = f"{100 * self.keep:.3g} % of the score"
         what = kept if self.target is None else plain(self.label)
+        if self.names and self.score < self.baseline_score:
+            return "; ".join(filter(None, [self._below(), self._of_lowering(), self._stays()]))
         return f"{self._of_enough(what)}; {self._of_missing()}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,6 +132,25 @@ class Evidence:
     @property
     def _is_area(self) -> bool:
         return self.unit in ("picture", "volume")
+
+    def _below(self) -> str:
+        """How far the score is below the baseline's."""
+        what, other = "input", "its baseline"
+        if self.unit == "column":
+            what, other = "row", "the other rows (their mean score)"
+        by = self.baseline_score - self.score
+        start = self.baseline_score + 0.0  # no -0
+        return f"the {what} scores {self.score:.3g}, {rounded(by)} below the {start:.3g} of {other}"
+
+    def _of_lowering(self) -> str:
+        names = self.names or ()
+        each = [f"{plain(names[i])} ({rounded(value)})" for i, value in self.lowers]
+        verb = "lowers" if len(each) == 1 else "lower"
+        return f"{' and '.join(each)} {verb} it most" if each else ""
+
+    def _stays(self) -> str:
+        """What a score that is below the baseline's has to say of its class."""
+        return self._of_missing() if self.of_class else ""
 
     def _of_enough(self, what: str) -> str:
         if self.enough is None:
@@ -168,6 +194,18 @@ class Evidence:
         if len(found) > _MOST:
             return ", ".join([*found[:_MOST], "..."])
         return last.join([*filter(None, [", ".join(found[:-1])]), *found[-1:]])
+
+
+def lowering(adds: Tensor) -> tuple[tuple[int, float], ...]:
+    """The features that lower a score most, the strongest first, each with what it adds.
+
+    >>> import torch
+    >>> lowering(torch.tensor([3.0, -1.0, -4.0, -2.0])), lowering(torch.tensor([-9.0, -0.5, 4.0]))
+    (((2, -4.0), (3, -2.0)), ((0, -9.0),))
+    """
+    order: list[int] = adds.argsort(stable=True)[:_LOWER].tolist()
+    least = _LEAST * float(adds.min())
+    return tuple((i, float(adds[i])) for i in order if float(adds[i]) <= least < 0)
 
 
 def _percent(share: float | None) -> str:

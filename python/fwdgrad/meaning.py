@@ -144,6 +144,37 @@ def _feature(e: Explanation) -> str:
     return "pixel" if e.input.dim() == 3 and e.input.shape[0] in (1, 3) else "number"
 
 
+def is_change(explanation: Explanation) -> bool:
+    """Whether a map's values are changes of the score, not slopes."""
+    return isinstance(explanation.method, (Regions, Coalitions, IntegratedGradients))
+
+
+def unit_of(explanation: Explanation) -> tuple[float, str]:
+    """What a map's values are multiplied by to be shown, and what is said of that.
+
+    Changes of a probability are told in percentage points.
+
+    >>> import torch, fwdgrad
+    >>> mean, x = lambda batch: batch.mean(1), torch.rand(4)
+    >>> unit_of(fwdgrad.explain(mean, x, method=fwdgrad.Coalitions(), objective="sigmoid"))
+    (100.0, ', in percentage points')
+    >>> unit_of(fwdgrad.explain(mean, x, method=fwdgrad.Coalitions()))
+    (1.0, '')
+    """
+    if is_change(explanation) and is_probability(explanation):
+        return 100.0, ", in percentage points"
+    return 1.0, ""
+
+
+def rounded(value: float) -> str:
+    """A number to two digits, without an exponent where it has a usual size.
+
+    >>> rounded(123.4), rounded(2.13), rounded(-0.0456)
+    ('123', '2.1', '-0.046')
+    """
+    return f"{value:,.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
+
+
 def named(baseline: object) -> str:
     """What a picture is where it is its baseline.
 

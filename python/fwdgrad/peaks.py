@@ -62,6 +62,19 @@ def peaks(
         left[_around(row, down), _around(column, across)] = 0
 
 
+def side_of(explanation: Explanation) -> int | None:
+    """The side of the squares that a picture's values are of; None with labels, which are regions.
+
+    >>> import fwdgrad
+    >>> model = lambda batch: batch.mean((1, 2, 3))
+    >>> side_of(fwdgrad.explain(model, torch.ones(1, 32, 32), method=fwdgrad.Regions(0.0, 8)))
+    8
+    """
+    if isinstance(explanation.features, Labels):
+        return None
+    return _cell(explanation) or smallest_cell(tuple(explanation.input.shape[-2:]))
+
+
 def _around(at: int, apart: int) -> slice:
     return slice(max(0, at - apart), at + apart + 1)
 

@@ -199,15 +199,16 @@ def test_the_bar_has_numbers_and_says_what_they_are():
     ax = of_map(values, provenance={"label": "lamp (class 1)"}).plot()
     assert bar(ax).get_xlim() == (-0.2, 0.2)
     names = [text.get_text() for text in bar(ax).get_xticklabels()]
-    assert names == ["−0.2", "−0.1", "0", "+0.1", "+0.2"]
+    assert names == ["−20", "−10", "0", "+10", "+20"]
     assert bar(ax).get_xlabel().replace("\n", " ") == (
-        "change of the probability of lamp when a cell is the picture's, not grey"
+        "change of the probability of lamp when a cell is the picture's, not grey, "
+        "in percentage points"
     )
     assert ax.get_title() == "lamp (class 1): probability 0.25\n1,024 samples, reliability 0.90"
     errors = torch.full((32, 32), 0.01)
     ax = of_map(values, errors).plot(scale=0.1, sign="increases")
     assert bar(ax).get_xlim() == (0, 0.1)
-    assert [text.get_text() for text in bar(ax).get_xticklabels()] == ["0", "+0.05", "≥ +0.1"]
+    assert [text.get_text() for text in bar(ax).get_xticklabels()] == ["0", "+5", "≥ +10"]
     words = bar(ax).get_xlabel().replace("\n", " ")
     assert words.endswith("drawn from 1 standard error on; significant() is stricter")
 

@@ -276,6 +276,36 @@ def test_where_what_is_out_scores_no_less():
     )
 
 
+def test_columns_of_a_score_below_that_of_the_other_rows():
+    """No part can be enough: what lowers it most is named, with what it adds."""
+    other = np.array([[10.0, 20.0, 3.0, 0.0], [30.0, 40.0, 5.0, 0.0]])
+    names = ["age", "rooms", "noise", "c"]
+    model = TableModel(lambda rows: rows.sum(1), other, feature_names=names)
+    for row, said in (
+        ([10.0, 5.0, 4.0, 0.0], "rooms (-25) and age (-10) lower it most"),
+        ([20.0, 5.0, 4.5, 0.0], "rooms (-25) lowers it most"),
+        ([20.0, 30.0, 4.0, -7.0], "c (-7) lowers it most"),
+    ):
+        found = evidence(model, fwdgrad.explain(model, row))
+        by = 54 - sum(row)
+        assert str(found) == (
+            f"the row scores {sum(row):.3g}, {by:.2g} below the 54 of the other rows (their mean "
+            f"score); {said}"
+        )
+        assert found.calls == 2
+    above = evidence(model, fwdgrad.explain(model, [20.0, 30.0, 4.0, 9.0]))
+    assert above.lowers == ()
+    assert "enough" in str(above)
+
+
+def test_words_of_a_score_below_that_of_an_empty_text():
+    dull = TextModel(lambda texts: [1 - 3.0 * text.count("dull") for text in texts])
+    words = fwdgrad.explain(dull, "a dull film", n_samples=64)
+    assert str(evidence(dull, words)) == (
+        "the input scores -2, 3 below the 1 of its baseline; dull (-3) lowers it most"
+    )
+
+
 def test_of_another_class_than_the_predicted_one_it_is_the_score():
     weights = torch.tensor([[1.0, 3.0], [2.0, 3.0], [0.0, 3.0]])
     model = lambda batch: batch @ weights  # noqa: E731

@@ -23,10 +23,13 @@ from fwdgrad import (
     VarGrad,
     cli,
 )
+from fwdgrad.adapters.cropping import Cut
 from fwdgrad.metrics import Curve, deletion, insertion, random_order
+from fwdgrad.panels import Panels
 from fwdgrad.ranked import found_again
 from fwdgrad.report import report
-from fwdgrad.report.words import Scale, at, checked, percent
+from fwdgrad.report.checked import at, checked
+from fwdgrad.report.words import Scale, percent
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -92,6 +95,17 @@ def test_the_line_repeats_the_run(tmp_path):
     e.save(tmp_path / "map.safetensors")
     again = run(page, tmp_path / "map.safetensors", model="corner")
     assert torch.equal(again.attribution, e.attribution)
+
+
+def test_another_engine_is_told():
+    e, _ = page_of(Regions("grey"))
+    said = "the command line called it by ONNX Runtime: values differ by 1e-6 or less"
+    for engine, is_told in (
+        ("ONNX Runtime 1.23 (as torch)", True),
+        ("torch (as asked for)", False),
+    ):
+        e.provenance["engine"] = engine
+        assert (said in report(e, "corner", [])) == is_told
 
 
 def test_a_callable_objective_is_to_be_given(tmp_path):
@@ -196,11 +210,11 @@ def test_the_answer_is_what_was_found(made):
     enough, alone = known["enough_share"], known["enough_score"]
     assert (
         f"The part within the solid line decides it: {percent(enough)} of the picture is enough, "
-        f"and gives {100 * alone:.0f} % by itself." in text
+        f"and gives {100 * alone:.0f} % with the rest black." in text
     )
     assert (
-        f"Without {percent(known['missing_share'])} of the picture (within the dashed line), it "
-        f"would be “dark” ({100 * known['instead_score']:.0f} %)." in text
+        f"With {percent(known['missing_share'])} of the picture black (within the dashed line), "
+        f"it would be “dark” ({100 * known['instead_score']:.0f} %)." in text
     )
 
 
@@ -284,6 +298,87 @@ def test_a_reader_is_warned_first(folder):
     assert "Careful: most of this map is chance" in noise.partition("The picture")[0]
 
 
+def test_a_map_that_is_hardly_better_than_chance():
+    falls, rises = Curve(torch.tensor([1.0, 0.5, 0.0])), Curve(torch.tensor([0.0, 0.5, 1.0]))
+    for by, said in ((0.02, "by next to nothing: take it with care"), (0.2, "finds what counts")):
+        later = Curve(torch.tensor([1.0, 0.5 + by, 0.0])), Curve(torch.tensor([0.0, 0.5 - by, 1.0]))
+        assert said in checked(falls, rises, later, Scale("probability", True))[-1]
+    e = fwdgrad.explain(corner, X, 0, method=Regions("grey"), n_samples=64)
+    later = Curve(torch.tensor([1.0, 0.52, 0.0])), Curve(torch.tensor([0.0, 0.48, 1.0]))
+    text = words_of(report(e, "corner", [], falls, rises, chance=later))
+    assert "Careful: when it was checked, this map was no clearer than chance." in text
+
+
+def of_enough(score=0.9, **known):
+    """A picture's page, with what was found to be enough."""
+    e = fwdgrad.explain(corner, X, 0, method=Regions("blur"), n_samples=64)
+    e.score = score
+    known = {
+        "enough_count": 2, "enough_share": 0.2, "enough_score": 0.85, "missing_count": None,
+        "missing_share": None, "missing_score": None, "instead_label": None, "of_class": True,
+        "baseline_score": 0.01,
+    } | known  # fmt: skip
+    e.provenance.pop("hardly_changed", None)
+    e.provenance |= {"evidence": known}
+    return e
+
+
+def test_what_is_left_is_blurred_and_does_not_decide():
+    """What decides a class is a part without which it is another one."""
+    text = words_of(report(of_enough(), "corner", []))
+    assert (
+        "The model calls this “corner” (90 %). 20 % of the picture (within the solid line) is "
+        "enough, and gives 85 % with the rest blurred. No part was found whose loss would change "
+        "the class." in text
+    )
+    assert "decides" not in text
+    found = {"missing_count": 1, "missing_share": 0.1, "instead_label": "y", "instead_score": 0.6}
+    text = words_of(report(of_enough(**found), "corner", []))
+    assert "decides it: 20 % of the picture is enough, and gives 85 % with the rest blurr" in text
+    assert "With 10 % of the picture blurred (within the dashed line), it would be “y” (60" in text
+
+
+def test_a_blurred_picture_that_scores_more():
+    known = {"enough_count": None, "enough_share": None, "baseline_score": 0.95, "of_class": False}
+    text = words_of(report(of_enough(**known), "corner", []))
+    assert "With all of the picture blurred it would be 95 %, which is more." in text
+    assert "No part" not in text
+
+
+def test_the_regions_of_a_list_have_numbers_sizes_and_errors_alike():
+    """A cell of 2 pixels is one of 4 of a photo that was reduced to half its side."""
+    e = fwdgrad.explain(corner, X, 0, method=Regions("black", 2), n_samples=64)
+    photo = np.zeros((16, 16, 3), np.uint8)
+    panels = Panels(photo, 16, 16, Cut.of(16, 16, 8, "stretch"))
+    page = report(e, "corner", [], panels=panels)
+    (found,) = re.findall('<ol class="regions">(.*?)</ol>', page, re.S)
+    lines = re.findall("<li>(.*?)</li>", found)
+    for number, line in enumerate(lines, 1):
+        assert re.match(rf"Region {number}, [a-z ]+, 4 x 4 pixels: (rais|lower)", line)
+    assert len({", give or take " in line for line in lines}) == 1
+    assert "Red parts raise the probability of “corner”" in words_of(page)
+    assert ": raises the probability by " in lines[0]
+    assert "in percentage points" in page.partition("Details")[2]
+
+
+def test_an_unsure_model_and_a_small_picture_are_told_first():
+    def lead(e):
+        return words_of(report(e, "corner", [])).partition("The picture The")[0]
+
+    assert "Careful" not in lead(of_enough(0.11))
+    said = lead(of_enough(0.03))
+    first = "Why “corner”? Careful: the model is unsure: it gives its first choice only 3 %."
+    assert first in said
+    assert "Careful: the model gives “corner” only 3 %." in lead(of_enough(0.03, of_class=False))
+    small = of_enough(0.03)
+    for side, is_told in ((3.0, True), (4.0, False)):
+        small.provenance["picture"] = {
+            "width": 4, "height": 4, "box": [0.0, 0.0, side, side], "scaled": [8, 8],
+        }  # fmt: skip
+        told = "first choice only 3 %. The picture is small: its 3 x 3 pixels were enlarged 3 times"
+        assert (told in lead(small)) == is_told
+
+
 def test_a_slope_is_told_as_no_change(folder):
     """Points of percentage are of what a part adds."""
     text = words_of(page_of(ForwardGradient(0.3))[1])
@@ -315,7 +410,8 @@ def test_what_is_not_a_probability_is_no_share(folder):
 
 def test_numbered_regions_have_the_map_s_values(made):
     heat, regions = made.e.heatmap(), re.findall("<li>(.*?)</li>", made.page)
-    assert regions[0].startswith("Top middle: raises the probability by ")
+    assert regions[0].startswith("Region 1, top middle, ")
+    assert " pixels: raises the probability by " in regions[0]
     value = float(re.search(r"by ([\d.]+) percentage", regions[0])[1])
     assert value == pytest.approx(100 * float(heat.max()), rel=0.05)
     assert "lowers" not in regions[0]

@@ -138,6 +138,9 @@ def test_a_text(folder, capsys):
     by = float(re.search(r"by ([\d.]+) percentage", first)[1])
     assert by == pytest.approx(100 * float(e.attribution.max()), rel=0.03)
     assert [line.split("”")[0][1:] for line in lines if "lowers" in line] == ["silly", "slow"]
+    (count,) = re.findall(r"(\d+) of 27 words counts? for more than chance would give\.", text)
+    assert int(count) > 1
+    assert "Expect about one in twenty of these to be there by chance" in text
     # A marked word is as strong as its value; markup in the text is text.
     colours = dict(re.findall(r'rgba\((219,91,38|[\d,]+),[\d.]+\)">(\w+)<', page))
     assert colours
@@ -193,6 +196,21 @@ def test_a_column_s_bar_is_as_long_as_its_value(folder, capsys):
     assert torch.allclose(wide / wide[0], sizes / sizes[0], atol=2e-3)
     for left, width in found:
         assert 0 <= float(left) <= float(left) + float(width) <= 100.02
+
+
+def test_the_plot_has_the_unit_of_the_page(folder, capsys):
+    """Percentage points, of a row and of a text; a score has none."""
+    pytest.importorskip("matplotlib").use("Agg")
+    import matplotlib.pyplot as plt
+
+    own = TextModel(lambda texts: [[t.count("fine") / 4, 1 - t.count("fine") / 4] for t in texts])
+    text = fwdgrad.explain(own, "a fine end", 0, n_samples=64)
+    row = fwdgrad.explain(TableModel(lambda rows: rows.sum(1), LINES), LINES[0])
+    for result, unit, largest in ((text, ", in percentage points", 25), (row, "", 10)):
+        ax = result.plot()
+        assert ax.get_xlabel().endswith("points") == bool(unit)
+        assert max(abs(bar.get_width()) for bar in ax.patches) == pytest.approx(largest)
+        plt.close(ax.figure)
 
 
 def test_the_same_sections_in_the_same_order(folder, capsys):
@@ -269,13 +287,40 @@ def test_the_index_links_each_report(folder, capsys):
 def test_the_lines_on_the_page_repeat_the_run(folder, capsys):
     page, e = made(capsys, *OF_TEXT)[1:3]
     code = html.unescape(re.findall('<pre tabindex="0"><code>(.*?)</code>', page, re.S)[0])
-    code = code.replace("'explanation.safetensors'", "'out/explanation.safetensors'")
-    *lines, last = re.sub(r"model = \.\.\..*", "model = given", code).split("\n")
-    names: dict[str, Any] = {
-        "given": TextModel(sys.modules["own_features"].feels, labels=["blame", "praise"])
-    }
+    assert "scores = ...  # from a list of texts to scores: own_features:feels" in code
+    assert torch.equal(run(code, scores=sys.modules["own_features"].feels), e.attribution)
+
+
+def run(code, **given):
+    """What the lines of a page explain, once their dots are filled in."""
+    names: dict[str, Any] = {f"{name}_given": value for name, value in given.items()}
+    for name in given:
+        code, count = re.subn(rf"^{name} = \.\.\..*$", f"{name} = {name}_given", code, flags=re.M)
+        assert count == 1
+    assert "..." not in code
+    *lines, last = code.replace("'explanation.saf", "'out/explanation.saf").split("\n")
     exec("\n".join([*lines, f"again = {last}"]), names)
-    assert torch.equal(names["again"].explanation.attribution, e.attribution)
+    return names["again"].explanation.attribution
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--group", "money=income,loans", "--max-background", "20")]
+)
+def test_the_lines_on_the_page_of_a_row_repeat_the_run(folder, capsys, options):
+    """The row stands in them; the model and its data are to be filled in."""
+    page, e = made(capsys, *OF_ROW, *options)[1:3]
+    code = html.unescape(re.findall('<pre tabindex="0"><code>(.*?)</code>', page, re.S)[0])
+    assert "predict = ...  # from rows to scores: own_features:pays" in code
+    assert "background = ...  # the other rows: pandas.read_csv('data.csv')" in code
+    given = {"predict": sys.modules["own_features"].pays, "background": pandas.read_csv("data.csv")}
+    assert torch.equal(run(code, **given), e.attribution)
+
+
+def test_the_lines_on_a_page_with_a_mask(folder, capsys):
+    page, e = made(capsys, *OF_TEXT, "--mask", "so", "--split", "words")[1:3]
+    code = html.unescape(re.findall('<pre tabindex="0"><code>(.*?)</code>', page, re.S)[0])
+    assert "model = TextModel(scores, mask='so', split='words')" in code
+    assert torch.equal(run(code, scores=sys.modules["own_features"].feels), e.attribution)
 
 
 def test_words_by_their_embeddings():
@@ -323,6 +368,58 @@ def test_a_mask_with_braces_and_no_evidence():
     assert "enough" not in text
 
 
+LINES = np.array([[10.0, 20.0, 3.0, 0.0], [30.0, 40.0, 5.0, 0.0]])
+
+
+def page_of_row(row, predict=lambda rows: rows.sum(1), known=True):
+    model = TableModel(predict, LINES, feature_names=["age", "rooms", "noise", "c"])
+    result = fwdgrad.explain(model, row)
+    if known:
+        result.explanation.provenance["evidence"] = fwdgrad.evidence(model, result).to_dict()
+    check, _ = check_of_features(model, result)
+    more = {"chance": check.chance, "calls": check.calls}
+    return check, report(result, "price", [], check.deleted, check.inserted, **more)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_row_below_the_other_rows(known):
+    """What lowers its score comes first: in the lead, the list, and the order of the check."""
+    check, page = page_of_row([10.0, 5.0, 5.0, 0.0], known=known)
+    text = words_of(page)
+    assert ("The model gives this row 20, 34 below the 54 of the other rows (their mean score). "
+            "“rooms” (−25) and “age” (−10) lower it most." in text) == known  # fmt: skip
+    assert re.fullmatch(r"rooms = 5(.0)?: lowers the score by 25\.", listed(page)[0])
+    assert check.below
+    assert check.deleted.scores.tolist() == [20, 45, 55, 55, 54]  # rooms, age, c, noise
+    assert check.inserted.scores.tolist() == [54, 29, 19, 19, 20]
+    assert "those first that lower the answer most" in text
+    assert "the answer rises early as columns are replaced, and falls early" in text
+    assert "Filling the 1 column that lowers the score most from other rows takes" in text
+    assert "the explanation finds what counts sooner than chance does" in text
+    assert "no better than chance" not in text
+    assert "enough" not in text
+
+
+def test_a_row_above_the_other_rows():
+    check, page = page_of_row([30.0, 35.0, 5.0, 0.0])
+    assert not check.below
+    assert check.deleted.scores.tolist() == [70, 60, 55, 54, 54]
+    assert "below the" not in words_of(page)
+
+
+def test_a_probability_below_that_of_the_other_rows():
+    """The class is told, and the change in percentage points, once."""
+    predict = lambda rows: np.stack([rows.sum(1) / 100, 1 - rows.sum(1) / 100], 1)  # noqa: E731
+    model = TableModel(predict, LINES, labels=["yes", "no"])
+    row = fwdgrad.explain(model, [10.0, 5.0, 5.0, 0.0], "yes")
+    row.explanation.provenance["evidence"] = fwdgrad.evidence(model, row).to_dict()
+    assert (
+        "The model gives this row 20 % for “yes”, 34 percentage points below the 54 % of the other "
+        "rows (their mean). “x1” (−25 percentage points) and “x0” (−10 percentage points) lower it "
+        "most." in words_of(report(row, "yes", []))
+    )
+
+
 def test_what_is_too_small_to_be_listed_is_not_denied():
     model = TableModel(lambda rows: rows @ [2000.0, -1.0, 0.0, 0.0], np.zeros((1, 4)))
     page = report(fwdgrad.explain(model, np.ones(4)), "price", [])
@@ -344,7 +441,7 @@ def test_names_and_values_are_text():
 def test_numbers_are_told_to_five_digits():
     model = TableModel(lambda rows: rows @ [8.0, 4.0, 2.0, 1.0], np.zeros((1, 4)))
     page = report(fwdgrad.explain(model, np.array([0.1 + 0.2, 1 / 3, 12345.678, 1.0])), "price", [])
-    assert "0.30000" not in page
+    assert "0.30000" not in page.partition("How to repeat it")[0]
     assert page.count("<small>0.3</small>") == 2  # beside the bars, and under Details
     assert page.count("<small>0.33333</small>") == 2
     assert listed(page)[0] == "x2 = 12346: raises the score by 24,691."

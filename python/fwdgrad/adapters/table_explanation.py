@@ -15,7 +15,7 @@ from fwdgrad.bars import MOST, draw_bars, shortened
 from fwdgrad.colours import BLUE, RED, hexadecimal
 from fwdgrad.explanation import Explanation
 from fwdgrad.feature_table import FeatureTable
-from fwdgrad.meaning import score_name, score_of
+from fwdgrad.meaning import score_name, score_of, unit_of
 from fwdgrad.methods import Coalitions
 from fwdgrad.shown import OfExplanation, page, part_of_page
 from fwdgrad.terminal import plain
@@ -190,9 +190,10 @@ class TableExplanation(OfExplanation):
         order = self.order[:most]
         pairs = [(self.names[i], word(self.values[i])) for i in order]
         texts = [f"{shortened(name, 32)} = {shortened(value, 20)}" for name, value in pairs]
+        factor, unit = unit_of(self.explanation)
         return draw_bars(
-            ax, texts, self.scores[order], self.standard_errors[order], self._headline(),
-            f"what it adds to the {score_of(self.explanation, self.label)}",
+            ax, texts, factor * self.scores[order], factor * self.standard_errors[order],
+            self._headline(), f"what it adds to the {score_of(self.explanation, self.label)}{unit}",
         )  # fmt: skip
 
     def to_html(self) -> str:

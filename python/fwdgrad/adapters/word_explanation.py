@@ -18,7 +18,7 @@ from fwdgrad.bars import MOST, draw_bars, shortened
 from fwdgrad.colours import BLUE, RED, TERMINAL_BLUE, TERMINAL_RED
 from fwdgrad.explanation import Explanation
 from fwdgrad.feature_table import FeatureTable
-from fwdgrad.meaning import score_name, score_of
+from fwdgrad.meaning import score_name, score_of, unit_of
 from fwdgrad.methods import Coalitions
 from fwdgrad.shown import OfExplanation, page, part_of_page
 from fwdgrad.terminal import plain
@@ -241,15 +241,16 @@ class TextExplanation(OfExplanation):
         """
         order = self._features().order[:most]
         words, score = self.words, score_of(self.explanation, self.label)
+        factor, unit = unit_of(self.explanation)
         return draw_bars(
             ax,
             [shortened(words[i], 32) for i in order],
-            self.scores[order],
-            self.standard_errors[order],
+            factor * self.scores[order],
+            factor * self.standard_errors[order],
             self._headline(),
             f"how much the {score} depends on it"
             if self.reduce == "norm"
-            else f"what it adds to the {score}",
+            else f"what it adds to the {score}{unit}",
         )
 
     def _features(self) -> FeatureTable:

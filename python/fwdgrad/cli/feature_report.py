@@ -31,6 +31,9 @@ _MOST = 5  # of these, where there are few features
 def check_of_features(model: Any, result: Any, among: int = 1) -> tuple[Check, int] | None:
     """Deletion and insertion of words or columns, and the mean of both in orders of chance.
 
+    Those come first that raise the score most; where it is below that of an empty text or of the
+    other rows, those that lower it most.
+
     Args:
         model: that was explained.
         result: its explanation of a text or a row.
@@ -75,13 +78,16 @@ def check_of_features(model: Any, result: Any, among: int = 1) -> tuple[Check, i
     with warnings.catch_warnings():  # of which the explanation's run has told
         warnings.simplefilter("ignore")
         found = both(asked.adds)
+        below = bool(found[1].scores[0] > found[0].scores[0])
+        if below:  # what lowers it counts: the same curves from their ends, in the opposite order
+            found = Curve(found[1].scores.flip(0)), Curve(found[0].scores.flip(0))
         orders = max(1, min(_MOST, calls_of(e.n_samples // among) // calls - 1))
         drawn = torch.Generator().manual_seed(0)
         chance = [both(torch.randperm(count, generator=drawn)) for _ in range(orders)]
     means = [
         Curve(torch.stack([c.scores for c in one]).mean(0)) for one in zip(*chance, strict=True)
     ]
-    return Check(*found, (means[0], means[1]), calls), orders
+    return Check(*found, (means[0], means[1]), calls, below), orders
 
 
 def write_report_of_features(

@@ -43,12 +43,15 @@ class Check:
         deleted, inserted: in the map's order.
         chance: both in the other; None where that was not asked for.
         calls: of the model, each of one sample.
+        below: whether the score is below that of what is compared with: the order is then that of
+            what lowers it.
     """
 
     deleted: Curve
     inserted: Curve
     chance: tuple[Curve, Curve] | None
     calls: int
+    below: bool = False
 
 
 def calls_of(n_samples: int) -> int:
@@ -130,16 +133,17 @@ def known(arguments: argparse.Namespace, result: Any, label: str) -> list[Number
 def curves_measured(check: Check) -> list[Number]:
     """The areas under curves, a line each."""
     deleted, inserted = check.deleted, check.inserted
-    notes = ["low is good", "high is good"]
+    good = ["high is good", "low is good"] if check.below else ["low is good", "high is good"]
+    notes = good
     if check.chance is not None:
         notes = [
             f"{note}; in an order drawn by chance {curve.auc:.4f}"
-            for note, curve in zip(notes, check.chance, strict=True)
+            for note, curve in zip(good, check.chance, strict=True)
         ]
     return [
         Number("deletion", f"{deleted.auc:.4f}", notes[0]),
         Number("insertion", f"{inserted.auc:.4f}", notes[1]),
-        Number("insertion - deletion", f"{inserted.auc - deleted.auc:.4f}", "high is good"),
+        Number("insertion - deletion", f"{inserted.auc - deleted.auc:.4f}", good[1]),
     ]
 
 

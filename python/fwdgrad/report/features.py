@@ -11,12 +11,21 @@ from torch import Tensor
 from fwdgrad.adapters.table_explanation import word
 from fwdgrad.bars import MOST, shortened
 from fwdgrad.colours import BLUE, RED
-from fwdgrad.meaning import score_of
+from fwdgrad.meaning import is_change, score_of
 from fwdgrad.report.text import escape, tied
-from fwdgrad.report.words import Scale, Terms, is_change, named, question, sureness, without
+from fwdgrad.report.words import (
+    UNMISSED,
+    Scale,
+    Terms,
+    named,
+    otherwise,
+    question,
+    sureness,
+    tells_errors,
+)
 from fwdgrad.terminal import plain
 
-_RAISING, _LOWERING = 5, 3  # features that are listed, at most
+_MAIN, _OTHER = 5, 3  # features that are listed, at most: of the score's sign, of the other
 _LEAST = 0.01  # of the largest score: what is less is not listed
 _NAMED = 8  # of what is enough, in a sentence
 _SHARE = 0.25  # of the features, of which a sentence on the check tells
@@ -28,9 +37,11 @@ class OfFeatures:
     Args:
         result: a ``TextExplanation`` or a ``TableExplanation``.
         label: what was explained, in words.
+        below: whether the curves of the check begin below what is compared with, and so are in the
+            order of what lowers the score; None where there are none.
     """
 
-    def __init__(self, result: Any, label: str) -> None:
+    def __init__(self, result: Any, label: str, below: bool | None = None) -> None:
         """What its features are called, and which stand out."""
         self.result, self.explanation, self.label = result, result.explanation, label
         self.question = question(self.explanation, label)
@@ -41,6 +52,8 @@ class OfFeatures:
         self.errors: Tensor = result.standard_errors.double()
         self.known: dict[str, Any] = self.explanation.provenance.get("evidence") or {}
         self.told = self._told()
+        start = self.known.get("baseline_score", -math.inf)
+        self.below: bool = start > self.explanation.score if below is None else below
         # Of features that are in or out, and of paths from zeros; of slopes the score is none.
         self.is_change = is_change(self.explanation)
         self.has_sign = getattr(result, "reduce", "") != "norm"
@@ -65,31 +78,42 @@ class OfFeatures:
         some = max(1, round(_SHARE * count))
         many = f"{some} {self.unit}{'s' * (some > 1)}"
         most = f"the {many} that rank{'s' * (some == 1)} highest"
+        first, early, late = "rank highest", "falls", "rises"
+        if self.below:
+            most = f"the {many} that lower{'s' * (some == 1)} the {self.scale.name} most"
+            first, early, late = "lower the answer most", "rises", "falls"
+        then = (
+            f"those first that {first}, and the model answers anew each time. If the explanation "
+            "is right, the answer"
+        )
         other, share = f"{many} drawn by chance", some / count
         mask = getattr(self.result, "mask", None)
         if not self.is_text:
             return Terms(
                 "row", "explanation", "columns filled from other rows", "replaced", "put back",
                 "Filling {} from other rows", "Putting {} into other rows", share, most, other,
-                "Columns are filled from other rows one after another, those first that rank "
-                "highest, and the model answers anew each time. If the explanation is right, the "
-                "answer falls early as columns are replaced, and rises early as they are put back.",
+                f"Columns are filled from other rows one after another, {then} {early} early as "
+                f"columns are replaced, and {late} early as they are put back.",
             )  # fmt: skip
         out = "left out" if mask is None else f"replaced by {plain(mask)}"
         zeros = self.result.reduce != "presence"
         tried = "noise added to the words" if zeros and not self.is_change else f"{units} {out}"
         if zeros:
             out = "blanked"
-        into = "an empty text" if mask is None and not zeros else "a blank text"
         doing = {"left out": "Leaving out {}", "blanked": "Blanking {}"}
         return Terms(
             "text", "explanation", tried, out, "put back",
-            doing.get(out, f"Replacing {{}} by {plain(mask)}"), f"Putting {{}} into {into}",
+            doing.get(out, f"Replacing {{}} by {plain(mask)}"), f"Putting {{}} into {self._into}",
             share, most, other,
-            f"{units.capitalize()} are {out} one after another, those first that rank highest, "
-            "and the model answers anew each time. If the explanation is right, the answer falls "
-            f"early as {units} are {out}, and rises early as they are put back.",
+            f"{units.capitalize()} are {out} one after another, {then} {early} early as {units} "
+            f"are {out}, and {late} early as they are put back.",
         )  # fmt: skip
+
+    @property
+    def _into(self) -> str:
+        """What is left of a text without its words."""
+        is_empty = self.result.mask is None and self.result.reduce == "presence"
+        return "an empty text" if is_empty else "a blank text"
 
     # ---- The answer ------------------------------------------------------------------------
 
@@ -103,9 +127,32 @@ class OfFeatures:
             said = f"The model gives this {self.terms.input} {score}."
         if not self.known:
             return said
+        if self.known["baseline_score"] > e.score:
+            return " ".join([self._compared(said), *self._lowering(), *self._missing_class()])
         if self.known["enough_count"] is None and self.known["missing_count"] is None:
             return f"{said} No part of it was found that is enough for that, or that it needs."
         return " ".join([said, self._enough(), self._missing()])
+
+    def _compared(self, said: str) -> str:
+        """The first sentence, with how far the score is below that of what it is compared with."""
+        start, score = float(self.known["baseline_score"]), self.explanation.score
+        mean = "mean" if self.scale.is_share else "mean score"
+        other = self._into if self.is_text else f"the other rows (their {mean})"
+        if self.explanation.target is None:
+            said = said.replace(" a score of", "")
+        by = self.scale.change(start - score)
+        return f"{said[:-1]}, {by} below the {self.scale.of(start)} of {other}."
+
+    def _lowering(self) -> list[str]:
+        """What lowers the score most."""
+        told = [
+            f"{self.name(i)} (−{self.scale.change(value)})"
+            for i, value in self.known.get("lowers", ())
+        ]
+        return [f"{_joined(told)} {'lower' if len(told) > 1 else 'lowers'} it most."] * bool(told)
+
+    def _missing_class(self) -> list[str]:
+        return [self._missing()] * bool(self.known["of_class"])
 
     def parts(self, name: str) -> list[int]:
         """The features of what is enough, or missing; none where that was not found."""
@@ -121,26 +168,28 @@ class OfFeatures:
             return f"Nothing less than the whole {self.terms.input} is enough for that."
         be, give = ("is", "gives") if count == 1 else ("are", "give")
         alone = f"{be} enough, and {give} {self.scale.of(score)} by {_self(count)}"
-        told = f"{count} of {len(self.scores)} {self.unit}s {alone}: {self._listed('enough')}."
-        if not self.known["of_class"]:
+        lines = " (underlined)" * self.is_text
+        some, listed = f"{count} of {len(self.scores)} {self.unit}s", self._listed("enough")
+        told = f"{some}{lines} {alone}: {listed}."
+        if not self.known["of_class"] or self.known["missing_count"] is None:
             return told
-        units = f"The underlined {self.unit}{'s' * (count > 1)}"
+        told, units = f"{some} {alone}: {listed}.", f"The underlined {self.unit}{'s' * (count > 1)}"
         if not self.is_text:
             units = f"{self._listed('enough')}" if count <= _NAMED else f"{count} columns"
-            told = f"{count} of {len(self.scores)} columns {alone}."
+            told = f"{some} {alone}."
         return f"{units} {'decide' if count > 1 else 'decides'} it: {told}"
 
     def _missing(self) -> str:
         count = self.known["missing_count"]
         if count is None:
-            return "It does not change without any part that was tried."
+            return UNMISSED[self.known["of_class"]]
         if count == len(self.scores):
             part = f"all of its {self.unit}s"
         elif count <= _NAMED:
             part = self._listed("missing")
         else:
             part = f"{count} {self.unit}s"
-        return without(part, self.known, self.scale)
+        return otherwise(f"Without {part}", self.known, self.scale)
 
     def _listed(self, name: str) -> str:
         found = self.parts(name)
@@ -251,21 +300,24 @@ class OfFeatures:
     def listed(self) -> str:
         """What raises the score most, and what lowers it, as HTML."""
         least = _LEAST * float(self.scores.abs().max())
-        found = self.told & (self.scores.abs() >= least)
-        order = [i for i in self.result._features().order if bool(found[i])]
-        raising = [i for i in order if self.scores[i] > 0][:_RAISING]
-        lowering = [i for i in order if self.scores[i] < 0][:_LOWERING]
+        is_told = self.told & (self.scores.abs() >= least)
+        order = [i for i in self.result._features().order if bool(is_told[i])]
+        most = (_OTHER, _MAIN) if self.below else (_MAIN, _OTHER)
+        raising = [i for i in order if self.scores[i] > 0][: most[0]]
+        lowering = [i for i in order if self.scores[i] < 0][: most[1]]
         if not (raising or lowering):
             return f"<p>No {self.unit} stands out from chance.</p>\n"
-        lines = "".join(f"<li>{tied(self._in_words(i))}</li>\n" for i in [*raising, *lowering])
-        listed = f'<ul class="features">\n{lines}</ul>\n'
+        listed = [*lowering, *raising] if self.below else [*raising, *lowering]
+        errors = tells_errors([(float(self.scores[i]), float(self.errors[i])) for i in listed])
+        lines = "".join(f"<li>{tied(self._in_words(i, errors))}</li>\n" for i in listed)
+        found = f'<ul class="features">\n{lines}</ul>\n'
         if self.has_sign and len({*self.scores[self.told].sign().tolist()}) == 1:
             verb = "lowers" if raising else "raises"
             by_chance = " by more than chance would" * bool((self.errors > 0).any())
-            listed += f"<p>No {self.unit} {verb} it{by_chance}.</p>\n"
-        return listed
+            found += f"<p>No {self.unit} {verb} it{by_chance}.</p>\n"
+        return found
 
-    def _in_words(self, i: int) -> str:
+    def _in_words(self, i: int, errors: bool) -> str:
         name, value, error = self.name(i), float(self.scores[i]), float(self.errors[i])
         if self.is_text and self.result.words.count(self.result.words[i]) > 1:
             name += f" ({self.unit} {i + 1})"
@@ -277,7 +329,7 @@ class OfFeatures:
         if not self.is_change:
             verb = "raises" if value > 0 else "lowers"
             return f"{name}: {verb} the {self.scale.name} ({self._value(i)})."
-        return f"{name}: {self.scale.effect(value, error)}."
+        return f"{name}: {self.scale.effect(value, error if errors else None)}."
 
     def sure(self) -> list[str]:
         """What another run would give, and which features count for more than chance."""
@@ -286,7 +338,8 @@ class OfFeatures:
             count = int(self.told.sum())
             of = f"{count} of {len(self.told)} {self.unit}s"
             be = "counts" if count == 1 else "count"
-            found.append(f"{of} {be} for more than chance would give.")
+            some = " (Expect about one in twenty of these to be there by chance all the same.)"
+            found.append(f"{of} {be} for more than chance would give.{some * (count > 0)}")
         if not self.is_text:
             found.append(
                 f"Values compare this row with {self._others()}; others would give other values."
@@ -310,7 +363,7 @@ class OfFeatures:
 
     def tried(self) -> str:
         """What was called to find what is enough, in a sentence; nothing where that is unknown."""
-        if not self.known.get("calls"):
+        if not self.known.get("calls") or (self.below and not self.known["of_class"]):
             return ""
         return (
             "What is enough and what is needed was tried on the model itself "

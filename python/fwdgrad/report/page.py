@@ -11,14 +11,16 @@ from torch import Tensor
 from fwdgrad.explanation import Explanation
 from fwdgrad.meaning import score_name
 from fwdgrad.metrics.curves import Curve
-from fwdgrad.objectives import OBJECTIVES
 from fwdgrad.panels import Panels
+from fwdgrad.report.careful import warning
+from fwdgrad.report.checked import checked, tests_passed
 from fwdgrad.report.curves import chart, range_of
 from fwdgrad.report.features import OfFeatures
 from fwdgrad.report.pictures import OfPicture
+from fwdgrad.report.repeat import lines_of
 from fwdgrad.report.style import STYLE
 from fwdgrad.report.text import escape, shown, tied
-from fwdgrad.report.words import Scale, checked, tests_passed, warning
+from fwdgrad.report.words import Scale
 
 MARK = '<meta name="generator" content="fwdgrad">'  # by which a page of ours is known
 
@@ -88,14 +90,18 @@ def report(
         >>> page.startswith("<!DOCTYPE html>")
         True
     """
-    of = _subject(explanation, label, mask, panels)
+    below = None
+    if deletion is not None and insertion is not None:
+        below = bool(insertion.scores[0] > deletion.scores[0])
+    of = _subject(explanation, label, mask, panels, below)
     explanation, title = of.explanation, escape(of.question)
     check = f"<p>{tied(of.tried()) or 'It was not.'}</p>\n"
     if deletion is not None and insertion is not None:
         scale = Scale.of_scores(explanation, followed)
         check = _checked(deletion, insertion, chance, scale, calls, of)
-    careful = warning(of.result, tests_passed(deletion, insertion, chance), of.terms.found)
-    careful = f'<p class="careful">{careful}</p>\n' if careful else ""
+    passed = tests_passed(deletion, insertion, chance, of.below)
+    careful = warning(of.result, label, passed, of.terms.found)
+    careful = f'<p class="careful">{tied(careful)}</p>\n' if careful else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'{MARK}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -103,8 +109,8 @@ def report(
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<header>\n<h1>{title}</h1>\n<p class="answer">{tied(of.answer)}</p>\n'
-        f"{careful}{_file(explanation)}"
+        f'<header>\n<h1>{title}</h1>\n{careful}<p class="answer">{tied(of.answer)}</p>\n'
+        f"{_file(explanation)}"
         "</header>\n<main>\n"
         f"{of.shown()}"
         "<section>\n<h2>What raises the answer, and what lowers it</h2>\n"
@@ -119,11 +125,11 @@ def report(
 
 
 def _subject(
-    result: Any, label: str, mask: Tensor | None, panels: Panels | None
+    result: Any, label: str, mask: Tensor | None, panels: Panels | None, below: bool | None
 ) -> OfPicture | OfFeatures:
     """What the page is of."""
     if hasattr(result, "standard_errors"):  # of a text's words or a row's columns
-        return OfFeatures(result, label)
+        return OfFeatures(result, label, below)
     x = result.input
     if x.dim() != 3 or x.shape[0] not in (1, 3):
         raise ValueError(
@@ -156,7 +162,7 @@ def _checked(
         )
     )
     n_samples = of.explanation.n_samples
-    *each, last = checked(deletion, insertion, chance, scale, of.terms)
+    *each, last = checked(deletion, insertion, chance, scale, of.terms, of.below)
     if chance is None:
         each, last = [*each, last], ""
     cost = f"The {of.terms.found} took {n_samples:,} call{'s' * (n_samples != 1)} of the model"
@@ -203,9 +209,14 @@ def _repeat(of: OfPicture | OfFeatures, command: str | None, model: str | None, 
     explanation, found = of.explanation, ""
     if of.again:
         model = model if isinstance(of, OfPicture) else None
-        code = "\n".join(map(escape, _lines(explanation, model, saved, of.again)))
+        code = "\n".join(map(escape, lines_of(of.result, model, saved, of.again)))
         code = f'<pre tabindex="0"><code>{code}</code></pre>\n'
         found = f"<p>The {of.terms.found}, in Python:</p>\n{code}"
+        if str(explanation.provenance.get("engine", "")).startswith("ONNX"):
+            found += (
+                "<p>These lines call the network by torch, and the command line called it by ONNX "
+                "Runtime: values differ by 1e-6 or less.</p>\n"
+            )
     if command is not None:
         line = f'<pre tabindex="0"><code>{escape(command)}</code></pre>\n'
         found += f"<p>This page:</p>\n{line}"
@@ -216,22 +227,6 @@ def _repeat(of: OfPicture | OfFeatures, command: str | None, model: str | None, 
             _folded("Made with", _table(_rows(explanation.provenance))),
         )
     )
-
-
-def _lines(explanation: Explanation, model: str | None, saved: str, x: str) -> list[str]:
-    """The lines of Python that make the map again."""
-    lines = ["import fwdgrad"]
-    found, settings = "...  # the one that was explained", "e.settings"
-    if model is not None:
-        lines.append("from fwdgrad.adapters.images import load_classifier")
-        found = f"load_classifier({model!r}, {explanation.input.shape[-1]}, labels=None).forward"
-    lines += ["", f"model = {found}", f"e = fwdgrad.Explanation.load({saved!r})"]
-    if x == "row":
-        lines.append("row = ...  # the one that was explained")
-    if explanation.objective not in OBJECTIVES:  # of a callable the name alone is known
-        lines.append(f"objective = ...  # {explanation.objective}")
-        settings = "{**e.settings, 'objective': objective}"
-    return [*lines, f"fwdgrad.explain(model, {x}, **{settings})"]
 
 
 def _settings(explanation: Explanation) -> list[Number]:

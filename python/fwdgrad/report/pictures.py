@@ -18,9 +18,10 @@ from fwdgrad.advice import is_drawn
 from fwdgrad.drawing import draw_box
 from fwdgrad.explanation import Explanation
 from fwdgrad.inputs import is_of_pixels
-from fwdgrad.meaning import has_sign, meaning
+from fwdgrad.meaning import has_sign, is_change, meaning, unit_of
 from fwdgrad.overlay import Look, Pixels, bytes_of, full_strength, picture_of, values_of
 from fwdgrad.panels import Panels
+from fwdgrad.peaks import side_of
 from fwdgrad.ranked import found_again
 from fwdgrad.report.text import escape, tied
 from fwdgrad.report.words import (
@@ -28,13 +29,13 @@ from fwdgrad.report.words import (
     Region,
     Scale,
     answer,
-    is_change,
     named,
     percent,
     question,
     region_in_words,
     significant_share,
     sureness,
+    tells_errors,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class OfPicture:
 
     terms = PICTURE
     again = "e.input"
+    below = False  # its curves are in the order of what raises the score
 
     def __init__(
         self, explanation: Explanation, label: str, mask: Tensor | None, panels: Panels
@@ -65,8 +67,10 @@ class OfPicture:
         self.explanation = self.result = explanation
         self.label, self.mask, self.panels = label, mask, panels
         self.question, self.answer = question(explanation, label), answer(explanation, label)
+        side, scale = side_of(explanation), panels.cut.scale
+        square = None if side is None else (side * scale[0], side * scale[1])
         found = [
-            Region(x / panels.width, y / panels.height, value, error)
+            Region(x / panels.width, y / panels.height, value, error, square)
             for x, y, value, error in panels.standing_out(explanation)
         ]
         self.regions = [  # that raise the score most, and then those that lower it most
@@ -96,11 +100,14 @@ class OfPicture:
 
         of, scale = "the model" if e.target is None else named(self.label), Scale.of_scores(e)
         colours = (
-            f"Red parts raise the score of {of}, blue ones lower it: the more colour, the more."
+            f"Red parts raise the {scale.name} of {of}, blue ones lower it: "
+            "the more colour, the more."
         )
         ends, unit = ("lowers it", "raises it"), ""
         if not has_sign(e):
-            colours = f"The score of {of} depends on red parts: the stronger the colour, the more."
+            colours = (
+                f"The {scale.name} of {of} depends on red parts: the stronger the colour, the more."
+            )
             ends = ("little", "much")
         elif is_change(e):
             full = scale.change(full_strength(values_of(e)[0]))
@@ -142,7 +149,9 @@ class OfPicture:
         e, regions = self.explanation, self.regions
         if not regions:
             return "<p>No region stands out from chance.</p>\n"
-        lines = [f"<li>{tied(region_in_words(one, e))}</li>\n" for one in regions]
+        errors = tells_errors([(one.value, one.error) for one in regions])
+        told = [region_in_words(i, one, e, errors) for i, one in enumerate(regions, 1)]
+        lines = [f"<li>{tied(one)}</li>\n" for one in told]
         found = f'<ol class="regions">\n{"".join(lines)}</ol>\n'
         if has_sign(e) and len({one.value > 0 for one in regions}) == 1:
             verb = "lowers" if regions[0].value > 0 else "raises"
@@ -161,8 +170,8 @@ class OfPicture:
     def details(self) -> tuple[str, str]:
         """The standard error, as HTML, below a title."""
         e, title = self.explanation, "What a value is, and its standard error"
-        means = meaning(e, self.label)
-        means = f"{' is the ' if means.startswith('change') else ': '}{escape(means)}."
+        means, (factor, unit) = meaning(e, self.label), unit_of(e)
+        means = f"{' is the ' if means.startswith('change') else ': '}{escape(means)}{unit}."
         means = f"<p>A value of the map{means}</p>\n"
         error = e.over_planes(e.standard_error).cpu()
         known = error.isfinite()
@@ -176,14 +185,15 @@ class OfPicture:
         paper, ink = torch.tensor([[247, 246, 250], [72, 42, 120]], dtype=torch.float64) / 255
         colours = (paper + (ink - paper) * strength).permute(2, 0, 1)
         top = float(e.over_planes(e.attribution).abs().max())
+        top, most = factor * top, factor * largest
         unknown = float((~known).double().mean())
         rest = f" It is not known at {100 * unknown:.2g} % of the places." if unknown else ""
         return title, means + figure(
             "Standard error",
-            f"Of the map, at most: dark is {largest:.2g}, where the map’s own largest value is "
+            f"Of the map, at most: dark is {most:.2g}, where the map’s own largest value is "
             f"{top:.2g}.{rest}",
             _png(bytes_of(colours)),
-            f"The standard error at each place: the darker the larger, {largest:.2g} at most",
+            f"The standard error at each place: the darker the larger, {most:.2g} at most",
             level=3,
             kind="coarse" if error.shape[1] < 112 else "",
         )

@@ -32,6 +32,7 @@ figcaption h2 { margin: .6rem 0 .1rem; font-size: 1rem; }
 img, svg { display: block; width: 100%; height: auto; }
 img { border-radius: 4px; }
 img.coarse { image-rendering: pixelated; }
+.regions { padding: 0; list-style: none; }
 .scale { display: flex; align-items: center; gap: .5rem; margin-top: .35rem; }
 .unit { display: block; }
 .scale i.one { background: linear-gradient(90deg, #fff, #db5b26); }

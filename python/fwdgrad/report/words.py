@@ -9,15 +9,18 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fwdgrad.advice import is_drawn, is_noise, unmoved
+from fwdgrad.advice import is_drawn
 from fwdgrad.explanation import Explanation
-from fwdgrad.meaning import has_sign, is_probability
-from fwdgrad.methods import Coalitions, IntegratedGradients, Regions
-from fwdgrad.metrics.curves import Curve
+from fwdgrad.inputs import is_of_pixels
+from fwdgrad.meaning import has_sign, is_change, is_probability, rounded
+from fwdgrad.meaning import named as baseline_named
 from fwdgrad.terminal import plain
 
+# By whether it is about a class or the score alone.
+UNMISSED = (
+    "No part was found whose loss takes most of that away.",
+    "No part was found whose loss would change the class.",
+)
 CHECKED = 0.1  # the share of a picture that a sentence tells of
 
 
@@ -56,18 +59,18 @@ class Scale:
 
     def change(self, value: float) -> str:
         """The size of a change of it."""
-        return f"{_number(100 * abs(value))} percentage points" if self.is_share else (
-            _number(abs(value))
+        return f"{rounded(100 * abs(value))} percentage points" if self.is_share else (
+            rounded(abs(value))
         )  # fmt: skip
 
-    def effect(self, value: float, error: float) -> str:
-        """What a part does to the score, as a sentence ends with it.
+    def effect(self, value: float, error: float | None) -> str:
+        """What a part does to the score, as a sentence ends with it; no error is told where None.
 
         >>> Scale("score", False).effect(-2.0, 0.25)
         'lowers the score by 2, give or take 0.2'
         """
         by = self.change(value)
-        if math.isfinite(error) and error > 0.01 * abs(value):
+        if error is not None:
             by += f", give or take {self.change(float(f'{error:.1g}')).split()[0]}"
         return f"{'raises' if value > 0 else 'lowers'} the {self.name} by {by}"
 
@@ -125,12 +128,14 @@ class Region(NamedTuple):
         x, y: where, as shares of the picture's sides.
         value: of the map.
         error: its standard error.
+        size: its width and height, in the photo's pixels; None where it is no square.
     """
 
     x: float
     y: float
     value: float
     error: float
+    size: tuple[float, float] | None = None
 
 
 def named(label: str) -> str:
@@ -161,71 +166,105 @@ def answer(e: Explanation, label: str) -> str:
         said = f"The model calls this {named(label)} ({score})."
     if not known:
         return said
+    if known["enough_share"] is None and known.get("baseline_score", e.score) > e.score:
+        start = scale.of(known["baseline_score"])
+        said += f" With all of the picture {rest_of(e)} it would be {start}, which is more."
+        return " ".join([said, *([_missing(known, scale, rest_of(e))] * bool(of_class))])
     if known["enough_share"] is None and known["missing_share"] is None:
         return f"{said} No part of the picture was found that is enough for that, or that it needs."
-    return " ".join([said, _enough(known, scale), _missing(known, scale)])
+    rest = rest_of(e)
+    return " ".join([said, _enough(known, scale, rest), _missing(known, scale, rest)])
+
+
+def rest_of(e: Explanation) -> str:
+    """What of a picture is in no part of it: its baseline, which a score of a part is told with.
+
+    >>> import fwdgrad, torch
+    >>> of = lambda method: fwdgrad.explain(lambda b: b.mean((1, 2, 3)), torch.rand(1, 8, 8),
+    ...     method=method)
+    >>> [rest_of(of(method)) for method in ("regions", fwdgrad.Regions(0.5), "gradient")]
+    ['blurred', 'at 0.5', 'blurred']
+    """
+    base: Any = getattr(e.method, "baseline", None)
+    if base is None:  # see ``evidence``
+        base = "blur" if is_of_pixels(e.input) else 0.0
+    return baseline_named(base) if isinstance(base, str) else f"at {baseline_named(base)}"
 
 
 def _known(e: Explanation) -> dict[str, Any]:
     return e.provenance.get("evidence") or {}
 
 
-def _enough(known: dict[str, Any], scale: Scale) -> str:
+def _enough(known: dict[str, Any], scale: Scale, rest: str) -> str:
     share, score = known["enough_share"], known["enough_score"]
     if share is None:
         return "No part of the picture was found that is enough for that by itself."
     if share > 0.995:
         return "Nothing less than the whole picture is enough for that."
     part = f"{percent(share)} of the picture"
-    alone = f"enough, and gives {scale.of(score)} by itself."
-    if known["of_class"]:
+    alone = f"enough, and gives {scale.of(score)} with the rest {rest}."
+    if known["of_class"] and known["missing_share"] is not None:
         return f"The part within the solid line decides it: {part} is {alone}"
     return f"{part} (within the solid line) is {alone}"
 
 
-def _missing(known: dict[str, Any], scale: Scale) -> str:
+def _missing(known: dict[str, Any], scale: Scale, rest: str) -> str:
     share = known["missing_share"]
     if share is None:
-        return "It does not change without any part that was tried."
+        return UNMISSED[known["of_class"]]
     if share > 0.995:
-        part = "the whole picture"
+        part = f"the whole picture {rest}"
     else:
-        part = f"{percent(share)} of the picture (within the dashed line)"
-    return without(part, known, scale)
+        part = f"{percent(share)} of the picture {rest} (within the dashed line)"
+    return otherwise(f"With {part}", known, scale)
 
 
-def without(part: str, known: dict[str, Any], scale: Scale) -> str:
-    """What the model says without what is missed.
+def otherwise(changed: str, known: dict[str, Any], scale: Scale) -> str:
+    """What the model says of an input that is changed.
 
     Args:
-        part: what that is called.
+        changed: how, as the sentence begins.
         known: the evidence.
         scale: of the score.
     """
     if known["of_class"]:
         sure = scale.of(known["instead_score"])
-        return f"Without {part}, it would be {named(known['instead_label'])} ({sure})."
-    return f"Without {part}, it would be {scale.of(known['missing_score'])}."
+        return f"{changed}, it would be {named(known['instead_label'])} ({sure})."
+    return f"{changed}, it would be {scale.of(known['missing_score'])}."
 
 
-def region_in_words(region: Region, e: Explanation) -> str:
+def region_in_words(number: int, region: Region, e: Explanation, errors: bool) -> str:
     """What a numbered region does to the score: as one line of a list.
 
     Args:
+        number: of the region, on the map.
         region: of the map.
         e: whose map it is.
+        errors: whether its standard error is told.
     """
-    scale, value, where = Scale.of_scores(e), region.value, place(region.x, region.y).capitalize()
+    scale, value = Scale.of_scores(e), region.value
+    where = f"Region {number}, {place(region.x, region.y)}"
+    if region.size is not None:
+        small = max(region.size) < 1
+        sides = " x ".join(f"{max(1.0, side):.0f}" for side in region.size)
+        where += ", less than a pixel" if small else f", {sides} pixels"
     if not has_sign(e):
         return f"{where}: matters."
     if not is_change(e):
         return f"{where}: {'raises it' if value > 0 else 'lowers it'}."
-    return f"{where}: {scale.effect(value, region.error)}."
+    return f"{where}: {scale.effect(value, region.error if errors else None)}."
 
 
-def is_change(e: Explanation) -> bool:
-    """Whether a map's values are changes of the score, not slopes."""
-    return isinstance(e.method, (Regions, Coalitions, IntegratedGradients))
+def tells_errors(pairs: Sequence[tuple[float, float]]) -> bool:
+    """Whether a list tells its values' standard errors, of all or of none.
+
+    >>> [tells_errors([(2.0, 0.1), (1.0, other)]) for other in (0.2, 0.0, math.nan)]
+    [True, False, False]
+    >>> tells_errors([(2.0, 1e-9), (1.0, 1e-9)])
+    False
+    """
+    known = all(math.isfinite(error) and error > 0 for _, error in pairs)
+    return known and any(error > 0.01 * abs(value) for value, error in pairs)
 
 
 def place(x: float, y: float) -> str:
@@ -237,23 +276,6 @@ def place(x: float, y: float) -> str:
     across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
     down = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
     return " ".join(filter(None, [down or "middle", across or ("middle" if down else "")]))
-
-
-def warning(result: Any, better: int | None, found: str) -> str:
-    """What a reader must know before all else; nothing where there is no such thing.
-
-    Args:
-        result: what was found.
-        better: see ``tests_passed``.
-        found: what that is called.
-    """
-    if is_noise(result):
-        return f"Careful: most of this {found} is chance, and another run would give another one."
-    if better == 0:
-        return f"Careful: when it was checked, this {found} was no better than chance."
-    if isinstance(result, Explanation) and (said := unmoved(result)):
-        return f"Careful: {said}. What this {found} shows is little."
-    return ""
 
 
 def sureness(result: Any, terms: Terms) -> str:
@@ -308,54 +330,6 @@ def significant_share(e: Explanation) -> list[str]:
     ]
 
 
-def at(curve: Curve, share: float = CHECKED) -> float:
-    """The score where so much of a picture has changed.
-
-    >>> import torch
-    >>> at(Curve(torch.tensor([1.0, 0.5, 0.0])), 0.25)
-    0.75
-    """
-    return float(np.interp(share, curve.fractions.numpy(), curve.scores.double().numpy()))
-
-
-def checked(
-    deletion: Curve,
-    insertion: Curve,
-    chance: Sequence[Curve] | None,
-    scale: Scale,
-    terms: Terms = PICTURE,
-) -> list[str]:
-    """What deletion and insertion say, beside an order drawn by chance."""
-    share, most = terms.share, terms.most
-    there = [f", {terms.other} to {scale.of(at(curve, share))}" for curve in chance or ()]
-    there = there or ["", ""]
-    said = [
-        f"{terms.deleting.replace('{}', most, 1)} takes the {scale.name} from "
-        f"{scale.of(float(deletion.scores[0]))} to {scale.of(at(deletion, share))}{there[0]}.",
-        f"{terms.showing.replace('{}', most, 1)} takes it from "
-        f"{scale.of(float(insertion.scores[0]))} to {scale.of(at(insertion, share))}{there[1]}.",
-    ]
-    passed = tests_passed(deletion, insertion, chance)
-    return said if passed is None else [*said, _PASSED[passed].format(terms.found)]
-
-
-def tests_passed(
-    deletion: Curve | None, insertion: Curve | None, chance: Sequence[Curve] | None
-) -> int | None:
-    """In how many of the two tests a map is better than chance; None where that is not known."""
-    if deletion is None or insertion is None or chance is None:
-        return None
-    return (deletion.auc < chance[0].auc) + (insertion.auc > chance[1].auc)
-
-
-_PASSED = (
-    "In neither test is the {} better than chance: do not rely on it.",
-    "In one of the two tests the {} is better than chance, in the other it is not: take it with "
-    "care.",
-    "Over the whole of both tests, the {} finds what counts sooner than chance does.",
-)
-
-
 def percent(share: float) -> str:
     """A share.
 
@@ -364,12 +338,3 @@ def percent(share: float) -> str:
     """
     value = 100 * share
     return f"{value:.0f} %" if value >= 9.95 else f"{value:.2g} %"
-
-
-def _number(value: float) -> str:
-    """A number to two digits, without an exponent where it has a usual size.
-
-    >>> _number(123.4), _number(2.13), _number(0.0456)
-    ('123', '2.1', '0.046')
-    """
-    return f"{value:,.0f}" if 99.5 <= value < 1e6 else f"{value:.2g}"
