@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-
 OURS := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 export NVCC_APPEND_FLAGS ?= -Werror all-warnings
 
-.PHONY: demo data test check format bench campaign papers peers docs gpu-check clean
+.PHONY: demo data test notebooks check format bench campaign papers peers docs gpu-check clean
 
 demo: $(DEMO)
 	@mkdir -p demo
@@ -25,6 +25,12 @@ data: $(BUILT)
 test: $(BUILT)
 	-$(BIN)/python benchmarks/data.py squeezenet stamps mnist sentences
 	$(BIN)/python -m pytest
+
+# Pages and notebooks that show other tools, with these.
+notebooks: $(BUILT)
+	$(INSTALL) --requirement requirements/peers.txt
+	$(INSTALL) --requirement requirements/papers.txt
+	$(BIN)/python -m pytest tests/test_notebooks.py tests/test_docs.py -k "notebook or shap"
 
 check: $(BUILT)
 	$(BIN)/ruff check .
