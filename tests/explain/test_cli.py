@@ -328,7 +328,7 @@ def test_a_text(sentiment, capsys, tmp_path, method):
     hadamard = {"method": ForwardGradient(design="hadamard"), "n_samples": 64}
     options = {"method": method} if method else {**hadamard, "share_channels": True}
     again = explain_text(model, "A fine film, not dull", "good", objective="probability", **options)
-    assert_same_bits(result, again.explanation)
+    assert_same_bits(result.explanation, again.explanation)
     if method == "integrated-gradients":
         exact = integrated(model, "A fine film, not dull")
         assert again.scores.numpy() == pytest.approx(exact, abs=1e-4)
