@@ -26,11 +26,12 @@ test: $(BUILT)
 	-$(BIN)/python benchmarks/data.py squeezenet stamps mnist sentences
 	$(BIN)/python -m pytest
 
-# Pages and notebooks that show other tools, with these.
+# Notebooks, and other tests that need other tools or large weights.
 notebooks: $(BUILT)
 	$(INSTALL) --requirement requirements/peers.txt
 	$(INSTALL) --requirement requirements/papers.txt
-	$(BIN)/python -m pytest tests/test_notebooks.py tests/test_docs.py -k "notebook or shap"
+	$(BIN)/python -m pytest tests/test_notebooks.py tests/test_docs.py tests/integrations/test_shap.py \
+	  tests/explain/test_image_text.py tests/explain/test_language.py -k "not test_docs or shap"
 
 check: $(BUILT)
 	$(BIN)/ruff check .
