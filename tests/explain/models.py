@@ -8,6 +8,8 @@ import contextlib
 import dataclasses
 import math
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,6 +101,21 @@ def assert_same_bits(one, other):
     assert one.reliability == other.reliability or (
         math.isnan(one.reliability) and math.isnan(other.reliability)
     )
+
+
+@contextlib.contextmanager
+def folder_of(path, monkeypatch, own, rows):
+    """A current folder with own.py, rows in ages.csv, and two photos."""
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("own.py").write_text(own)
+    Path("ages.csv").write_text(rows)
+    for name in ("one", "two"):
+        image.effect_noise((20, 20), 60).convert("RGB").save(f"{name}.png")
+    yield
+    sys.modules.pop("own", None)
 
 
 def mostly_slow(cases, keep):

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import io
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +31,7 @@ from fwdgrad.runner.looks import AutoSamples, Looks
 from fwdgrad.runner.workers import Threads
 from fwdgrad_kernels import NoiseSpec
 
-from .models import Recorder, assert_same_bits, raise_at
+from .models import Recorder, assert_same_bits, folder_of, raise_at
 
 X = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64) + 0.5
 SLOPE = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
@@ -384,16 +382,8 @@ def price(rows):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    image = pytest.importorskip("PIL.Image")
-    pytest.importorskip("matplotlib")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    Path("own.py").write_text(OWN)
-    Path("ages.csv").write_text("age,town\n30,Ulm\n50,Bonn\n")
-    for name in ("one", "two"):
-        image.effect_noise((20, 20), 60).convert("RGB").save(f"{name}.png")
-    yield
-    sys.modules.pop("own", None)
+    with folder_of(tmp_path, monkeypatch, OWN, "age,town\n30,Ulm\n50,Bonn\n"):
+        yield
 
 
 def said(*line):

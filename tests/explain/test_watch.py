@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from fwdgrad.adapters.text import explain_text
 from fwdgrad.errors import ArgumentTypeError
 from fwdgrad.runner.workers import Threads
 
-from .models import Recorder, X, assert_same_bits, exact, raise_at
+from .models import Recorder, X, assert_same_bits, exact, folder_of, raise_at
 
 PHOTO = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64) + 0.5
 CELLS = torch.arange(48).reshape(X.shape) // 4  # 12 features, in groups of 32 samples
@@ -316,14 +315,6 @@ UNSURE = ["--samples", "auto", "--reliability", "0.9999999", "--max-samples", "5
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
     """What was in heatmap.png before each was drawn; what is drawn is its number of samples."""
-    image = pytest.importorskip("PIL.Image")
-    pytest.importorskip("matplotlib")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    Path("own.py").write_text(OWN)
-    Path("ages.csv").write_text("age\n30\n50\n")
-    for name in ("one", "two"):
-        image.effect_noise((20, 20), 60).convert("RGB").save(f"{name}.png")
     found = []
 
     def draw(result, *_):
@@ -333,9 +324,9 @@ def drawn(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return str(result.n_samples).encode()
 
-    monkeypatch.setattr("fwdgrad.cli.explain.heatmap", draw)
-    yield found
-    sys.modules.pop("own", None)
+    with folder_of(tmp_path, monkeypatch, OWN, "age\n30\n50\n"):
+        monkeypatch.setattr("fwdgrad.cli.explain.heatmap", draw)
+        yield found
 
 
 def command(*line):
